@@ -1,0 +1,86 @@
+"""Stages on disk: each finished piece of work is one safetensors file, named by what it depends on.
+
+The file holds tensors and, in its metadata, one JSON document. It is written under a temporary name, flushed and
+renamed, so a file that exists is whole: a killed process leaves nothing that a restart could mistake for a result.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from fedkr.config import fingerprint
+from fedkr.errors import UserError
+
+
+@dataclass
+class Artifact:
+    """What a stage leaves behind: named tensors and a JSON-able document."""
+
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+    info: dict[str, Any] = field(default_factory=dict)
+
+
+def write_artifact(path: Path, artifact: Artifact) -> None:
+    """Write ``artifact`` to ``path`` atomically; raise :class:`UserError` when the disk refuses."""
+    tensors = {name: t.detach().cpu().contiguous() for name, t in artifact.tensors.items()}
+    write_atomic(path, save(tensors, {"info": json.dumps(artifact.info)}))
+
+
+def write_atomic(path: Path, content: bytes) -> None:
+    """Write bytes under a temporary name, flush them to the disk, then rename."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("wb") as handle:
+            handle.write(content)
+            handle.flush()
+            os.fsync(handle.fileno())
+        temporary.rename(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise UserError(f"{path}: cannot be written ({error.strerror}); free space or choose another folder") from None
+
+
+def read_artifact(path: Path) -> Artifact:
+    """Read what :func:`write_artifact` wrote; raise :class:`UserError` for a file that is none."""
+    try:
+        with safe_open(path, framework="pt") as handle:
+            info = json.loads((handle.metadata() or {}).get("info", "{}"))
+            return Artifact({name: handle.get_tensor(name) for name in handle.keys()}, info)  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError) as error:
+        raise UserError(f"{path}: not a readable stage file ({error}); delete it to compute it again") from None
+
+
+class StageStore:
+    """A folder of finished stages."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def path(self, stage: str, depends: Mapping[str, Any]) -> Path:
+        """Return the file of a stage: its name and a digest of all that it depends on."""
+        return self.folder / f"{stage}-{fingerprint(dict(depends))}.safetensors"
+
+    def run(self, stage: str, depends: Mapping[str, Any], compute: Callable[[], Artifact]) -> Artifact:
+        """Return the stage's artifact, computing it only when its file is not there yet."""
+        path = self.path(stage, depends)
+        if path.exists():
+            return read_artifact(path)
+        artifact = compute()
+        write_artifact(path, artifact)
+        return artifact
+
+
+def model_tensors(model: torch.nn.Module) -> dict[str, Tensor]:
+    """Return a detached copy of the model's state, ready to be stored or sent."""
+    return {name: value.detach().clone().cpu() for name, value in model.state_dict().items()}

@@ -1,0 +1,348 @@
+"""The study as dataclasses: every option that a run has, with its check.
+
+A study is composed once (by Hydra, see ``configs/config.yaml`` for every option explained), checked once by
+:func:`check_study`, and then travels as one JSON document inside the Flower messages.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import hashlib
+import json
+import types
+import typing
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from fedkr.errors import UserError
+
+STRATEGIES = ("local", "fedavg", "fedkr", "centralised")
+PARTITIONS = ("iid", "dirichlet", "pathological", "quantity")
+BACKENDS = ("inline", "ray", "deploy")
+AUGMENTATIONS = ("none", "standard", "strong")
+ATTACKS = ("loss", "modified-entropy", "confidence", "logit-margin")
+AUDIT_TARGETS = ("student", "weights", "teacher", "local", "centralised")
+
+
+@dataclass
+class DataConfig:
+    """Where the images come from (group ``dataset``)."""
+
+    name: str = "digits"
+    root: str = "data"
+    path: str = ""
+    size: int = 0
+    download: bool = False
+    classes: list[str] = field(default_factory=list)
+    flip: str = "none"
+    limit: int = 0
+    test_fraction: float = 0.2
+
+
+@dataclass
+class FederationConfig:
+    """Who takes part and how long the server waits for an answer, in seconds."""
+
+    sites: int = 3
+    min_sites: int = 0
+    deadline: float = 14400.0
+    register_deadline: float = 300.0
+
+
+@dataclass
+class PartitionConfig:
+    """How a simulation deals the pool out to its sites (group ``partition``)."""
+
+    kind: str = "dirichlet"
+    alpha: float = 0.3
+    classes_per_site: int = 2
+    redraws: int = 200
+
+
+@dataclass
+class SplitConfig:
+    """Shares of a site's images set apart before anything is trained; the rest is the training split."""
+
+    val: float = 0.1
+    test: float = 0.1
+    holdout: float = 0.25
+    min_images: int = 20
+
+
+@dataclass
+class ClassifierConfig:
+    """A classifier and its optimisation."""
+
+    arch: str = "resnet14"
+    width: int = 16
+    norm: str = "batch"
+    steps: int = 600
+    batch: int = 64
+    lr: float = 0.1
+    weight_decay: float = 5e-4
+    augment: str = "standard"
+    label_smoothing: float = 0.0
+    mixup: float = 0.0
+
+
+@dataclass
+class TeacherConfig(ClassifierConfig):
+    """The classifier that a site trains on its own private images to label what its generator draws."""
+
+    patience: int = 4
+    evaluations: int = 10
+    calibrate: bool = False
+    single_class: str = "error"
+
+
+@dataclass
+class StudentConfig(ClassifierConfig):
+    """The classifier under study: the recipe of every strategy in the comparison."""
+
+    loss: str = "cross_entropy"
+    regenerate_every: int = 1
+
+
+@dataclass
+class GeneratorConfig:
+    """A class-conditional generator; ``options`` are checked against the dataclass of its kind."""
+
+    kind: str = "edm"
+    steps: int = 1200
+    batch: int = 64
+    checkpoints: int = 3
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class RecycleConfig:
+    """Checkpoint optimisation, tuning and what a release holds."""
+
+    search_steps: int = 150
+    tuning_budget: int = 4
+    metric: str = "accuracy"
+    rounds: int = 4
+    ratio: float = 1.0
+    exchange: str = "once"
+    views: int = 4
+    temperature: float = 1.0
+    balance: str = "histogram"
+    min_class_count: int = 2
+    confidence_filter: float = 0.0
+
+
+@dataclass
+class StrategyConfig:
+    """The comparison, and the weight-sharing baseline with its search (chosen on the sites' val splits)."""
+
+    compare: list[str] = field(default_factory=lambda: list(STRATEGIES))
+    kind: str = "fedavg"
+    rounds: int = 20
+    search_rounds: int = 4
+    lrs: list[float] = field(default_factory=lambda: [0.03, 0.1])
+    local_epochs: list[int] = field(default_factory=lambda: [2])
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class AuditConfig:
+    """Membership-inference audit at the sites."""
+
+    enabled: bool = True
+    attacks: list[str] = field(default_factory=lambda: ["loss", "modified-entropy"])
+    headline: str = "modified-entropy"
+    targets: list[str] = field(default_factory=lambda: ["student", "weights", "teacher", "centralised"])
+    fprs: list[float] = field(default_factory=lambda: [0.01, 0.001])
+    bootstrap: int = 1000
+
+
+@dataclass
+class BackendConfig:
+    """Where the apps run; never part of a result's identity."""
+
+    kind: str = "ray"
+    cpus_per_site: int = 1
+    gpus_per_site: float = 0.0
+    cpus: int = 0
+    address: str = ""
+    port: int = 0
+    restarts: int = 2
+
+
+@dataclass
+class Study:
+    """One whole study. ``threads`` is set in every process: it changes the last digits of every weight."""
+
+    seed: int = 0
+    threads: int = 1
+    device: str = "auto"
+    precision: str = "auto"
+    out: str = "runs"
+    run_dir: str = ""
+    data: DataConfig = field(default_factory=DataConfig)
+    federation: FederationConfig = field(default_factory=FederationConfig)
+    partition: PartitionConfig = field(default_factory=PartitionConfig)
+    split: SplitConfig = field(default_factory=SplitConfig)
+    generator: GeneratorConfig = field(default_factory=GeneratorConfig)
+    teacher: TeacherConfig = field(default_factory=TeacherConfig)
+    student: StudentConfig = field(default_factory=StudentConfig)
+    recycle: RecycleConfig = field(default_factory=RecycleConfig)
+    strategy: StrategyConfig = field(default_factory=StrategyConfig)
+    audit: AuditConfig = field(default_factory=AuditConfig)
+    backend: BackendConfig = field(default_factory=BackendConfig)
+
+    def to_json(self) -> str:
+        """Return the study as one JSON document."""
+        return json.dumps(dataclasses.asdict(self), sort_keys=True)
+
+    @staticmethod
+    def from_json(text: str) -> Study:
+        """Read a study from :meth:`to_json`'s document; raise :class:`UserError` naming a field that does not fit."""
+        try:
+            values = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise UserError(f"the study is not valid JSON ({error}): send what `Study.to_json` wrote") from None
+        study = read_dataclass(Study, values, "study")
+        check_study(study)
+        return study
+
+    def identity(self) -> str:
+        """Return 10 hex digits of all that the numbers depend on (not the backend, folders or deadlines)."""
+        values = dataclasses.asdict(self)
+        for name in ("backend", "out", "run_dir"):
+            del values[name]
+        del values["data"]["root"], values["data"]["download"]
+        del values["federation"]["deadline"], values["federation"]["register_deadline"]
+        return fingerprint(values)
+
+
+T = TypeVar("T")
+
+
+def fingerprint(value: Any) -> str:
+    """Return 10 hex digits that name a JSON-able value."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:10]
+
+
+def read_dataclass(kind: type[T], values: Any, where: str) -> T:
+    """Build a (nested) dataclass from plain values.
+
+    Raises:
+        UserError: an unknown field (with the nearest known one) or a value of another type, named by its dotted path.
+    """
+    if not isinstance(values, dict):
+        raise UserError(f"{where}: expected a group of fields, got {values!r}")
+    hints = typing.get_type_hints(kind)
+    known = {f.name for f in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    for name in values:
+        if name not in known:
+            raise UserError(f"{where}.{name}: no such option{nearest(name, known)}")
+    return kind(**{name: _read_value(hints[name], value, f"{where}.{name}") for name, value in values.items()})
+
+
+def nearest(name: str, known: typing.Iterable[str]) -> str:
+    """Return '; did you mean ...' or the list of known names, to end an error line with."""
+    known = sorted(map(str, known))
+    close = difflib.get_close_matches(str(name), known, n=1)
+    return f"; did you mean {close[0]!r}?" if close else f"; one of: {', '.join(known)}"
+
+
+def _read_value(hint: Any, value: Any, where: str) -> Any:
+    if dataclasses.is_dataclass(hint):
+        return read_dataclass(typing.cast(type, hint), value, where)
+    origin = typing.get_origin(hint)
+    if origin is list:
+        if not isinstance(value, (list, tuple)):
+            raise UserError(f"{where}={value!r}: expected a list, as in [a,b]")
+        (item,) = typing.get_args(hint)
+        return [_read_value(item, v, f"{where}[{i}]") for i, v in enumerate(value)]
+    if origin is dict:
+        if not isinstance(value, dict):
+            raise UserError(f"{where}={value!r}: expected a group of fields")
+        return dict(value)
+    if origin in (typing.Union, types.UnionType):
+        if value is None:
+            return None
+        hint = next(arg for arg in typing.get_args(hint) if arg is not type(None))
+    if hint is Any:
+        return value
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, hint) or (hint is not bool and isinstance(value, bool)):
+        raise UserError(f"{where}={value!r}: expected {hint.__name__}, got {type(value).__name__}")
+    return value
+
+
+def check_study(study: Study) -> None:
+    """Raise :class:`UserError` for the first value that no run could work with."""
+    s = study
+    _one_of("partition.kind", s.partition.kind, PARTITIONS)
+    _one_of("backend.kind", s.backend.kind, BACKENDS)
+    _one_of("data.flip", s.data.flip, ("none", "horizontal", "both"))
+    _one_of("teacher.single_class", s.teacher.single_class, ("error", "constant"))
+    _one_of("student.loss", s.student.loss, ("cross_entropy", "kl"))
+    _one_of("recycle.exchange", s.recycle.exchange, ("once", "each"))
+    _one_of("recycle.balance", s.recycle.balance, ("histogram", "balanced", "tempered"))
+    _one_of("recycle.metric", s.recycle.metric, ("accuracy", "auc"))
+    _one_of("device", s.device.split(":")[0], ("auto", "cpu", "cuda"))
+    _one_of("precision", s.precision, ("auto", "float32", "bfloat16"))
+    for name, model in (("teacher", s.teacher), ("student", s.student)):
+        _one_of(f"{name}.augment", model.augment, AUGMENTATIONS)
+        _one_of(f"{name}.norm", model.norm, ("batch", "group"))
+        for key in ("steps", "batch", "width"):
+            _at_least(f"{name}.{key}", getattr(model, key), 1)
+        _positive(f"{name}.lr", model.lr)
+    for value in s.strategy.compare:
+        _one_of("strategy.compare", value, ("local", "fedkr", "centralised", s.strategy.kind))
+    for value in s.audit.attacks:
+        _one_of("audit.attacks", value, ATTACKS)
+    for value in s.audit.targets:
+        _one_of("audit.targets", value, AUDIT_TARGETS)
+    if s.audit.enabled:
+        _one_of("audit.headline", s.audit.headline, tuple(s.audit.attacks))
+    for key in ("steps", "batch", "checkpoints"):
+        _at_least(f"generator.{key}", getattr(s.generator, key), 1)
+    for key, least in (("search_steps", 1), ("tuning_budget", 0), ("rounds", 1), ("views", 1), ("min_class_count", 1)):
+        _at_least(f"recycle.{key}", getattr(s.recycle, key), least)
+    _positive("recycle.ratio", s.recycle.ratio)
+    _positive("recycle.temperature", s.recycle.temperature)
+    _positive("partition.alpha", s.partition.alpha)
+    _at_least("partition.classes_per_site", s.partition.classes_per_site, 1)
+    _at_least("federation.sites", s.federation.sites, 1)
+    _at_least("federation.min_sites", s.federation.min_sites, 0)
+    _positive("federation.deadline", s.federation.deadline)
+    _positive("federation.register_deadline", s.federation.register_deadline)
+    if s.federation.min_sites > s.federation.sites:
+        raise UserError(
+            f"federation.min_sites={s.federation.min_sites}: more than federation.sites={s.federation.sites}"
+        )
+    _at_least("threads", s.threads, 1)
+    for key in ("val", "test", "holdout"):
+        share = getattr(s.split, key)
+        if not 0 < share < 1:
+            raise UserError(f"split.{key}={share}: a share of the site's images, between 0 and 1")
+    if s.split.val + s.split.test + s.split.holdout >= 1:
+        raise UserError("split: val, test and holdout together leave nothing to train on; lower one of them")
+    if not s.strategy.lrs or not s.strategy.local_epochs:
+        raise UserError("strategy.lrs and strategy.local_epochs: name at least one value each")
+    for rate in s.strategy.lrs:
+        _positive("strategy.lrs", rate)
+    for epochs in s.strategy.local_epochs:
+        _at_least("strategy.local_epochs", epochs, 1)
+    _at_least("strategy.rounds", s.strategy.rounds, 1)
+
+
+def _one_of(name: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise UserError(f"{name}={value!r}: unknown value{nearest(value, known)}")
+
+
+def _at_least(name: str, value: int, least: int) -> None:
+    if value < least:
+        raise UserError(f"{name}={value}: must be at least {least}")
+
+
+def _positive(name: str, value: float) -> None:
+    if not value > 0:
+        raise UserError(f"{name}={value}: must be above 0")

@@ -1,0 +1,77 @@
+"""The two shapes that data has in fedkr: a set of labelled images, and one site's four splits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedkr.errors import UserError
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """Labelled images.
+
+    Attributes:
+        images: uint8 ``[N, H, W, C]`` with C 1 or 3; may be memory-mapped.
+        labels: int64 ``[N]``, indices into ``classes``.
+        classes: the study's global class names.
+        groups: int64 ``[N]`` (patients) or None; no split divides a group.
+
+    Raises:
+        UserError: shapes, dtypes or labels that do not fit together.
+    """
+
+    images: NDArray[np.uint8]
+    labels: NDArray[np.int64]
+    classes: tuple[str, ...]
+    groups: NDArray[np.int64] | None = field(default=None)
+
+    def __post_init__(self) -> None:
+        if self.images.ndim != 4 or self.images.shape[-1] not in (1, 3):
+            raise UserError(f"images: expected [N, H, W, 1 or 3], got shape {list(self.images.shape)}")
+        if self.images.dtype != np.uint8:
+            raise UserError(f"images: expected dtype uint8 (0 to 255), got {self.images.dtype}")
+        if self.labels.shape != (len(self.images),):
+            raise UserError(f"labels: expected {len(self.images)}, one an image, got shape {list(self.labels.shape)}")
+        if len(self.labels) and not 0 <= int(self.labels.min()) <= int(self.labels.max()) < len(self.classes):
+            raise UserError(
+                f"labels: between {self.labels.min()} and {self.labels.max()}, "
+                f"but the study has {len(self.classes)} classes (0 to {len(self.classes) - 1})"
+            )
+        if self.groups is not None and self.groups.shape != self.labels.shape:
+            raise UserError(f"groups: expected {len(self.labels)}, one an image, got shape {list(self.groups.shape)}")
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def channels(self) -> int:
+        """Number of colour channels, 1 or 3."""
+        return int(self.images.shape[-1])
+
+    @property
+    def size(self) -> int:
+        """Height (and width) in pixels."""
+        return int(self.images.shape[1])
+
+    def subset(self, indices: NDArray[np.integer]) -> ImageSet:
+        """Return the images at ``indices``, in that order."""
+        groups = None if self.groups is None else self.groups[indices]
+        return ImageSet(self.images[indices], self.labels[indices], self.classes, groups)
+
+    def class_counts(self) -> NDArray[np.int64]:
+        """Return int64 ``[classes]``: how many images each class has."""
+        return np.bincount(self.labels, minlength=len(self.classes)).astype(np.int64)
+
+
+@dataclass(frozen=True)
+class SiteData:
+    """One site's private images. ``holdout`` is never touched by training or selection: it is the audit's non-members."""
+
+    train: ImageSet
+    val: ImageSet
+    test: ImageSet
+    holdout: ImageSet
