@@ -1,0 +1,253 @@
+"""How well an attack tells members from non-members: AUC, TPR at low FPR, balanced accuracy, each from scores alone.
+
+Scores are float ``[n]``, higher means "more like a member". Everything returned is an aggregate over examples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from fedkr.errors import UserError
+
+Floats = NDArray[np.float64]
+# Weights of the resamples are drawn in blocks of at most this many numbers, which bounds the memory to about 100 MB.
+BLOCK = 4_000_000
+
+
+@dataclass(frozen=True)
+class TprAtFpr:
+    """A true-positive rate at a fixed false-positive rate with its 95 % interval; None where not resolvable."""
+
+    fpr: float
+    tpr: float | None
+    low: float | None
+    high: float | None
+
+
+@dataclass(frozen=True)
+class MembershipMetrics:
+    """What one attack achieves on one challenge set.
+
+    Attributes:
+        auc, auc_low, auc_high: area under the ROC curve and its 95 % interval.
+        tprs: one entry a requested FPR.
+        balanced_accuracy: at the best threshold of one half, measured on the other; None with fewer than 2 of a side.
+        members, nonmembers: how many examples the figures rest on.
+    """
+
+    auc: float
+    auc_low: float
+    auc_high: float
+    tprs: tuple[TprAtFpr, ...]
+    balanced_accuracy: float | None
+    members: int
+    nonmembers: int
+
+
+class RocCounts:
+    """Members and non-members sorted once, so that any reweighting of them gives its ROC by cumulative sums."""
+
+    def __init__(self, member_scores: Floats, nonmember_scores: Floats) -> None:
+        self.member_order = np.argsort(member_scores, kind="stable")
+        self.nonmember_order = np.argsort(nonmember_scores, kind="stable")
+        members, nonmembers = member_scores[self.member_order], nonmember_scores[self.nonmember_order]
+        self.below = np.searchsorted(nonmembers, members, side="left")
+        self.not_above = np.searchsorted(nonmembers, members, side="right")
+        # Candidate thresholds are the non-members' scores; "positive" is strictly above, so ties never count as hits.
+        self.nonmembers_up_to = np.searchsorted(nonmembers, nonmembers, side="right")
+        self.members_up_to = np.searchsorted(members, nonmembers, side="right")
+
+    def auc(self, member_weights: Floats, nonmember_weights: Floats) -> Floats:
+        """Return ``[B]`` AUCs (Mann-Whitney, ties count half) for weights ``[B, n]`` in the scores' own order."""
+        members = member_weights[:, self.member_order]
+        below = _cumulative(nonmember_weights[:, self.nonmember_order])
+        wins = 0.5 * (below[:, self.below] + below[:, self.not_above])
+        return (members * wins).sum(1) / (members.sum(1) * below[:, -1])
+
+    def tpr(self, member_weights: Floats, nonmember_weights: Floats, fprs: Sequence[float]) -> Floats:
+        """Return ``[B, len(fprs)]``: the highest TPR whose FPR is at most the given one (0 <= fpr < 1)."""
+        hits = _cumulative(member_weights[:, self.member_order])
+        false = _cumulative(nonmember_weights[:, self.nonmember_order])
+        total = false[:, -1:]
+        false_above = total - false[:, self.nonmembers_up_to]
+        rows = np.arange(len(hits))
+        columns = []
+        for fpr in fprs:
+            # The FPR falls along the thresholds: the first one allowed is the lowest. The slack absorbs rounding only.
+            first = np.argmax(false_above <= fpr * total * (1 + 1e-12), axis=1)
+            columns.append(1 - hits[rows, self.members_up_to[first]] / hits[:, -1])
+        return np.stack(columns, axis=1)
+
+
+def auc(member_scores: ArrayLike, nonmember_scores: ArrayLike) -> float:
+    """Return the probability that a member scores above a non-member; a tie counts half (Mann-Whitney)."""
+    members, nonmembers = _checked("member", member_scores), _checked("non-member", nonmember_scores)
+    return float(RocCounts(members, nonmembers).auc(np.ones((1, len(members))), np.ones((1, len(nonmembers))))[0])
+
+
+def resolvable(fpr: float, nonmembers: int) -> bool:
+    """Say whether ``nonmembers`` examples can show a false-positive rate of ``fpr``: at least 1 / fpr of them."""
+    return nonmembers * fpr >= 1 - 1e-9
+
+
+def tpr_at_fpr(member_scores: ArrayLike, nonmember_scores: ArrayLike, fpr: float) -> float | None:
+    """Return the highest TPR at an FPR of at most ``fpr``, ties against the attack; None where not resolvable."""
+    members, nonmembers = _checked("member", member_scores), _checked("non-member", nonmember_scores)
+    _check_fprs([fpr])
+    if not resolvable(fpr, len(nonmembers)):
+        return None
+    counts = RocCounts(members, nonmembers)
+    return float(counts.tpr(np.ones((1, len(members))), np.ones((1, len(nonmembers))), [fpr])[0, 0])
+
+
+def roc_points(member_scores: ArrayLike, nonmember_scores: ArrayLike, points: int = 60) -> list[tuple[float, float]]:
+    """Return at most ``points`` pairs (FPR, TPR), FPRs log-spaced from 1 / nonmembers to 1, for log-log axes."""
+    members, nonmembers = _checked("member", member_scores), _checked("non-member", nonmember_scores)
+    n = len(nonmembers)
+    steps = np.unique(np.floor(np.geomspace(1, n, points) + 1e-9).astype(int))
+    fprs = [float(step / n) for step in steps if step < n]
+    counts = RocCounts(members, nonmembers)
+    tprs = counts.tpr(np.ones((1, len(members))), np.ones((1, n)), fprs)[0] if fprs else np.zeros(0)
+    return [*zip(fprs, map(float, tprs), strict=True), (1.0, 1.0)]
+
+
+def membership_metrics(
+    member_scores: ArrayLike,
+    nonmember_scores: ArrayLike,
+    *,
+    fprs: Sequence[float],
+    bootstrap: int,
+    seed: int,
+    member_groups: NDArray[np.int64] | None = None,
+    nonmember_groups: NDArray[np.int64] | None = None,
+) -> MembershipMetrics:
+    """Return an attack's figures with 95 % intervals.
+
+    The intervals are percentiles of a bootstrap stratified by membership that re-estimates the threshold of each TPR
+    in each resample; where groups (patients) are given, whole groups are resampled.
+
+    Args:
+        member_scores: float ``[n]``, higher is more member-like.
+        nonmember_scores: float ``[m]``.
+        fprs: false-positive rates, each between 0 and 1.
+        bootstrap: number of resamples.
+        seed: of the resamples and of the split into halves.
+        member_groups: int64 ``[n]`` or None.
+        nonmember_groups: int64 ``[m]`` or None.
+
+    Raises:
+        UserError: no scores, scores that are not numbers, an FPR outside (0, 1), or fewer than one resample.
+    """
+    members, nonmembers = _checked("member", member_scores), _checked("non-member", nonmember_scores)
+    _check_fprs(fprs)
+    if bootstrap < 1:
+        raise UserError(f"audit.bootstrap={bootstrap}: must be at least 1")
+    units = _unit_index(members, member_groups), _unit_index(nonmembers, nonmember_groups)
+    rng = np.random.default_rng(seed)
+    counts = RocCounts(members, nonmembers)
+    shown = [fpr for fpr in fprs if resolvable(fpr, len(nonmembers))]
+    aucs, tprs = [], []
+    for weights in _resamples(units, bootstrap, rng):
+        aucs.append(counts.auc(*weights))
+        if shown:
+            tprs.append(counts.tpr(*weights, shown))
+    low, high = np.quantile(np.concatenate(aucs), [0.025, 0.975])
+    intervals = (
+        dict(zip(shown, np.quantile(np.concatenate(tprs), [0.025, 0.975], axis=0).T, strict=True)) if shown else {}
+    )
+    return MembershipMetrics(
+        auc=auc(members, nonmembers),
+        auc_low=float(low),
+        auc_high=float(high),
+        tprs=tuple(_tpr_entry(members, nonmembers, fpr, intervals.get(fpr)) for fpr in fprs),
+        balanced_accuracy=_balanced_accuracy(members, nonmembers, units, rng),
+        members=len(members),
+        nonmembers=len(nonmembers),
+    )
+
+
+def accuracy_over_privacy(accuracy_percent: float, attack_auc: float) -> float:
+    """Return AOP = Acc / (2 max(AUC, 0.5))^2: accuracy in percent, undiminished where the attack only guesses."""
+    return accuracy_percent / (2 * max(attack_auc, 0.5)) ** 2
+
+
+def _tpr_entry(members: Floats, nonmembers: Floats, fpr: float, interval: Floats | None) -> TprAtFpr:
+    if interval is None:
+        return TprAtFpr(fpr, None, None, None)
+    return TprAtFpr(fpr, tpr_at_fpr(members, nonmembers, fpr), float(interval[0]), float(interval[1]))
+
+
+def _resamples(
+    units: tuple[NDArray[np.intp], NDArray[np.intp]], resamples: int, rng: np.random.Generator
+) -> Iterator[tuple[Floats, Floats]]:
+    """Yield blocks of weights ``[B, n]`` and ``[B, m]``: how often each example was drawn, by whole units."""
+    block = max(1, BLOCK // max(map(len, units)))
+    for start in range(0, resamples, block):
+        size = min(block, resamples - start)
+        yield _draw(units[0], size, rng), _draw(units[1], size, rng)
+
+
+def _draw(unit: NDArray[np.intp], size: int, rng: np.random.Generator) -> Floats:
+    count = int(unit.max()) + 1
+    return rng.multinomial(count, np.full(count, 1 / count), size=size)[:, unit].astype(np.float64)
+
+
+def _balanced_accuracy(
+    members: Floats, nonmembers: Floats, units: tuple[NDArray[np.intp], NDArray[np.intp]], rng: np.random.Generator
+) -> float | None:
+    if min(int(unit.max()) for unit in units) < 1:
+        return None
+    choosing = [_half(unit, rng) for unit in units]
+    threshold = _best_threshold(members[choosing[0]], nonmembers[choosing[1]])
+    hits, rejections = members[~choosing[0]] > threshold, nonmembers[~choosing[1]] <= threshold
+    return float((hits.mean() + rejections.mean()) / 2)
+
+
+def _half(unit: NDArray[np.intp], rng: np.random.Generator) -> NDArray[np.bool_]:
+    count = int(unit.max()) + 1
+    chosen = np.zeros(count, bool)
+    chosen[rng.permutation(count)[: count // 2]] = True
+    return chosen[unit]
+
+
+def _best_threshold(members: Floats, nonmembers: Floats) -> float:
+    """Return the threshold (positive is strictly above) with the best balanced accuracy on these scores."""
+    candidates = np.unique(np.concatenate([members, nonmembers]))
+    hits = 1 - np.searchsorted(np.sort(members), candidates, side="right") / len(members)
+    rejections = np.searchsorted(np.sort(nonmembers), candidates, side="right") / len(nonmembers)
+    return float(candidates[np.argmax(hits + rejections)])
+
+
+def _cumulative(weights: Floats) -> Floats:
+    total = np.zeros((weights.shape[0], weights.shape[1] + 1))
+    np.cumsum(weights, axis=1, out=total[:, 1:])
+    return total
+
+
+def _unit_index(scores: Floats, groups: NDArray[np.int64] | None) -> NDArray[np.intp]:
+    if groups is None:
+        return np.arange(len(scores))
+    if groups.shape != scores.shape:
+        raise UserError(f"groups: expected {len(scores)}, one a score, got shape {list(groups.shape)}")
+    return np.unique(groups, return_inverse=True)[1]
+
+
+def _checked(side: str, scores: ArrayLike) -> Floats:
+    values = np.asarray(scores, dtype=np.float64)
+    if values.ndim != 1 or not len(values):
+        raise UserError(f"{side} scores: expected one or more in a row, got shape {list(values.shape)}")
+    if np.isnan(values).any():
+        raise UserError(
+            f"{side} scores: {int(np.isnan(values).sum())} of {len(values)} are NaN; did the model diverge?"
+        )
+    return values
+
+
+def _check_fprs(fprs: Sequence[float]) -> None:
+    for fpr in fprs:
+        if not 0 < fpr < 1:
+            raise UserError(f"audit.fprs={fpr}: a false-positive rate lies between 0 and 1")
