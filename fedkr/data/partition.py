@@ -1,0 +1,204 @@
+"""How a simulation deals the pool of images out to its sites."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedkr.config import PARTITIONS, PartitionConfig, SplitConfig, Study, nearest
+from fedkr.data.imageset import ImageSet
+from fedkr.data.split import PARTS, split_indices, why_unsplittable
+from fedkr.errors import UserError
+from fedkr.seeds import derive_seed, numpy_rng
+
+Indices = NDArray[np.int64]
+
+REMEDIES = {
+    "iid": "lower federation.sites or split.min_images",
+    "dirichlet": "raise partition.alpha, lower federation.sites, or set teacher.single_class=constant",
+    "pathological": "raise partition.classes_per_site, lower federation.sites, or set teacher.single_class=constant",
+    "quantity": "raise partition.alpha, or lower federation.sites or split.min_images",
+}
+
+
+@dataclass(frozen=True)
+class Partition:
+    """Who holds what.
+
+    Attributes:
+        indices: for each site, sorted int64 indices into the pool; disjoint.
+        dropped: how many images no site holds (pathological: those of classes that no site drew).
+        redraws: how many draws were thrown away because a site could not have been split or trained on.
+    """
+
+    indices: list[Indices]
+    dropped: int
+    redraws: int
+
+
+def partition_sites(pool: ImageSet, study: Study) -> Partition:
+    """Deal ``pool`` out to the study's sites; see :func:`partition_pool`."""
+    return partition_pool(
+        pool.labels,
+        study.partition,
+        study.federation.sites,
+        derive_seed(study.seed, "partition"),
+        study.split,
+        allow_single_class=study.teacher.single_class == "constant",
+        groups=pool.groups,
+    )
+
+
+def partition_pool(
+    labels: Indices,
+    config: PartitionConfig,
+    sites: int,
+    seed: int,
+    split: SplitConfig,
+    *,
+    allow_single_class: bool = False,
+    groups: Indices | None = None,
+) -> Partition:
+    """Deal a pool out to ``sites``, drawing again until every site is valid.
+
+    A site is valid if it can be split (``split.min_images``, no part empty) and its training split has at least two
+    classes with at least two images each, which ``allow_single_class`` waives. A group (patient) goes as a whole to
+    the site that its first image is dealt to.
+
+    Args:
+        labels: int64 ``[N]``.
+        config: ``iid``; ``dirichlet``: each class is shared out by Dirichlet(alpha) (Hsu et al. 2019);
+            ``pathological``: each site draws ``classes_per_site`` classes (McMahan et al. 2017); ``quantity``: labels
+            as in the pool, sizes by Dirichlet(alpha) (Li et al. 2022).
+        sites: number of sites.
+        seed: with the number of the draw, all that decides.
+        split: how each site will be split.
+        allow_single_class: accept sites with one class.
+        groups: int64 ``[N]`` or None.
+
+    Raises:
+        UserError: more sites than images, options that cannot be met, or no valid draw in ``config.redraws`` redraws.
+    """
+    members = np.arange(len(labels)) if groups is None else groups
+    _, first, unit_of = np.unique(members, return_index=True, return_inverse=True)
+    _check_possible(labels, first, config, sites, split, allow_single_class)
+    problem = ""
+    for attempt in range(max(0, config.redraws) + 1):
+        drawn = _draw(labels[first], config, sites, derive_seed(seed, attempt))
+        indices = [np.flatnonzero(np.isin(unit_of, units)) for units in drawn]
+        problem = _first_problem(labels, groups, indices, split, allow_single_class)
+        if not problem:
+            return Partition(indices, len(labels) - sum(map(len, indices)), attempt)
+    raise UserError(f"partition={config.kind}: {problem} (after {config.redraws} redraws); {REMEDIES[config.kind]}")
+
+
+def _check_possible(
+    labels: Indices, first: Indices, config: PartitionConfig, sites: int, split: SplitConfig, allow_single_class: bool
+) -> None:
+    if config.kind not in PARTITIONS:
+        raise UserError(f"partition.kind={config.kind!r}: unknown value{nearest(config.kind, PARTITIONS)}")
+    if sites > len(first):
+        what = "images" if len(first) == len(labels) else "groups (patients)"
+        raise UserError(f"federation.sites={sites}: more than the {len(first)} {what} in the pool; lower it")
+    if sites * max(split.min_images, PARTS) > len(labels):
+        raise UserError(
+            f"federation.sites={sites}: with split.min_images={split.min_images} at least "
+            f"{sites * max(split.min_images, PARTS)} images are needed, the pool has {len(labels)}; lower either"
+        )
+    if config.kind != "pathological":
+        return
+    present = len(np.unique(labels[first]))
+    if config.classes_per_site > present:
+        raise UserError(
+            f"partition.classes_per_site={config.classes_per_site}: the pool has {present} classes; lower it"
+        )
+    if config.classes_per_site < 2 and not allow_single_class:
+        raise UserError(
+            "partition.classes_per_site=1: a teacher needs two; raise it or set teacher.single_class=constant"
+        )
+
+
+def _first_problem(
+    labels: Indices, groups: Indices | None, indices: list[Indices], split: SplitConfig, allow_single_class: bool
+) -> str:
+    for site, held in enumerate(indices):
+        patients = None if groups is None else groups[held]
+        reason = why_unsplittable(labels[held], patients, split)
+        if not reason and not allow_single_class:
+            reason = _too_few_classes(labels[held], patients, split)
+        if reason:
+            return f"site {site} would get {reason}"
+    return ""
+
+
+def _too_few_classes(labels: Indices, groups: Indices | None, split: SplitConfig) -> str:
+    # Without groups the number of images a class gets in each part does not depend on the generator.
+    train = split_indices(labels, groups, split, numpy_rng("trial split"))[0]
+    values, counts = np.unique(labels[train], return_counts=True)
+    if (counts >= 2).sum() >= 2:
+        return ""
+    held = ", ".join(f"class {value}: {count}" for value, count in zip(values, counts, strict=True))
+    return f"{len(labels)} images of which {len(train)} to train on ({held}), but two classes need two images each"
+
+
+def _draw(labels: Indices, config: PartitionConfig, sites: int, seed: int) -> list[Indices]:
+    # Shuffled first: files are often sorted by hospital, date or class, and some partitioners cut contiguous pieces.
+    order = np.random.default_rng(seed).permutation(len(labels))
+    return [order[piece] for piece in DRAWS[config.kind](labels[order], config, sites, seed)]
+
+
+def _draw_quantity(labels: Indices, config: PartitionConfig, sites: int, seed: int) -> list[Indices]:
+    shares = np.random.default_rng(derive_seed(seed, "quantity")).dirichlet(np.full(sites, config.alpha))
+    cuts = np.rint(np.cumsum(shares)[:-1] * len(labels)).astype(np.int64)
+    return np.split(np.arange(len(labels)), cuts)
+
+
+def _draw_iid(labels: Indices, config: PartitionConfig, sites: int, seed: int) -> list[Indices]:
+    return _partitioned(_partitioners().IidPartitioner(sites), labels, sites)
+
+
+def _draw_dirichlet(labels: Indices, config: PartitionConfig, sites: int, seed: int) -> list[Indices]:
+    kind = _partitioners().DirichletPartitioner
+    # No least size here: the partitioner gives up after ten draws of its own, and what makes a site valid is ours.
+    return _partitioned(kind(sites, "label", config.alpha, min_partition_size=0, seed=seed), labels, sites)
+
+
+def _draw_pathological(labels: Indices, config: PartitionConfig, sites: int, seed: int) -> list[Indices]:
+    kind = _partitioners().PathologicalPartitioner
+    with warnings.catch_warnings():
+        # It warns of classes that no site drew: `Partition.dropped` says how many images those are.
+        warnings.simplefilter("ignore")
+        try:
+            return _partitioned(kind(sites, "label", config.classes_per_site, seed=seed), labels, sites)
+        except ValueError:
+            # More sites drew a class than it has images: a draw that leaves a site empty, so it is drawn again.
+            return [np.empty(0, dtype=np.int64)] * sites
+
+
+DRAWS: dict[str, Callable[[Indices, PartitionConfig, int, int], list[Indices]]] = {
+    "iid": _draw_iid,
+    "dirichlet": _draw_dirichlet,
+    "pathological": _draw_pathological,
+    "quantity": _draw_quantity,
+}
+
+
+def _partitioners() -> Any:
+    # Imported late: it takes seconds, and a site of a real deployment never partitions.
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    from flwr_datasets import partitioner
+
+    return partitioner
+
+
+def _partitioned(partitioner: Any, labels: Indices, sites: int) -> list[Indices]:
+    from datasets import Dataset
+
+    partitioner.dataset = Dataset.from_dict({"index": np.arange(len(labels)), "label": labels})
+    return [np.asarray(partitioner.load_partition(site)["index"][:], dtype=np.int64) for site in range(sites)]

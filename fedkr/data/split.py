@@ -1,0 +1,48 @@
+"""One site's images into train, val, test and holdout, before anything is trained."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedkr.config import SplitConfig
+from fedkr.data.imageset import ImageSet, SiteData
+from fedkr.data.stratify import deal
+from fedkr.errors import UserError
+from fedkr.seeds import numpy_rng
+
+PARTS = 4
+
+
+def split_site(data: ImageSet, config: SplitConfig, seed: int, site: str) -> SiteData:
+    """Split a site's images at random, stratified by label; no group (patient) is divided and no part is empty.
+
+    The same (data, config, seed, site) gives the same split everywhere.
+
+    Raises:
+        UserError: fewer images than ``config.min_images``, or fewer images or groups than parts.
+    """
+    problem = why_unsplittable(data.labels, data.groups, config)
+    if problem:
+        raise UserError(f"{site}: {problem}; add data or lower split.min_images")
+    parts = split_indices(data.labels, data.groups, config, numpy_rng(seed, site, "split"))
+    train, val, test, holdout = (data.subset(part) for part in parts)
+    return SiteData(train, val, test, holdout)
+
+
+def split_indices(
+    labels: NDArray[np.int64], groups: NDArray[np.int64] | None, config: SplitConfig, rng: np.random.Generator
+) -> list[NDArray[np.int64]]:
+    """Return the sorted indices of train, val, test and holdout. Tiny classes go to train first."""
+    train = 1 - config.val - config.test - config.holdout
+    return deal(labels, (train, config.val, config.test, config.holdout), rng, groups)
+
+
+def why_unsplittable(labels: NDArray[np.int64], groups: NDArray[np.int64] | None, config: SplitConfig) -> str:
+    """Return why a site's images cannot be split, or an empty string where they can."""
+    if len(labels) < config.min_images:
+        return f"{len(labels)} images, fewer than split.min_images={config.min_images}"
+    units, what = (len(labels), "images") if groups is None else (len(np.unique(groups)), "groups (patients)")
+    if units < PARTS:
+        return f"{units} {what}, fewer than the {PARTS} parts train, val, test and holdout"
+    return ""
