@@ -129,7 +129,6 @@ class RecycleConfig:
     temperature: float = 1.0
     balance: str = "histogram"
     min_class_count: int = 2
-    confidence_filter: float = 0.0
 
 
 @dataclass

@@ -1,0 +1,53 @@
+"""Utility of a classifier: accuracy, balanced accuracy, AUC and the confusion counts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import softmax
+from sklearn.metrics import confusion_matrix, roc_auc_score
+
+
+@dataclass(frozen=True)
+class Utility:
+    """Figures of one model on one labelled set; a figure that the set cannot give (one class only) is None."""
+
+    accuracy: float
+    balanced_accuracy: float
+    auc: float | None
+    loss: float
+    confusion: list[int]
+    count: int
+
+
+def measure_utility(logits: NDArray[np.float32], labels: NDArray[np.int64], classes: int) -> Utility:
+    """Return the utility of float ``logits [N, K]`` on int ``labels [N]``.
+
+    AUC is that of the positive class for two classes, else the mean of one-against-rest over the classes present, as
+    the MedMNIST evaluator has it (Yang et al. 2023). ``confusion`` is the row-major ``[K, K]`` matrix, rows the truth.
+    """
+    probabilities = softmax(logits.astype(np.float64), axis=1)
+    predicted = probabilities.argmax(axis=1)
+    confusion = confusion_matrix(labels, predicted, labels=np.arange(classes))
+    totals = confusion.sum(axis=1)
+    recalls = confusion.diagonal()[totals > 0] / totals[totals > 0]
+    truth = np.clip(probabilities[np.arange(len(labels)), labels], 1e-12, None)
+    return Utility(
+        accuracy=float(np.mean(predicted == labels)),
+        balanced_accuracy=float(recalls.mean()),
+        auc=_auc(probabilities, labels, totals),
+        loss=float(-np.log(truth).mean()),
+        confusion=[int(n) for n in confusion.ravel()],
+        count=len(labels),
+    )
+
+
+def _auc(probabilities: NDArray[np.float64], labels: NDArray[np.int64], totals: NDArray[np.int64]) -> float | None:
+    present = np.flatnonzero(totals)
+    if len(present) < 2:
+        return None
+    if probabilities.shape[1] == 2:
+        return float(roc_auc_score(labels == 1, probabilities[:, 1]))
+    return float(np.mean([roc_auc_score(labels == k, probabilities[:, k]) for k in present]))

@@ -1,0 +1,5 @@
+"""Class-conditional generators behind one protocol."""
+
+from fedkr.generators.base import Generator, Knobs, build_generator
+
+__all__ = ["Generator", "Knobs", "build_generator"]

@@ -1,0 +1,80 @@
+"""What every generator is: fitted on private images, kept as checkpoints, sampled with knobs.
+
+A new generator is one module with a dataclass ``Options`` and a class ``Generator`` of this protocol, and one YAML file
+that lists the options. Built-in kinds are modules of this package; a kind with a dot is imported from anywhere.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedkr.artifacts import Artifact
+from fedkr.config import GeneratorConfig, nearest, read_dataclass
+from fedkr.data.imageset import ImageSet
+from fedkr.errors import UserError
+from fedkr.progress import Progress
+from fedkr.training import Runtime
+
+Knobs = dict[str, float]
+BUILT_IN = ("edm",)
+
+
+class Generator(Protocol):
+    """A class-conditional image generator."""
+
+    def fit(
+        self,
+        data: ImageSet,
+        *,
+        seed: tuple[object, ...],
+        progress: Progress,
+        save: Callable[[int, Artifact], None],
+        state: Artifact | None,
+    ) -> None:
+        """Train on ``data`` and call ``save(step, artifact)`` at each checkpoint.
+
+        The saved artifact must hold all that :meth:`load` and a later ``fit(state=...)`` need; a fit that is given
+        the last one continues to the same weights, bit by bit.
+        """
+
+    def load(self, artifact: Artifact) -> None:
+        """Take the weights of a checkpoint."""
+
+    def sample(self, labels: NDArray[np.int64], knobs: Knobs, *seed: object) -> Iterator[NDArray[np.uint8]]:
+        """Yield uint8 batches ``[B, H, W, C]``, one image a label, in order; memory does not grow with their number."""
+
+    def default_knobs(self) -> Knobs:
+        """Return the sampling knobs to start from."""
+
+    def knob_candidates(self) -> list[Knobs]:
+        """Return the knob settings that tuning tries, most promising first."""
+
+    def prune(self, artifact: Artifact) -> Artifact:
+        """Return a checkpoint without what only continued training needs."""
+
+
+def load_generator_module(kind: str) -> Any:
+    """Import the module of a generator kind; raise :class:`UserError` for an unknown one."""
+    if "." not in kind and kind not in BUILT_IN:
+        raise UserError(f"generator.kind={kind!r}: unknown generator{nearest(kind, BUILT_IN)}")
+    try:
+        return importlib.import_module(kind if "." in kind else f"fedkr.generators.{kind}")
+    except ModuleNotFoundError as error:
+        raise UserError(f"generator.kind={kind!r}: {error}; install it or put it on PYTHONPATH") from None
+
+
+def build_generator(
+    config: GeneratorConfig, *, channels: int, size: int, classes: int, flip: str, runtime: Runtime
+) -> Generator:
+    """Build the generator that ``config`` names; raise :class:`UserError` for unknown kinds and options."""
+    module = load_generator_module(config.kind)
+    options = read_dataclass(module.Options, config.options, "generator.options")
+    return cast(
+        Generator,
+        module.Generator(config, options, channels=channels, size=size, classes=classes, flip=flip, runtime=runtime),
+    )

@@ -1,0 +1,72 @@
+"""ResNets for small images: the CIFAR family of 6n+2 layers (He et al. 2016, section 4.2) and ResNet-18 with a small stem."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torchvision.models.resnet import BasicBlock, ResNet
+
+GROUPS = 8
+
+
+def group_norm(channels: int) -> nn.Module:
+    """GroupNorm that also fits widths which 8 groups do not divide."""
+    return nn.GroupNorm(GROUPS if channels % GROUPS == 0 else 1, channels)
+
+
+def make_norm(kind: str) -> type[nn.BatchNorm2d] | type[nn.Module]:
+    """Return the layer constructor for ``batch`` or ``group`` (the one that per-example gradients need)."""
+    return nn.BatchNorm2d if kind == "batch" else group_norm  # type: ignore[return-value]
+
+
+class SmallResNet(nn.Module):
+    """ResNet of depth 6n+2: a 3x3 stem, three stages of n basic blocks at widths w, 2w, 4w, global pooling, one linear layer.
+
+    Input float ``[N, channels, H, W]``, output logits ``[N, classes]``.
+    """
+
+    def __init__(self, depth: int, channels: int, classes: int, width: int, norm: str) -> None:
+        super().__init__()
+        blocks, layer = (depth - 2) // 6, make_norm(norm)
+        self.stem = nn.Sequential(nn.Conv2d(channels, width, 3, padding=1, bias=False), layer(width), nn.ReLU(inplace=True))
+        stages, inputs = [], width
+        for stage in range(3):
+            outputs = width * 2**stage
+            for block in range(blocks):
+                stride = 2 if stage and not block else 1
+                stages.append(BasicBlock(inputs, outputs, stride, shortcut(inputs, outputs, stride, layer), norm_layer=layer))
+                inputs = outputs
+        self.stages = nn.Sequential(*stages)
+        self.head = nn.Linear(inputs, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return logits ``[N, classes]``."""
+        return self.head(self.stages(self.stem(x)).mean(dim=(2, 3)))
+
+
+def shortcut(inputs: int, outputs: int, stride: int, layer: type[nn.Module]) -> nn.Module | None:
+    """Return the 1x1 projection of a residual block that changes shape, None for one that does not."""
+    if stride == 1 and inputs == outputs:
+        return None
+    return nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), layer(outputs))
+
+
+def resnet18(channels: int, size: int, classes: int, norm: str) -> nn.Module:
+    """torchvision's ResNet-18; below 64 pixels with a 3x3 stem and no pooling, as is usual for CIFAR."""
+    model = ResNet(BasicBlock, [2, 2, 2, 2], num_classes=classes, norm_layer=make_norm(norm))
+    small = size < 64
+    model.conv1 = nn.Conv2d(channels, 64, 3 if small else 7, 1 if small else 2, 1 if small else 3, bias=False)
+    if small:
+        model.maxpool = nn.Identity()  # type: ignore[assignment]
+    return model
+
+
+def initialise(model: nn.Module, generator: torch.Generator) -> nn.Module:
+    """Draw every weight afresh from ``generator`` (Kaiming, fan out, for convolutions), so that no global state matters."""
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu", generator=generator)
+        elif isinstance(module, nn.Linear):
+            nn.init.trunc_normal_(module.weight, std=module.in_features**-0.5, generator=generator)
+            nn.init.zeros_(module.bias)
+    return model

@@ -1,0 +1,5 @@
+"""Knowledge Recycling: teacher, checkpoint optimisation, tuning, distillation, and the pipeline that runs them in order."""
+
+from fedkr.recycle.pipeline import SitePipeline
+
+__all__ = ["SitePipeline"]

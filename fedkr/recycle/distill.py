@@ -1,0 +1,71 @@
+"""Generative Knowledge Distillation: the Student learns soft labels on synthetic images that are drawn afresh as it trains."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import nn
+
+from fedkr.batches import BatchOrder
+from fedkr.config import StudentConfig
+from fedkr.progress import Progress
+from fedkr.recycle.classifier import Batch, BatchSource, train_classifier
+from fedkr.training import Runtime
+
+SoftSet = tuple[NDArray[np.uint8], NDArray[np.floating]]
+
+
+def regenerated_batches(
+    draw: Callable[[int], SoftSet], regenerate_every: int, batch: int, *seed: object
+) -> BatchSource:
+    """Return a function from a step to a batch of the synthetic set of that step's round.
+
+    Args:
+        draw: gives the synthetic set of round 0, 1, ...: uint8 ``[N, H, W, C]`` and soft labels ``[N, K]``; only the
+            current round is kept. N must not change between rounds.
+        regenerate_every: epochs that one set serves.
+        batch: images in a batch.
+        seed: parts of the seed of the order.
+    """
+    images, labels = draw(0)
+    order = BatchOrder(len(images), batch, *seed)
+    current = {"round": 0, "set": (images, labels)}
+
+    def at(step: int) -> Batch:
+        wanted = order.epoch(step) // regenerate_every
+        if wanted != current["round"]:
+            current["round"], current["set"] = wanted, draw(wanted)
+        pool_images, pool_labels = current["set"]  # type: ignore[misc]
+        chosen = order.at(step)
+        return pool_images[chosen], pool_labels[chosen]
+
+    return at
+
+
+def distill_student(
+    config: StudentConfig,
+    draw: Callable[[int], SoftSet],
+    *,
+    flip: str,
+    runtime: Runtime,
+    seed: tuple[object, ...],
+    progress: Progress,
+    stage: str,
+) -> nn.Module:
+    """Train a student on the synthetic sets that ``draw`` gives; return it in evaluation mode."""
+    images, labels = draw(0)
+    batches = regenerated_batches(draw, config.regenerate_every, config.batch, *seed)
+    return train_classifier(
+        config,
+        batches,
+        channels=images.shape[-1],
+        size=images.shape[1],
+        classes=labels.shape[1],
+        flip=flip,
+        runtime=runtime,
+        seed=seed,
+        progress=progress,
+        stage=stage,
+    )

@@ -1,0 +1,131 @@
+"""The Teacher: a classifier of one site's private images, whose softmax output labels what the generator draws."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.optimize import minimize_scalar
+from scipy.special import log_softmax
+from torch import Tensor, nn
+
+from fedkr.artifacts import Artifact, model_tensors
+from fedkr.augment import augment
+from fedkr.config import TeacherConfig
+from fedkr.data.imageset import SiteData
+from fedkr.errors import UserError
+from fedkr.evaluation import measure_utility
+from fedkr.models import build_classifier
+from fedkr.progress import Progress
+from fedkr.recycle.classifier import ClassifierTraining, real_batches
+from fedkr.seeds import derive_seed, torch_rng
+from fedkr.training import Runtime, predict_logits, to_model_input
+
+CERTAIN = 20.0
+
+
+class ConstantClassifier(nn.Module):
+    """Answers with one class always: the teacher of a site that has only that class."""
+
+    def __init__(self, label: int, classes: int) -> None:
+        super().__init__()
+        self.logits: Tensor
+        self.register_buffer("logits", CERTAIN * torch.nn.functional.one_hot(torch.tensor(label), classes).float())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the same logits ``[N, K]`` for every image."""
+        return self.logits.expand(len(x), -1)
+
+
+def build_teacher(config: TeacherConfig, data: SiteData, *seed: object) -> nn.Module:
+    """Return an untrained teacher for the site's data.
+
+    Raises:
+        UserError: the training images are all of one class and ``teacher.single_class`` is not ``constant``.
+    """
+    train = data.train
+    present = np.flatnonzero(train.class_counts())
+    if len(present) > 1:
+        return build_classifier(config, train.channels, train.size, len(train.classes), derive_seed(*seed))
+    if config.single_class != "constant":
+        raise UserError(
+            f"all {len(train)} training images are of class {train.classes[present[0]]!r}: "
+            "a teacher cannot be trained; set teacher.single_class=constant to accept such sites"
+        )
+    return ConstantClassifier(int(present[0]), len(train.classes))
+
+
+def train_teacher(
+    config: TeacherConfig, data: SiteData, *, flip: str, runtime: Runtime, seed: tuple[object, ...], progress: Progress
+) -> Artifact:
+    """Train the teacher with early stopping on the site's val split.
+
+    Returns:
+        The best evaluation's weights; ``info`` holds its step, its val figures, the curve and the temperature.
+    """
+    model = build_teacher(config, data, *seed)
+    if isinstance(model, ConstantClassifier):
+        return Artifact(model_tensors(model), {"step": 0, "temperature": 1.0, "curve": []})
+    work = ClassifierTraining(
+        model, config, real_batches(data.train, config.batch, *seed), flip=flip, runtime=runtime, seed=seed
+    )
+    best, curve = Artifact(), []
+    for evaluation in range(1, config.evaluations + 1):
+        work.advance(config.steps * evaluation // config.evaluations, progress, "teacher")
+        logits = predict_logits(work.model, data.val.images, runtime)
+        utility = measure_utility(logits, data.val.labels, len(data.val.classes))
+        curve.append({"step": work.training.step, "accuracy": utility.accuracy, "loss": utility.loss})
+        if not best.info or (utility.accuracy, -utility.loss) >= (best.info["accuracy"], -best.info["loss"]):
+            best = Artifact(model_tensors(work.model), dict(curve[-1]))
+            best.info["temperature"] = fit_temperature(logits, data.val.labels) if config.calibrate else 1.0
+        elif len(curve) - 1 - curve.index({k: best.info[k] for k in curve[-1]}) >= config.patience:
+            break
+    progress.finish("teacher")
+    best.info["curve"] = curve
+    return best
+
+
+def load_teacher(config: TeacherConfig, data: SiteData, artifact: Artifact, runtime: Runtime) -> nn.Module:
+    """Rebuild the teacher that :func:`train_teacher` returned, in evaluation mode."""
+    model = build_teacher(config, data, "any")
+    model.load_state_dict(artifact.tensors)
+    return runtime.place(model).eval()
+
+
+def fit_temperature(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> float:
+    """Return the temperature in 0.25 to 8 with the least val cross-entropy (Guo et al. 2017)."""
+
+    def loss(log_temperature: float) -> float:
+        scaled = log_softmax(logits.astype(np.float64) / np.exp(log_temperature), axis=1)
+        return float(-scaled[np.arange(len(labels)), labels].mean())
+
+    return float(np.exp(minimize_scalar(loss, bounds=(np.log(0.25), np.log(8.0)), method="bounded").x))
+
+
+@dataclasses.dataclass(frozen=True)
+class SoftLabeller:
+    """Labels images with the teacher's softmax at a temperature, averaged over augmented views.
+
+    A release carries averaged labels because the server has no teacher to ask again for each view.
+    """
+
+    teacher: nn.Module
+    temperature: float
+    views: int
+    augment: str
+    flip: str
+    runtime: Runtime
+
+    @torch.inference_mode()
+    def __call__(self, images: NDArray[np.uint8], *seed: object) -> NDArray[np.float32]:
+        """Return float32 ``[N, K]`` of uint8 ``images [N, H, W, C]``: the first view is the image itself."""
+        inputs = to_model_input(torch.from_numpy(images).to(self.runtime.device))
+        total = torch.zeros(())
+        for view in range(self.views):
+            seen = inputs if not view else augment(inputs, self.augment, self.flip, torch_rng(*seed, "view", view))
+            with self.runtime.autocast():
+                logits = self.teacher(seen)
+            total = total + torch.softmax(logits.float() / self.temperature, dim=1)
+        return (total / self.views).cpu().numpy()

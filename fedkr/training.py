@@ -1,0 +1,187 @@
+"""The one training loop: device, precision, schedule, EMA, progress, and a state that can be saved and continued."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from fedkr.errors import UserError
+from fedkr.progress import Progress
+
+CHECK_EVERY = 25
+
+
+class DivergedError(UserError):
+    """Training produced NaN or infinity: the message says where and what to change."""
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """Where and how tensors are computed; chosen once a process."""
+
+    device: torch.device
+    autocast_dtype: torch.dtype | None
+
+    @staticmethod
+    def choose(device: str = "auto", precision: str = "auto", threads: int = 1) -> Runtime:
+        """Set the process' thread count and return the runtime.
+
+        Args:
+            device: ``auto`` (a GPU when there is one), ``cpu``, ``cuda`` or ``cuda:N``.
+            precision: ``auto`` is bfloat16 autocast on GPUs and on processors with AMX, float32 elsewhere.
+            threads: torch threads on CPU; the last digits of every result depend on it.
+
+        Raises:
+            UserError: a device that this machine does not have.
+        """
+        torch.set_num_threads(threads)
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        if device.startswith("cuda") and not torch.cuda.is_available():
+            raise UserError(f"device={device!r}: this machine has no CUDA GPU; use device=cpu or device=auto")
+        fast = device.startswith("cuda") or bool(torch.cpu.get_capabilities().get("amx_bf16", False))
+        use_bfloat16 = precision == "bfloat16" or (precision == "auto" and fast)
+        return Runtime(torch.device(device), torch.bfloat16 if use_bfloat16 else None)
+
+    def autocast(self) -> contextlib.AbstractContextManager[object]:
+        """Return the autocast context of this runtime (a no-op in float32)."""
+        if self.autocast_dtype is None:
+            return contextlib.nullcontext()
+        return torch.autocast(self.device.type, dtype=self.autocast_dtype)
+
+    def place(self, model: nn.Module) -> nn.Module:
+        """Move a model to the device, convolution weights channels-last."""
+        return model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+
+    def describe(self) -> dict[str, str]:
+        """Return device and precision, as stage keys and reports name them."""
+        return {"device": self.device.type, "precision": str(self.autocast_dtype or torch.float32).removeprefix("torch.")}
+
+
+def to_model_input(images: Tensor) -> Tensor:
+    """Turn uint8 ``[N, H, W, C]`` into float32 ``[N, C, H, W]`` in [-1, 1], channels-last in memory."""
+    return images.permute(0, 3, 1, 2).float().div_(127.5).sub_(1.0)
+
+
+def cosine(step: int, steps: int, warmup: int = 0) -> float:
+    """Return the learning-rate factor of a half-cosine decay after a linear warm-up of ``warmup`` steps."""
+    if step < warmup:
+        return (step + 1) / warmup
+    return 0.5 * (1.0 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
+
+
+def flat_warmup(step: int, steps: int, warmup: int = 50) -> float:
+    """Return the factor of a linear warm-up, then flat, then a linear decay over the last fifth."""
+    return min(1.0, (step + 1) / warmup, max(0.0, (steps - step) / (0.2 * steps)))
+
+
+class Training:
+    """A model, its optimiser and an optional moving average of its weights, advanced step by step."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        factor: Callable[[int], float],
+        runtime: Runtime,
+        ema_decay: float | None = None,
+        clip: float | None = None,
+    ) -> None:
+        self.model, self.optimizer, self.factor, self.runtime = model, optimizer, factor, runtime
+        self.base_lrs = [group["lr"] for group in optimizer.param_groups]
+        self.ema_decay, self.clip, self.step = ema_decay, clip, 0
+        self.average = {k: v.detach().clone() for k, v in model.state_dict().items()} if ema_decay else {}
+
+    def advance(
+        self, loss_at: Callable[[int], Tensor], until: int, progress: Progress, stage: str, total: int | None = None
+    ) -> None:
+        """Train from the current step to step ``until``.
+
+        Args:
+            loss_at: the loss (a scalar tensor) at a step; all its randomness must come from the step's number.
+            until: the step to stop at.
+            progress: is told of every step.
+            stage: name of the work, as it is shown.
+            total: the stage's last step, when ``until`` is not.
+
+        Raises:
+            DivergedError: the loss is NaN or infinite.
+        """
+        self.model.train()
+        while self.step < until:
+            for group, lr in zip(self.optimizer.param_groups, self.base_lrs, strict=True):
+                group["lr"] = lr * self.factor(self.step)
+            with self.runtime.autocast():
+                loss = loss_at(self.step)
+            self.optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            if self.clip is not None:
+                nn.utils.clip_grad_norm_(self.model.parameters(), self.clip)
+            self.optimizer.step()
+            self.step += 1
+            if self.ema_decay is not None:
+                self._update_average()
+            self._tell(loss, progress, stage, total or until, last=self.step == until)
+
+    def _update_average(self) -> None:
+        assert self.ema_decay is not None
+        # The ramp lets early checkpoints forget the random initial weights.
+        decay = min(self.ema_decay, (1 + self.step) / (10 + self.step))
+        state = self.model.state_dict()
+        floats = [k for k, v in self.average.items() if v.is_floating_point()]
+        torch._foreach_lerp_([self.average[k] for k in floats], [state[k] for k in floats], 1.0 - decay)
+
+    def _tell(self, loss: Tensor, progress: Progress, stage: str, total: int, last: bool) -> None:
+        if not last and self.step % CHECK_EVERY:
+            progress.update(stage, self.step, total)
+            return
+        value = float(loss.detach())
+        if not math.isfinite(value):
+            lr = self.optimizer.param_groups[0]["lr"]
+            raise DivergedError(f"{stage}: the loss is {value} at step {self.step}; lower its lr (now {lr:g})")
+        progress.update(stage, self.step, total, loss=value)
+
+    def state(self) -> dict[str, Tensor]:
+        """Return model, average and optimiser as flat tensors, to be stored and given to :meth:`restore`."""
+        tensors = {f"model.{k}": v for k, v in self.model.state_dict().items()}
+        tensors |= {f"average.{k}": v for k, v in self.average.items()}
+        for index, values in self.optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{index}.{k}": torch.as_tensor(v) for k, v in values.items()}
+        return tensors
+
+    def restore(self, tensors: dict[str, Tensor], step: int) -> None:
+        """Continue where :meth:`state` was taken, bit by bit."""
+        self.model.load_state_dict(_under("model.", tensors))
+        for name, value in _under("average.", tensors).items():
+            self.average[name].copy_(value)
+        state: dict[int, dict[str, Tensor]] = {}
+        for name, value in _under("optimizer.", tensors).items():
+            index, key = name.split(".", 1)
+            state.setdefault(int(index), {})[key] = value
+        self.optimizer.load_state_dict({"state": state, "param_groups": self.optimizer.state_dict()["param_groups"]})
+        self.step = step
+
+
+def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+
+@torch.inference_mode()
+def predict_logits(
+    model: nn.Module, images: NDArray[np.uint8], runtime: Runtime, batch: int = 512
+) -> NDArray[np.float32]:
+    """Return float32 logits ``[N, K]`` of uint8 images ``[N, H, W, C]``."""
+    model.eval()
+    parts = []
+    for start in range(0, len(images), batch):
+        chunk = torch.from_numpy(np.ascontiguousarray(images[start : start + batch])).to(runtime.device)
+        with runtime.autocast():
+            parts.append(model(to_model_input(chunk)).float().cpu().numpy())
+    return np.concatenate(parts) if parts else np.zeros((0, 0), np.float32)
