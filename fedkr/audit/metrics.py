@@ -14,8 +14,8 @@ from numpy.typing import ArrayLike, NDArray
 from fedkr.errors import UserError
 
 Floats = NDArray[np.float64]
-# Weights of the resamples are drawn in blocks of at most this many numbers, which bounds the memory to about 100 MB.
-BLOCK = 4_000_000
+# Weights of the resamples are drawn in blocks of at most this many numbers, which keeps the memory below 100 MB.
+BLOCK = 1_000_000
 
 
 @dataclass(frozen=True)

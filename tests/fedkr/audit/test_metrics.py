@@ -138,9 +138,9 @@ def test_the_same_seed_gives_the_same_figures_and_another_seed_others():
 
 def test_a_thousand_resamples_take_well_under_a_second():
     rng = np.random.default_rng(0)
-    started = time.perf_counter()
+    started = time.process_time()
     membership_metrics(rng.normal(size=300), rng.normal(size=100), fprs=[0.01, 0.001], bootstrap=1000, seed=0)
-    assert time.perf_counter() - started < 1
+    assert time.process_time() - started < 1
 
 
 @pytest.mark.parametrize(
