@@ -1,0 +1,121 @@
+"""An empirical lower bound on epsilon from one training run (Steinke, Nasr & Jagielski 2023, NeurIPS).
+
+Each of m examples was put into the training data by its own fair coin. The auditor guesses r of the coins, r fixed
+beforehand, and v guesses are right. If the pipeline were (eps, delta)-DP, so many right guesses would be unlikely.
+Only examples included by independent fair coins count: a holdout of fixed size is not m coins.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import binom
+
+from fedkr.errors import UserError
+
+LARGEST_EPSILON = 50.0
+
+
+@dataclass(frozen=True)
+class OneRunBound:
+    """A lower bound on epsilon and all that it rests on.
+
+    Attributes:
+        epsilon: the bound, at the given delta and confidence.
+        delta, confidence: what it holds for.
+        coins, guesses, correct: m, r and v of the paper.
+        largest: the bound had all m coins been guessed and guessed right, the most that m coins could show.
+    """
+
+    epsilon: float
+    delta: float
+    confidence: float
+    coins: int
+    guesses: int
+    correct: int
+    largest: float
+
+
+def audit_epsilon(
+    scores: NDArray[np.float64],
+    included: NDArray[np.bool_],
+    guesses: int,
+    *,
+    delta: float = 1e-5,
+    confidence: float = 0.95,
+) -> OneRunBound:
+    """Guess the coins of the highest and the lowest scores, half of ``guesses`` each, and bound epsilon.
+
+    Args:
+        scores: float ``[m]``, higher is more member-like. Equal scores are guessed in the examples' own order, which
+            must not depend on the coins.
+        included: bool ``[m]``, the coins.
+        guesses: r, fixed before the scores were seen; the highest take the odd one.
+        delta: of the (eps, delta) that is refuted.
+        confidence: of the bound.
+
+    Raises:
+        UserError: shapes that do not fit, or numbers out of range.
+    """
+    if scores.shape != included.shape or scores.ndim != 1 or included.dtype != np.bool_:
+        raise UserError(f"coins: expected a bool for each of {scores.size} scores, got shape {list(included.shape)}")
+    if np.isnan(scores).any():
+        raise UserError("coins: scores that are NaN; did the model diverge?")
+    coins = len(scores)
+    _check(coins, guesses, 0, delta, confidence)
+    correct = correct_guesses(scores, included, guesses)
+    bound = epsilon_lower_bound(coins, guesses, correct, delta=delta, confidence=confidence)
+    largest = epsilon_lower_bound(coins, coins, coins, delta=delta, confidence=confidence)
+    return OneRunBound(bound, delta, confidence, coins, guesses, correct, largest)
+
+
+def correct_guesses(scores: NDArray[np.float64], included: NDArray[np.bool_], guesses: int) -> int:
+    """Return how many coins are right when the highest scores are called "in" and the lowest "out", half each."""
+    order = np.argsort(scores, kind="stable")
+    lowest, highest = order[: guesses // 2], order[len(order) - (guesses - guesses // 2) :]
+    return int((~included[lowest]).sum() + included[highest].sum())
+
+
+def p_value(coins: int, guesses: int, correct: int, epsilon: float, delta: float) -> float:
+    """Return an upper bound on Pr[at least ``correct`` of ``guesses`` right] under (epsilon, delta)-DP (Theorem 5.2).
+
+    ``beta + 2 m delta max_i Pr[v > W >= v - i] / i`` with ``W ~ Binomial(r, e^eps / (1 + e^eps))``,
+    ``beta = Pr[W >= v]`` and i from 1 to v.
+    """
+    accuracy = 1 / (1 + np.exp(-epsilon))
+    beta = binom.sf(correct - 1, guesses, accuracy)
+    just_below = np.cumsum(binom.pmf(np.arange(correct - 1, -1, -1), guesses, accuracy))
+    alpha = (just_below / np.arange(1, correct + 1)).max(initial=0.0)
+    return float(min(beta + 2 * coins * delta * alpha, 1.0))
+
+
+def epsilon_lower_bound(
+    coins: int, guesses: int, correct: int, *, delta: float = 1e-5, confidence: float = 0.95
+) -> float:
+    """Return the largest epsilon that ``correct`` right guesses refute at ``confidence``, 0 if none (by bisection).
+
+    Raises:
+        UserError: counts that do not fit (0 <= correct <= guesses <= coins), or delta or confidence out of range.
+    """
+    _check(coins, guesses, correct, delta, confidence)
+    low, high = 0.0, LARGEST_EPSILON
+    if p_value(coins, guesses, correct, low, delta) > 1 - confidence:
+        return 0.0
+    while high - low > 1e-9:
+        middle = (low + high) / 2
+        if p_value(coins, guesses, correct, middle, delta) <= 1 - confidence:
+            low = middle
+        else:
+            high = middle
+    return low
+
+
+def _check(coins: int, guesses: int, correct: int, delta: float, confidence: float) -> None:
+    if not 0 <= correct <= guesses <= coins or coins < 1:
+        raise UserError(f"coins={coins}, guesses={guesses}, correct={correct}: each must be at most the one before")
+    if not 0 <= delta <= 1:
+        raise UserError(f"delta={delta}: between 0 and 1, and well below 1 / coins")
+    if not 0 < confidence < 1:
+        raise UserError(f"confidence={confidence}: between 0 and 1, as in 0.95")
