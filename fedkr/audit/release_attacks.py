@@ -1,0 +1,169 @@
+"""Attacks on a released set, without any model: is a private image closer to what was released than it should be?
+
+Images are rows float64 ``[N, d]``: pixels (:func:`pixels`), features of a network, or principal components of either
+(:func:`principal_components`, which the density attacks want, as densities in hundreds of dimensions mean nothing).
+Scores are float64 ``[N]``, higher meaning "more like a member".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import logsumexp
+from sklearn.linear_model import LogisticRegression
+
+from fedkr.errors import UserError
+
+Floats = NDArray[np.float64]
+CHUNK = 128
+
+
+@dataclass(frozen=True)
+class CopyCheck:
+    """Released images that are suspiciously close to a member. Names single images: for the site's own eyes only.
+
+    Attributes:
+        threshold: distance at or below which a released image counts as a copy.
+        share: of all released images.
+        released, members: int64 ``[n]``, indices of the suspects and of the member each is closest to, closest first.
+        distances: float64 ``[n]``.
+    """
+
+    threshold: float
+    share: float
+    released: NDArray[np.int64]
+    members: NDArray[np.int64]
+    distances: Floats
+
+
+def pixels(images: NDArray[np.uint8]) -> Floats:
+    """Return float64 ``[N, H * W * C]`` in 0..1 for uint8 images ``[N, H, W, C]``."""
+    return images.reshape(len(images), -1).astype(np.float64) / 255
+
+
+def principal_components(fit_on: Floats, others: Sequence[Floats], components: int) -> list[Floats]:
+    """Project every array of ``others`` on the leading principal components of ``fit_on``, each to unit variance.
+
+    ``fit_on`` must not hold the challenge images (the reference or the released set will do).
+    """
+    mean = fit_on.mean(0)
+    _, singular, axes = np.linalg.svd(fit_on - mean, full_matrices=False)
+    kept = min(components, int((singular > 1e-9 * max(singular[0], 1e-300)).sum()))
+    if not kept:
+        raise UserError("principal components: all rows are equal, nothing to project on; give different images")
+    scale = axes[:kept].T / (singular[:kept] / np.sqrt(len(fit_on)))
+    return [(rows - mean) @ scale for rows in others]
+
+
+def nearest(queries: Floats, rows: Floats) -> tuple[NDArray[np.int64], Floats]:
+    """Return, for each query, the index of the closest row and its Euclidean distance (exactly 0 for a copy)."""
+    _check(queries, rows)
+    found = np.concatenate([_squared(block, rows).argmin(1) for block in _blocks(queries)]).astype(np.int64)
+    # The squared distances above come from dot products and lose digits near 0; the winner's is taken afresh.
+    return found, np.linalg.norm(queries - rows[found], axis=1)
+
+
+def closest_distance_score(images: Floats, released: Floats) -> Floats:
+    """Return minus the distance to the closest released image (Chen et al. 2020, GAN-Leaks, full black-box)."""
+    return -nearest(images, released)[1]
+
+
+def monte_carlo_score(images: Floats, released: Floats) -> Floats:
+    """Return the share of released images within epsilon of each image (Hilprecht et al. 2019, equations 2 and 5).
+
+    Epsilon is the median over all challenge images of the distance to the closest released one, so ``images`` must be
+    members and non-members together.
+    """
+    distance = nearest(images, released)[1]
+    radius = float(np.median(distance))
+    # The same slack on both routes to a distance, so that the image that defines the radius lies within it.
+    near = [(_squared(block, released) <= radius**2 * (1 + 1e-9) + 1e-12).sum(1) for block in _blocks(images)]
+    return np.concatenate(near) / len(released)
+
+
+def domias_kde_score(images: Floats, released: Floats, reference: Floats) -> Floats:
+    """Return ``log p_released(x) - log p_reference(x)`` (DOMIAS, van Breugel et al. 2023, equation 2), by Gaussian KDE.
+
+    Each density has one bandwidth a dimension: its own standard deviation times Scott's ``n^(-1 / (d + 4))``.
+
+    Args:
+        images: ``[N, d]`` challenge images, few dimensions (see :func:`principal_components`).
+        released: ``[R, d]``.
+        reference: ``[P, d]`` images of the same distribution, none of them in the challenge set.
+    """
+    return log_kde(images, released) - log_kde(images, reference)
+
+
+def domias_ratio_score(images: Floats, released: Floats, reference: Floats) -> Floats:
+    """Return DOMIAS' log density ratio from a logistic regression of released against reference images.
+
+    Its log-odds less those of the class sizes estimate ``log p_released - log p_reference`` (Sugiyama et al. 2012).
+    Shapes as in :func:`domias_kde_score`; the fit carries scikit-learn's default penalty (C = 1).
+    """
+    _check(images, released)
+    _check(images, reference)
+    rows = np.concatenate([released, reference])
+    labels = np.repeat([1, 0], [len(released), len(reference)])
+    fit = LogisticRegression(tol=1e-10, max_iter=5000).fit(rows, labels)
+    return fit.decision_function(images) - np.log(len(released) / len(reference))
+
+
+def log_kde(images: Floats, sample: Floats) -> Floats:
+    """Return ``[N]`` log densities of a product-Gaussian kernel estimate with Scott's bandwidth."""
+    _check(images, sample)
+    if len(sample) < 2:
+        raise UserError(f"density: {len(sample)} image cannot give one; at least 2 are needed")
+    n, d = sample.shape
+    width = np.maximum(sample.std(0, ddof=1), 1e-6) * n ** (-1 / (d + 4))
+    blocks = [logsumexp(-0.5 * _squared(block / width, sample / width), axis=1) for block in _blocks(images)]
+    return np.concatenate(blocks) - np.log(n) - np.log(width).sum() - d / 2 * np.log(2 * np.pi)
+
+
+def copy_check(members: Floats, released: Floats, quantile: float = 0.01) -> CopyCheck:
+    """Find released images closer to a member than almost all members are to their own nearest neighbour.
+
+    The threshold is the ``quantile`` of the members' distances to their nearest other member. Run it on a holdout in
+    place of ``released`` too: its share is what chance gives.
+
+    Raises:
+        UserError: fewer than two members, or shapes that do not fit.
+    """
+    if len(members) < 2:
+        raise UserError(f"copy check: {len(members)} member has no neighbour to compare with; at least 2 are needed")
+    threshold = float(np.quantile(_own_neighbour_distances(members), quantile))
+    index, distance = nearest(released, members)
+    suspects = np.flatnonzero(distance <= threshold)
+    suspects = suspects[np.argsort(distance[suspects], kind="stable")].astype(np.int64)
+    return CopyCheck(threshold, len(suspects) / len(released), suspects, index[suspects], distance[suspects])
+
+
+def _own_neighbour_distances(rows: Floats) -> Floats:
+    found = []
+    for start in range(0, len(rows), CHUNK):
+        squared = _squared(rows[start : start + CHUNK], rows)
+        own = np.arange(len(squared))
+        squared[own, start + own] = np.inf
+        found.append(squared.argmin(1))
+    return np.linalg.norm(rows - rows[np.concatenate(found)], axis=1)
+
+
+def _blocks(rows: Floats) -> list[Floats]:
+    return [rows[start : start + CHUNK] for start in range(0, len(rows), CHUNK)]
+
+
+def _squared(queries: Floats, rows: Floats) -> Floats:
+    """Return squared Euclidean distances ``[n, m]``."""
+    squared = (queries**2).sum(1)[:, None] + (rows**2).sum(1)[None] - 2 * queries @ rows.T
+    return np.maximum(squared, 0)
+
+
+def _check(images: Floats, sample: Floats) -> None:
+    if images.ndim != 2 or sample.ndim != 2 or images.shape[1] != sample.shape[1]:
+        raise UserError(
+            f"images: expected rows of one length, got shapes {list(images.shape)} and {list(sample.shape)}"
+        )
+    if not len(images) or not len(sample):
+        raise UserError("images: an empty set cannot be compared")
