@@ -1,0 +1,1 @@
+"""Hydra groups: every choice of a study as data, shipped in the wheel."""

@@ -1,0 +1,94 @@
+"""Composition: from overrides on a command line, or in Flower's run config, to one checked study."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from hydra import compose, initialize_config_module
+from hydra.core.config_store import ConfigStore
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
+
+from fedkr.config import Study, check_study, nearest, read_dataclass
+from fedkr.errors import UserError
+
+CONFIG_MODULE = "configs"
+CONFIG_NAME = "config"
+# The one group whose name is not that of the node it fills.
+DATASET_GROUP = "dataset"
+
+
+def register_schema() -> None:
+    """Tell Hydra the types of all options, under the name that ``configs/config.yaml`` starts from."""
+    ConfigStore.instance().store(name="study_schema", node=Study)
+
+
+def compose_study(overrides: Sequence[str]) -> Study:
+    """Compose and check a study from overrides such as ``["dataset=digits", "seed=1"]``.
+
+    Raises:
+        UserError: an unknown group, choice or option, a value of another type, or an override that cannot be parsed.
+    """
+    register_schema()
+    with one_line_errors(), initialize_config_module(CONFIG_MODULE, version_base="1.3"):
+        config = compose(CONFIG_NAME, overrides=list(overrides))
+    return study_from_config(config)
+
+
+def study_from_config(config: DictConfig) -> Study:
+    """Turn a composed configuration into a checked study; raise :class:`UserError` for one that no run could use."""
+    with one_line_errors():
+        values = OmegaConf.to_container(config, resolve=True)
+    try:
+        study = read_dataclass(Study, values, "study")
+    except UserError as error:
+        raise UserError(str(error).removeprefix("study.")) from None
+    check_study(study)
+    return study
+
+
+@contextmanager
+def one_line_errors() -> Iterator[None]:
+    """Turn what Hydra and OmegaConf raise into a :class:`UserError` of one line.
+
+    ``ValueError`` is among them: Hydra raises it bare for flags that exclude each other and for a null choice.
+    """
+    try:
+        yield
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
+        raise UserError(_explain(error)) from error
+
+
+def _explain(error: Exception) -> str:
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
+        group, _, choice = error.missing_cfg_file.partition("/")
+        return f"{group}={choice}: no such choice{nearest(choice, error.options)}"
+    if isinstance(error, OverrideParseException):
+        return f"{error.override!r}: not an override; write option=value, as in partition.alpha=0.1 or seed=1"
+    cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
+    if isinstance(cause, (ConfigAttributeError, ConfigKeyError)) and cause.parent_node is not None:
+        return _explain_unknown(cause)
+    if isinstance(cause, OmegaConfBaseException) and cause.full_key:
+        return _explain_value(cause)
+    return " ".join(str(error).split())
+
+
+def _explain_unknown(error: ConfigAttributeError | ConfigKeyError) -> str:
+    known = {str(key) for key in error.parent_node}
+    if "." not in str(error.full_key):
+        known |= {DATASET_GROUP}
+    return f"{error.full_key}: no such option{nearest(str(error.key), known - {str(error.key)})}"
+
+
+def _explain_value(error: OmegaConfBaseException) -> str:
+    node = None
+    if isinstance(error.parent_node, DictConfig):
+        node = OmegaConf.select(error.parent_node, str(error.key), throw_on_resolution_failure=False)
+    if isinstance(node, ListConfig):
+        return f"{error.full_key}: expected a list, as in {error.full_key}=[a,b]"
+    if isinstance(node, DictConfig) and len(node):
+        example = f"{error.full_key}.{next(iter(node))!s}=..."
+        return f"{error.full_key}: a group of options, not one value; set its options one by one, as in {example}"
+    return f"{error.full_key}: {str(error).splitlines()[0]}"

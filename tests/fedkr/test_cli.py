@@ -1,0 +1,180 @@
+"""The command line: what each command opens, what it prints, and how it ends."""
+
+import re
+import subprocess
+import sys
+import types
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fedkr.cli import app
+from fedkr.config import Study
+from fedkr.errors import UserError
+from simulations.backends.failure import RunFailed
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def fedkr(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Run ``fedkr`` in an empty folder and return exit status, stdout and stderr."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as ended:
+            app(list(arguments), prog_name="fedkr")
+        printed = capsys.readouterr()
+        return int(ended.value.code or 0), printed.out, printed.err
+
+    return run
+
+
+def offer(monkeypatch: pytest.MonkeyPatch, module: str, **names: Any) -> None:
+    """Put a module of ``names`` in the place of ``module``."""
+    stand_in = types.ModuleType(module)
+    vars(stand_in).update(names)
+    monkeypatch.setitem(sys.modules, module, stand_in)
+
+
+@pytest.fixture
+def studies(monkeypatch: pytest.MonkeyPatch) -> list[Study]:
+    """Collect the studies that ``fedkr simulate`` would run; some seeds fail."""
+    seen: list[Study] = []
+    failures = {
+        7: ValueError("two\nlines"),
+        8: KeyboardInterrupt(),
+        9: UserError("bad file"),
+        10: RunFailed("site died"),
+    }
+
+    def run_study(study: Study) -> Path:
+        seen.append(study)
+        if study.seed in failures:
+            raise failures[study.seed]
+        return Path("run")
+
+    offer(monkeypatch, "simulations.study", run_study=run_study)
+    return seen
+
+
+def test_help_opens_no_heavy_library() -> None:
+    script = (
+        "import sys\nfrom fedkr.cli import app\n"
+        "try: app(['--help'])\nexcept SystemExit: pass\n"
+        "sys.exit(' '.join({'torch', 'flwr', 'ray', 'hydra', 'numpy'} & set(sys.modules)) or None)"
+    )
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert "simulate" in ended.stdout
+
+
+def test_simulate_runs_the_composed_study_and_leaves_nothing_behind(
+    fedkr: Run, studies: list[Study], tmp_path: Path
+) -> None:
+    status, _, errors = fedkr("simulate", "seed=3", "partition.alpha=0.5", "backend=inline")
+    assert (status, errors) == (0, "")
+    assert [(study.seed, study.partition.alpha, study.backend.kind) for study in studies] == [(3, 0.5, "inline")]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_multirun_runs_each_study_after_the_other(fedkr: Run, studies: list[Study]) -> None:
+    status, printed, _ = fedkr("simulate", "--multirun", "seed=0,1", "partition.alpha=0.1,1.0")
+    assert status == 0
+    assert [(study.seed, study.partition.alpha) for study in studies] == [(0, 0.1), (0, 1.0), (1, 0.1), (1, 1.0)]
+    assert "fedkr: run 4: partition.alpha=1.0,seed=1" in printed
+
+
+def test_a_failed_study_does_not_end_the_sweep(fedkr: Run, studies: list[Study]) -> None:
+    status, _, errors = fedkr("simulate", "-m", "seed=10,9,1")
+    assert status == 2
+    assert errors.splitlines() == ["fedkr: error: site died", "fedkr: error: bad file"]
+    assert studies[-1].seed == 1
+
+
+def test_an_interrupt_ends_the_sweep(fedkr: Run, studies: list[Study]) -> None:
+    status, _, errors = fedkr("simulate", "-m", "seed=8,1")
+    assert status == 130
+    assert len(errors.splitlines()) == 1
+    assert len(studies) == 1
+
+
+@pytest.mark.parametrize(("seed", "status", "line"), [(9, 2, "bad file"), (10, 1, "site died")])
+def test_what_stops_a_study_is_one_line(fedkr: Run, studies: list[Study], seed: int, status: int, line: str) -> None:
+    assert fedkr("simulate", f"seed={seed}") == (status, "", f"fedkr: error: {line}\n")
+
+
+def test_an_unexpected_error_is_one_line_that_names_the_file_with_the_traceback(
+    fedkr: Run, studies: list[Study]
+) -> None:
+    status, _, errors = fedkr("simulate", "seed=7", "run_dir=here")
+    found = re.fullmatch(r"fedkr: error: ValueError: two lines; traceback in (here/\S+)\n", errors)
+    assert status == 1
+    assert found
+    assert "in run_study" in Path(found[1]).read_text()
+
+
+def test_a_mistake_in_an_override_runs_nothing(fedkr: Run, studies: list[Study]) -> None:
+    line = "fedkr: error: partition.alhpa: no such option; did you mean 'alpha'?\n"
+    assert fedkr("simulate", "partition.alhpa=1") == (2, "", line)
+    assert studies == []
+
+
+def test_one_bad_value_of_a_sweep_is_found_before_the_first_run(fedkr: Run, studies: list[Study]) -> None:
+    status, _, errors = fedkr("simulate", "-m", "partition.alpha=0.1,abc")
+    assert (status, studies) == (2, [])
+    assert errors.startswith("fedkr: error: partition.alpha: Value 'abc'")
+
+
+def test_cfg_prints_the_composed_study_and_runs_nothing(fedkr: Run, studies: list[Study]) -> None:
+    status, printed, _ = fedkr("simulate", "--cfg", "job", "seed=5")
+    assert (status, studies) == (0, [])
+    assert printed.startswith("seed: 5\n")
+
+
+def test_help_of_simulate_lists_the_groups_and_their_choices(fedkr: Run) -> None:
+    status, printed, _ = fedkr("simulate", "--help")
+    assert status == 0
+    assert "backend: deploy, inline, ray" in printed
+    assert "federation.sites=5" in printed
+
+
+def test_report_draws_the_run_again(fedkr: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    offer(monkeypatch, "simulations.study", redraw_report=lambda run: run / "report.html")
+    assert fedkr("report", str(tmp_path)) == (0, f"{tmp_path}/report.html\n", "")
+
+
+def test_export_writes_beside_the_run_unless_told_otherwise(
+    fedkr: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    offer(monkeypatch, "simulations.export", export_run=lambda run, out: out)
+    assert fedkr("export", str(tmp_path))[1] == f"{tmp_path}/export\n"
+    assert fedkr("export", str(tmp_path), "--out", "there")[1] == "there\n"
+
+
+def test_predict_prints_csv(fedkr: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    rows = [{"image": "a, b.png", "class": "cat"}, {"image": "c.png", "class": "dog"}]
+    offer(monkeypatch, "simulations.predict", predict=lambda model, images: rows)
+    assert fedkr("predict", str(tmp_path), str(tmp_path))[1] == 'image,class\n"a, b.png",cat\nc.png,dog\n'
+
+
+def test_site_check_prints_the_card(fedkr: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    site = tmp_path / "site.yaml"
+    site.touch()
+    offer(monkeypatch, "sites.check", check_site=lambda path: {"name": path.stem})
+    assert fedkr("site", "check", str(site)) == (0, '{\n  "name": "site"\n}\n', "")
+
+
+@pytest.mark.parametrize("command", [["report"], ["export"], ["site", "check"]])
+def test_a_path_that_is_not_there_is_one_line(fedkr: Run, command: list[str]) -> None:
+    status, _, errors = fedkr(*command, "nowhere")
+    assert status == 2
+    assert re.fullmatch(r"fedkr: error: nowhere: no such .*\n", errors)
+
+
+def test_version_prints_the_packages_own(fedkr: Run) -> None:
+    from fedkr import __version__
+
+    assert fedkr("version") == (0, f"fedkr {__version__}\n", "")

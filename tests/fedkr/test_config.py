@@ -1,0 +1,142 @@
+"""The study's dataclasses: round trip, identity and the checks that name what is wrong."""
+
+import dataclasses
+from typing import Any
+
+import pytest
+
+from fedkr.config import Study, check_study, nearest, read_dataclass
+from fedkr.errors import UserError
+
+
+def altered(path: str, value: Any) -> Study:
+    study = Study()
+    *groups, name = path.split(".")
+    node: Any = study
+    for group in groups:
+        node = getattr(node, group)
+    setattr(node, name, value)
+    return study
+
+
+def test_the_default_study_passes_its_own_check() -> None:
+    check_study(Study())
+
+
+def test_a_study_survives_the_trip_through_json() -> None:
+    study = altered("partition.alpha", 0.7)
+    study.generator.options = {"width": 8}
+    assert Study.from_json(study.to_json()) == study
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '"text"'])
+def test_a_document_that_is_no_study_is_refused(text: str) -> None:
+    with pytest.raises(UserError, match="study"):
+        Study.from_json(text)
+
+
+def test_an_unknown_field_is_named_with_the_nearest_known_one() -> None:
+    with pytest.raises(UserError, match=r"study\.partition\.alhpa: no such option; did you mean 'alpha'\?"):
+        read_dataclass(Study, {"partition": {"alhpa": 1.0}}, "study")
+
+
+@pytest.mark.parametrize(
+    ("values", "named"),
+    [
+        ({"seed": "1"}, "study.seed='1'"),
+        ({"seed": True}, "study.seed=True"),
+        ({"audit": {"enabled": 1}}, "study.audit.enabled=1"),
+        ({"strategy": {"lrs": 0.1}}, "study.strategy.lrs=0.1"),
+        ({"strategy": {"lrs": [0.1, "x"]}}, r"study.strategy.lrs\[1\]='x'"),
+        ({"generator": {"options": 3}}, "study.generator.options=3"),
+        ({"data": None}, "study.data"),
+    ],
+)
+def test_a_value_of_another_type_is_named_by_its_path(values: dict[str, Any], named: str) -> None:
+    with pytest.raises(UserError, match=named):
+        read_dataclass(Study, values, "study")
+
+
+def test_a_whole_number_is_taken_for_a_real_one() -> None:
+    alpha = read_dataclass(Study, {"partition": {"alpha": 1}}, "study").partition.alpha
+    assert alpha == 1.0
+    assert isinstance(alpha, float)
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("partition.kind", "irid"),
+        ("backend.kind", "rya"),
+        ("data.flip", "vertical"),
+        ("teacher.augment", "some"),
+        ("student.norm", "layer"),
+        ("student.steps", 0),
+        ("teacher.lr", 0.0),
+        ("generator.checkpoints", 0),
+        ("recycle.exchange", "twice"),
+        ("recycle.ratio", 0.0),
+        ("recycle.rounds", 0),
+        ("partition.alpha", -1.0),
+        ("partition.alpha", float("nan")),
+        ("federation.sites", 0),
+        ("federation.min_sites", 9),
+        ("federation.deadline", 0.0),
+        ("threads", 0),
+        ("split.holdout", 0.0),
+        ("split.val", 1.0),
+        ("strategy.lrs", []),
+        ("strategy.compare", ["fedprox"]),
+        ("audit.attacks", ["guess"]),
+        ("audit.headline", "confidence"),
+        ("device", "tpu"),
+    ],
+)
+def test_a_value_that_no_run_could_use_is_named(path: str, value: Any) -> None:
+    with pytest.raises(UserError) as caught:
+        check_study(altered(path, value))
+    assert path in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_splits_that_leave_nothing_to_train_on_are_refused() -> None:
+    study = altered("split.val", 0.5)
+    study.split.holdout = 0.45
+    with pytest.raises(UserError, match="leave nothing to train on"):
+        check_study(study)
+
+
+def test_the_headline_is_not_checked_when_there_is_no_audit() -> None:
+    study = altered("audit.headline", "none")
+    study.audit.enabled = False
+    check_study(study)
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("backend.kind", "inline"),
+        ("out", "elsewhere"),
+        ("run_dir", "here"),
+        ("data.root", "/mnt"),
+        ("federation.deadline", 5.0),
+    ],
+)
+def test_where_a_study_runs_is_no_part_of_its_identity(path: str, value: Any) -> None:
+    assert altered(path, value).identity() == Study().identity()
+
+
+@pytest.mark.parametrize(("path", "value"), [("seed", 1), ("threads", 2), ("student.lr", 0.2), ("federation.sites", 4)])
+def test_what_changes_the_numbers_changes_the_identity(path: str, value: Any) -> None:
+    assert altered(path, value).identity() != Study().identity()
+
+
+def test_two_studies_share_no_lists() -> None:
+    first, second = Study(), Study()
+    first.strategy.lrs.append(1.0)
+    first.generator.options["x"] = 1
+    assert dataclasses.asdict(second) == dataclasses.asdict(Study())
+
+
+def test_a_name_like_no_other_is_answered_with_the_known_ones() -> None:
+    assert nearest("zzz", ["b", "a"]) == "; one of: a, b"

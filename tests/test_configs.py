@@ -1,0 +1,124 @@
+"""The configuration: documented, composable, and strict about what it is given."""
+
+import dataclasses
+import importlib
+import itertools
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+import configs
+from fedkr.config import Study
+from fedkr.errors import UserError
+from server.composition import compose_study
+
+ROOT = Path(configs.__file__).parent
+GROUPS = ("dataset", "partition", "generator", "teacher", "student", "strategy", "audit", "backend")
+CHOICES = [(group, file.stem) for group in GROUPS for file in sorted((ROOT / group).glob("*.yaml"))]
+MEDMNIST = "path derma oct pneumonia retina breast blood tissue organa organc organs"
+
+
+def leaves(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        inner = leaves(value, f"{prefix}{name}.") if isinstance(value, dict) and value else {f"{prefix}{name}": value}
+        found |= inner
+    return found
+
+
+def test_config_yaml_documents_each_field_of_the_study_with_its_default() -> None:
+    documented = yaml.safe_load((ROOT / "config.yaml").read_text())
+    del documented["defaults"]
+    documented["strategy"]["compare"] = [
+        documented["strategy"]["kind"] if choice == "${strategy.kind}" else choice
+        for choice in documented["strategy"]["compare"]
+    ]
+    assert leaves(documented) == leaves(dataclasses.asdict(Study()))
+
+
+def test_each_option_in_config_yaml_has_a_comment() -> None:
+    lines = (ROOT / "config.yaml").read_text().splitlines()
+    options = itertools.dropwhile(lambda line: not line.startswith("seed:"), lines)
+    bare = [line for line in options if re.match(r" *\w+: +\S", line) and " # " not in line]
+    assert bare == []
+
+
+def test_composing_with_no_overrides_gives_the_defaults_of_the_dataclasses() -> None:
+    study = compose_study([])
+    study.generator.options = {}
+    assert study == Study()
+
+
+@pytest.mark.parametrize(("group", "choice"), CHOICES, ids=["=".join(choice) for choice in CHOICES])
+def test_each_choice_composes_to_a_valid_study(group: str, choice: str) -> None:
+    study = compose_study([f"{group}={choice}"])
+    if group in ("partition", "generator", "strategy", "backend"):
+        assert getattr(study, group).kind == choice
+    if group == "dataset":
+        assert study.data.name == choice
+
+
+def test_every_single_label_medmnist_set_is_a_choice() -> None:
+    wanted = {f"{name}mnist" for name in MEDMNIST.split()}
+    assert wanted <= {choice for group, choice in CHOICES if group == "dataset"}
+
+
+@pytest.mark.parametrize("kind", [choice for group, choice in CHOICES if group == "generator"])
+def test_a_generators_file_lists_just_the_options_that_its_module_has(kind: str) -> None:
+    listed = yaml.safe_load((ROOT / "generator" / f"{kind}.yaml").read_text())["options"]
+    options = importlib.import_module(f"fedkr.generators.{kind}").Options
+    assert set(listed) == {field.name for field in dataclasses.fields(options)}
+
+
+def test_the_command_line_wins_over_what_a_dataset_recommends() -> None:
+    assert compose_study(["dataset=bloodmnist"]).generator.steps != Study().generator.steps
+    assert compose_study(["generator.steps=7", "dataset=bloodmnist"]).generator.steps == 7
+
+
+def test_group_and_option_go_together() -> None:
+    study = compose_study(["dataset=breastmnist", "data.root=../x", "partition=dirichlet", "partition.alpha=0.1"])
+    assert (study.data.name, study.data.root, study.partition.alpha) == ("breastmnist", "../x", 0.1)
+
+
+def test_the_comparison_follows_the_chosen_strategy() -> None:
+    study = compose_study(["strategy=fedprox"])
+    assert study.strategy.compare == ["local", "fedprox", "fedkr", "centralised"]
+    assert study.strategy.options == {"proximal_mu": 0.01}
+
+
+@pytest.mark.parametrize(
+    ("override", "line"),
+    [
+        ("partition.alhpa=0.3", "partition.alhpa: no such option; did you mean 'alpha'?"),
+        ("sede=1", "sede: no such option; did you mean 'seed'?"),
+        ("datset=digits", "datset: no such option; did you mean 'dataset'?"),
+        ("dataset.root=x", "dataset: no such option; did you mean 'data'?"),
+        ("dataset=brestmnist", "dataset=brestmnist: no such choice; did you mean 'breastmnist'?"),
+        ("generator=gan", "generator=gan: no such choice; one of: edm"),
+        ("generator.options.widht=3", "generator.options.widht: no such option; did you mean 'width'?"),
+        ("+partition.alhpa=1", "partition.alhpa: no such option; did you mean 'alpha'?"),
+        ("partition.alpha=abc", "partition.alpha: Value 'abc' of type 'str' could not be converted to Float"),
+        ("seed=1.5", "seed: Value '1.5' of type 'float' could not be converted to Integer"),
+        ("strategy.lrs=0.1", "strategy.lrs: expected a list, as in strategy.lrs=[a,b]"),
+        ("federation=3", "federation: a group of options, not one value; set its options one by one"),
+        ("data.root=${nothing}", "data.root: Interpolation key 'nothing' not found"),
+        ("hello", "'hello': not an override; write option=value"),
+        ("seed=[1", "'seed=[1': not an override; write option=value"),
+        ("dataset=null", "Config group override must be a string or a list"),
+        ("partition.kind=irid", "partition.kind='irid': unknown value; did you mean 'iid'?"),
+    ],
+)
+def test_a_wrong_override_is_one_line_that_names_it(override: str, line: str) -> None:
+    with pytest.raises(UserError) as caught:
+        compose_study([override])
+    assert str(caught.value).startswith(line)
+    assert "\n" not in str(caught.value)
+
+
+def test_composition_leaves_hydra_ready_for_the_next_one() -> None:
+    with pytest.raises(UserError):
+        compose_study(["sede=1"])
+    assert compose_study(["seed=1"]).seed == 1
