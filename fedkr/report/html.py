@@ -1,0 +1,394 @@
+"""The page that a reader opens after a run: one self-contained HTML file, section by section."""
+
+from __future__ import annotations
+
+from html import escape
+from importlib.resources import files
+
+from matplotlib.figure import Figure
+
+from fedkr.report.elements import (
+    Cell,
+    Markup,
+    cards,
+    definitions,
+    folded,
+    heading,
+    notice,
+    paragraph,
+    png_figure,
+    preformatted,
+    section,
+    svg_figure,
+    table,
+)
+from fedkr.report.plots import draw_figures
+from fedkr.report.results import AuditRow, Results, SiteRecycling, headline_rows, site_totals, strategy_by_name
+from fedkr.report.samples import SiteSamples
+from fedkr.report.verdict import CHANCE, accuracy_verdict, audit_verdict, uncertainty
+from fedkr.report.wording import (
+    attack_label,
+    auc_interval,
+    decimal,
+    duration,
+    percent,
+    size,
+    strategy_label,
+    strategy_meaning,
+    target_label,
+    tpr_interval,
+)
+
+# Folded parts are opened before printing: paper has nothing to click on.
+SCRIPT = """addEventListener("beforeprint",()=>document.querySelectorAll("details").forEach(d=>d.open=true));"""
+OPEN_GRIDS = 3
+PRIVATE_IMAGES = (
+    "Real images appear here because this run simulated its sites in one place. "
+    "If the data are not public, this page is not to be passed on."
+)
+
+Figures = dict[str, Figure]
+
+
+def render_report(results: Results, samples: dict[str, SiteSamples] | None, figures: Figures | None = None) -> str:
+    """Return the whole page.
+
+    Args:
+        results: what :func:`fedkr.report.results.check_results` accepts, free of NaN.
+        samples: a few images of each site by its name, or None where there are none to show.
+        figures: what :func:`fedkr.report.plots.draw_figures` returned; drawn here if not given.
+    """
+    samples = samples or {}
+    figures = draw_figures(results, samples) if figures is None else figures
+    parts = {
+        "result": ("Result", _headline(results)),
+        "comparison": ("Comparison", _comparison(results, figures)),
+        "sites": ("Sites", _sites(results, figures)),
+        "shared": ("Shared", _shared(results, samples, figures)),
+        "audit": ("Audit", _audit(results, figures)),
+        "cost": ("Cost", _cost(results, figures)),
+        "recycling": ("Recycling", _recycling(results, figures)),
+        "setup": ("Setup", _setup(results)),
+    }
+    links = "".join(f'<a href="#{name}">{title}</a>' for name, (title, body) in parts.items() if body)
+    title = _title(results)
+    body = "\n".join(body for _, body in parts.values())
+    return f"""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{escape(title)}</title>
+<style>{files("fedkr.report").joinpath("page.css").read_text()}</style>
+</head>
+<body>
+<header><div><h1>{escape(title)}</h1><p>{escape(_subtitle(results))}</p></div></header>
+<nav><div>{links}</div></nav>
+<main>
+{body}
+</main>
+<footer>{escape(_imprint(results))}</footer>
+<script>{SCRIPT}</script>
+</body>
+</html>
+"""
+
+
+def _title(results: Results) -> str:
+    data = results.get("study", {}).get("data") or {}
+    return f"Federated Knowledge Recycling on {data.get('name', 'a data set')}"
+
+
+def _subtitle(results: Results) -> str:
+    parts = []
+    if sites := results.get("sites"):
+        parts.append(f"{len(sites)} site{'s' if len(sites) != 1 else ''}")
+    if partition := results.get("study", {}).get("partition"):
+        kind = str(partition.get("kind", ""))
+        parts.append(f"Dirichlet alpha {partition.get('alpha')}" if kind == "dirichlet" else f"{kind} partition")
+    if classes := results.get("classes"):
+        parts.append(f"{len(classes)} classes")
+    if "seed" in results:
+        parts.append(f"seed {results['seed']}")
+    if results.get("seconds") is not None:
+        parts.append(f"finished in {duration(results['seconds'])}")
+    return " · ".join(parts)
+
+
+def _imprint(results: Results) -> str:
+    version = results.get("fedkr", "")
+    return f"Made by fedkr {version} · study {results.get('identity', 'unnamed')} · results.json holds every figure."
+
+
+def _headline(results: Results) -> str:
+    missing = results.get("missing_sites", [])
+    return section(
+        "result",
+        "What came out",
+        paragraph(accuracy_verdict(results), "verdict"),
+        paragraph(audit_verdict(results)),
+        cards(_figures(results)),
+        paragraph(uncertainty(results), "quiet"),
+        notice("These sites did not take part to the end:", missing),
+        notice("Notes of the run:", results.get("notes", [])),
+    )
+
+
+def _figures(results: Results) -> list[tuple[str, str]]:
+    entries = []
+    if student := strategy_by_name(results, "fedkr"):
+        entries.append((percent(student.get("accuracy")), "accuracy of the student (FedKR)"))
+        if student.get("auc") is not None:
+            entries.append((decimal(student.get("auc")), "AUC of the student on the task"))
+        if student.get("bytes_up") is not None:
+            entries.append((size(student.get("bytes_up")), "sent by all sites together"))
+    aucs = [row["auc"] for row in headline_rows(results) if row["target"] == "student" and row.get("auc") is not None]
+    if aucs:
+        entries.append(
+            (decimal(max(a for a in aucs if a is not None)), "highest membership AUC of a site (0.5: guessing)")
+        )
+    return entries
+
+
+def _comparison(results: Results, figures: Figures) -> str:
+    strategies = results["strategies"]
+    rows: list[list[Cell]] = [
+        [
+            Markup(f"<b>{escape(strategy_label(s['name']))}</b><small>{escape(strategy_meaning(s['name']))}</small>"),
+            percent(s.get("accuracy")),
+            percent(s.get("balanced_accuracy")),
+            decimal(s.get("auc")),
+        ]
+        for s in strategies
+    ]
+    styles = ["ours" if s["name"] == "fedkr" else "" for s in strategies]
+    return section(
+        "comparison",
+        "Comparison on the global test images",
+        paragraph("All strategies are scored on the same test images, which no site trained or selected on."),
+        table(["strategy", "accuracy", "balanced accuracy", "AUC"], rows, 1, styles) if rows else "",
+        svg_figure(figures.get("accuracy"), "Accuracy of each strategy, with each site's own test as points"),
+        _per_site(results),
+        "" if strategy_by_name(results, "centralised") else paragraph(_no_oracle(results), "quiet"),
+    )
+
+
+def _no_oracle(results: Results) -> str:
+    if results.get("backend") == "deploy":
+        return "There is no centralised model: in a deployment no place holds all images."
+    return "There is no centralised model in this comparison."
+
+
+def _per_site(results: Results) -> str:
+    strategies = [s for s in results["strategies"] if s.get("per_site")]
+    sites = list(dict.fromkeys(score["site"] for s in strategies for score in s["per_site"]))
+    if not sites:
+        return ""
+    scores = {(s["name"], score["site"]): score.get("accuracy") for s in strategies for score in s["per_site"]}
+    rows = [[site, *(percent(scores.get((s["name"], site))) for s in strategies)] for site in sites]
+    titles = ["site", *(strategy_label(s["name"]) for s in strategies)]
+    return folded(
+        "Accuracy on each site's own test images",
+        "the circles above as numbers",
+        table(titles, rows, 1, [""] * len(rows)),
+    )
+
+
+def _sites(results: Results, figures: Figures) -> str:
+    figure = svg_figure(figures.get("classes"), "Images of each class at each site", _site_caption(results))
+    return section("sites", "What each site has", figure)
+
+
+def _site_caption(results: Results) -> str:
+    total = sum(sum(site_totals(site)) for site in results.get("sites", []))
+    split = results.get("study", {}).get("split") or {}
+    shares = ", ".join(f"{percent(split[key], 0)} {key}" for key in ("val", "test", "holdout") if key in split)
+    after = f" Each site sets apart {shares}; the rest trains." if shares else ""
+    return f"{total:,} images in all, over all splits of the sites.{after}"
+
+
+def _shared(results: Results, samples: dict[str, SiteSamples], figures: Figures) -> str:
+    recycling = results.get("recycling", {})
+    student = strategy_by_name(results, "fedkr")
+    sent = {score["site"]: score.get("bytes_up") for score in (student.get("per_site", []) if student else [])}
+    names = list(dict.fromkeys([*recycling, *samples]))
+    rows: list[list[Cell]] = []
+    for name in names:
+        tried: SiteRecycling = recycling.get(name, {})
+        left_out = ", ".join(tried.get("left_out", [])) or "none"
+        images = f"{tried['images']:,}" if "images" in tried else "-"
+        rows.append([name, left_out, images, size(sent.get(name))])
+    grids = [
+        folded(
+            name,
+            "real on the left, synthetic on the right",
+            png_figure(figures.get(f"samples-{name}"), f"Real and synthetic images of {name}, by class"),
+            opened=index < OPEN_GRIDS,
+        )
+        for index, name in enumerate(samples)
+    ]
+    private = any(few.real is not None for few in samples.values())
+    intro = "Sites sent synthetic images with soft labels: no private image, no model weights."
+    titles = ["site", "classes left out", "images shared", "bytes sent"]
+    return section(
+        "shared",
+        "What each site shared",
+        paragraph(intro) if names else "",
+        table(titles, rows, 2, [""] * len(rows)) if rows else "",
+        paragraph(PRIVATE_IMAGES, "quiet") if private else "",
+        *grids,
+    )
+
+
+def _audit(results: Results, figures: Figures) -> str:
+    rows = headline_rows(results)
+    if not rows:
+        return section("audit", "What an attacker could learn", paragraph(audit_verdict(results)))
+    attack = attack_label(rows[0]["attack"])
+    return section(
+        "audit",
+        "What an attacker could learn",
+        paragraph(
+            "Each site attacks the models itself, next to its private images: can the attack tell an image that was "
+            "trained on (member) from one that was set apart (non-member)? Only these figures leave the site."
+        ),
+        _audit_table(results, rows),
+        svg_figure(
+            figures.get("roc"),
+            f"ROC curves of the {attack} attack on log-log axes, one panel per target, one line per site",
+            f"ROC of the headline attack ({attack}), log-log. Low false-positive rates matter most: there an attacker "
+            "is sure of single images. In the grey area the sites have too few non-members to say anything.",
+        ),
+        heading("How to read this"),
+        paragraph(
+            "Chance level is an AUC of 0.5 and a TPR equal to the FPR. 'Not resolvable' means that the site has too "
+            "few non-members for that FPR; it does not mean zero. The headline attack was named before the run; the "
+            "others are below, not a choice to pick the best from."
+        ),
+        paragraph(
+            "Limits: these are first-version attacks that use one model's outputs and no reference models. They can "
+            "find leakage, they cannot rule it out; stronger attacks exist. Members and non-members also differ in "
+            "difficulty by chance, which on a small site moves every model's AUC the same way: compare targets within "
+            "a site before comparing sites."
+        ),
+        _all_attacks(results),
+    )
+
+
+def _audit_table(results: Results, rows: list[AuditRow]) -> str:
+    cells: list[list[Cell]] = []
+    styles, previous = [], ""
+    for row in rows:
+        target = target_label(row["target"], results)
+        auc = auc_interval(row)
+        leaking = (row.get("auc_low") or 0.0) > CHANCE
+        cells.append(
+            [
+                Markup(f"<b>{escape(target)}</b>") if target != previous else "",
+                row["site"],
+                Markup(f'<span class="leak">{escape(auc)}</span>') if leaking else auc,
+                tpr_interval(row),
+                f"{row.get('members', 0):,}",
+                f"{row.get('nonmembers', 0):,}",
+            ]
+        )
+        styles.append("first" if previous and target != previous else "")
+        previous = target
+    titles = ["target", "site", "AUC [95 %]", "TPR at 1 % FPR [95 %]", "members", "non-members"]
+    key = '<p class="quiet"><span class="leak">Marked</span>: the 95 % interval lies above guessing.</p>'
+    return table(titles, cells, 2, styles) + key
+
+
+def _all_attacks(results: Results) -> str:
+    rows = results.get("audit", [])
+    if len({row["attack"] for row in rows}) < 2:
+        return ""
+    cells = [
+        [target_label(r["target"], results), r["site"], attack_label(r["attack"]), auc_interval(r), tpr_interval(r)]
+        for r in rows
+    ]
+    titles = ["target", "site", "attack", "AUC [95 %]", "TPR at 1 % FPR [95 %]"]
+    return folded("Every attack", f"{len(rows)} rows", table(titles, cells, 3, [""] * len(cells)))
+
+
+def _cost(results: Results, figures: Figures) -> str:
+    sites = {
+        (s["name"], score["site"]): score
+        for s in results["strategies"]
+        for score in s.get("per_site", [])
+        if any(score.get(key) is not None for key in ("bytes_up", "bytes_down", "seconds"))
+    }
+    rows = [
+        [strategy_label(name), site, size(x.get("bytes_up")), size(x.get("bytes_down")), duration(x.get("seconds"))]
+        for (name, site), x in sites.items()
+    ]
+    titles = ["strategy", "site", "sent", "received", "time"]
+    return section(
+        "cost",
+        "What it cost",
+        svg_figure(figures.get("cost"), "Bytes and wall time of each strategy"),
+        folded("Per site", f"{len(rows)} rows", table(titles, rows, 2, [""] * len(rows))) if rows else "",
+    )
+
+
+def _recycling(results: Results, figures: Figures) -> str:
+    tried = results.get("recycling", {})
+    rows: list[list[Cell]] = [[site, *_choices(entry)] for site, entry in tried.items()]
+    titles = ["site", "sampler chosen", "best checkpoint", "its score", "tuned score", "teacher on val"]
+    search = svg_figure(
+        figures.get("weights_search"),
+        "Validation accuracy of the weight-sharing baseline by round",
+        "The weight-sharing baseline's settings and round are chosen on the sites' val splits.",
+    )
+    return section(
+        "recycling",
+        "How the sites chose",
+        paragraph(
+            "Every checkpoint of a site's generator, then every setting of its sampler, is scored by a classifier that "
+            "trains on the generated images alone and is tested on the site's val split."
+        )
+        if tried
+        else "",
+        svg_figure(figures.get("checkpoints"), "Score of each generator checkpoint, one line per site"),
+        table(titles, rows, 2, [""] * len(rows)) if rows else "",
+        heading("Weight-sharing baseline") + search if search else "",
+    )
+
+
+def _choices(entry: SiteRecycling) -> list[Cell]:
+    checkpoints = [point for point in entry.get("checkpoints", []) if point["score"] is not None]
+    best = max(checkpoints, key=lambda point: point["score"] or 0.0, default=None)
+    trials = [trial for trial in entry.get("tuning", []) if trial["score"] is not None]
+    tuned = max(trials, key=lambda trial: trial["score"] or 0.0, default=None)
+    knobs = ", ".join(f"{name} {_knob(value)}" for name, value in (tuned["knobs"] if tuned else {}).items())
+    return [
+        knobs or "-",
+        f"step {best['step']:,}" if best else "-",
+        percent(best["score"]) if best else "-",
+        percent(tuned["score"]) if tuned else "-",
+        percent((entry.get("teacher") or {}).get("val_accuracy")),
+    ]
+
+
+def _knob(value: object) -> str:
+    return f"{value:g}" if isinstance(value, (int, float)) else str(value)
+
+
+def _setup(results: Results) -> str:
+    run = {
+        "study": results.get("identity", "-"),
+        "backend": results.get("backend", "-"),
+        "seed": results.get("seed", "-"),
+        "wall time": duration(results.get("seconds")),
+        "fedkr": results.get("fedkr", "-"),
+    }
+    return section(
+        "setup",
+        "How it was run",
+        definitions(run),
+        heading("Versions") + definitions(results["versions"]) if results.get("versions") else "",
+        heading("Hardware") + definitions(results["hardware"]) if results.get("hardware") else "",
+        folded("Configuration", "the study as it was run", preformatted(results["study"]))
+        if results.get("study")
+        else "",
+    )

@@ -1,0 +1,114 @@
+"""The report's sentences: what the numbers say in plain language, and no more than they say."""
+
+from __future__ import annotations
+
+import math
+from statistics import fmean
+
+from fedkr.report.results import AuditRow, Results, StrategyResult, headline_rows, strategy_by_name
+from fedkr.report.wording import attack_label, decimal, listing, percent, strategy_label, target_label
+
+CHANCE = 0.5
+LEVEL_POINTS = 0.05
+
+
+def accuracy_verdict(results: Results) -> str:
+    """Return one sentence that sets the student against every other strategy, in points of accuracy."""
+    student = strategy_by_name(results, "fedkr")
+    sites = len(results.get("sites", []))
+    where = f"With {sites} site{'s' if sites != 1 else ''}, " if sites else ""
+    if student is None or student.get("accuracy") is None:
+        return where + _without_student(results["strategies"])
+    accuracy = student["accuracy"] or 0.0
+    others = [_difference(accuracy, other) for other in results["strategies"] if other["name"] != "fedkr"]
+    others = [text for text in others if text]
+    comparison = f": {listing(others)}" if others else ""
+    return (
+        f"{where}the student trained on shared synthetic images reaches {percent(accuracy)} accuracy "
+        f"on the global test images{comparison}."
+    )
+
+
+def _without_student(strategies: list[StrategyResult]) -> str:
+    known = [s for s in strategies if s.get("accuracy") is not None]
+    if not known:
+        return "no strategy has an accuracy."
+    best = max(known, key=lambda s: s["accuracy"] or 0.0)
+    return f"{strategy_label(best['name'])} has the highest accuracy of the comparison, {percent(best['accuracy'])}."
+
+
+def _difference(accuracy: float, other: StrategyResult) -> str:
+    reference = other.get("accuracy")
+    if reference is None:
+        return ""
+    names = {"local": "the mean of the sites' own models", "centralised": "training on all images in one place"}
+    name = names.get(other["name"], strategy_label(other["name"]))
+    points = 100 * (accuracy - reference)
+    if abs(points) < LEVEL_POINTS:
+        return f"level with {name}"
+    return f"{abs(points):.1f} points {'above' if points > 0 else 'below'} {name}"
+
+
+def uncertainty(results: Results) -> str:
+    """Return what the comparison cannot tell apart: the test set's size and the single seed."""
+    text = "One seed: another one redraws partition, split and training, and moves every figure."
+    student = strategy_by_name(results, "fedkr")
+    count, accuracy = results.get("test_images", 0), student.get("accuracy") if student else None
+    if count and accuracy is not None:
+        half = 100 * wilson_half_width(accuracy, count)
+        text += f" The {count:,} test images alone leave about ±{half:.1f} points (95 %) around an accuracy."
+    return text
+
+
+def wilson_half_width(fraction: float, count: int) -> float:
+    """Return half the width of Wilson's 95 % score interval for ``fraction`` of ``count`` trials (Wilson 1927)."""
+    z = 1.96
+    spread = fraction * (1 - fraction) / count + z**2 / (4 * count**2)
+    return z / (1 + z**2 / count) * math.sqrt(spread)
+
+
+def audit_verdict(results: Results) -> str:
+    """Return what the headline attack found on the student, and whether it can find anything at these sites."""
+    rows = headline_rows(results)
+    if not rows:
+        return "No audit was run: nothing is known about what these models reveal."
+    student = [row for row in rows if row["target"] == "student" and row.get("auc") is not None]
+    target = "student" if student else rows[0]["target"]
+    chosen = student or [row for row in rows if row["target"] == target and row.get("auc") is not None]
+    if not chosen:
+        return "The audit has no figure for the headline attack."
+    aucs = [row["auc"] or 0.0 for row in chosen]
+    span = f"of {decimal(aucs[0])}" if len(aucs) == 1 else f"between {decimal(min(aucs))} and {decimal(max(aucs))}"
+    return (
+        f"Against the {target_label(target, results)}, the headline attack ({attack_label(rows[0]['attack'])}) "
+        f"tells training images from held-out ones with an AUC {span} at the sites (0.5 is guessing). "
+        f"{_found(chosen)} {_power(rows)}"
+    ).strip()
+
+
+def _found(rows: list[AuditRow]) -> str:
+    leaking = [row["site"] for row in rows if (row.get("auc_low") or 0.0) > CHANCE]
+    if leaking:
+        return (
+            f"Above guessing by its 95 % interval at {listing(leaking)} ({len(leaking)} of {len(rows)}; chance alone "
+            f"gives about {0.025 * len(rows):.1f}): leakage, or a holdout that happens to be harder, which attacks "
+            "without reference models cannot tell apart."
+        )
+    return "No site's 95 % interval excludes guessing, which is no proof that nothing leaks."
+
+
+def _power(rows: list[AuditRow]) -> str:
+    teachers = [row for row in rows if row["target"] == "teacher" and row.get("auc") is not None]
+    if not teachers:
+        return ""
+    detected = sum((row.get("auc_low") or 0.0) > CHANCE for row in teachers)
+    mean = decimal(fmean(row["auc"] or 0.0 for row in teachers), 2)
+    if detected == 0:
+        return (
+            f"The same attack does not find the sites' own teachers either (mean AUC {mean}), "
+            "so it has little power here: read low figures as 'cannot tell'."
+        )
+    return (
+        f"As a control, the teachers, which never leave their sites, are detected at {detected} of "
+        f"{len(teachers)} sites (mean AUC {mean})."
+    )

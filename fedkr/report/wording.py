@@ -1,0 +1,112 @@
+"""How the report says things: names of strategies and targets, and numbers with their units."""
+
+from __future__ import annotations
+
+from fedkr.report.results import AuditRow, Results
+
+STRATEGY_LABELS = {
+    "local": "Local only",
+    "fedavg": "FedAvg",
+    "fedprox": "FedProx",
+    "fedadam": "FedAdam",
+    "fedyogi": "FedYogi",
+    "fedkr": "FedKR",
+    "centralised": "Centralised",
+}
+STRATEGY_MEANING = {
+    "local": "each site trains on its own images; the mean over the sites",
+    "fedkr": "sites share regenerated images with soft labels; the server trains a student on them",
+    "centralised": "all images in one place, which hospitals may not do: the reference",
+}
+TARGET_LABELS = {
+    "student": "FedKR student",
+    "teacher": "Site's teacher",
+    "local": "Site's own model",
+    "centralised": "Centralised model",
+}
+ATTACK_LABELS = {
+    "loss": "loss threshold",
+    "modified-entropy": "modified entropy",
+    "confidence": "confidence",
+    "logit-margin": "logit margin",
+}
+NONE = "-"
+NOT_RESOLVABLE = "not resolvable"
+
+
+def strategy_label(name: str) -> str:
+    """Return how a strategy is called in text."""
+    return STRATEGY_LABELS.get(name, name)
+
+
+def strategy_meaning(name: str) -> str:
+    """Return in half a sentence what a strategy does; what is not known by name shares weights."""
+    return STRATEGY_MEANING.get(name, "sites share model weights, round by round")
+
+
+def target_label(target: str, results: Results) -> str:
+    """Return how an audited model is called in text."""
+    if target == "weights":
+        kind = (results.get("study", {}).get("strategy") or {}).get("kind", "fedavg")
+        return f"{strategy_label(kind)} model"
+    return TARGET_LABELS.get(target, target)
+
+
+def attack_label(attack: str) -> str:
+    """Return how an attack is called in text."""
+    return ATTACK_LABELS.get(attack, attack)
+
+
+def percent(fraction: float | None, digits: int = 1) -> str:
+    """Return a fraction as '97.2 %'."""
+    return NONE if fraction is None else f"{100 * fraction:.{digits}f} %"
+
+
+def decimal(value: float | None, digits: int = 3) -> str:
+    """Return a number with a fixed count of decimals."""
+    return NONE if value is None else f"{value:.{digits}f}"
+
+
+def size(count: float | None) -> str:
+    """Return bytes as '1.24 MB' (powers of 1000)."""
+    if count is None:
+        return NONE
+    if count == 0:
+        return "0"
+    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= scale:
+            return f"{count / scale:.3g} {unit}" if count / scale < 1000 else f"{count / scale:,.0f} {unit}"
+    return f"{count:.0f} B"
+
+
+def duration(seconds: float | None) -> str:
+    """Return seconds as '8.2 s', '4 min 10 s' or '2 h 05 min'."""
+    if seconds is None:
+        return NONE
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
+
+
+def auc_interval(row: AuditRow) -> str:
+    """Return '0.512 [0.47, 0.55]', or the AUC alone where there is no interval."""
+    low, high = row.get("auc_low"), row.get("auc_high")
+    interval = "" if low is None or high is None else f" [{low:.2f}, {high:.2f}]"
+    return decimal(row.get("auc")) + interval
+
+
+def tpr_interval(row: AuditRow) -> str:
+    """Return the TPR at 1 % FPR with its interval, or that the non-members are too few to resolve it."""
+    tpr = row.get("tpr_at_fpr_0.01")
+    if tpr is None:
+        return NOT_RESOLVABLE
+    low, high = row.get("tpr_at_fpr_0.01_low"), row.get("tpr_at_fpr_0.01_high")
+    interval = "" if low is None or high is None else f" [{100 * low:.1f}, {100 * high:.1f}]"
+    return percent(tpr) + interval
+
+
+def listing(names: list[str]) -> str:
+    """Return 'a', 'a and b' or 'a, b and c'."""
+    return " and ".join([", ".join(names[:-1]), names[-1]]) if len(names) > 1 else "".join(names)

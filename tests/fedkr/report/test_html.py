@@ -1,0 +1,64 @@
+"""The page that a reader opens."""
+
+import re
+
+import pytest
+
+from fedkr.report import render_report
+
+
+@pytest.fixture
+def page(results, samples):
+    return render_report(results, samples, figures={})
+
+
+def test_whole_page_embeds_its_figures_and_asks_the_network_for_nothing(results, samples):
+    page = render_report(results, samples)
+    assert page.count("data:image/svg+xml;base64") == 6
+    assert page.count("data:image/png;base64") == 2
+    assert not re.search(r"https?://|//cdn|@import|<link|src=\"(?!data:)|url\(", page)
+
+
+def test_page_names_every_strategy_and_site(page):
+    for text in ("Local only", "FedAvg", "FedKR", "Centralised", "site-0", "site-1", "98.0 %", "abc123"):
+        assert text in page
+
+
+def test_names_from_data_are_escaped(page):
+    assert "<script>alert" not in page
+    assert "cost $5 &amp; $6" in page
+
+
+def test_a_tpr_that_cannot_be_resolved_is_said_so(page):
+    assert "not resolvable" in page
+    assert "3.0 % [0.0, 7.0]" in page
+
+
+def test_nothing_unfinished_shows(page):
+    assert "None" not in re.sub(r'src="[^"]*"', "", page)
+    assert "nan" not in re.sub(r'src="[^"]*"', "", page)
+
+
+def test_missing_sites_and_notes_are_shown_at_the_top(results):
+    results |= {"missing_sites": ["site-9"], "notes": ["checksum <differs>"]}
+    page = render_report(results, None, figures={})
+    assert "site-9" in page
+    assert "checksum &lt;differs&gt;" in page
+
+
+def test_sections_without_material_are_left_out_with_their_links():
+    page = render_report({"strategies": [{"name": "local"}]}, None)
+    for name in ("sites", "shared", "recycling"):
+        assert f'id="{name}"' not in page
+        assert f'href="#{name}"' not in page
+
+
+def test_a_deployment_says_why_it_has_no_centralised_model(results):
+    results["backend"] = "deploy"
+    results["strategies"] = [s for s in results["strategies"] if s["name"] != "centralised"]
+    assert "no place holds all images" in render_report(results, None, figures={})
+
+
+def test_page_with_private_images_asks_not_to_be_passed_on(results, samples):
+    assert "not to be passed on" in render_report(results, samples, figures={})
+    assert "not to be passed on" not in render_report(results, {"site-1": samples["site-1"]}, figures={})
