@@ -1,0 +1,67 @@
+"""The app that Flower is given: a folder with the shim and nothing else, and the run's config as TOML."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+import fedkr
+from fedkr.config import Study
+from fedkr.errors import UserError
+
+SHIM = "fedkr_app"
+
+PYPROJECT = """\
+[project]
+name = "fedkr"
+version = "{version}"
+description = "Binds the installed fedkr apps"
+license = "Apache-2.0"
+
+[tool.flwr.app]
+publisher = "fedkr"
+fab-include = ["{shim}.py"]
+
+[tool.flwr.app.components]
+serverapp = "{shim}:server_app"
+clientapp = "{shim}:client_app"
+
+[tool.flwr.app.config]
+study = ""
+run-dir = ""
+"""
+
+
+def installed_shim() -> Path:
+    """Return the file of the installed shim; raise :class:`UserError` where the installation lacks it."""
+    spec = importlib.util.find_spec(SHIM)
+    if spec is None or spec.origin is None:
+        raise UserError(f"{SHIM}.py: not found beside the installed packages; install fedkr again")
+    return Path(spec.origin)
+
+
+def write_bundle(folder: Path, shim: Path) -> Path:
+    """Write the app's folder with a copy of ``shim``; return it."""
+    folder.mkdir(parents=True)
+    shutil.copyfile(shim, folder / f"{SHIM}.py")
+    (folder / "pyproject.toml").write_text(PYPROJECT.format(version=fedkr.__version__, shim=SHIM), encoding="utf-8")
+    return folder
+
+
+def write_run_config(path: Path, study: Study, run_dir: Path) -> Path:
+    """Write what both apps find in ``context.run_config``; return ``path``."""
+    return write_toml(path, {"study": study.to_json(), "run-dir": str(run_dir.absolute())})
+
+
+def write_toml(path: Path, values: Mapping[str, str | bool]) -> Path:
+    """Write a flat TOML table; return ``path``."""
+    path.write_text("".join(f"{name} = {_toml(value)}\n" for name, value in values.items()), encoding="utf-8")
+    return path
+
+
+def _toml(value: str | bool) -> str:
+    # A JSON string is a TOML string, but for the surrogates that plain ASCII needs and the one control left bare.
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

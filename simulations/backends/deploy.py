@@ -1,0 +1,108 @@
+"""The deployment backend, on loopback: a SuperLink with TLS and one registered SuperNode for each site."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from fedkr.config import BackendConfig, Study
+from simulations.backends import certificates
+from simulations.backends.bundle import installed_shim
+from simulations.backends.failure import RunFailed, clear_note, with_restarts
+from simulations.backends.home import FlowerHome
+from simulations.backends.site_folder import write_site_folders
+from simulations.backends.superlink import CONNECTION, HOST, SuperLink, Transport, choose_port, free_port
+
+
+class DeployBackend:
+    """Runs each site as a SuperNode process that knows its own site file only, as hospitals do."""
+
+    def __init__(self, config: BackendConfig, shim: Path | None = None) -> None:
+        """Take the module that binds the apps, or None for the installed one."""
+        self._config = config
+        self._shim = shim or installed_shim()
+
+    def run(self, study: Study, run_dir: Path) -> None:
+        """See :class:`simulations.backends.Backend`; keys, certificates and site folders go to ``run_dir/deploy``."""
+        with_restarts(lambda: self._attempt(study, run_dir), self._config.restarts)
+
+    def _attempt(self, study: Study, run_dir: Path) -> None:
+        with FlowerHome(study, run_dir) as home:
+            clear_note(run_dir)  # only now: processes that an earlier run left behind could still write one
+            sites = write_site_folders(study, home.run_dir)
+            transport = make_tls(home.run_dir / "deploy")
+            environment = home.environment()
+            link = SuperLink(home, choose_port(self._config.port), transport, environment)
+            nodes = SuperNodes(home, link, transport)
+            nodes.register_and_start(sites)
+            least = study.federation.min_sites or study.federation.sites
+            link.run(study, self._shim, federation="", watch=lambda: nodes.check(least))
+
+
+def make_tls(folder: Path) -> Transport:
+    """Make an authority and the SuperLink's certificate for loopback; return the SuperLink's transport."""
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    authority = certificates.make_ca(folder)
+    server = certificates.make_server_certificate(folder, authority, [HOST, "localhost"])
+    flags = ["--ssl-ca-certfile", str(authority.public)]
+    flags += ["--ssl-certfile", str(server.public), "--ssl-keyfile", str(server.private)]
+    return Transport((*flags, "--enable-supernode-auth"), authority.public)
+
+
+class SuperNodes:
+    """The SuperNodes of a run; ``running`` has their processes by the names of their sites."""
+
+    def __init__(self, home: FlowerHome, link: SuperLink, transport: Transport) -> None:
+        self._home = home
+        self._link = link
+        self._authority = str(transport.authority)
+        self.running: dict[str, subprocess.Popen[bytes]] = {}
+
+    def register_and_start(self, sites: list[Path]) -> None:
+        """Make each site's key, register it with the SuperLink, and start the site's SuperNode.
+
+        Args:
+            sites: the sites' folders, each with its ``node.toml``.
+
+        Raises:
+            RunFailed: the SuperLink refused a key.
+        """
+        keys = [certificates.make_node_key(site, "node") for site in sites]
+        with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+            list(pool.map(self._register, (key.public for key in keys), (site.name for site in sites)))
+        for site, key in zip(sites, keys, strict=True):
+            self.running[site.name] = self.start(site, key.private)
+
+    def start(self, site: Path, key: Path) -> subprocess.Popen[bytes]:
+        """Start the SuperNode of a site's folder, which writes to ``run_dir/flower/<site>.log``."""
+        own = self._home.path / site.name  # nodes that share a home would install the bundle into the same folder
+        own.mkdir()
+        command = ["flower-supernode", "--root-certificates", self._authority, "--superlink", self._link.address]
+        command += ["--auth-supernode-private-key", str(key), "--node-config", str(site / "node.toml")]
+        command += ["--host", HOST, "--port", str(free_port())]
+        return self._home.start(command, self._log(site.name).name, self._home.environment(FLWR_HOME=str(own)))
+
+    def check(self, least: int) -> None:
+        """Raise :class:`RunFailed` when fewer than ``least`` SuperNodes run, naming one that ended and its log."""
+        ended = [name for name, node in self.running.items() if node.poll() is not None]
+        if len(self.running) - len(ended) < least:
+            status = self.running[ended[0]].returncode
+            raise RunFailed(
+                f"{ended[0]}: its SuperNode ended by itself, exit status {status} (log: {self._log(ended[0])})"
+            )
+
+    def _register(self, key: Path, name: str) -> None:
+        answer = self._link.flwr("supernode", "register", str(key), CONNECTION, "--name", name)
+        if answer.returncode:
+            reason = (answer.stderr or answer.stdout).strip().splitlines()[-1:]
+            raise RunFailed(f"{name}: its key was not registered: {' '.join(reason)}")
+
+    def _log(self, name: str) -> Path:
+        return self._home.logs / f"{name}.log"
+
+
+def make(config: BackendConfig) -> DeployBackend:
+    """Return the backend with the installed apps."""
+    return DeployBackend(config)

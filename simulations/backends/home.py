@@ -1,0 +1,133 @@
+"""Flower's home during one run: a short temporary folder, the environment of its processes, and their end."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from types import TracebackType
+
+import psutil
+
+import fedkr
+from fedkr.artifacts import write_atomic
+from fedkr.config import Study
+from fedkr.errors import UserError
+from simulations.backends import processes
+
+PREFIX = "fedkr-run-"
+# Ray puts Unix sockets 68 characters below its folder, and a socket's path holds 107 (103 on macOS).
+LONGEST_HOME = 34
+GRACE = 2.0
+
+
+class FlowerHome:
+    """Owns every process of a run, as a context manager: what was started inside is gone afterwards.
+
+    The folder is temporary and short, whatever the run folder is called; logs stay in ``run_dir/flower``, and
+    ``run_dir/flower/home.json`` says where the home is, so that the next run can end what a crash left over.
+
+    Raises:
+        UserError: another process is at work in the same run folder.
+    """
+
+    def __init__(self, study: Study, run_dir: Path) -> None:
+        self.run_dir = run_dir.absolute()
+        self.logs = self.run_dir / "flower"
+        self._study = study
+        self._record = self.logs / "home.json"
+        self._started: list[subprocess.Popen[bytes]] = []
+        self._descendants: set[psutil.Process] = set()
+
+    def __enter__(self) -> FlowerHome:
+        self.logs.mkdir(parents=True, exist_ok=True)
+        self._end_leftovers()
+        self.path = Path(tempfile.mkdtemp(prefix=PREFIX, dir=_short_temporary_folder()))
+        driver = psutil.Process()
+        record = {"home": str(self.path), "driver": driver.pid, "created": driver.create_time()}
+        write_atomic(self._record, json.dumps(record).encode())
+        self._sigterm = processes.sigterm_as_exit()
+        self._sigterm.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            self.remember_descendants()
+            processes.stop(self._descendants | processes.users_of(self.path), GRACE)
+            processes.stop(processes.users_of(self.path), GRACE)  # those that were being started meanwhile
+            for child in self._started:
+                child.wait()
+            shutil.rmtree(self.path, ignore_errors=True)
+            self._record.unlink(missing_ok=True)
+        finally:
+            self._sigterm.__exit__(None, None, None)
+
+    def environment(self, **extra: str) -> dict[str, str]:
+        """Return the environment of a process of this run.
+
+        Flower starts its helpers by bare name, so the interpreter's folder leads PATH; the installed package has to be
+        importable from an empty folder; and the number of threads is part of a study's numbers.
+        """
+        values = dict(os.environ)
+        values["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), values.get("PATH", os.defpath)])
+        package_root = str(Path(fedkr.__file__).absolute().parents[1])
+        values["PYTHONPATH"] = os.pathsep.join(filter(None, [package_root, values.get("PYTHONPATH", "")]))
+        for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+            values[name] = str(self._study.threads)
+        return values | {
+            "FLWR_HOME": str(self.path),
+            "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
+            "FLWR_TELEMETRY_ENABLED": "0",
+            "FLWR_DISABLE_UPDATE_CHECK": "1",
+            "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.1",
+            **extra,
+        }
+
+    def start(self, command: list[str], log: str, environment: dict[str, str]) -> subprocess.Popen[bytes]:
+        """Start a process of this run in an empty folder; it writes to ``run_dir/flower/<log>``."""
+        empty = self.path / "empty"
+        empty.mkdir(exist_ok=True)
+        child = processes.start(command, environment, empty, self.logs / log)
+        self._started.append(child)
+        return child
+
+    def remember_descendants(self) -> None:
+        """Note who descends from this run's processes; to be called now and then.
+
+        Some of Ray's processes overwrite their own environment, so they can be told only while their parents live.
+        """
+        self._descendants |= processes.family(child.pid for child in self._started)
+
+    def _end_leftovers(self) -> None:
+        try:
+            record = json.loads(self._record.read_text(encoding="utf-8"))
+            home, driver, created = Path(record["home"]), int(record["driver"]), float(record["created"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return
+        if driver != os.getpid() and _alive(driver, created):
+            raise UserError(f"{self.run_dir}: process {driver} is running a study here; wait for it or set run_dir")
+        if home.name.startswith(PREFIX):
+            processes.stop(processes.users_of(home), GRACE)
+            shutil.rmtree(home, ignore_errors=True)
+        self._record.unlink(missing_ok=True)
+
+
+def _alive(pid: int, created: float) -> bool:
+    with contextlib.suppress(psutil.Error):
+        # A pid is given again to other processes: only the time of creation tells them apart.
+        process = psutil.Process(pid)
+        return abs(process.create_time() - created) < 1 and processes.is_running(process)
+    return False
+
+
+def _short_temporary_folder() -> str:
+    """Return the system's temporary folder, or ``/tmp`` where that is too long for Ray's sockets."""
+    folder = tempfile.gettempdir()
+    return folder if len(folder) + len(PREFIX) + len("/12345678") <= LONGEST_HOME else "/tmp"

@@ -1,0 +1,91 @@
+"""The Ray backend: Flower's simulation under a SuperLink of our own, one actor for each share of the machine."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import torch
+
+from fedkr.config import BackendConfig, Study
+from fedkr.errors import UserError
+from simulations.backends.bundle import installed_shim
+from simulations.backends.failure import clear_note, with_restarts
+from simulations.backends.home import FlowerHome
+from simulations.backends.superlink import SuperLink, Transport, choose_port
+
+
+class RayBackend:
+    """Runs all sites as Ray actors, on this machine or on an existing cluster (``backend.address``).
+
+    A Ray actor that died stays in Flower's pool and fails every later message, so a ServerApp that meets one leaves
+    a note that asks for a restart; the same happens when the SuperLink or Ray itself dies.
+    """
+
+    def __init__(self, config: BackendConfig, shim: Path | None = None) -> None:
+        """Take the module that binds the apps, or None for the installed one.
+
+        Raises:
+            UserError: more processors or GPUs for one site than there are.
+        """
+        self._config = config
+        self._shim = shim or installed_shim()
+        self._cpus = config.cpus or os.cpu_count() or 1
+        if config.cpus_per_site < 1:
+            raise UserError(f"backend.cpus_per_site={config.cpus_per_site}: must be a whole number, at least 1")
+        if not config.address:
+            self._check_resources()
+
+    def run(self, study: Study, run_dir: Path) -> None:
+        """See :class:`simulations.backends.Backend`."""
+        with_restarts(lambda: self._attempt(study, run_dir), self._config.restarts)
+
+    def _check_resources(self) -> None:
+        config = self._config
+        if config.cpus_per_site > self._cpus:
+            raise UserError(
+                f"backend.cpus_per_site={config.cpus_per_site}: more than the {self._cpus} processors of this machine "
+                "(or of backend.cpus); lower it"
+            )
+        if config.gpus_per_site > torch.cuda.device_count():
+            raise UserError(
+                f"backend.gpus_per_site={config.gpus_per_site}: this machine has {torch.cuda.device_count()} GPUs; "
+                "lower it, to 0 for none"
+            )
+
+    def _attempt(self, study: Study, run_dir: Path) -> None:
+        with FlowerHome(study, run_dir) as home:
+            clear_note(run_dir)  # only now: processes that an earlier run left behind could still write one
+            environment = home.environment(**self._ray_environment(home))
+            port = choose_port(self._config.port)
+            link = SuperLink(home, port, Transport(("--insecure", "--simulation")), environment)
+            link.run(study, self._shim, self._federation(study.federation.sites), watch=lambda: None)
+
+    def _ray_environment(self, home: FlowerHome) -> dict[str, str]:
+        values = {
+            "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+            "RAY_USAGE_STATS_ENABLED": "0",
+            # "local" keeps Ray from joining another cluster that happens to run on this machine.
+            "RAY_ADDRESS": self._config.address or "local",
+        }
+        if self._config.address:
+            return values
+        # Without its control process Ray is lost; its own patience is a minute.
+        return values | {"RAY_TMPDIR": str(home.path), "RAY_gcs_rpc_server_reconnect_timeout_s": "10"}
+
+    def _federation(self, sites: int) -> str:
+        """Return Flower's settings; Ray refuses a number of processors for a cluster that already runs."""
+        config = self._config
+        settings = {
+            "num-supernodes": sites,
+            "client-resources-num-cpus": config.cpus_per_site,
+            "client-resources-num-gpus": float(config.gpus_per_site),
+        }
+        if not config.address:
+            settings["init-args-num-cpus"] = self._cpus
+        return " ".join(f"{name}={value}" for name, value in settings.items())
+
+
+def make(config: BackendConfig) -> RayBackend:
+    """Return the backend with the installed apps."""
+    return RayBackend(config)

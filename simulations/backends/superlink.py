@@ -1,0 +1,220 @@
+"""One SuperLink per run: started from an empty folder, given the bundle, watched until the run has ended."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+import socket
+import ssl
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from fedkr.config import Study
+from fedkr.errors import UserError
+from simulations.backends import bundle
+from simulations.backends.failure import RunFailed, read_note
+from simulations.backends.home import FlowerHome
+from simulations.backends.processes import family, is_running
+
+HOST = "127.0.0.1"
+CONNECTION = "own"
+START_DEADLINE = 60.0
+COMMAND_DEADLINE = 120.0
+TICK = 0.25
+REMEMBER_EVERY = 8
+# How long Flower may take to end a run itself, once the run's process is gone or the ServerApp has left a note.
+SETTLE = 3.0
+TASKS = ("flwr-simulation", "flwr-serverapp")
+# Flower wraps the cause of a failure in these, which tell the user nothing.
+WRAPPERS = ("An error was encountered. Ending simulation.", "Simulation Runtime crashed.")
+EXCEPTION_LINE = re.compile(r"^(?:\x1b\[\d+m)?(?:[\w.]+\.)?(\w*(?:Error|Exception|Failed|Failure): .+)$", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Transport:
+    """How the SuperLink is reached: its flags, and the certificate authority's file for TLS (None without)."""
+
+    flags: tuple[str, ...]
+    authority: Path | None = None
+
+
+def free_port() -> int:
+    """Return a TCP port of the loopback interface that nothing listens on."""
+    with socket.socket() as probe:
+        probe.bind((HOST, 0))
+        return int(probe.getsockname()[1])
+
+
+def choose_port(wanted: int) -> int:
+    """Return ``wanted``, or a free port for 0; raise :class:`UserError` when it is in use."""
+    if not wanted:
+        return free_port()
+    try:
+        with socket.socket() as probe:
+            # As the SuperLink does: connections that a stopped server left in TIME_WAIT do not block a port.
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((HOST, wanted))
+    except (OSError, OverflowError) as error:
+        raise UserError(
+            f"backend.port={wanted}: cannot be used on {HOST} ({error}); backend.port=0 takes a free one"
+        ) from None
+    return wanted
+
+
+class SuperLink:
+    """A running SuperLink of our own; it ends with its :class:`FlowerHome`."""
+
+    def __init__(self, home: FlowerHome, port: int, transport: Transport, environment: dict[str, str]) -> None:
+        """Start it and wait until it answers.
+
+        Raises:
+            RunFailed: it ended, or did not answer within a minute.
+        """
+        self._home = home
+        self._transport = transport
+        self._environment = environment
+        self._log = home.logs / "run.log"
+        # Earlier attempts wrote to the same file, and their errors are not this one's.
+        self._log_start = self._log.stat().st_size if self._log.exists() else 0
+        self.address = f"{HOST}:{port}"
+        self._configure_command_line()
+        command = ["flower-superlink", *transport.flags, "--host", HOST, "--port", str(port)]
+        self._process = home.start(command, "superlink.log", environment)
+        self._wait_until_healthy()
+
+    def flwr(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run Flower's command line against this SuperLink and return its output; raise RunFailed on a hang."""
+        command = ["flwr", *arguments]
+        try:
+            return subprocess.run(
+                command, env=self._environment, cwd=self._home.path, text=True, capture_output=True,
+                timeout=COMMAND_DEADLINE,
+            )  # fmt: skip
+        except subprocess.TimeoutExpired:
+            raise RunFailed(
+                f"`flwr {arguments[0]}` did not answer for {COMMAND_DEADLINE:.0f} s", restart=True
+            ) from None
+
+    def run(self, study: Study, shim: Path, federation: str, watch: Callable[[], None]) -> None:
+        """Start the run, follow its log into ``run.log`` and return when it has completed.
+
+        Args:
+            study: travels to both apps in the run config.
+            shim: the module that binds the apps.
+            federation: Flower's ``--federation-config``, or nothing.
+            watch: called several times a second; raises :class:`RunFailed` when something else went wrong.
+
+        Raises:
+            RunFailed: the run failed, or a process that it needs is gone.
+        """
+        folder = bundle.write_bundle(self._home.path / "fedkr", shim)
+        config = bundle.write_run_config(self._home.path / "run.toml", study, self._home.run_dir)
+        command = ["flwr", "run", str(folder), CONNECTION, "--stream", "--run-config", str(config)]
+        command += ["--federation-config", federation] if federation else []
+        while True:
+            self._follow(command, watch)
+            run = self._status()
+            if run["status"] == "finished:completed":
+                return
+            if run["status"].startswith("finished"):
+                raise self._failure(run.get("status-details", ""))
+            command = ["flwr", "log", str(run["run-id"]), CONNECTION, "--stream"]  # the stream broke, the run did not
+
+    def _configure_command_line(self) -> None:
+        settings: dict[str, str | bool] = {"address": self.address}
+        if self._transport.authority:
+            settings["root-certificates"] = str(self._transport.authority)
+        else:
+            settings["insecure"] = True
+        path = bundle.write_toml(self._home.path / "config.toml", settings)
+        table = path.read_text(encoding="utf-8")
+        path.write_text(f'[superlink]\ndefault = "{CONNECTION}"\n[superlink.{CONNECTION}]\n{table}', encoding="utf-8")
+
+    def _wait_until_healthy(self) -> None:
+        authority = self._transport.authority
+        context = ssl.create_default_context(cafile=str(authority)) if authority else None
+        url = f"{'https' if authority else 'http'}://{self.address}/health"
+        # The machine's proxy settings do not concern the loopback interface.
+        opener = urllib.request.build_opener(
+            urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=context)
+        )
+        end = time.monotonic() + START_DEADLINE
+        while time.monotonic() < end:
+            self._check_process()
+            try:
+                with opener.open(url, timeout=2):
+                    return
+            except (urllib.error.URLError, OSError):
+                time.sleep(0.1)
+        raise RunFailed(f"the SuperLink at {self.address} did not answer for {START_DEADLINE:.0f} s", restart=True)
+
+    def _check_process(self) -> None:
+        if self._process.poll() is not None:
+            log = self._home.logs / "superlink.log"
+            raise RunFailed(f"the SuperLink ended by itself, exit status {self._process.returncode} (log: {log})", True)
+
+    def _follow(self, command: list[str], watch: Callable[[], None]) -> None:
+        stream = self._home.start(command, "run.log", self._environment)
+        task: psutil.Process | None = None
+        over_since: float | None = None
+        for tick in itertools.count():
+            if stream.poll() is not None:
+                return
+            time.sleep(TICK)
+            if tick % REMEMBER_EVERY == 0:
+                self._home.remember_descendants()
+            self._check_process()
+            watch()
+            task = task or self._task()
+            note = read_note(self._home.run_dir)
+            if note is None and (task is None or is_running(task)):
+                over_since = None
+                continue
+            over_since = over_since or time.monotonic()
+            if time.monotonic() - over_since > SETTLE:
+                raise note or RunFailed(f"the process of the run was killed (log: {self._log})", restart=True)
+
+    def _task(self) -> psutil.Process | None:
+        for process in family([self._process.pid]):
+            try:
+                if any(Path(word).name in TASKS for word in process.cmdline()[:3]):
+                    return process
+            except psutil.Error:
+                continue
+        return None
+
+    def _status(self) -> dict[str, Any]:
+        listing = self.flwr("ls", CONNECTION, "--format", "json")
+        self._check_process()
+        try:
+            runs: list[dict[str, Any]] = json.loads(listing.stdout)["runs"]
+        except (ValueError, KeyError):
+            raise RunFailed(f"`flwr ls` failed: {_last_line(listing.stdout + listing.stderr)}", restart=True) from None
+        if not runs:
+            raise RunFailed(f"Flower did not start the run: {_last_line(self._run_log())}")
+        return runs[0]
+
+    def _failure(self, details: str) -> RunFailed:
+        if note := read_note(self._home.run_dir):
+            return note
+        if not details or any(wrapper in details for wrapper in WRAPPERS):
+            causes = [line for line in EXCEPTION_LINE.findall(self._run_log()) if not line.endswith(WRAPPERS)]
+            details = causes[-1] if causes else _last_line(self._run_log())
+        return RunFailed(f"{details} (log: {self._log})")
+
+    def _run_log(self) -> str:
+        return self._log.read_bytes()[self._log_start :].decode(errors="replace")
+
+
+def _last_line(text: str) -> str:
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1] if lines else "it said nothing"
