@@ -206,6 +206,10 @@ class Study:
         check_study(study)
         return study
 
+    def folder_name(self) -> str:
+        """Return the name of the run's folder: readable, and different for studies with different numbers."""
+        return f"{self.data.name.split('.')[-1]}-{self.partition.kind}-seed{self.seed}-{self.identity()}"
+
     def identity(self) -> str:
         """Return 10 hex digits of all that the numbers depend on (not the backend, folders or deadlines)."""
         values = dataclasses.asdict(self)
@@ -300,6 +304,10 @@ def check_study(study: Study) -> None:
         _one_of("audit.targets", value, AUDIT_TARGETS)
     if s.audit.enabled:
         _one_of("audit.headline", s.audit.headline, tuple(s.audit.attacks))
+        _at_least("audit.bootstrap", s.audit.bootstrap, 1)
+    for fpr in s.audit.fprs:
+        if not 0 < fpr < 1:
+            raise UserError(f"audit.fprs={fpr}: a false-positive rate, between 0 and 1")
     for key in ("steps", "batch", "checkpoints"):
         _at_least(f"generator.{key}", getattr(s.generator, key), 1)
     for key, least in (("search_steps", 1), ("tuning_budget", 0), ("rounds", 1), ("views", 1), ("min_class_count", 1)):

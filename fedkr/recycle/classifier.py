@@ -58,12 +58,15 @@ class ClassifierTraining:
         runtime: Runtime,
         seed: tuple[object, ...],
         factor: Callable[[int], float] | None = None,
+        proximal: float = 0.0,
     ) -> None:
         self.model = runtime.place(model)
         self.config, self.batches, self.flip, self.runtime, self.seed = config, batches, flip, runtime, seed
         warmup = int(WARMUP_SHARE * config.steps)
         schedule = factor or (lambda step: cosine(step, config.steps, warmup))
         self.training = Training(self.model, sgd(self.model, config), schedule, runtime)
+        self.proximal = proximal
+        self.anchor = [p.detach().clone() for p in self.model.parameters()] if proximal else []
 
     def advance(self, until: int, progress: Progress, stage: str) -> None:
         """Train up to step ``until``."""
@@ -78,7 +81,13 @@ class ClassifierTraining:
             inputs, labels = mix(inputs, labels, self.config.mixup, step, self.seed)
         if self.config.label_smoothing:
             labels = labels.lerp(torch.full_like(labels, 1 / labels.shape[1]), self.config.label_smoothing)
-        return soft_label_loss(self.model(inputs), labels, getattr(self.config, "loss", "cross_entropy"))
+        loss = soft_label_loss(self.model(inputs), labels, getattr(self.config, "loss", "cross_entropy"))
+        return loss + self._proximal_term() if self.proximal else loss
+
+    def _proximal_term(self) -> Tensor:
+        """FedProx (Li et al. 2020): mu/2 times the squared distance from the weights that training started with."""
+        pairs = zip(self.model.parameters(), self.anchor, strict=True)
+        return 0.5 * self.proximal * torch.stack([(p - a).square().sum() for p, a in pairs]).sum()
 
 
 def soft_label_loss(logits: Tensor, labels: Tensor, kind: str) -> Tensor:

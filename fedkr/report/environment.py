@@ -1,0 +1,37 @@
+"""What a result was computed with: versions of the packages and the hardware."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+from typing import Any
+
+import torch
+
+PACKAGES = ("fedkr", "torch", "torchvision", "flwr", "ray", "diffusers", "numpy", "scikit-learn", "medmnist")
+
+
+def package_versions() -> dict[str, str]:
+    """Return the version of each package that results depend on; absent ones are left out."""
+    versions = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def hardware() -> dict[str, Any]:
+    """Return processor, cores, memory in GiB and GPUs of this machine."""
+    found: dict[str, Any] = {
+        "processor": str(torch.cpu.get_capabilities().get("cpu_name", platform.machine())),
+        "cores": os.cpu_count(),
+        "system": platform.system(),
+    }
+    if hasattr(os, "sysconf"):
+        found["memory_gib"] = round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1)
+    if torch.cuda.is_available():
+        found["gpus"] = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return found

@@ -1,0 +1,162 @@
+"""The wire: the one place where something becomes a Flower message and a message becomes something.
+
+Requests carry one ConfigRecord ``config`` with the study as JSON and, where a model is sent, one ArrayRecord ``arrays``.
+Replies carry one MetricRecord ``metrics`` and what :data:`REPLIES` names for their message type, nothing else. Arrays
+travel in NumPy's ``npy`` format without pickle.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from torch import Tensor, nn
+
+from fedkr.errors import UserError
+from fedkr.evaluation import Utility
+from fedkr.release import Release
+
+DESCRIBE = "query.describe"
+LOCAL = "train.local"
+RELEASE = "train.release"
+TRAIN = "train"
+EVALUATE = "evaluate"
+AUDIT = "evaluate.audit"
+
+CONFIG, ARRAYS, METRICS, SHARED, MANIFEST, CARD = "config", "arrays", "metrics", "release", "manifest", "card"
+
+# What each reply may hold, by record name: the contract that a site's policy enforces.
+REPLIES: dict[str, frozenset[str]] = {
+    DESCRIBE: frozenset({CARD}),
+    LOCAL: frozenset({METRICS}),
+    RELEASE: frozenset({METRICS, SHARED, MANIFEST}),
+    TRAIN: frozenset({METRICS, ARRAYS}),
+    EVALUATE: frozenset({METRICS}),
+    AUDIT: frozenset({METRICS}),
+}
+CARD_FIELDS = frozenset({"site", "version", "classes", "size", "channels", "counts", "allow", "recipients", "threads"})
+UTILITY_FIELDS = ("accuracy", "balanced_accuracy", "auc", "loss", "confusion", "count")
+
+Metric = int | float | list[int] | list[float]
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a site reads from a request: the study's JSON, the other settings, and the model's weights if there are any."""
+
+    study: str
+    settings: dict[str, Any]
+    weights: dict[str, Tensor] | None
+
+
+def request_content(study: str, weights: Mapping[str, Tensor] | None = None, **settings: str | int | float) -> RecordDict:
+    """Return a request's content; underscores in ``settings`` become hyphens, as Flower's own keys have them."""
+    config = {name.replace("_", "-"): value for name, value in settings.items()}
+    content = RecordDict({CONFIG: ConfigRecord({"study": study, **config})})
+    if weights is not None:
+        content[ARRAYS] = weights_record(weights)
+    return content
+
+
+def read_request(message: Message) -> Request:
+    """Read a request; raise :class:`UserError` when it holds no study."""
+    config = dict(message.content.config_records.get(CONFIG, {}))
+    study = config.pop("study", None)
+    if not isinstance(study, str):
+        raise UserError(f"{message.metadata.message_type}: the request holds no study; is the server fedkr's?")
+    arrays = message.content.array_records.get(ARRAYS)
+    return Request(study, config, None if arrays is None else read_weights(arrays))
+
+
+def weights_record(weights: Mapping[str, Tensor]) -> ArrayRecord:
+    """Return a model's state as an ArrayRecord."""
+    return ArrayRecord({name: Array(tensor.detach().cpu().numpy()) for name, tensor in weights.items()})
+
+
+def read_weights(record: ArrayRecord) -> dict[str, Tensor]:
+    """Return the tensors of an ArrayRecord, by name."""
+    return {name: torch.from_numpy(np.array(array.numpy())) for name, array in record.items()}
+
+
+def load_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> nn.Module:
+    """Load received weights into ``model``.
+
+    Averaging turns integer buffers into floats, so each tensor is cast to the model's own dtype.
+
+    Raises:
+        UserError: a missing, unknown, misshapen or non-finite tensor.
+    """
+    own = model.state_dict()
+    for name in own.keys() ^ weights.keys():
+        raise UserError(f"model weights: {name!r} is on one side only; do server and site name the same architecture?")
+    for name, value in weights.items():
+        if value.shape != own[name].shape:
+            raise UserError(f"model weights: {name!r} has shape {list(value.shape)}, expected {list(own[name].shape)}")
+        if not torch.isfinite(value.double()).all():
+            raise UserError(f"model weights: {name!r} holds NaN or infinity; lower the learning rate")
+    model.load_state_dict({name: value.to(own[name].dtype) for name, value in weights.items()})
+    return model
+
+
+def release_reply(release: Release, seconds: float) -> RecordDict:
+    """Return the content of the answer to ``train.release``."""
+    arrays = ArrayRecord({"images": Array(release.images), "soft-labels": Array(release.soft_labels)})
+    metrics = MetricRecord({"count": len(release), "seconds": seconds})
+    return RecordDict({SHARED: arrays, METRICS: metrics, MANIFEST: document(release.manifest)})
+
+
+def read_release(content: RecordDict) -> Release:
+    """Read a release; raise :class:`UserError` when a part is missing. Values are checked by ``check_release``."""
+    try:
+        arrays = content.array_records[SHARED]
+        images, labels = arrays["images"].numpy(), arrays["soft-labels"].numpy()
+    except KeyError as error:
+        raise UserError(f"the release lacks {error}") from None
+    return Release(images, labels, read_document(content, MANIFEST))
+
+
+def document(values: Mapping[str, Any]) -> ConfigRecord:
+    """Return a JSON document as a record."""
+    return ConfigRecord({"json": json.dumps(values)})
+
+
+def read_document(content: RecordDict, name: str) -> dict[str, Any]:
+    """Read a JSON document (an object) from the record ``name``."""
+    try:
+        values = json.loads(str(content.config_records[name]["json"]))
+    except (KeyError, ValueError):
+        raise UserError(f"the reply's {name!r} is missing or not JSON") from None
+    if not isinstance(values, dict):
+        raise UserError(f"the reply's {name!r} is not a JSON object")
+    return values
+
+
+def metrics_reply(values: Mapping[str, Metric | None]) -> RecordDict:
+    """Return the content of an answer that is metrics only; None is left out, since the record has no such value."""
+    return RecordDict({METRICS: metrics_record(values)})
+
+
+def metrics_record(values: Mapping[str, Metric | None]) -> MetricRecord:
+    """Return a MetricRecord of the values that are not None."""
+    return MetricRecord({name: value for name, value in values.items() if value is not None})
+
+
+def read_metrics(content: RecordDict) -> dict[str, Any]:
+    """Return the metrics of a reply."""
+    return dict(content.metric_records.get(METRICS, {}))
+
+
+def utility_metrics(utility: Utility, prefix: str) -> dict[str, Metric | None]:
+    """Return a utility as flat metrics, ``"<prefix>/<figure>"``."""
+    return {f"{prefix}/{name}": getattr(utility, name) for name in UTILITY_FIELDS}
+
+
+def read_utility(metrics: Mapping[str, Any], prefix: str) -> dict[str, Any] | None:
+    """Return the figures that :func:`utility_metrics` wrote (absent ones None), or None when there are none."""
+    values = {name: metrics.get(f"{prefix}/{name}") for name in UTILITY_FIELDS}
+    return None if values["accuracy"] is None else values

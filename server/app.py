@@ -1,0 +1,112 @@
+"""The Flower ServerApp: the same in simulation and in a real network."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shlex
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from flwr.app import Context
+from flwr.serverapp import Grid, ServerApp
+
+import fedkr
+from fedkr.artifacts import StageStore, write_atomic
+from fedkr.config import Study
+from fedkr.errors import UserError
+from fedkr.progress import FileProgress
+from fedkr.report import write_report
+from fedkr.report.environment import hardware, package_versions
+from fedkr.training import Runtime
+from server.comparison import Comparison
+from server.coordinator import Coordinator
+from server.failure import StudyFailedError, leave_note
+
+logger = logging.getLogger("fedkr.server")
+
+app = ServerApp()
+
+
+@app.main()
+def main(grid: Grid, context: Context) -> None:
+    """Run the study that the run config names; leave the results, or the reason why there are none, in the run folder."""
+    log_to_stream()
+    study, driven = read_study(context)
+    run_dir = Path(study.run_dir)
+    try:
+        results = run_on_server(grid, study, run_dir)
+        write_atomic(run_dir / "server" / "results.json", json.dumps(results).encode())
+        if not driven:
+            logger.info("└── %s", write_report(run_dir, results, None))
+    except Exception as error:
+        leave_note(run_dir, error)
+        if isinstance(error, (UserError, StudyFailedError)):
+            logger.error("└── fedkr: error: %s", error)
+        raise
+
+
+def log_to_stream() -> None:
+    """Log the server's own lines beside Flower's, once a process."""
+    if not logger.handlers:
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("%(message)s"))
+        logger.addHandler(handler)
+        logger.setLevel(logging.INFO)
+        logger.propagate = False
+
+
+def read_study(context: Context) -> tuple[Study, bool]:
+    """Return the study of a run config, and whether a driver composed it.
+
+    A driver hands over the study as JSON; plain ``flwr run .`` names overrides as ``fedkr simulate`` takes them.
+    """
+    run_dir = str(context.run_config.get("run-dir", ""))
+    text = str(context.run_config.get("study", ""))
+    if text:
+        return replace(Study.from_json(text), run_dir=run_dir), True
+    from server.composition import compose_study
+
+    study = compose_study(shlex.split(str(context.run_config.get("overrides", ""))))
+    folder = Path(run_dir) if run_dir else Path(study.out) / study.folder_name()
+    study.data.root = str(Path(study.data.root).absolute())
+    return replace(study, run_dir=str(folder.absolute())), False
+
+
+def run_on_server(grid: Grid, study: Study, run_dir: Path) -> dict[str, Any]:
+    """Gather the sites, run the comparison, and return the results without the simulation's oracle."""
+    started = time.time()
+    folder = run_dir / "server"
+    runtime = Runtime.choose(study.device, study.precision, study.threads)
+    coordinator = Coordinator(grid, study, StageStore(folder / "stages"))
+    coordinator.gather_members()
+    logger.info("├── sites: %s", ", ".join(coordinator.members))
+    cards = {name: member.card for name, member in coordinator.members.items()}
+    comparison = Comparison(coordinator, runtime, FileProgress(folder), run_dir)
+    found = comparison.run()
+    test = comparison.global_test
+    return {
+        "fedkr": fedkr.__version__,
+        "study": json.loads(study.to_json()),
+        "identity": study.identity(),
+        "backend": study.backend.kind,
+        "seed": study.seed,
+        "classes": next(iter(cards.values()))["classes"],
+        "versions": package_versions(),
+        "hardware": hardware(),
+        "sites": [{"name": name, "counts": card.get("counts")} for name, card in cards.items()],
+        **found,
+        "missing_sites": [f"{site}: {why}" for site, why in coordinator.missing.items()],
+        "notes": deployment_notes(study),
+        "seconds": time.time() - started,
+        **({} if test is None else {"test_images": len(test)}),
+    }
+
+
+def deployment_notes(study: Study) -> list[str]:
+    """Return what the server alone cannot show."""
+    if "centralised" not in study.strategy.compare:
+        return []
+    return ["centralised is an oracle of simulations, trained by the driver of `fedkr simulate`; it is not part of this run."]

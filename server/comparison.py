@@ -1,0 +1,208 @@
+"""The comparison: runs the study's strategies over one federation and brings their figures into one shape."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from flwr.app import ArrayRecord
+
+from fedkr import wire
+from fedkr.artifacts import Artifact, read_artifact, write_artifact
+from fedkr.audit import from_metrics
+from fedkr.config import Study
+from fedkr.data import ImageSet, load_source
+from fedkr.evaluation import measure_utility
+from fedkr.models import build_classifier
+from fedkr.progress import Progress
+from fedkr.training import Runtime, predict_logits
+from server.coordinator import Coordinator, Pending
+from server.strategies.fedkr import FedKR
+from server.strategies.weights import WeightSharing
+
+logger = logging.getLogger("fedkr.server")
+
+Row = dict[str, Any]
+FIGURES = ("accuracy", "balanced_accuracy", "auc")
+
+
+class Comparison:
+    """Runs each strategy that ``strategy.compare`` names, except the simulation's oracle.
+
+    Args:
+        coordinator: the gathered members.
+        runtime: where the server computes.
+        progress: is told of the server's own work.
+        run_dir: gets ``models/``.
+    """
+
+    def __init__(self, coordinator: Coordinator, runtime: Runtime, progress: Progress, run_dir: Path) -> None:
+        self.coordinator, self.runtime, self.progress, self.run_dir = coordinator, runtime, progress, run_dir
+        self.study = coordinator.study
+        self.global_test = global_test_set(self.study)
+        self.models: dict[str, Artifact] = {}
+        self.rows: dict[str, Row] = {}
+        self.extras: dict[str, Any] = {"weights_search": [], "recycling": {}, "releases": {}}
+
+    def run(self) -> dict[str, Any]:
+        """Run everything and return the server's part of the results."""
+        compare, kind = self.study.strategy.compare, self.study.strategy.kind
+        local = self._compose_local() if "local" in compare else None
+        if "fedkr" in compare:
+            self._run_fedkr(local)
+        elif local is not None:
+            self.coordinator.send(local)
+        if local is not None:
+            self._read_local(local)
+        if kind in compare:
+            self._run_weights(kind)
+        self._evaluate_at_sites()
+        rows = [self.rows[name] for name in compare if name in self.rows]
+        return {"strategies": rows, "audit": self._audit(), **self.extras}
+
+    def _compose_local(self) -> Pending:
+        sites, study = self.coordinator.allowing("metrics"), self.coordinator.study_json
+        return self.coordinator.compose("local", wire.LOCAL, {s: wire.request_content(study) for s in sites})
+
+    def _run_fedkr(self, local: Pending | None) -> None:
+        # The sites train their own models while the server trains the student.
+        meanwhile = (lambda: None) if local is None else (lambda: _send(self.coordinator, local))
+        strategy = FedKR(self.coordinator, self.runtime, self.progress, meanwhile)
+        strategy.start(self.coordinator.grid, ArrayRecord(), num_rounds=strategy.exchanges)
+        student = strategy.train()
+        self._keep_model("student", student)
+        costs: dict[str, Row] = {}
+        for files in strategy.files:
+            for site, path in files.items():
+                self._note_release(site, path, costs)
+        for site in costs:
+            costs[site]["bytes_down"] += sum(t.numel() * t.element_size() for t in student.tensors.values())
+        self.rows["fedkr"] = self._row("fedkr", student, costs, extra_seconds=student.info["seconds"])
+
+    def _note_release(self, site: str, path: Path, costs: dict[str, Row]) -> None:
+        info = read_info(path)
+        cost = costs.setdefault(site, {"seconds": 0.0, "bytes_up": 0, "bytes_down": 0})
+        for name in cost:
+            cost[name] += info.get(name, 0)
+        known = self.extras["recycling"].setdefault(site, dict(info.get("scores", {}), images=0))
+        known["images"] += info["count"]
+        known["left_out"] = info["left_out"]
+        self.extras["releases"].setdefault(site, []).append(str(path.relative_to(self.run_dir)))
+
+    def _read_local(self, pending: Pending) -> None:
+        answers = self.coordinator.collect_metrics(pending)
+        per_site, overall = [], []
+        for site, info in answers.items():
+            own, test = wire.read_utility(info["metrics"], "test"), wire.read_utility(info["metrics"], "global")
+            cost = {"seconds": info["metrics"]["seconds"], "bytes_up": 0, "bytes_down": 0}
+            per_site.append({"site": site, **_figures(own), **cost})
+            overall.append(_figures(test))
+        means = {name: _mean([figures[name] for figures in overall]) for name in FIGURES}
+        self.rows["local"] = {"name": "local", **means, **_total(per_site), "per_site": per_site}
+
+    def _run_weights(self, kind: str) -> None:
+        result = WeightSharing(self.coordinator, self.progress).run()
+        self._keep_model("weights", result.weights)
+        self.extras["weights_search"] = result.search
+        self.rows[kind] = self._row(kind, self.models["weights"], result.costs)
+
+    def _keep_model(self, name: str, artifact: Artifact) -> None:
+        """Keep a final model in ``models/``, with all that is needed to build it again."""
+        tensors = {k.removeprefix("model."): v for k, v in artifact.tensors.items() if k.split(".")[0] not in ("m_t", "v_t")}
+        info = artifact.info | describe_model(self.study, self.coordinator.card)
+        self.models[name] = Artifact(tensors, info)
+        write_artifact(self.run_dir / "models" / f"{name}.safetensors", self.models[name])
+
+    def _row(self, name: str, model: Artifact, costs: dict[str, Row], extra_seconds: float = 0.0) -> Row:
+        per_site = [{"site": site, **cost} for site, cost in costs.items()]
+        row = {"name": name, **measure_model(self.study, model, self.global_test, self.runtime), **_total(per_site)}
+        row["seconds"] += extra_seconds
+        return {**row, "per_site": per_site}
+
+    def _evaluate_at_sites(self) -> None:
+        """Measure each shared model on each site's own test split."""
+        names = {"student": "fedkr", "weights": self.study.strategy.kind}
+        pending = {model: self._send_model(f"evaluate-{model}", wire.EVALUATE, model) for model in self.models}
+        for model, sent in pending.items():
+            row = self.rows[names[model]]
+            known = {entry["site"]: entry for entry in row["per_site"]}
+            for site, info in self.coordinator.collect_metrics(sent).items():
+                known.setdefault(site, {"site": site}).update(_figures(wire.read_utility(info["metrics"], "test")))
+            row["per_site"] = list(known.values())
+
+    def _audit(self) -> list[Row]:
+        config = self.study.audit
+        if not config.enabled:
+            return []
+        targets = [t for t in config.targets if self._auditable(t)]
+        pending = {t: self._send_model(f"audit-{t}", wire.AUDIT, t, target=self._target_name(t)) for t in targets}
+        rows = []
+        for sent in pending.items():
+            name = self._target_name(sent[0])
+            for site, info in self.coordinator.collect_metrics(sent[1]).items():
+                rows += [row.as_row() for row in from_metrics(info["metrics"], name, site, config).rows]
+        return rows
+
+    def _auditable(self, target: str) -> bool:
+        if target in ("student", "weights"):
+            return target in self.models
+        return (target == "teacher" and "fedkr" in self.rows) or (target == "local" and "local" in self.rows)
+
+    def _target_name(self, target: str) -> str:
+        return self.study.strategy.kind if target == "weights" else target
+
+    def _send_model(self, stage: str, message_type: str, model: str, **settings: str) -> Pending:
+        weights = self.models[model].tensors if model in self.models else None
+        content = wire.request_content(self.coordinator.study_json, weights, **settings)
+        sites = self.coordinator.allowing("metrics")
+        return self.coordinator.send(self.coordinator.compose(stage, message_type, dict.fromkeys(sites, content)))
+
+
+def global_test_set(study: Study) -> ImageSet | None:
+    """Return the test set that the server itself has; None in a deployment whose server has no images."""
+    return None if study.data.name == "none" else load_source(study.data).test
+
+
+def describe_model(study: Study, card: dict[str, Any]) -> dict[str, Any]:
+    """Return what is needed to build a model of the study again from its weights."""
+    return {
+        "classifier": dataclasses.asdict(study.student),
+        "channels": card["channels"],
+        "size": card["size"],
+        "classes": card["classes"],
+    }
+
+
+def measure_model(study: Study, model: Artifact, test: ImageSet | None, runtime: Runtime) -> dict[str, float | None]:
+    """Return the headline figures of a model on the global test set, None each where there is none."""
+    if test is None:
+        return dict.fromkeys(FIGURES)
+    network = build_classifier(study.student, test.channels, test.size, len(test.classes), "any")
+    wire.load_weights(network, model.tensors)
+    logits = predict_logits(runtime.place(network), test.images, runtime)
+    return _figures(dataclasses.asdict(measure_utility(logits, test.labels, len(test.classes))))
+
+
+def read_info(path: Path) -> dict[str, Any]:
+    """Return a stored answer's document."""
+    return read_artifact(path).info
+
+
+def _send(coordinator: Coordinator, pending: Pending) -> None:
+    coordinator.send(pending)
+
+
+def _figures(utility: dict[str, Any] | None) -> dict[str, float | None]:
+    return {name: None if utility is None else utility[name] for name in FIGURES}
+
+
+def _mean(values: list[float | None]) -> float | None:
+    known = [v for v in values if v is not None]
+    return float(np.mean(known)) if known else None
+
+
+def _total(per_site: list[Row]) -> Row:
+    return {name: sum(entry[name] for entry in per_site) for name in ("bytes_up", "bytes_down", "seconds")}

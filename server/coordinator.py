@@ -1,0 +1,267 @@
+"""Who takes part, and every exchange with them: each answer becomes a file as it lands, and is never asked for twice."""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from flwr.app import Message, RecordDict
+from flwr.serverapp import Grid
+
+import fedkr
+from fedkr import wire
+from fedkr.artifacts import Artifact, StageStore, read_artifact, write_artifact
+from fedkr.config import Study
+from fedkr.errors import UserError
+from server.failure import StudyFailedError
+
+logger = logging.getLogger("fedkr.server")
+
+POLL_SECONDS = 0.2
+SITE_ERROR = 500
+# Flower drops a message after its time to live; the deadline must come first.
+SPARE_SECONDS = 600.0
+
+
+@dataclass(frozen=True)
+class Member:
+    """A site of the federation: its node and its card."""
+
+    name: str
+    node: int
+    card: dict[str, Any]
+
+
+@dataclass
+class Pending:
+    """One stage's messages, by site, and the files of the sites that had answered before.
+
+    Attributes:
+        messages: to the sites that have not answered yet.
+        waiting: site by message id, once sent.
+        paths: where each site's answer is kept.
+        until: when a site counts as silent, on the monotonic clock.
+    """
+
+    messages: dict[str, Message]
+    paths: dict[str, Path]
+    waiting: dict[str, str] = field(default_factory=dict)
+    until: float = 0.0
+
+
+def content_bytes(content: RecordDict) -> int:
+    """Return the payload of a message in bytes."""
+    return sum(record.count_bytes() for record in content.values())
+
+
+def site_order(name: str) -> tuple[list[int], str]:
+    """Sort key that puts site-2 before site-10."""
+    return [int(number) for number in re.findall(r"\d+", name)], name
+
+
+class Coordinator:
+    """The server's side of the federation.
+
+    Args:
+        grid: Flower's grid.
+        study: all settings.
+        stages: the server's finished work.
+    """
+
+    def __init__(self, grid: Grid, study: Study, stages: StageStore) -> None:
+        self.grid, self.study, self.stages = grid, study, stages
+        self.study_json = study.to_json()
+        self.members: dict[str, Member] = {}
+        self.missing: dict[str, str] = {}
+
+    @property
+    def least(self) -> int:
+        """How many sites must answer for the study to go on."""
+        return self.study.federation.min_sites or self.study.federation.sites
+
+    def gather_members(self) -> None:
+        """Wait for the sites, ask each for its card, and keep those that fit together.
+
+        Raises:
+            StudyFailedError: too few sites appeared or answered in time.
+        """
+        nodes = self._wait_for_nodes()
+        self.members = {str(node): Member(str(node), node, {}) for node in nodes}
+        content = wire.request_content(self.study_json)
+        messages = [self._message(content, wire.DESCRIBE, node, "describe") for node in nodes]
+        cards: dict[str, Member] = {}
+        for node, reply in self.exchange(messages).items():
+            card = wire.read_document(reply.content, wire.CARD)
+            self._check_card(card)
+            if card["site"] in cards:
+                raise StudyFailedError(f"two nodes say that they are {card['site']!r}: give each site file its own name")
+            cards[card["site"]] = Member(card["site"], int(node), card)
+        self.members = {name: cards[name] for name in sorted(cards, key=site_order)}
+        self._check_same_shape()
+
+    def _wait_for_nodes(self) -> list[int]:
+        wanted, until = self.study.federation.sites, time.monotonic() + self.study.federation.register_deadline
+        nodes: list[int] = []
+        while len(nodes) < wanted and time.monotonic() < until:
+            nodes = sorted(self.grid.get_node_ids())
+            if len(nodes) < wanted:
+                time.sleep(POLL_SECONDS)
+        if len(nodes) < self.least:
+            seconds = self.study.federation.register_deadline
+            raise StudyFailedError(
+                f"{len(nodes)} of {wanted} sites appeared within federation.register_deadline={seconds:g} s"
+            )
+        return nodes
+
+    def _check_card(self, card: dict[str, Any]) -> None:
+        missing = {"site", "version", "classes", "size", "channels", "allow"} - set(card)
+        if missing:
+            raise StudyFailedError(f"a site's card lacks {sorted(missing)[0]!r}; is its fedkr of version {fedkr.__version__}?")
+        if card["version"] != fedkr.__version__:
+            raise StudyFailedError(
+                f"{card['site']} runs fedkr {card['version']}, the server {fedkr.__version__}: install the same version"
+            )
+
+    def _check_same_shape(self) -> None:
+        first = next(iter(self.members.values()))
+        for member in self.members.values():
+            for name in ("classes", "size", "channels"):
+                if member.card[name] != first.card[name]:
+                    raise StudyFailedError(
+                        f"{member.name} has {name}={member.card[name]}, {first.name} has {first.card[name]}: "
+                        "all sites must name the study's classes and image shape alike"
+                    )
+
+    @property
+    def card(self) -> dict[str, Any]:
+        """Return the card that all members share in classes and shape."""
+        return next(iter(self.members.values())).card
+
+    def allowing(self, kind: str) -> list[str]:
+        """Return the sites whose policy lets this kind of record leave."""
+        return [name for name, member in self.members.items() if kind in member.card["allow"]]
+
+    def compose(self, stage: str, message_type: str, contents: Mapping[str, RecordDict]) -> Pending:
+        """Make a request for each site that has not answered this stage yet; nothing is sent."""
+        key = {"study": self.study.identity(), "stage": stage}
+        paths = {site: self.stages.path(f"{stage}-{site}", key) for site in contents}
+        messages = {
+            site: self._message(content, message_type, self.members[site].node, stage)
+            for site, content in contents.items()
+            if site in self.members and not paths[site].exists()
+        }
+        return Pending(messages, paths)
+
+    def _message(self, content: RecordDict, message_type: str, node: int, group: str) -> Message:
+        ttl = self.study.federation.deadline + SPARE_SECONDS
+        return Message(content, dst_node_id=node, message_type=message_type, group_id=group, ttl=ttl)
+
+    def send(self, pending: Pending) -> Pending:
+        """Send what was composed; the deadline starts now."""
+        ids = list(self.grid.push_messages(pending.messages.values()))
+        pending.waiting = dict(zip(ids, pending.messages, strict=True))
+        pending.until = time.monotonic() + self.study.federation.deadline
+        return pending
+
+    def arrivals(self, pending: Pending) -> Iterator[Message]:
+        """Yield answers as they arrive, one in memory at a time, until all came or the deadline passed."""
+        ids = set(pending.waiting)
+        while ids:
+            for message in self.grid.pull_messages(ids):
+                # The source of an error is not the site, so an answer is matched by what it replies to.
+                ids.discard(message.metadata.reply_to_message_id)
+                yield message
+            if not ids or time.monotonic() > pending.until:
+                return
+            time.sleep(POLL_SECONDS)
+
+    def keep(
+        self, pending: Pending, replies: Iterable[Message], accept: Callable[[str, RecordDict], Artifact]
+    ) -> dict[str, Path]:
+        """Accept each answer and write it before the next is taken; sites without one are lost to the study.
+
+        Args:
+            pending: what was sent.
+            replies: the answers, best lazily (:meth:`arrivals`).
+            accept: turns an answer into what is kept; a :class:`UserError` from it rejects the answer.
+
+        Returns:
+            The file of each site that answered, now or in an earlier run, in the sites' order.
+
+        Raises:
+            StudyFailedError: too few sites are left, or the backend itself broke.
+        """
+        silent = dict(pending.waiting)
+        for message in replies:
+            site = silent.pop(message.metadata.reply_to_message_id)
+            self._raise_if_broken(site, message)
+            try:
+                if message.has_error():
+                    raise UserError(f"refused or failed ({message.error.reason}); its own log says why")
+                artifact = accept(site, message.content)
+            except UserError as error:
+                self._lose(site, str(error))
+                continue
+            down = content_bytes(pending.messages[site].content)
+            artifact.info |= {"bytes_up": content_bytes(message.content), "bytes_down": down}
+            write_artifact(pending.paths[site], artifact)
+        self._lose_silent(silent)
+        return {s: path for s, path in sorted(pending.paths.items(), key=lambda i: site_order(i[0])) if path.exists()}
+
+    def ask(self, stage: str, message_type: str, contents: Mapping[str, RecordDict]) -> dict[str, dict[str, Any]]:
+        """Send requests whose answers are metrics only, and wait; return each site's stored document.
+
+        The document has ``metrics``, ``bytes_up`` and ``bytes_down``.
+        """
+        return self.collect_metrics(self.send(self.compose(stage, message_type, contents)))
+
+    def collect_metrics(self, pending: Pending) -> dict[str, dict[str, Any]]:
+        """Wait for answers that are metrics only; return each site's stored document."""
+        files = self.keep(pending, self.arrivals(pending), keep_metrics)
+        return {site: read_artifact(path).info for site, path in files.items()}
+
+    def exchange(self, messages: Iterable[Message]) -> dict[str, Message]:
+        """Send ready-made messages to members, wait, and return the answers by site, in the sites' order."""
+        names = {member.node: member.name for member in self.members.values()}
+        mine = {names[m.metadata.dst_node_id]: m for m in messages if m.metadata.dst_node_id in names}
+        pending = self.send(Pending(mine, {}))
+        silent, replies = dict(pending.waiting), {}
+        for message in self.arrivals(pending):
+            site = silent.pop(message.metadata.reply_to_message_id)
+            self._raise_if_broken(site, message)
+            if message.has_error():
+                self._lose(site, f"refused or failed ({message.error.reason}); its own log says why")
+            else:
+                replies[site] = message
+        self._lose_silent(silent)
+        return {site: replies[site] for site in sorted(replies, key=site_order)}
+
+    def _raise_if_broken(self, site: str, message: Message) -> None:
+        """A Ray actor that died stays in Flower's pool and fails every later message: only a new run helps."""
+        if message.has_error() and message.error.code != SITE_ERROR and self.study.backend.kind == "ray":
+            raise StudyFailedError(f"{site}: its process failed (Flower error {message.error.code})", restart=True)
+
+    def _lose_silent(self, silent: dict[str, str]) -> None:
+        for site in silent.values():
+            self._lose(site, f"no answer within federation.deadline={self.study.federation.deadline:g} s")
+        if len(self.members) < self.least:
+            lost = "; ".join(f"{site}: {why}" for site, why in self.missing.items())
+            raise StudyFailedError(
+                f"{len(self.members)} of {self.study.federation.sites} sites are left, {self.least} are needed "
+                f"(federation.min_sites); {lost}"
+            )
+
+    def _lose(self, site: str, why: str) -> None:
+        logger.warning("├── %s is lost to the study: %s", site, why)
+        self.missing[site] = why
+        self.members.pop(site, None)
+
+
+def keep_metrics(site: str, content: RecordDict) -> Artifact:
+    """Keep the metrics of an answer."""
+    return Artifact({}, {"metrics": wire.read_metrics(content)})

@@ -1,0 +1,204 @@
+"""Weight sharing with Flower's own strategies, resumable round by round and tuned on the sites' val splits.
+
+A new weight-sharing strategy is one module with ``make(options, sites) -> flwr Strategy`` and one YAML file; a kind with
+a dot is imported from anywhere.
+"""
+
+from __future__ import annotations
+
+import importlib
+import itertools
+import logging
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from flwr.app import ArrayRecord, ConfigRecord, Message
+from flwr.serverapp.strategy import Strategy
+
+from fedkr import wire
+from fedkr.artifacts import Artifact, read_artifact, write_artifact
+from fedkr.config import nearest
+from fedkr.errors import UserError
+from fedkr.models import build_classifier
+from fedkr.progress import Progress
+from fedkr.training import cosine
+from server.coordinator import Coordinator, content_bytes
+
+logger = logging.getLogger("fedkr.server")
+
+BUILT_IN = ("fedavg", "fedprox", "fedadam")
+# What Flower's adaptive strategies carry from round to round, by their attribute names.
+MOMENTS = ("m_t", "v_t")
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One setting of the search."""
+
+    lr: float
+    local_epochs: int
+
+    @property
+    def name(self) -> str:
+        """Return the setting as it names files and seeds."""
+        return f"lr{self.lr:g}-e{self.local_epochs}"
+
+
+@dataclass(frozen=True)
+class WeightSharingResult:
+    """The model of the round that was best on val, and what every round of the run cost."""
+
+    weights: Artifact
+    search: list[dict[str, Any]]
+    costs: dict[str, dict[str, float]]
+
+
+def make_strategy(kind: str, options: dict[str, Any], sites: int) -> Strategy:
+    """Return Flower's strategy of a kind; raise :class:`UserError` for an unknown kind or option."""
+    if "." not in kind and kind not in BUILT_IN:
+        raise UserError(f"strategy.kind={kind!r}: unknown strategy{nearest(kind, BUILT_IN)}")
+    module = importlib.import_module(kind if "." in kind else f"server.strategies.{kind}")
+    try:
+        return cast(Strategy, module.make(options, sites))
+    except TypeError as error:
+        raise UserError(f"strategy.options={options}: {error}") from None
+
+
+class WeightSharing:
+    """Runs one weight-sharing strategy: a search over learning rate and local epochs, then the chosen setting to the end.
+
+    The search runs each candidate for the first rounds of its full schedule, so that the chosen one just goes on; the
+    returned model is that of the round with the best val accuracy, over all sites' val images.
+    """
+
+    def __init__(self, coordinator: Coordinator, progress: Progress) -> None:
+        self.coordinator, self.progress, self.study = coordinator, progress, coordinator.study
+        self.config = self.study.strategy
+        self.costs: dict[str, dict[str, float]] = {}
+        self.search: list[dict[str, Any]] = []
+        self.rounds_done = 0
+
+    def run(self) -> WeightSharingResult:
+        """Run search and final rounds; return the best round's model."""
+        pairs = itertools.product(self.config.lrs, self.config.local_epochs)
+        candidates = [Candidate(lr, epochs) for lr, epochs in pairs]
+        searched = min(self.config.search_rounds, self.config.rounds) if len(candidates) > 1 else 0
+        self.total = len(candidates) * searched + self.config.rounds - searched
+        best = candidates[0]
+        if searched:
+            scores = {c: self._run_rounds(c, searched)[-1] for c in candidates}
+            best = max(scores, key=lambda c: scores[c])
+        curve = self._run_rounds(best, self.config.rounds)
+        curve.append(self._final_score(best))
+        # curve[r] is the val score of the model after r rounds; round 0 is the untrained model.
+        chosen = max(range(1, len(curve)), key=lambda r: curve[r])
+        logger.info("├── %s: %s, round %d of %d", self.config.kind, best.name, chosen, self.config.rounds)
+        self.progress.finish(self.config.kind)
+        return WeightSharingResult(read_artifact(self._path(best, chosen)), self.search, self.costs)
+
+    def _run_rounds(self, candidate: Candidate, rounds: int) -> list[tuple[float, float]]:
+        """Run or read rounds 1 to ``rounds``; return the val score (accuracy, negative loss) entering each."""
+        coordinator = self.coordinator
+        strategy = make_strategy(self.config.kind, self.config.options, len(coordinator.allowing("weights")))
+        weights, curve = self._initial_weights(), []
+        for number in range(1, rounds + 1):
+            path = self._path(candidate, number)
+            fresh = not path.exists()
+            if fresh:
+                write_artifact(path, self._round(strategy, candidate, number, weights))
+            artifact = read_artifact(path)
+            self._restore(strategy, artifact)
+            weights = {k.removeprefix("model."): v for k, v in artifact.tensors.items() if k.startswith("model.")}
+            curve.append((artifact.info["val_accuracy"], -artifact.info["val_loss"]))
+            self._account(candidate, number, artifact.info)
+        return curve
+
+    def _round(
+        self, strategy: Strategy, candidate: Candidate, number: int, weights: dict[str, torch.Tensor]
+    ) -> Artifact:
+        config = ConfigRecord(
+            {
+                "study": self.coordinator.study_json,
+                "lr": candidate.lr * cosine(number - 1, self.config.rounds),
+                "local-epochs": candidate.local_epochs,
+                "candidate": candidate.name,
+            }
+        )
+        record = wire.weights_record(weights)
+        messages = list(strategy.configure_train(number, record, config, self.coordinator.grid))
+        down = content_bytes(messages[0].content) if messages else 0
+        replies = self.coordinator.exchange(messages)
+        arrays, _ = strategy.aggregate_train(number, list(replies.values()))
+        if arrays is None:
+            raise UserError(f"{self.config.kind} round {number}: no site answered with weights")
+        info = _val_score(replies) | {"sites": {s: _cost(m, down) for s, m in replies.items()}}
+        tensors = {f"model.{k}": v for k, v in wire.read_weights(cast(ArrayRecord, arrays)).items()}
+        for moment in MOMENTS:
+            held = getattr(strategy, moment, None) or {}
+            tensors |= {f"{moment}.{k}": torch.as_tensor(v) for k, v in held.items()}
+        return Artifact(tensors, info)
+
+    def _restore(self, strategy: Strategy, artifact: Artifact) -> None:
+        """Give an adaptive strategy its moments back, as after the round."""
+        for moment in MOMENTS:
+            prefix = f"{moment}."
+            held = {k.removeprefix(prefix): v.numpy() for k, v in artifact.tensors.items() if k.startswith(prefix)}
+            if held:
+                setattr(strategy, moment, held)
+
+    def _final_score(self, candidate: Candidate) -> tuple[float, float]:
+        """Ask for the val score of the last round's model, which no later round reports."""
+        artifact = read_artifact(self._path(candidate, self.config.rounds))
+        weights = {k.removeprefix("model."): v for k, v in artifact.tensors.items() if k.startswith("model.")}
+        content = wire.request_content(self.coordinator.study_json, weights, split="val")
+        sites = self.coordinator.allowing("metrics")
+        answers = self.coordinator.ask(f"{self.config.kind}-val", wire.EVALUATE, dict.fromkeys(sites, content))
+        figures = [wire.read_utility(a["metrics"], "val") for a in answers.values()]
+        known = [f for f in figures if f is not None]
+        total = sum(f["count"] for f in known)
+        accuracy = sum(f["accuracy"] * f["count"] for f in known) / total
+        loss = sum(f["loss"] * f["count"] for f in known) / total
+        self._add_search_row(candidate, self.config.rounds, accuracy)
+        return accuracy, -loss
+
+    def _account(self, candidate: Candidate, number: int, info: dict[str, Any]) -> None:
+        row = {"lr": candidate.lr, "local_epochs": candidate.local_epochs, "round": number - 1}
+        if any(all(r[k] == v for k, v in row.items()) for r in self.search):
+            return
+        self.rounds_done += 1
+        self.progress.update(self.config.kind, self.rounds_done, self.total, unit="round", val=info["val_accuracy"])
+        self._add_search_row(candidate, number - 1, info["val_accuracy"])
+        for site, cost in info["sites"].items():
+            total = self.costs.setdefault(site, dict.fromkeys(cost, 0.0))
+            for name, value in cost.items():
+                total[name] += value
+
+    def _add_search_row(self, candidate: Candidate, number: int, accuracy: float) -> None:
+        row = {"lr": candidate.lr, "local_epochs": candidate.local_epochs, "round": number, "val_accuracy": accuracy}
+        self.search.append(row)
+
+    def _initial_weights(self) -> dict[str, torch.Tensor]:
+        card = self.coordinator.card
+        seed = (self.study.seed, "server", self.config.kind)
+        shape = (card["channels"], card["size"], len(card["classes"]))
+        return dict(build_classifier(self.study.student, *shape, *seed).state_dict())
+
+    def _path(self, candidate: Candidate, number: int) -> Any:
+        stage = f"{self.config.kind}-{candidate.name}-r{number}"
+        return self.coordinator.stages.path(stage, {"study": self.study.identity()})
+
+
+def _val_score(replies: dict[str, Message]) -> dict[str, float]:
+    """Pool the sites' val figures of the model that entered the round."""
+    metrics = [wire.read_metrics(m.content) for m in replies.values()]
+    count = sum(m["val-count"] for m in metrics)
+    return {
+        "val_accuracy": sum(m["val-correct"] for m in metrics) / count,
+        "val_loss": sum(m["val-loss"] for m in metrics) / count,
+    }
+
+
+def _cost(message: Message, down: int) -> dict[str, float]:
+    seconds = float(wire.read_metrics(message.content).get("seconds", 0.0))
+    return {"seconds": seconds, "bytes_up": content_bytes(message.content), "bytes_down": down}

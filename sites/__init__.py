@@ -1,0 +1,1 @@
+"""One hospital: the Flower ClientApp, the site's policy, and its workspace."""

@@ -1,0 +1,49 @@
+"""The mod around every handler: the policy is asked before and after, and no traceback, path or pixel leaves."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import traceback
+
+from flwr.app import Context, Error, Message
+from flwr.clientapp.typing import ClientAppCallable
+
+from fedkr import wire
+from fedkr.artifacts import write_atomic
+from fedkr.errors import UserError
+from sites.policy import check_reply, check_request
+from sites.workspace import node_policy, site_folder
+
+logger = logging.getLogger(__name__)
+
+# Flower's own error codes are below 100; this one says that the site itself refused or failed.
+SITE_ERROR = 500
+FAILURE_FILE = "failure.json"
+
+
+def guard(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
+    """Answer with what the policy allows, or with an error that holds the exception's type name and nothing else."""
+    try:
+        message_type = message.metadata.message_type
+        policy = node_policy(context.node_config)
+        check_request(policy, message_type)
+        reply = call_next(message, context)
+        if reply.has_content():
+            check_reply(policy, message_type, reply.content)
+        return reply
+    except Exception as error:
+        keep_at_site(error, message, context)
+        return Message(Error(code=SITE_ERROR, reason=type(error).__name__), reply_to=message)
+
+
+def keep_at_site(error: Exception, message: Message, context: Context) -> None:
+    """Write what went wrong into the site's own workspace and log, where its engineer looks."""
+    reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+    logger.error("%s failed: %s", message.metadata.message_type, reason)
+    note = {"message": message.metadata.message_type, "reason": reason, "traceback": traceback.format_exc()}
+    # The failure is told to the server in any case; a workspace that cannot be written must not hide it.
+    with contextlib.suppress(UserError, KeyError, ValueError):
+        folder = site_folder(context.node_config, wire.read_request(message).study)
+        write_atomic(folder / FAILURE_FILE, json.dumps(note, indent=1).encode())

@@ -1,0 +1,196 @@
+"""What a site does for each message: from an opened site and a request to the content of the answer."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from flwr.app import RecordDict
+from torch import nn
+
+import fedkr
+from fedkr import wire
+from fedkr.artifacts import Artifact
+from fedkr.audit import audit_model, build_challenge, to_metrics
+from fedkr.data import ImageSet
+from fedkr.errors import UserError
+from fedkr.evaluation import Utility, measure_utility
+from fedkr.models import build_classifier
+from fedkr.progress import SilentProgress
+from fedkr.recycle.classifier import ClassifierTraining, real_batches
+from fedkr.training import predict_logits
+from sites.policy import PolicyError
+from sites.workspace import Site
+
+# Counts that must not be exact are rounded to this many images.
+COARSE = 50
+
+
+def describe(site: Site, request: wire.Request) -> RecordDict:
+    """Answer ``query.describe``: the site card."""
+    train, policy = site.data.train, site.policy
+    card: dict[str, Any] = {
+        "site": site.name,
+        "version": fedkr.__version__,
+        "classes": list(train.classes),
+        "size": train.size,
+        "channels": train.channels,
+        "allow": policy.allow,
+        "recipients": policy.recipients,
+        "threads": torch.get_num_threads(),
+    }
+    if policy.exact_counts:
+        splits = ("train", "val", "test", "holdout")
+        card["counts"] = {name: getattr(site.data, name).class_counts().tolist() for name in splits}
+    return RecordDict({wire.CARD: wire.document(card)})
+
+
+def train_local(site: Site, request: wire.Request) -> RecordDict:
+    """Answer ``train.local``: train the site's own model, keep it, return its figures."""
+    started = time.perf_counter()
+    model = own_model(site)
+    metrics: dict[str, wire.Metric | None] = {"seconds": time.perf_counter() - started}
+    metrics |= _figures(site, model, site.data.test, "test") | _figures(site, model, site.global_test, "global")
+    return wire.metrics_reply(metrics)
+
+
+def train_release(site: Site, request: wire.Request) -> RecordDict:
+    """Answer ``train.release``: run Knowledge Recycling and return regenerated images with soft labels."""
+    started = time.perf_counter()
+    if not site.policy.exact_counts and site.study.recycle.balance != "balanced":
+        raise PolicyError(
+            f"recycle.balance={site.study.recycle.balance!r} would show the site's class counts: "
+            "set recycle.balance=balanced, or exact_counts: true in the site's policy"
+        )
+    release = site.pipeline.release(int(request.settings["round"]), site.policy.max_images)
+    return wire.release_reply(release, time.perf_counter() - started)
+
+
+def train_weights(site: Site, request: wire.Request) -> RecordDict:
+    """Answer ``train``: one round of a weight-sharing strategy (McMahan et al. 2017; the proximal term is FedProx's).
+
+    The received model is measured on val before it is trained: that is how the server chooses learning rate, local
+    epochs and round without an exchange of its own.
+    """
+    started, settings = time.perf_counter(), request.settings
+    model = received_model(site, request)
+    val = _utility(site, model, site.data.val)
+    trained = _train_round(site, model, request)
+    metrics: dict[str, wire.Metric | None] = {
+        "num-examples": public_count(site, len(site.data.train)),
+        "val-correct": val.accuracy * public_count(site, val.count),
+        "val-loss": val.loss * public_count(site, val.count),
+        "val-count": public_count(site, val.count),
+        "seconds": time.perf_counter() - started,
+    }
+    if not math.isfinite(val.loss):
+        raise UserError(f"round {settings['server-round']}: the received model's val loss is {val.loss}")
+    content = wire.metrics_reply(metrics)
+    content[wire.ARRAYS] = wire.weights_record(trained)
+    return content
+
+
+def _train_round(site: Site, model: nn.Module, request: wire.Request) -> dict[str, torch.Tensor]:
+    settings, config = request.settings, site.study.student
+    train, round_number = site.data.train, int(settings["server-round"])
+    steps = max(1, math.ceil(int(settings["local-epochs"]) * len(train) / config.batch))
+    seed = (*site.pipeline.seed("weights"), settings["candidate"], round_number)
+    work = ClassifierTraining(
+        model,
+        dataclasses.replace(config, lr=float(settings["lr"])),
+        real_batches(train, config.batch, *seed),
+        flip=site.study.data.flip,
+        runtime=site.runtime,
+        seed=seed,
+        factor=lambda step: 1.0,
+        proximal=float(settings.get("proximal-mu", 0.0)),
+    )
+    work.advance(steps, SilentProgress(), f"{site.study.strategy.kind} round {round_number}")
+    return dict(work.model.state_dict())
+
+
+def evaluate(site: Site, request: wire.Request) -> RecordDict:
+    """Answer ``evaluate``: the received model's figures on the site's own test split, or on val when asked for."""
+    started = time.perf_counter()
+    model = received_model(site, request)
+    split = str(request.settings.get("split", "test"))
+    if split not in ("test", "val"):
+        raise PolicyError(f"evaluate: split={split!r} is not answered; one of: test, val")
+    metrics = _figures(site, model, getattr(site.data, split), split)
+    return wire.metrics_reply(metrics | {"seconds": time.perf_counter() - started})
+
+
+def audit(site: Site, request: wire.Request) -> RecordDict:
+    """Answer ``evaluate.audit``: attack the received model, or the site's own teacher or model, on its private images."""
+    started, target = time.perf_counter(), str(request.settings["target"])
+    report = audit_model(
+        partial(predict_logits, audited_model(site, request, target), runtime=site.runtime),
+        build_challenge(site.data.train, site.data.holdout),
+        target=target,
+        site=site.name,
+        config=site.study.audit,
+        seed=site.study.seed,
+    )
+    return wire.metrics_reply({**to_metrics(report), "seconds": time.perf_counter() - started})
+
+
+def audited_model(site: Site, request: wire.Request, target: str) -> nn.Module:
+    """Return the model under audit: the one received, else the site's own teacher or local model."""
+    if request.weights is not None:
+        return received_model(site, request)
+    if target == "teacher":
+        return site.pipeline.labeller().teacher
+    if target == "local":
+        return own_model(site)
+    raise UserError(f"evaluate.audit: target={target!r} came without a model")
+
+
+def received_model(site: Site, request: wire.Request) -> nn.Module:
+    """Return the study's classifier with the request's weights, in evaluation mode."""
+    if request.weights is None:
+        raise UserError("the request holds no model")
+    return wire.load_weights(_classifier(site), request.weights).eval()
+
+
+def own_model(site: Site) -> nn.Module:
+    """Return the site's own model, trained on its real images."""
+    artifact: Artifact = site.pipeline.own_model()
+    return wire.load_weights(_classifier(site), artifact.tensors).eval()
+
+
+def _classifier(site: Site) -> nn.Module:
+    train = site.data.train
+    model = build_classifier(site.study.student, train.channels, train.size, len(train.classes), "any")
+    return site.runtime.place(model)
+
+
+def _utility(site: Site, model: nn.Module, data: ImageSet) -> Utility:
+    return measure_utility(predict_logits(model, data.images, site.runtime), data.labels, len(data.classes))
+
+
+def _figures(site: Site, model: nn.Module, data: ImageSet, prefix: str) -> dict[str, wire.Metric | None]:
+    figures = wire.utility_metrics(_utility(site, model, data), prefix)
+    if prefix != "global" and not site.policy.exact_counts:
+        del figures[f"{prefix}/confusion"]
+        figures[f"{prefix}/count"] = public_count(site, len(data))
+    return figures
+
+
+def public_count(site: Site, count: int) -> int:
+    """Return a count as it may leave: exact, or rounded where the policy withholds exact counts."""
+    return count if site.policy.exact_counts else max(COARSE, round(count / COARSE) * COARSE)
+
+
+HANDLERS: dict[str, Callable[[Site, wire.Request], RecordDict]] = {
+    wire.DESCRIBE: describe,
+    wire.LOCAL: train_local,
+    wire.RELEASE: train_release,
+    wire.TRAIN: train_weights,
+    wire.EVALUATE: evaluate,
+    wire.AUDIT: audit,
+}

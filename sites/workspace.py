@@ -1,0 +1,135 @@
+"""One site as its machine knows it: name, private data, policy, and the folder for its stages."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from fedkr.artifacts import StageStore
+from fedkr.config import DataConfig, Study, read_dataclass
+from fedkr.data import ImageSet, SiteData, load_source, partition_sites, split_site
+from fedkr.errors import UserError
+from fedkr.progress import FileProgress
+from fedkr.recycle import SitePipeline
+from fedkr.training import Runtime
+from sites.policy import SIMULATED, Policy
+
+
+@dataclass
+class SiteFile:
+    """A hospital's own file: who it is, where its images are, what may leave."""
+
+    name: str
+    workspace: str
+    data: DataConfig
+    policy: Policy = field(default_factory=Policy)
+    device: str = "auto"
+    threads: int = 1
+
+
+@dataclass(frozen=True)
+class Site:
+    """A site opened for one study."""
+
+    name: str
+    data: SiteData
+    global_test: ImageSet
+    policy: Policy
+    pipeline: SitePipeline
+    study: Study
+
+    @property
+    def runtime(self) -> Runtime:
+        """Device and precision of this process."""
+        return self.pipeline.runtime
+
+
+def read_site_file(path: Path) -> SiteFile:
+    """Read a site file (YAML).
+
+    Raises:
+        UserError: the file is missing, is no YAML, or has an unknown or misfitting field.
+    """
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); name the site file in site-file=...") from None
+    except yaml.YAMLError as error:
+        raise UserError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
+    required = [name for name in ("name", "workspace", "data") if not isinstance(values, dict) or name not in values]
+    if required:
+        raise UserError(f"{path}: field {required[0]!r} is missing; a site file has name, workspace, data and policy")
+    site = read_dataclass(SiteFile, values, str(path))
+    site.policy.check(str(path))
+    folder = path.resolve().parent
+    site.workspace = str(folder / site.workspace)
+    if site.data.path:
+        site.data.path = str(folder / site.data.path)
+    return site
+
+
+def node_policy(node_config: Mapping[str, Any]) -> Policy:
+    """Return the policy of the node: the site file's, or the simulation's, which allows everything."""
+    if "site-file" in node_config:
+        return read_site_file(Path(str(node_config["site-file"]))).policy
+    return SIMULATED
+
+
+def site_folder(node_config: Mapping[str, Any], study_json: str) -> Path:
+    """Return the folder of the node's workspace; nothing in it ever leaves the site."""
+    if "site-file" in node_config:
+        return Path(read_site_file(Path(str(node_config["site-file"]))).workspace)
+    return Path(json.loads(study_json)["run_dir"]) / "sites" / f"site-{node_config['partition-id']}"
+
+
+def open_site(node_config: Mapping[str, Any], study: Study) -> Site:
+    """Return the site that this node is, opened for ``study`` (kept open for later messages of the same process).
+
+    A node with ``site-file`` in its node config is a hospital and takes its data from that file alone; one with
+    ``partition-id`` only is a simulated site and takes its part of the study's dataset.
+    """
+    if "site-file" in node_config:
+        return _open_hospital(str(node_config["site-file"]), study.to_json())
+    if "partition-id" not in node_config:
+        raise UserError('this node has no site: start it with --node-config \'site-file="/path/to/site.yaml"\'')
+    return _open_simulated(int(node_config["partition-id"]), study.to_json())
+
+
+@lru_cache(maxsize=64)
+def _open_simulated(partition: int, study_json: str) -> Site:
+    study = Study.from_json(study_json)
+    source = load_source(study.data)
+    name = f"site-{partition}"
+    pool = source.pool.subset(_partition(study_json)[partition])
+    folder = Path(study.run_dir) / "sites" / name
+    return _open(name, pool, source.test, SIMULATED, folder, study)
+
+
+@lru_cache(maxsize=2)
+def _partition(study_json: str) -> list[Any]:
+    study = Study.from_json(study_json)
+    return partition_sites(load_source(study.data).pool, study).indices
+
+
+@lru_cache(maxsize=8)
+def _open_hospital(site_file: str, study_json: str) -> Site:
+    site, study = read_site_file(Path(site_file)), Study.from_json(study_json)
+    study = dataclasses.replace(study, device=site.device, threads=site.threads)
+    source = load_source(site.data)
+    return _open(site.name, source.pool, source.test, site.policy, Path(site.workspace), study)
+
+
+def _open(name: str, pool: ImageSet, test: ImageSet, policy: Policy, folder: Path, study: Study) -> Site:
+    data = split_site(pool, study.split, study.seed, name)
+    runtime = Runtime.choose(study.device, study.precision, study.threads)
+    pipeline = SitePipeline(
+        name, data, study, StageStore(folder / "stages"), runtime, FileProgress(folder), policy.min_class_count
+    )
+    return Site(name, data, test, policy, pipeline, study)
