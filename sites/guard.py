@@ -13,7 +13,7 @@ from flwr.clientapp.typing import ClientAppCallable
 from fedkr import wire
 from fedkr.artifacts import write_atomic
 from fedkr.errors import UserError
-from sites.policy import check_reply, check_request
+from sites.policy import PolicyError, check_reply, check_request, weight_shapes
 from sites.workspace import node_policy, site_folder
 
 logger = logging.getLogger(__name__)
@@ -29,10 +29,14 @@ def guard(message: Message, context: Context, call_next: ClientAppCallable) -> M
         message_type = message.metadata.message_type
         policy = node_policy(context.node_config)
         check_request(policy, message_type)
+        # Read before the handler runs, which could change the request in place.
+        weights = weight_shapes(message.content)
         reply = call_next(message, context)
-        if reply.has_content():
-            check_reply(policy, message_type, reply.content)
-        return reply
+        if reply.has_error():
+            raise PolicyError("the handler answered with an error of its own, whose text may not leave")
+        check_reply(policy, message_type, reply.content, weights)
+        # A new message: only the checked content leaves, not what a handler wrote into the metadata.
+        return Message(reply.content, reply_to=message)
     except Exception as error:
         keep_at_site(error, message, context)
         return Message(Error(code=SITE_ERROR, reason=type(error).__name__), reply_to=message)
@@ -43,7 +47,8 @@ def keep_at_site(error: Exception, message: Message, context: Context) -> None:
     reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
     logger.error("%s failed: %s", message.metadata.message_type, reason)
     note = {"message": message.metadata.message_type, "reason": reason, "traceback": traceback.format_exc()}
-    # The failure is told to the server in any case; a workspace that cannot be written must not hide it.
-    with contextlib.suppress(UserError, KeyError, ValueError):
+    # The failure is told to the server in any case; a workspace that cannot be written, or a request that names none,
+    # must neither hide it nor raise an error of its own, whose text Flower would send.
+    with contextlib.suppress(Exception):
         folder = site_folder(context.node_config, wire.read_request(message).study)
         write_atomic(folder / FAILURE_FILE, json.dumps(note, indent=1).encode())

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from io import BytesIO
 from typing import Any
 
 import numpy as np
-from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+from numpy.typing import NDArray
 
 from fedkr import wire
+from fedkr.config import ATTACKS
 from fedkr.errors import UserError
-from fedkr.release import MANIFEST_FIELDS
+from fedkr.release import Release, check_release
+from sites.documents import is_confusion, is_number, is_rates, misfit
 
 KINDS = ("metrics", "release", "weights")
 NEEDS = {
@@ -21,15 +27,32 @@ NEEDS = {
     wire.EVALUATE: "metrics",
     wire.AUDIT: "metrics",
 }
-# A ROC curve is binned to at most this many points; a list as long as a split could hold a score for each image.
-LONGEST_LIST = 128
-METRIC_PREFIXES = {
-    wire.LOCAL: ("test/", "global/", "seconds"),
-    wire.RELEASE: ("count", "seconds"),
-    wire.TRAIN: ("num-examples", "val-correct", "val-count", "val-loss", "seconds"),
-    wire.EVALUATE: ("test/", "val/", "seconds"),
-    wire.AUDIT: ("loss/", "modified-entropy/", "confidence/", "logit-margin/", "seconds"),
+# Where exact counts may not leave, a number of images is a multiple of this.
+COUNT_STEP = 50
+# Enough for every attack with its intervals; a reply with more could hold a figure for each image.
+MOST_METRICS = 256
+AUDIT_FIGURES = "auc|auc-low|auc-high|balanced-accuracy|duplicates|members|nonmembers|roc-fpr|roc-tpr"
+
+
+def _pattern(*names: str) -> re.Pattern[str]:
+    return re.compile("|".join(("seconds", *names)))
+
+
+def _utility(splits: str) -> str:
+    return f"({splits})/({'|'.join(wire.UTILITY_FIELDS)})"
+
+
+# Which metrics a reply may hold, by their whole name.
+METRICS = {
+    wire.LOCAL: _pattern(_utility("test|global")),
+    wire.RELEASE: _pattern("count"),
+    wire.TRAIN: _pattern("num-examples", "val-correct", "val-count", "val-loss"),
+    wire.EVALUATE: _pattern(_utility("test|val")),
+    wire.AUDIT: _pattern(rf"({'|'.join(ATTACKS)})/({AUDIT_FIGURES}|tpr-at-fpr-[0-9.e-]{{1,12}}(-low|-high)?)"),
 }
+# The global test set is not the site's own.
+ROUNDED_COUNT = re.compile(r"(test|val)/count|num-examples|val-count")
+EXACT_FIGURE = re.compile(r"(test|val)/confusion")
 
 
 class PolicyError(UserError):
@@ -77,18 +100,38 @@ def check_request(policy: Policy, message_type: str) -> None:
         raise PolicyError(f"{message_type}: this site's policy does not allow {needed!r} to leave")
 
 
-def check_reply(policy: Policy, message_type: str, content: RecordDict) -> None:
-    """Raise :class:`PolicyError` unless everything in a reply is something that the policy names."""
-    unexpected = set(content) - wire.REPLIES[message_type]
+def weight_shapes(request: RecordDict) -> dict[str, tuple[int, ...]]:
+    """Return name and shape of each array of the model that a request sends; nothing else may come back."""
+    record = request.array_records.get(wire.ARRAYS)
+    return {} if record is None else {name: tuple(array.shape) for name, array in record.items()}
+
+
+def check_reply(
+    policy: Policy,
+    message_type: str,
+    content: RecordDict,
+    weights: Mapping[str, tuple[int, ...]] | None = None,
+) -> None:
+    """Raise :class:`PolicyError` unless everything in a reply is something that the policy names.
+
+    Args:
+        policy: the site's.
+        message_type: what was asked.
+        content: the reply.
+        weights: of the model that the request sent (:func:`weight_shapes`); only arrays like these may leave.
+    """
+    unexpected = set(content) - wire.REPLIES.get(message_type, frozenset())
     if unexpected:
         raise PolicyError(f"{message_type}: record {sorted(unexpected)[0]!r} may not leave")
     for name, record in content.items():
         if name == wire.SHARED and isinstance(record, ArrayRecord):
-            _check_shared(policy, record)
+            _require(policy, "release", message_type)
+            _check_shared(policy, content, record)
         elif name == wire.ARRAYS and isinstance(record, ArrayRecord):
             _require(policy, "weights", message_type)
+            _check_weights(record, weights or {})
         elif name == wire.METRICS and isinstance(record, MetricRecord):
-            _check_metrics(message_type, record)
+            _check_metrics(policy, message_type, dict(record))
         elif name in (wire.MANIFEST, wire.CARD) and isinstance(record, ConfigRecord):
             _check_document(policy, content, name, record)
         else:
@@ -100,34 +143,76 @@ def _require(policy: Policy, kind: str, message_type: str) -> None:
         raise PolicyError(f"{message_type}: this site's policy does not allow {kind!r} to leave")
 
 
-def _check_shared(policy: Policy, record: ArrayRecord) -> None:
-    _require(policy, "release", wire.RELEASE)
+def _check_shared(policy: Policy, content: RecordDict, record: ArrayRecord) -> None:
+    """Ask what the server asks of a release, and cap its images."""
     if set(record) != {"images", "soft-labels"}:
         raise PolicyError("a release holds images and soft-labels, nothing else")
-    kinds = {"images": (np.uint8, 4), "soft-labels": (np.float16, 2)}
-    for name, (dtype, dimensions) in kinds.items():
-        array = record[name]
-        if array.dtype != np.dtype(dtype).name or len(array.shape) != dimensions:
-            raise PolicyError(f"release: {name} must be {np.dtype(dtype).name} with {dimensions} axes")
-        if array.shape[0] > policy.max_images:
-            raise PolicyError(f"release: {array.shape[0]} images, more than policy.max_images={policy.max_images}")
+    images, labels = (_decoded(f"release: {name}", record[name]) for name in ("images", "soft-labels"))
+    if images.ndim != 4 or images.shape[3] not in (1, 3) or labels.ndim != 2:
+        raise PolicyError("release: images must be [N, H, W, 1 or 3] and soft labels [N, K]")
+    shape = {"size": images.shape[1], "channels": images.shape[3], "classes": labels.shape[1]}
+    try:
+        manifest = wire.read_document(content, wire.MANIFEST)
+        check_release(Release(images, labels, manifest), **shape, max_images=policy.max_images)
+    except UserError as error:
+        raise PolicyError(str(error)) from None
+    if manifest.get("count", len(images)) != len(images):
+        raise PolicyError(f"release: {len(images)} images, the manifest counts {manifest['count']!r}")
 
 
-def _check_metrics(message_type: str, record: MetricRecord) -> None:
-    for name, value in record.items():
-        if not name.startswith(METRIC_PREFIXES.get(message_type, ())):
+def _check_weights(record: ArrayRecord, expected: Mapping[str, tuple[int, ...]]) -> None:
+    for name in sorted(record.keys() ^ expected.keys()):
+        raise PolicyError(f"weights: {name!r} is not in both the model that was sent and the one that would leave")
+    for name, array in record.items():
+        if _decoded(f"weights: {name}", array).shape != tuple(expected[name]):
+            raise PolicyError(f"weights: {name!r} has shape {list(array.shape)}, the model sent {list(expected[name])}")
+
+
+def _decoded(where: str, array: Array) -> NDArray[Any]:
+    """Return what an array really holds; its bytes must be its declared numbers and not one byte more."""
+    try:
+        values = array.numpy()
+    except (TypeError, ValueError, EOFError) as error:
+        raise PolicyError(f"{where} is no plain array ({type(error).__name__})") from None
+    header = BytesIO()
+    np.lib.format.write_array_header_1_0(header, np.lib.format.header_data_from_array_1_0(values))
+    declared = (array.dtype, tuple(array.shape))
+    if values.dtype.kind not in "fiu" or declared != (values.dtype.name, values.shape):
+        raise PolicyError(f"{where} holds {values.dtype} {list(values.shape)}, not what it declares or not numbers")
+    if not array.data.startswith(header.getvalue()) or len(array.data) != header.tell() + values.nbytes:
+        raise PolicyError(f"{where} has bytes beside its numbers")
+    return values
+
+
+def _check_metrics(policy: Policy, message_type: str, metrics: dict[str, Any]) -> None:
+    if len(metrics) > MOST_METRICS:
+        raise PolicyError(f"{message_type}: {len(metrics)} metrics, more than {MOST_METRICS}")
+    for name, value in metrics.items():
+        if message_type not in METRICS or not METRICS[message_type].fullmatch(name):
             raise PolicyError(f"{message_type}: metric {name!r} may not leave")
-        if isinstance(value, list) and len(value) > LONGEST_LIST and not name.endswith("/confusion"):
-            raise PolicyError(f"{message_type}: metric {name!r} is a list of {len(value)}, more than {LONGEST_LIST}")
+        figure = name.rpartition("/")[2]
+        check = is_confusion if figure == "confusion" else is_rates if figure in ("roc-fpr", "roc-tpr") else is_number
+        if not check(value):
+            raise PolicyError(f"{message_type}: metric {name!r} holds something else than such a figure")
+        if figure == "confusion" and sum(value) != metrics.get(name.replace("confusion", "count")):
+            raise PolicyError(f"{message_type}: metric {name!r} does not add up to the count of images")
+    if not policy.exact_counts:
+        _check_counts(message_type, metrics)
+
+
+def _check_counts(message_type: str, metrics: dict[str, Any]) -> None:
+    for name, value in metrics.items():
+        if EXACT_FIGURE.fullmatch(name) or (ROUNDED_COUNT.fullmatch(name) and value % COUNT_STEP):
+            raise PolicyError(f"{message_type}: {name!r} shows exact counts (policy.exact_counts is false)")
 
 
 def _check_document(policy: Policy, content: RecordDict, name: str, record: ConfigRecord) -> None:
-    if set(record) != {"json"}:
+    values = wire.read_document(content, name)
+    # Written anew, nothing is left of doubled names and white space, which could carry what no check sees.
+    if dict(record) != dict(wire.document(values)):
         raise PolicyError(f"record {name!r} holds more than one JSON document")
-    values: dict[str, Any] = wire.read_document(content, name)
-    known = MANIFEST_FIELDS if name == wire.MANIFEST else wire.CARD_FIELDS
-    unknown = set(values) - known
-    if unknown:
-        raise PolicyError(f"{name}: field {sorted(unknown)[0]!r} may not leave")
+    problem = misfit(name, values)
+    if problem:
+        raise PolicyError(f"{name}: {problem}")
     if name == wire.CARD and "counts" in values and not policy.exact_counts:
         raise PolicyError("card: exact class counts may not leave (policy.exact_counts is false)")

@@ -1,0 +1,62 @@
+"""A hospital's site file with its data, and replies as the site's own handlers would make them."""
+
+import numpy as np
+import pytest
+import yaml
+
+from fedkr import wire
+from fedkr.release import Release
+
+CLASSES = ["healthy", "ill", "rare"]
+
+
+@pytest.fixture
+def hospital(tmp_path):
+    """Write a site file; return a function that writes it again with another policy, and its path."""
+
+    def write(**policy):
+        values = {
+            "name": "st-mary",
+            "workspace": "work",
+            "data": {"name": "npz", "path": "images.npz", "classes": CLASSES},
+            "device": "cpu",
+            "policy": policy,
+        }
+        (tmp_path / "site.yaml").write_text(yaml.safe_dump(values))
+        return tmp_path / "site.yaml"
+
+    rng = np.random.default_rng(0)
+    labels = np.repeat([0, 1, 2], [40, 50, 3])
+    np.savez(
+        tmp_path / "images.npz",
+        train_images=rng.integers(0, 256, (93, 8, 8), dtype=np.uint8),
+        train_labels=labels,
+        test_images=rng.integers(0, 256, (12, 8, 8), dtype=np.uint8),
+        test_labels=np.arange(12) % 3,
+    )
+    return write
+
+
+def make_release(count=6, **manifest):
+    rng = np.random.default_rng(1)
+    soft = np.full((count, 3), 1 / 3, np.float16)
+    values = {
+        "site": "st-mary",
+        "round": 1,
+        "slices": 1,
+        "count": count,
+        "left_out": ["rare"],
+        "knobs": {"steps": 10, "guidance": 1.0},
+        "checkpoint": 20,
+        "scores": {
+            "checkpoints": [{"step": 20, "score": 0.5, "loss": 1.2}],
+            "tuning": [{"knobs": {"steps": 10, "guidance": 1.0}, "score": 0.5, "loss": 1.2}],
+        },
+    }
+    return Release(rng.integers(0, 256, (count, 8, 8, 1), dtype=np.uint8), soft, values | manifest)
+
+
+@pytest.fixture
+def release_content():
+    """Return a function that makes the content of an answer to ``train.release``."""
+    return lambda count=6, **manifest: wire.release_reply(make_release(count, **manifest), seconds=1.5)

@@ -1,0 +1,176 @@
+"""The mod around every handler: what a handler returns or raises reaches the server only as far as the policy says."""
+
+import json
+import time
+
+import numpy as np
+import pytest
+from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Error, Message, Metadata, MetricRecord, RecordDict
+
+from fedkr import wire
+from fedkr.config import Study
+from sites.app import answer
+from sites.guard import FAILURE_FILE, SITE_ERROR, guard
+
+SECRET = "/wards/7/patient-4711.dcm"
+
+
+def arrived(content, message_type):
+    """Return a message as it reaches a site."""
+    metadata = Metadata(
+        run_id=1,
+        message_id="m1",
+        src_node_id=1,
+        dst_node_id=2,
+        reply_to_message_id="",
+        group_id="",
+        created_at=time.time(),
+        ttl=60.0,
+        message_type=message_type,
+    )
+    return Message(content, metadata=metadata)
+
+
+@pytest.fixture
+def ask(hospital):
+    """Send one message through the guard to a handler; return the reply."""
+
+    def send(handler, message_type=wire.RELEASE, request=None, **policy):
+        content = request if request is not None else wire.request_content(Study().to_json())
+        message = arrived(content, message_type)
+        path = hospital(**policy)
+        context = Context(1, 1, {"site-file": str(path)}, RecordDict(), {})
+        return guard(message, context, handler)
+
+    return send
+
+
+def answering(content):
+    return lambda message, context: Message(content, reply_to=message)
+
+
+def raising(error):
+    def handler(message, context):
+        raise error
+
+    return handler
+
+
+def forbidden(reply, reason="PolicyError"):
+    assert reply.has_error()
+    assert not reply.has_content()
+    return (reply.error.code, reply.error.reason) == (SITE_ERROR, reason)
+
+
+def test_an_allowed_answer_passes_unchanged(ask, release_content):
+    content = release_content()
+    reply = ask(answering(content))
+    assert reply.content == content
+    assert reply.metadata.message_type == wire.RELEASE
+
+
+def test_a_handler_that_smuggles_a_record_answers_with_an_error(ask, release_content):
+    content = release_content()
+    content["extra"] = ArrayRecord({"images": Array(np.zeros((5, 8, 8), np.uint8))})
+    assert forbidden(ask(answering(content)))
+
+
+def test_a_handler_that_returns_more_images_than_the_sites_file_allows_is_refused(ask, release_content):
+    assert not ask(answering(release_content(6)), max_images=6).has_error()
+    assert forbidden(ask(answering(release_content(7)), max_images=6))
+
+
+def test_a_request_that_the_policy_forbids_never_reaches_its_handler(ask):
+    called = []
+    assert forbidden(ask(lambda *_: called.append(1), wire.TRAIN))
+    assert forbidden(ask(lambda *_: called.append(1), "train.everything"))
+    assert called == []
+
+
+def test_no_message_can_change_the_policy(ask, release_content):
+    request = wire.request_content(Study().to_json(), policy='{"allow": ["weights"]}', allow="weights")
+    assert forbidden(ask(answering(release_content()), wire.TRAIN, request))
+
+
+def test_weights_come_back_only_in_the_shape_of_those_that_were_sent(ask):
+    record = ArrayRecord({"w": Array(np.zeros(4, np.float32))})
+    request = RecordDict({wire.CONFIG: ConfigRecord({"study": Study().to_json()}), wire.ARRAYS: record})
+
+    def handler(message, context):
+        message.content[wire.ARRAYS]["images"] = Array(np.zeros((5, 8, 8), np.float32))
+        return Message(RecordDict({wire.ARRAYS: message.content[wire.ARRAYS]}), reply_to=message)
+
+    assert not ask(answering(RecordDict({wire.ARRAYS: record})), wire.TRAIN, request, allow=["weights"]).has_error()
+    assert forbidden(ask(handler, wire.TRAIN, request, allow=["weights"]))
+
+
+def test_metadata_that_a_handler_wrote_does_not_leave(ask, release_content):
+    def handler(message, context):
+        reply = Message(release_content(), reply_to=message)
+        reply.metadata.message_type = SECRET
+        return reply
+
+    assert SECRET not in str(ask(handler).metadata)
+
+
+@pytest.mark.parametrize("error", [FileNotFoundError(2, "No such file", SECRET), ValueError(SECRET), KeyError(SECRET)])
+def test_an_exception_leaves_as_its_type_name_alone(ask, error):
+    reply = ask(raising(error))
+    assert forbidden(reply, type(error).__name__)
+    assert SECRET not in str(reply)
+
+
+def test_an_error_that_a_handler_wrote_itself_does_not_leave(ask):
+    reply = ask(lambda message, context: Message(Error(code=0, reason=SECRET), reply_to=message))
+    assert forbidden(reply)
+    assert SECRET not in str(reply)
+
+
+def test_the_sites_engineer_finds_the_whole_reason_in_the_workspace(ask, tmp_path):
+    ask(raising(ValueError(SECRET)))
+    note = json.loads((tmp_path / "work" / FAILURE_FILE).read_text())
+    assert note["reason"] == f"ValueError: {SECRET}"
+    assert "in handler" in note["traceback"]
+
+
+def test_a_workspace_that_cannot_be_written_hides_no_failure(ask, tmp_path):
+    (tmp_path / "work").write_text("a file where the folder should be")
+    assert forbidden(ask(raising(ValueError(SECRET))), "ValueError")
+
+
+@pytest.mark.parametrize("request_content", [RecordDict(), RecordDict({wire.CONFIG: MetricRecord({"study": 1})})])
+def test_a_request_without_a_study_is_answered_with_an_error(ask, request_content):
+    assert forbidden(ask(raising(ValueError(SECRET)), request=request_content), "ValueError")
+
+
+def test_a_site_whose_file_is_broken_lets_nothing_leave(release_content, tmp_path):
+    (tmp_path / "site.yaml").write_text("name: st-mary\n")
+    message = arrived(wire.request_content(Study().to_json()), wire.RELEASE)
+    context = Context(1, 1, {"site-file": str(tmp_path / "site.yaml")}, RecordDict(), {})
+    assert forbidden(guard(message, context, answering(release_content())), "UserError")
+
+
+def tiny_study():
+    study = Study()
+    for model in (study.teacher, study.student):
+        model.arch, model.width, model.steps = "resnet8", 4, 2
+    study.generator.steps, study.generator.checkpoints = 2, 1
+    study.generator.options = {"width": 8, "steps_sample": 2}
+    study.recycle.search_steps, study.recycle.tuning_budget, study.recycle.views = 2, 1, 1
+    study.recycle.rounds, study.recycle.balance, study.audit.bootstrap = 1, "balanced", 10
+    return study
+
+
+@pytest.mark.parametrize(
+    ("message_type", "settings"),
+    [(wire.DESCRIBE, {}), (wire.LOCAL, {}), (wire.RELEASE, {"round": 1}), (wire.AUDIT, {"target": "teacher"})],
+)
+def test_a_sites_own_answers_pass_the_policy_that_it_has_by_default(ask, message_type, settings):
+    request = wire.request_content(tiny_study().to_json(), **settings)
+    assert not ask(answer, message_type, request).has_error()
+
+
+def test_a_release_in_the_classes_own_proportions_is_refused_where_counts_may_not_leave(ask):
+    study = tiny_study()
+    study.recycle.balance = "histogram"
+    assert forbidden(ask(answer, wire.RELEASE, wire.request_content(study.to_json(), round=1)))
