@@ -1,0 +1,104 @@
+"""What a hospital's engineer sees before joining: the site file and its data, read as a study would read them."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fedkr import wire
+from fedkr.config import Study
+from fedkr.data import ImageSet, Source, load_source
+from fedkr.errors import UserError
+from fedkr.training import Runtime
+from sites.handlers import describe
+from sites.policy import Policy
+from sites.workspace import Site, SiteFile, open_site, read_site_file
+
+MAY_LEAVE = {
+    "metrics": "figures of models on this site's images (accuracy, AUC, audit); never a figure of one image",
+    "release": "at most {max_images} synthetic images a release, each with soft labels; never a real image",
+    "weights": "weights of a model trained on this site's images (weight-sharing baselines only)",
+}
+
+
+def check_site(path: Path) -> dict[str, Any]:
+    """Read a site file and its data and return all that the site's engineer should know, as JSON can hold it.
+
+    Nothing is trained and nothing is written. ``problems`` lists in plain words what would stop a study with default
+    settings; ``server_sees`` is the card that the server would get, None where the site cannot be opened.
+
+    Raises:
+        UserError: a site file or data that cannot be read, or a device that this machine does not have.
+    """
+    file = read_site_file(path)
+    source = load_source(file.data)
+    runtime = Runtime.choose(file.device, threads=file.threads)
+    problems = _workspace_problem(Path(file.workspace))
+    try:
+        site = open_site({"site-file": str(path)}, Study())
+    except UserError as error:
+        site = None
+        problems.append(str(error))
+    return {
+        "name": file.name,
+        "workspace": file.workspace,
+        **_data_facts(source),
+        "split": None if site is None else _split_sizes(site),
+        **_rare_classes(source.pool if site is None else site.data.train, file.policy),
+        "may_leave": _may_leave(file),
+        "server_sees": None if site is None else _card(site),
+        **runtime.describe(),
+        "threads": file.threads,
+        "warnings": source.warnings,
+        "problems": problems,
+    }
+
+
+def _data_facts(source: Source) -> dict[str, Any]:
+    pool = source.pool
+    return {
+        "images": len(pool),
+        "test_images": len(source.test),
+        "patients": None if pool.groups is None else len(np.unique(pool.groups)),
+        "size": pool.size,
+        "channels": pool.channels,
+        "classes": dict(zip(pool.classes, pool.class_counts().tolist(), strict=True)),
+    }
+
+
+def _split_sizes(site: Site) -> dict[str, int]:
+    return {name: len(getattr(site.data, name)) for name in ("train", "val", "test", "holdout")}
+
+
+def _rare_classes(train: ImageSet, policy: Policy) -> dict[str, Any]:
+    """Name the classes that a release leaves out: those with too few training images."""
+    counts = zip(train.classes, train.class_counts(), strict=True)
+    return {
+        "min_class_count": policy.min_class_count,
+        "classes_left_out": [name for name, count in counts if count < policy.min_class_count],
+    }
+
+
+def _may_leave(file: SiteFile) -> list[str]:
+    policy = file.policy
+    lines = [MAY_LEAVE[kind].format(max_images=policy.max_images) for kind in policy.allow]
+    lines.append("this site's card: " + ("with" if policy.exact_counts else "without") + " exact class counts")
+    if "release" in policy.allow:
+        receivers = "the server only" if policy.recipients == "server" else "the server and the other sites"
+        lines.append(f"a release goes to {receivers}")
+    return lines
+
+
+def _card(site: Site) -> dict[str, Any]:
+    content = describe(site, wire.Request(site.study.to_json(), {}, None))
+    return wire.read_document(content, wire.CARD)
+
+
+def _workspace_problem(folder: Path) -> list[str]:
+    nearest = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    if nearest.is_dir() and os.access(nearest, os.W_OK):
+        return []
+    return [f"{folder}: cannot be written; name another workspace in the site file"]

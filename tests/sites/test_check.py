@@ -1,0 +1,83 @@
+"""What ``fedkr site check`` tells the engineer of a site."""
+
+import json
+
+import numpy as np
+import pytest
+import yaml
+
+from fedkr.errors import UserError
+from sites.check import check_site
+
+
+def changed(path, **values):
+    path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | values))
+    return path
+
+
+def test_the_card_tells_what_the_site_holds_and_leaves_nothing_behind(hospital, tmp_path):
+    card = check_site(hospital())
+    assert json.loads(json.dumps(card)) == card
+    assert (card["name"], card["images"], card["test_images"]) == ("st-mary", 93, 12)
+    assert (card["size"], card["channels"], card["patients"]) == (8, 1, None)
+    assert card["classes"] == {"healthy": 40, "ill": 50, "rare": 3}
+    assert sum(card["split"].values()) == 93
+    assert (card["device"], card["threads"], card["problems"]) == ("cpu", 1, [])
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["images.npz", "site.yaml"]
+
+
+def test_a_class_with_few_training_images_is_named(hospital):
+    assert check_site(hospital())["classes_left_out"] == ["rare"]
+    assert check_site(hospital(min_class_count=1))["classes_left_out"] == []
+
+
+def test_what_may_leave_follows_the_policy(hospital):
+    usual = " ".join(check_site(hospital())["may_leave"])
+    assert "20000 synthetic images" in usual
+    assert "without exact class counts" in usual
+    assert "the server only" in usual
+    assert "weights" not in usual
+    other = " ".join(check_site(hospital(allow=["weights"], exact_counts=True))["may_leave"])
+    assert "weights of a model" in other
+    assert "with exact class counts" in other
+    assert "synthetic" not in other
+
+
+def test_the_server_sees_no_counts_unless_the_policy_lets_them_leave(hospital):
+    assert "counts" not in check_site(hospital())["server_sees"]
+
+
+def test_the_server_sees_the_counts_that_the_policy_lets_leave(hospital):
+    seen = check_site(hospital(exact_counts=True))["server_sees"]
+    assert sum(map(sum, seen["counts"].values())) == 93
+
+
+def test_a_site_that_cannot_be_split_says_why(hospital, tmp_path):
+    path = hospital()
+    images = np.zeros((9, 8, 8), np.uint8)
+    np.savez(tmp_path / "few.npz", train_images=images, train_labels=np.arange(9) % 3)
+    card = check_site(changed(path, data={"name": "npz", "path": "few.npz"}))
+    assert (card["split"], card["server_sees"]) == (None, None)
+    assert len(card["problems"]) == 1
+    assert "split.min_images" in card["problems"][0]
+
+
+def test_a_workspace_that_cannot_be_written_is_a_problem(hospital, tmp_path):
+    path = hospital()
+    (tmp_path / "work").write_text("a file")
+    assert "work: cannot be written" in check_site(path)["problems"][0]
+
+
+@pytest.mark.parametrize(
+    ("values", "line"),
+    [
+        ({"data": {"name": "npz", "path": "none.npz"}}, "none.npz: no such file"),
+        ({"policy": {"allow": ["images"]}}, "policy.allow='images'"),
+        ({"polcy": {}}, "polcy: no such option"),
+        ({"device": "cuda"}, "no CUDA GPU"),
+    ],
+)
+def test_a_mistake_in_the_site_file_is_one_line(hospital, monkeypatch, values, line):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(UserError, match=line):
+        check_site(changed(hospital(), **values))
