@@ -11,7 +11,7 @@ from fedkr.seeds import numpy_rng
 class BatchOrder:
     """Endless concatenated permutations of ``count`` examples, cut into full batches.
 
-    Every batch is full, also when there are fewer examples than a batch holds: batch normalisation never sees one image.
+    Every batch is full, also with fewer examples than a batch holds: batch normalisation never sees one image.
     """
 
     def __init__(self, count: int, batch: int, *seed: object) -> None:
@@ -29,7 +29,7 @@ class BatchOrder:
         epochs = positions // self.count
         self._permutations = {e: self._permutation(e) for e in range(int(epochs[0]), int(epochs[-1]) + 1)}
         return np.array(
-            [self._permutations[e][p - e * self.count] for e, p in zip(epochs, positions, strict=True)], np.int64
+            [self._permutations[int(e)][p - e * self.count] for e, p in zip(epochs, positions, strict=True)], np.int64
         )
 
     def _permutation(self, epoch: int) -> NDArray[np.int64]:

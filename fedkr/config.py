@@ -77,7 +77,7 @@ class ClassifierConfig:
     arch: str = "resnet14"
     width: int = 16
     norm: str = "batch"
-    steps: int = 600
+    steps: int = 500
     batch: int = 64
     lr: float = 0.1
     weight_decay: float = 5e-4
@@ -109,8 +109,8 @@ class GeneratorConfig:
     """A class-conditional generator; ``options`` are checked against the dataclass of its kind."""
 
     kind: str = "edm"
-    steps: int = 1200
-    batch: int = 64
+    steps: int = 700
+    batch: int = 32
     checkpoints: int = 3
     options: dict[str, Any] = field(default_factory=dict)
 
@@ -119,8 +119,9 @@ class GeneratorConfig:
 class RecycleConfig:
     """Checkpoint optimisation, tuning and what a release holds."""
 
-    search_steps: int = 150
-    tuning_budget: int = 4
+    search_steps: int = 100
+    search_images: int = 512
+    tuning_budget: int = 3
     metric: str = "accuracy"
     rounds: int = 4
     ratio: float = 1.0
@@ -140,7 +141,7 @@ class StrategyConfig:
     rounds: int = 20
     search_rounds: int = 4
     lrs: list[float] = field(default_factory=lambda: [0.03, 0.1])
-    local_epochs: list[int] = field(default_factory=lambda: [2])
+    local_epochs: list[int] = field(default_factory=lambda: [2, 5])
     options: dict[str, Any] = field(default_factory=dict)
 
 
@@ -310,7 +311,14 @@ def check_study(study: Study) -> None:
             raise UserError(f"audit.fprs={fpr}: a false-positive rate, between 0 and 1")
     for key in ("steps", "batch", "checkpoints"):
         _at_least(f"generator.{key}", getattr(s.generator, key), 1)
-    for key, least in (("search_steps", 1), ("tuning_budget", 0), ("rounds", 1), ("views", 1), ("min_class_count", 1)):
+    for key, least in (
+        ("search_steps", 1),
+        ("search_images", 1),
+        ("tuning_budget", 0),
+        ("rounds", 1),
+        ("views", 1),
+        ("min_class_count", 1),
+    ):
         _at_least(f"recycle.{key}", getattr(s.recycle, key), least)
     _positive("recycle.ratio", s.recycle.ratio)
     _positive("recycle.temperature", s.recycle.temperature)

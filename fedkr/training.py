@@ -58,11 +58,14 @@ class Runtime:
 
     def place(self, model: nn.Module) -> nn.Module:
         """Move a model to the device, convolution weights channels-last."""
-        return model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+        return model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def describe(self) -> dict[str, str]:
         """Return device and precision, as stage keys and reports name them."""
-        return {"device": self.device.type, "precision": str(self.autocast_dtype or torch.float32).removeprefix("torch.")}
+        return {
+            "device": self.device.type,
+            "precision": str(self.autocast_dtype or torch.float32).removeprefix("torch."),
+        }
 
 
 def to_model_input(images: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """The wire: the one place where something becomes a Flower message and a message becomes something.
 
-Requests carry one ConfigRecord ``config`` with the study as JSON and, where a model is sent, one ArrayRecord ``arrays``.
-Replies carry one MetricRecord ``metrics`` and what :data:`REPLIES` names for their message type, nothing else. Arrays
+Requests carry one ConfigRecord ``config`` with the study as JSON and, where a model is sent, one ArrayRecord
+``arrays``. Replies carry one MetricRecord ``metrics`` and what :data:`REPLIES` names for their message type, nothing else. Arrays
 travel in NumPy's ``npy`` format without pickle.
 """
 
@@ -47,14 +47,16 @@ Metric = int | float | list[int] | list[float]
 
 @dataclass(frozen=True)
 class Request:
-    """What a site reads from a request: the study's JSON, the other settings, and the model's weights if there are any."""
+    """What a site reads from a request: the study's JSON, the other settings, and the model's weights if any."""
 
     study: str
     settings: dict[str, Any]
     weights: dict[str, Tensor] | None
 
 
-def request_content(study: str, weights: Mapping[str, Tensor] | None = None, **settings: str | int | float) -> RecordDict:
+def request_content(
+    study: str, weights: Mapping[str, Tensor] | None = None, **settings: str | int | float
+) -> RecordDict:
     """Return a request's content; underscores in ``settings`` become hyphens, as Flower's own keys have them."""
     config = {name.replace("_", "-"): value for name, value in settings.items()}
     content = RecordDict({CONFIG: ConfigRecord({"study": study, **config})})

@@ -109,4 +109,6 @@ def deployment_notes(study: Study) -> list[str]:
     """Return what the server alone cannot show."""
     if "centralised" not in study.strategy.compare:
         return []
-    return ["centralised is an oracle of simulations, trained by the driver of `fedkr simulate`; it is not part of this run."]
+    return [
+        "centralised is an oracle of simulations, trained by the driver of `fedkr simulate`; it is not part of this run."
+    ]

@@ -111,7 +111,9 @@ class Comparison:
 
     def _keep_model(self, name: str, artifact: Artifact) -> None:
         """Keep a final model in ``models/``, with all that is needed to build it again."""
-        tensors = {k.removeprefix("model."): v for k, v in artifact.tensors.items() if k.split(".")[0] not in ("m_t", "v_t")}
+        tensors = {
+            k.removeprefix("model."): v for k, v in artifact.tensors.items() if k.split(".")[0] not in ("m_t", "v_t")
+        }
         info = artifact.info | describe_model(self.study, self.coordinator.card)
         self.models[name] = Artifact(tensors, info)
         write_artifact(self.run_dir / "models" / f"{name}.safetensors", self.models[name])

@@ -99,7 +99,9 @@ class Coordinator:
             card = wire.read_document(reply.content, wire.CARD)
             self._check_card(card)
             if card["site"] in cards:
-                raise StudyFailedError(f"two nodes say that they are {card['site']!r}: give each site file its own name")
+                raise StudyFailedError(
+                    f"two nodes say that they are {card['site']!r}: give each site file its own name"
+                )
             cards[card["site"]] = Member(card["site"], int(node), card)
         self.members = {name: cards[name] for name in sorted(cards, key=site_order)}
         self._check_same_shape()
@@ -121,7 +123,9 @@ class Coordinator:
     def _check_card(self, card: dict[str, Any]) -> None:
         missing = {"site", "version", "classes", "size", "channels", "allow"} - set(card)
         if missing:
-            raise StudyFailedError(f"a site's card lacks {sorted(missing)[0]!r}; is its fedkr of version {fedkr.__version__}?")
+            raise StudyFailedError(
+                f"a site's card lacks {sorted(missing)[0]!r}; is its fedkr of version {fedkr.__version__}?"
+            )
         if card["version"] != fedkr.__version__:
             raise StudyFailedError(
                 f"{card['site']} runs fedkr {card['version']}, the server {fedkr.__version__}: install the same version"

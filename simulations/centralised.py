@@ -47,7 +47,7 @@ def run_centralised(study: Study, sites: dict[str, SiteData], test: ImageSet, ru
         run_dir / "models" / f"{NAME}.safetensors",
         Artifact(model.tensors, model.info | describe_model(study, card)),
     )
-    per_site = [
+    per_site: list[dict[str, Any]] = [
         {"site": name, **measure_model(study, model, data.test, runtime), **_raw_cost(data)}
         for name, data in sites.items()
     ]

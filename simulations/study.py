@@ -58,7 +58,7 @@ def run_study(study: Study) -> Path:
         results = merged(results, oracle)
         results["seconds"] = time.time() - started
         report = write_report(run_dir, results, collect_samples(results, run_dir, sites))
-    print_tables(results, console)
+    print_tables(load_results(run_dir), console)
     console.print(f"report: {report}", highlight=False, soft_wrap=True)
     return run_dir
 
@@ -100,12 +100,12 @@ def only_run_in(run_dir: Path) -> Iterator[None]:
         run_dir.mkdir(parents=True, exist_ok=True)
         handle = (run_dir / ".lock").open("w")
     except OSError as error:
-        raise UserError(f"{run_dir}: cannot be used as run folder ({error.strerror}); set out=... or run_dir=...") from None
+        raise UserError(f"{run_dir}: cannot be the run folder ({error.strerror}); set out=... or run_dir=...") from None
     with handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise UserError(f"{run_dir}: another process runs this very study; wait for it or set run_dir=...") from None
+            raise UserError(f"{run_dir}: another process runs this study; wait for it or set run_dir=...") from None
         yield
 
 
@@ -181,9 +181,7 @@ def merged(results: dict[str, Any], oracle: Oracle | None) -> dict[str, Any]:
     return results
 
 
-def collect_samples(
-    results: dict[str, Any], run_dir: Path, sites: dict[str, SiteData]
-) -> dict[str, SiteSamples]:
+def collect_samples(results: dict[str, Any], run_dir: Path, sites: dict[str, SiteData]) -> dict[str, SiteSamples]:
     """Return some real and some released images of each site; only a simulation has both in one place."""
     samples = {}
     for name, paths in results.get("releases", {}).items():

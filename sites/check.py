@@ -89,6 +89,8 @@ def _may_leave(file: SiteFile) -> list[str]:
     if "release" in policy.allow:
         receivers = "the server only" if policy.recipients == "server" else "the server and the other sites"
         lines.append(f"a release goes to {receivers}")
+        if not policy.exact_counts:
+            lines.append("a release must have recycle.balance=balanced in its study: class proportions may not leave")
     return lines
 
 

@@ -126,7 +126,7 @@ def evaluate(site: Site, request: wire.Request) -> RecordDict:
 
 
 def audit(site: Site, request: wire.Request) -> RecordDict:
-    """Answer ``evaluate.audit``: attack the received model, or the site's own teacher or model, on its private images."""
+    """Answer ``evaluate.audit``: attack a model, received or the site's own, on its private images."""
     started, target = time.perf_counter(), str(request.settings["target"])
     report = audit_model(
         partial(predict_logits, audited_model(site, request, target), runtime=site.runtime),

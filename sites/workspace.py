@@ -98,7 +98,7 @@ def open_site(node_config: Mapping[str, Any], study: Study) -> Site:
     if "site-file" in node_config:
         return _open_hospital(str(node_config["site-file"]), study.to_json())
     if "partition-id" not in node_config:
-        raise UserError('this node has no site: start it with --node-config \'site-file="/path/to/site.yaml"\'')
+        raise UserError("this node has no site: start it with --node-config 'site-file=\"/path/to/site.yaml\"'")
     return _open_simulated(int(node_config["partition-id"]), study.to_json())
 
 

@@ -69,7 +69,7 @@ class ImageSet:
 
 @dataclass(frozen=True)
 class SiteData:
-    """One site's private images. ``holdout`` is never touched by training or selection: it is the audit's non-members."""
+    """One site's private images; ``holdout``, the audit's non-members, is never touched by training or selection."""
 
     train: ImageSet
     val: ImageSet

@@ -85,7 +85,7 @@ class Generator:
         """Train with the EDM loss (equation 8) and save the averaged weights ``checkpoints`` times."""
         o, steps = self.options, self.config.steps
         reset_weights(self.net, *seed)
-        optimizer = torch.optim.AdamW(self.net.parameters(), lr=o.lr, betas=(0.9, 0.99), weight_decay=0.0, foreach=True)
+        optimizer = torch.optim.AdamW(self.net.parameters(), lr=o.lr, betas=(0.9, 0.99), weight_decay=0.0, fused=True)
         training = Training(
             self.net, optimizer, lambda step: flat_warmup(step, steps), self.runtime, ema_decay=o.ema, clip=1.0
         )
@@ -112,7 +112,7 @@ class Generator:
         return at
 
     def _edm_loss(self, images: Tensor, labels: Tensor, rng: torch.Generator) -> Tensor:
-        """Weighted denoising loss; with the weight 1/c_out^2 it is the error of the raw network output (appendix B.6)."""
+        """Denoising loss weighted by 1/c_out^2: the error of the raw network output (appendix B.6)."""
         o, device = self.options, self.runtime.device
         sigma = torch.exp(o.p_mean + o.p_std * torch.randn(len(images), 1, 1, 1, generator=rng))
         noisy = images + sigma * torch.randn(images.shape, generator=rng)
@@ -125,7 +125,7 @@ class Generator:
         return F.mse_loss(output.float(), target.to(device))
 
     def _network(self, inputs: Tensor, noise: Tensor, labels: Tensor) -> Tensor:
-        return self.net(inputs, noise, class_labels=labels).sample  # type: ignore[no-any-return]
+        return self.net(inputs, noise, class_labels=labels).sample
 
     def _fold(self, images: Tensor) -> Tensor:
         return F.pixel_unshuffle(images, self.fold) if self.fold > 1 else images
@@ -152,7 +152,7 @@ class Generator:
 
     @torch.inference_mode()
     def sample(self, labels: NDArray[np.int64], knobs: Knobs, *seed: object) -> Iterator[NDArray[np.uint8]]:
-        """Yield uint8 ``[B, H, W, C]`` for ``labels``, with a second-order multistep solver (DPM-Solver++ on EDM's sigmas)."""
+        """Yield uint8 ``[B, H, W, C]`` for ``labels``: DPM-Solver++ of second order on EDM's sigmas."""
         for start in range(0, len(labels), SAMPLE_BATCH):
             chunk = torch.from_numpy(labels[start : start + SAMPLE_BATCH])
             side = self.size // self.fold
@@ -199,7 +199,7 @@ def build_unet(options: Options, channels: int, side: int, classes: int) -> UNet
 
 
 def reset_weights(net: UNet2DModel, *seed: object) -> None:
-    """Draw every weight from ``seed``: torch's default initialisation in a forked global generator, output layer zero."""
+    """Draw every weight from ``seed`` (torch's default initialisation, forked global state), output layer zero."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(*seed, "weights"))
         for module in net.modules():
@@ -210,7 +210,7 @@ def reset_weights(net: UNet2DModel, *seed: object) -> None:
 
 
 def checkpoint_steps(steps: int, checkpoints: int) -> list[int]:
-    """Return the steps at which a checkpoint is kept: evenly over the second two thirds, the last step included."""
+    """Return the steps at which a checkpoint is kept: evenly over the last two thirds, the last step included."""
     first = steps / 3 if checkpoints > 1 else steps
     return sorted({math.ceil(s) for s in np.linspace(first, steps, checkpoints)})
 

@@ -1,4 +1,4 @@
-"""ResNets for small images: the CIFAR family of 6n+2 layers (He et al. 2016, section 4.2) and ResNet-18 with a small stem."""
+"""ResNets for small images: the CIFAR family of 6n+2 layers (He et al. 2016, section 4.2), and ResNet-18."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def make_norm(kind: str) -> type[nn.BatchNorm2d] | type[nn.Module]:
 
 
 class SmallResNet(nn.Module):
-    """ResNet of depth 6n+2: a 3x3 stem, three stages of n basic blocks at widths w, 2w, 4w, global pooling, one linear layer.
+    """ResNet of depth 6n+2: a 3x3 stem, three stages of n blocks at widths w, 2w, 4w, pooling, a linear layer.
 
     Input float ``[N, channels, H, W]``, output logits ``[N, classes]``.
     """
@@ -28,13 +28,17 @@ class SmallResNet(nn.Module):
     def __init__(self, depth: int, channels: int, classes: int, width: int, norm: str) -> None:
         super().__init__()
         blocks, layer = (depth - 2) // 6, make_norm(norm)
-        self.stem = nn.Sequential(nn.Conv2d(channels, width, 3, padding=1, bias=False), layer(width), nn.ReLU(inplace=True))
+        self.stem = nn.Sequential(
+            nn.Conv2d(channels, width, 3, padding=1, bias=False), layer(width), nn.ReLU(inplace=True)
+        )
         stages, inputs = [], width
         for stage in range(3):
             outputs = width * 2**stage
             for block in range(blocks):
                 stride = 2 if stage and not block else 1
-                stages.append(BasicBlock(inputs, outputs, stride, shortcut(inputs, outputs, stride, layer), norm_layer=layer))
+                stages.append(
+                    BasicBlock(inputs, outputs, stride, shortcut(inputs, outputs, stride, layer), norm_layer=layer)
+                )
                 inputs = outputs
         self.stages = nn.Sequential(*stages)
         self.head = nn.Linear(inputs, classes)
@@ -52,17 +56,17 @@ def shortcut(inputs: int, outputs: int, stride: int, layer: type[nn.Module]) -> 
 
 
 def resnet18(channels: int, size: int, classes: int, norm: str) -> nn.Module:
-    """torchvision's ResNet-18; below 64 pixels with a 3x3 stem and no pooling, as is usual for CIFAR."""
+    """Torchvision's ResNet-18; below 64 pixels with a 3x3 stem and no pooling, as is usual for CIFAR."""
     model = ResNet(BasicBlock, [2, 2, 2, 2], num_classes=classes, norm_layer=make_norm(norm))
     small = size < 64
     model.conv1 = nn.Conv2d(channels, 64, 3 if small else 7, 1 if small else 2, 1 if small else 3, bias=False)
     if small:
-        model.maxpool = nn.Identity()  # type: ignore[assignment]
+        model.maxpool = nn.Identity()
     return model
 
 
 def initialise(model: nn.Module, generator: torch.Generator) -> nn.Module:
-    """Draw every weight afresh from ``generator`` (Kaiming, fan out, for convolutions), so that no global state matters."""
+    """Draw every weight afresh from ``generator`` (Kaiming for convolutions): no global state matters."""
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu", generator=generator)

@@ -1,4 +1,4 @@
-"""Knowledge Recycling: teacher, checkpoint optimisation, tuning, distillation, and the pipeline that runs them in order."""
+"""Knowledge Recycling: teacher, checkpoint optimisation, tuning, distillation, and the pipeline in order."""
 
 from fedkr.recycle.pipeline import SitePipeline
 

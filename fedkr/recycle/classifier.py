@@ -42,7 +42,7 @@ def sgd(model: nn.Module, config: ClassifierConfig) -> torch.optim.SGD:
     matrices = [p for p in model.parameters() if p.ndim > 1]
     vectors = [p for p in model.parameters() if p.ndim <= 1]
     groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
-    return torch.optim.SGD(groups, lr=config.lr, momentum=MOMENTUM, nesterov=True, foreach=True)
+    return torch.optim.SGD(groups, lr=config.lr, momentum=MOMENTUM, nesterov=True, fused=True)
 
 
 class ClassifierTraining:

@@ -1,4 +1,4 @@
-"""Generative Knowledge Distillation: the Student learns soft labels on synthetic images that are drawn afresh as it trains."""
+"""Generative Knowledge Distillation: the Student learns soft labels on synthetic images drawn afresh as it trains."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ def regenerated_batches(
         batch: images in a batch.
         seed: parts of the seed of the order.
     """
-    images, labels = draw(0)
-    order = BatchOrder(len(images), batch, *seed)
-    current = {"round": 0, "set": (images, labels)}
+    held: dict[int, SoftSet] = {0: draw(0)}
+    order = BatchOrder(len(held[0][0]), batch, *seed)
 
     def at(step: int) -> Batch:
         wanted = order.epoch(step) // regenerate_every
-        if wanted != current["round"]:
-            current["round"], current["set"] = wanted, draw(wanted)
-        pool_images, pool_labels = current["set"]  # type: ignore[misc]
+        if wanted not in held:
+            held.clear()
+            held[wanted] = draw(wanted)
+        images, labels = held[wanted]
         chosen = order.at(step)
-        return pool_images[chosen], pool_labels[chosen]
+        return images[chosen], labels[chosen]
 
     return at
 

@@ -20,7 +20,7 @@ from fedkr.errors import UserError
 from fedkr.generators import Generator, Knobs, build_generator
 from fedkr.progress import Progress
 from fedkr.recycle.classifier import train_on_real
-from fedkr.recycle.search import CandidateScorer, release_labels
+from fedkr.recycle.search import CandidateScorer, Score, release_labels
 from fedkr.recycle.teacher import SoftLabeller, load_teacher, train_teacher
 from fedkr.release import Release
 from fedkr.seeds import numpy_rng
@@ -159,19 +159,17 @@ class SitePipeline:
             score = CandidateScorer(
                 self.study, self.data, self.labeller(), self.seed("search"), self.runtime, self.progress
             )
-            best_score = None
+            scores: dict[int, Score] = {}
             for step in sorted(checkpoints):
                 generator.load(checkpoints[step])
-                value = score(generator, knobs, f"checkpoint {step}")
-                rows["checkpoints"].append({"step": step, "score": value.value, "loss": -value.tie})
-                if best_score is None or value.order() >= best_score.order():
-                    best, best_score = step, value
+                scores[step] = score(generator, knobs, f"checkpoint {step}")
+                rows["checkpoints"].append({"step": step, **scores[step].as_row()})
+            best = max(scores, key=lambda step: scores[step].order())
             generator.load(checkpoints[best])
             tried: list[tuple[tuple[float, float], Knobs]] = []
             for index, candidate in enumerate(generator.knob_candidates()[: self.study.recycle.tuning_budget]):
-                value = best_score if candidate == knobs else score(generator, candidate, f"tuning {index + 1}")
-                assert value is not None
-                rows["tuning"].append({"knobs": candidate, "score": value.value, "loss": -value.tie})
+                value = scores[best] if candidate == knobs else score(generator, candidate, f"tuning {index + 1}")
+                rows["tuning"].append({"knobs": candidate, **value.as_row()})
                 tried.append((value.order(), candidate))
             if tried:
                 knobs = max(tried, key=lambda pair: pair[0])[1]
@@ -200,7 +198,9 @@ class SitePipeline:
         if max_images is not None:
             count = min(count, max_images // slices)
             if not count:
-                raise UserError(f"the policy's max_images={max_images} is less than one image a slice ({slices} slices)")
+                raise UserError(
+                    f"the policy's max_images={max_images} is less than one image a slice ({slices} slices)"
+                )
         rng = numpy_rng(*self.seed("labels"), round_number)
         labels = np.concatenate(
             [
@@ -257,7 +257,10 @@ class SitePipeline:
         return self.common | {"generator": dataclasses.asdict(self.study.generator), "least": least}
 
     def _choice_key(self) -> dict[str, Any]:
-        recycle, used = self.study.recycle, ("search_steps", "tuning_budget", "metric", "views", "temperature", "balance")
+        recycle, used = (
+            self.study.recycle,
+            ("search_steps", "search_images", "tuning_budget", "metric", "views", "temperature", "balance"),
+        )
         return (
             self._teacher_key()
             | self._generator_key()

@@ -20,9 +20,6 @@ from fedkr.recycle.distill import SoftSet, distill_student
 from fedkr.recycle.teacher import SoftLabeller
 from fedkr.training import Runtime, predict_logits
 
-# Enough images to rank candidates by; the final release is not bound by it.
-SEARCH_IMAGES = 1024
-
 
 @dataclass(frozen=True)
 class Score:
@@ -36,6 +33,10 @@ class Score:
         """Read the score that ``recycle.metric`` names; accuracy where val has one class only."""
         value = utility.auc if metric == "auc" and utility.auc is not None else utility.accuracy
         return Score(value, -utility.loss)
+
+    def as_row(self) -> dict[str, float]:
+        """Return the score as the report has it."""
+        return {"score": self.value, "loss": -self.tie}
 
     def order(self) -> tuple[float, float]:
         """Return the key to compare by."""
@@ -77,7 +78,7 @@ class CandidateScorer:
         self.study, self.data, self.labeller, self.seed = study, data, labeller, seed
         self.runtime, self.progress = runtime, progress
         recycle = study.recycle
-        count = min(SEARCH_IMAGES, max(study.student.batch, round(recycle.ratio * len(data.train))))
+        count = min(recycle.search_images, max(study.student.batch, round(recycle.ratio * len(data.train))))
         rng = np.random.default_rng(0)
         self.labels = release_labels(data.train, count, recycle.balance, recycle.min_class_count, rng)
 

@@ -35,7 +35,11 @@ class FedKR(Strategy):
     """
 
     def __init__(
-        self, coordinator: Coordinator, runtime: Runtime, progress: Progress, meanwhile: Callable[[], None] = lambda: None
+        self,
+        coordinator: Coordinator,
+        runtime: Runtime,
+        progress: Progress,
+        meanwhile: Callable[[], None] = lambda: None,
     ) -> None:
         self.coordinator, self.runtime, self.progress, self.meanwhile = coordinator, runtime, progress, meanwhile
         self.files: list[dict[str, Path]] = []
@@ -82,7 +86,11 @@ class FedKR(Strategy):
     def _accept(self, site: str, content: RecordDict) -> Artifact:
         release, card = wire.read_release(content), self.coordinator.card
         check_release(
-            release, size=card["size"], channels=card["channels"], classes=len(card["classes"]), where=f"release of {site}"
+            release,
+            size=card["size"],
+            channels=card["channels"],
+            classes=len(card["classes"]),
+            where=f"release of {site}",
         )
         artifact = release.as_artifact()
         artifact.info = release.manifest | {"seconds": wire.read_metrics(content).get("seconds", 0.0)}

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
-from flwr.app import ArrayRecord, ConfigRecord, Message
+from flwr.app import ConfigRecord, Message
 from flwr.serverapp.strategy import Strategy
 
 from fedkr import wire
@@ -66,7 +66,7 @@ def make_strategy(kind: str, options: dict[str, Any], sites: int) -> Strategy:
 
 
 class WeightSharing:
-    """Runs one weight-sharing strategy: a search over learning rate and local epochs, then the chosen setting to the end.
+    """Runs one weight-sharing strategy: a search over learning rate and local epochs, then the chosen to the end.
 
     The search runs each candidate for the first rounds of its full schedule, so that the chosen one just goes on; the
     returned model is that of the round with the best val accuracy, over all sites' val images.
@@ -133,7 +133,7 @@ class WeightSharing:
         if arrays is None:
             raise UserError(f"{self.config.kind} round {number}: no site answered with weights")
         info = _val_score(replies) | {"sites": {s: _cost(m, down) for s, m in replies.items()}}
-        tensors = {f"model.{k}": v for k, v in wire.read_weights(cast(ArrayRecord, arrays)).items()}
+        tensors = {f"model.{k}": v for k, v in wire.read_weights(arrays).items()}
         for moment in MOMENTS:
             held = getattr(strategy, moment, None) or {}
             tensors |= {f"{moment}.{k}": torch.as_tensor(v) for k, v in held.items()}

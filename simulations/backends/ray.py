@@ -64,6 +64,8 @@ class RayBackend:
     def _ray_environment(self, home: FlowerHome) -> dict[str, str]:
         values = {
             "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+            # Ray's workers are niced by 15 otherwise: beside the server and the oracle they would starve.
+            "RAY_worker_niceness": "0",
             "RAY_USAGE_STATS_ENABLED": "0",
             # "local" keeps Ray from joining another cluster that happens to run on this machine.
             "RAY_ADDRESS": self._config.address or "local",

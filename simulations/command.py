@@ -1,0 +1,71 @@
+"""The command that a study came from, found again from its options."""
+
+from __future__ import annotations
+
+import dataclasses
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from fedkr.config import Study
+from fedkr.errors import UserError
+from server.composition import compose_study
+
+# Where things lie and where they run: no part of a study's identity.
+LOCAL = (
+    "run_dir",
+    "out",
+    "data.root",
+    "data.download",
+    "backend",
+    "federation.deadline",
+    "federation.register_deadline",
+)
+
+
+def command_of(study: Study) -> str | None:
+    """Return a `fedkr simulate` command that composes this study, None where no overrides do.
+
+    Folders of this machine are left out, and a file of the hospital's own is named without its folder.
+    """
+    for choice in ([f"dataset={study.data.name}"], []):
+        try:
+            overrides = choice + list(_differences(study, compose_study(choice)))
+            same = compose_study(overrides).identity() == study.identity()
+        except UserError:
+            continue
+        if same:
+            return shlex.join(["fedkr", "simulate", *(_without_folder(override) for override in overrides)])
+    return None
+
+
+def _differences(study: Study, base: Study) -> Iterator[str]:
+    known = dict(_leaves(dataclasses.asdict(base)))
+    for name, value in _leaves(dataclasses.asdict(study)):
+        local = any(name == option or name.startswith(f"{option}.") for option in LOCAL)
+        if not local and (name not in known or known[name] != value):
+            yield f"{'' if name in known else '+'}{name}={_as_override(value)}"
+
+
+def _leaves(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in values.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def _as_override(value: Any) -> str:
+    """Return a value in Hydra's grammar."""
+    if isinstance(value, list):
+        return f"[{','.join(map(_as_override, value))}]"
+    if isinstance(value, str):
+        plain = value and all(c.isalnum() or c in "_-./" for c in value) and not value[0].isdigit()
+        return value if plain else "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _without_folder(override: str) -> str:
+    name, _, value = override.partition("=")
+    return f"{name}={Path(value.strip(chr(39))).name}" if name == "data.path" else override
