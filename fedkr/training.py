@@ -157,7 +157,8 @@ class Training:
         tensors |= {f"average.{k}": v for k, v in self.average.items()}
         for index, values in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{index}.{k}": torch.as_tensor(v) for k, v in values.items()}
-        return tensors
+        # Copies: training goes on in place.
+        return {name: value.detach().clone() for name, value in tensors.items()}
 
     def restore(self, tensors: dict[str, Tensor], step: int) -> None:
         """Continue where :meth:`state` was taken, bit by bit."""

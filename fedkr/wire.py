@@ -1,8 +1,8 @@
 """The wire: the one place where something becomes a Flower message and a message becomes something.
 
 Requests carry one ConfigRecord ``config`` with the study as JSON and, where a model is sent, one ArrayRecord
-``arrays``. Replies carry one MetricRecord ``metrics`` and what :data:`REPLIES` names for their message type, nothing else. Arrays
-travel in NumPy's ``npy`` format without pickle.
+``arrays``. Replies carry one MetricRecord ``metrics`` and what :data:`REPLIES` names for their message type, nothing
+else. Arrays travel in NumPy's ``npy`` format without pickle.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ app = ServerApp()
 
 @app.main()
 def main(grid: Grid, context: Context) -> None:
-    """Run the study that the run config names; leave the results, or the reason why there are none, in the run folder."""
+    """Run the study that the run config names; leave results, or why there are none, in the run folder."""
     log_to_stream()
     study, driven = read_study(context)
     run_dir = Path(study.run_dir)
@@ -109,6 +109,4 @@ def deployment_notes(study: Study) -> list[str]:
     """Return what the server alone cannot show."""
     if "centralised" not in study.strategy.compare:
         return []
-    return [
-        "centralised is an oracle of simulations, trained by the driver of `fedkr simulate`; it is not part of this run."
-    ]
+    return ["centralised is an oracle of simulations, trained by `fedkr simulate` itself; it is not part of this run."]

@@ -1,4 +1,4 @@
-"""Who takes part, and every exchange with them: each answer becomes a file as it lands, and is never asked for twice."""
+"""Who takes part, and every exchange with them: each answer becomes a file as it lands, never asked for twice."""
 
 from __future__ import annotations
 

@@ -210,13 +210,13 @@ def reset_weights(net: UNet2DModel, *seed: object) -> None:
 
 
 def checkpoint_steps(steps: int, checkpoints: int) -> list[int]:
-    """Return the steps at which a checkpoint is kept: evenly over the last two thirds, the last step included."""
+    """Return the steps at which a checkpoint is kept: evenly over the last two thirds, last step included."""
     first = steps / 3 if checkpoints > 1 else steps
     return sorted({math.ceil(s) for s in np.linspace(first, steps, checkpoints)})
 
 
 def noise_input(sigma: Tensor) -> Tensor:
-    """Return what the UNet is told of the noise level: c_noise = ln(sigma)/4 (EDM table 1), spread for its sinusoids."""
+    """Return what the UNet is told of the noise level: c_noise = ln(sigma)/4 (EDM table 1), spread out."""
     return NOISE_SCALE * sigma.log() / 4
 
 

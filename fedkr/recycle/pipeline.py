@@ -113,35 +113,33 @@ class SitePipeline:
             teacher, temperature, recycle.views, self.study.teacher.augment, self.study.data.flip, self.runtime
         )
 
-    def generator_checkpoints(self) -> dict[int, Artifact]:
-        """Train the generator, continuing behind the last checkpoint on disk; return its checkpoints by step."""
-        folder, config = self.stages, self.study.generator
-        done = folder.path("generator", self._generator_key())
-        kept: dict[int, Artifact] = {}
-        state_path = folder.path("generator-state", self._generator_key())
+    def generator_checkpoints(self) -> list[int]:
+        """Train the generator, continuing behind the last checkpoint on disk; return the steps of its checkpoints."""
+        done = self.stages.path("generator", self._generator_key())
         if done.exists():
-            steps = read_artifact(done).info["steps"]
-            return {step: read_artifact(self._checkpoint_path(step)) for step in steps}
-        generator = self.build_generator()
+            return list(read_artifact(done).info["steps"])
+        state_path = self.stages.path("generator-state", self._generator_key())
         state = read_artifact(state_path) if state_path.exists() else None
-        if state is not None:
-            for step in state.info["steps"]:
-                kept[step] = read_artifact(self._checkpoint_path(step))
+        steps: list[int] = [] if state is None else list(state.info["steps"])
+        generator = self.build_generator()
 
         def save(step: int, artifact: Artifact) -> None:
-            pruned = generator.prune(artifact)
-            write_artifact(self._checkpoint_path(step), pruned)
-            kept[step] = pruned
-            write_artifact(state_path, Artifact(artifact.tensors, artifact.info | {"steps": sorted(kept)}))
+            write_artifact(self._checkpoint_path(step), generator.prune(artifact))
+            steps.append(step)
+            write_artifact(state_path, Artifact(artifact.tensors, artifact.info | {"steps": steps}))
 
         train = self.data.train.subset(np.flatnonzero(np.isin(self.data.train.labels, self.kept)))
         if not len(train):
             least = self.study.recycle.min_class_count
             raise UserError(f"no class has {least} training images; lower recycle.min_class_count={least}")
         generator.fit(train, seed=self.seed("generator"), progress=self.progress, save=save, state=state)
-        write_artifact(done, Artifact({}, {"steps": sorted(kept), "steps_total": config.steps}))
+        write_artifact(done, Artifact({}, {"steps": steps}))
         state_path.unlink(missing_ok=True)
-        return kept
+        return steps
+
+    def checkpoint(self, step: int) -> Artifact:
+        """Read a checkpoint of the generator from its file, the same for fresh and resumed runs."""
+        return read_artifact(self._checkpoint_path(step))
 
     def choose(self) -> dict[str, Any]:
         """Checkpoint Optimisation, then Tuning; return checkpoint, knobs and every tried score.
@@ -161,11 +159,11 @@ class SitePipeline:
             )
             scores: dict[int, Score] = {}
             for step in sorted(checkpoints):
-                generator.load(checkpoints[step])
+                generator.load(self.checkpoint(step))
                 scores[step] = score(generator, knobs, f"checkpoint {step}")
                 rows["checkpoints"].append({"step": step, **scores[step].as_row()})
             best = max(scores, key=lambda step: scores[step].order())
-            generator.load(checkpoints[best])
+            generator.load(self.checkpoint(best))
             tried: list[tuple[tuple[float, float], Knobs]] = []
             for index, candidate in enumerate(generator.knob_candidates()[: self.study.recycle.tuning_budget]):
                 value = scores[best] if candidate == knobs else score(generator, candidate, f"tuning {index + 1}")
@@ -191,7 +189,7 @@ class SitePipeline:
 
     def _regenerate(self, round_number: int, max_images: int | None) -> Release:
         choice, generator = self.choose(), self.build_generator()
-        generator.load(self.generator_checkpoints()[choice["checkpoint"]])
+        generator.load(self.checkpoint(choice["checkpoint"]))
         recycle = self.study.recycle
         slices = recycle.rounds if recycle.exchange == "once" else 1
         count = max(1, round(recycle.ratio * len(self.data.train)))

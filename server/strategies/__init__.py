@@ -1,1 +1,1 @@
-"""Strategies of the comparison: sharing releases (fedkr), sharing weights (Flower's own), and sharing nothing (local)."""
+"""Strategies of the comparison: sharing releases (fedkr) and sharing weights (Flower's own)."""

@@ -1,7 +1,7 @@
 """Weight sharing with Flower's own strategies, resumable round by round and tuned on the sites' val splits.
 
-A new weight-sharing strategy is one module with ``make(options, sites) -> flwr Strategy`` and one YAML file; a kind with
-a dot is imported from anywhere.
+A new weight-sharing strategy is one module with ``make(options, sites) -> flwr Strategy`` and one YAML file; a kind
+with a dot is imported from anywhere.
 """
 
 from __future__ import annotations
