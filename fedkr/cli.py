@@ -55,6 +55,26 @@ def report(run: RunFolder) -> None:
 
 
 @app.command()
+def summary(
+    runs: Annotated[list[Path], typer.Argument(help="Folders of finished runs that differ in their seed.")],
+    out: Annotated[Path | None, typer.Option(help="Also write the summary, as JSON, to this file.")] = None,
+) -> None:
+    """Bring several seeds of one study into one table (CSV on stdout): mean, standard deviation, each seed."""
+
+    def work() -> None:
+        from simulations.summary import as_csv, summarise
+
+        found = summarise(runs)
+        if out is not None:
+            from fedkr.artifacts import write_atomic
+
+            write_atomic(out, json.dumps(found, indent=1).encode() + b"\n")
+        print(as_csv(found), end="")
+
+    _leave(work)
+
+
+@app.command()
 def export(
     run: RunFolder,
     out: Annotated[Path | None, typer.Option(help="Folder to write to; RUN/export if not given.")] = None,
