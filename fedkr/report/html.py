@@ -49,6 +49,11 @@ PRIVATE_IMAGES = (
 
 Figures = dict[str, Figure]
 
+COST_NOTE = (
+    "Bytes are those of the exchanges that train; computing time is what sites and server spent on it, added up, "
+    "also where they worked at the same time or shared a processor."
+)
+
 
 def render_report(results: Results, samples: dict[str, SiteSamples] | None, figures: Figures | None = None) -> str:
     """Return the whole page.
@@ -326,7 +331,7 @@ def _cost(results: Results, figures: Figures) -> str:
     return section(
         "cost",
         "What it cost",
-        svg_figure(figures.get("cost"), "Bytes and wall time of each strategy"),
+        svg_figure(figures.get("cost"), "Bytes and computing time of each strategy", COST_NOTE),
         folded("Per site", f"{len(rows)} rows", table(titles, rows, 2, [""] * len(rows))) if rows else "",
     )
 

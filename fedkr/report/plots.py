@@ -212,14 +212,14 @@ def _roc_panel(ax: Axes, title: str, rows: list[AuditRow], sites: list[str], flo
 
 
 def cost_chart(results: Results) -> Figure | None:
-    """Return bytes (from and to the sites) and wall time of every strategy."""
+    """Return bytes (from and to the sites) and computing time of every strategy."""
     rows = results["strategies"]
     if not rows:
         return None
     figure = new_figure(8.6, 1.1 + 0.55 * len(rows))
     traffic, time = figure.subplots(1, 2, sharey=True)
     clean_axes(traffic, "bytes on the wire", grid="x")
-    clean_axes(time, "wall time", grid="x")
+    clean_axes(time, "computing time", grid="x")
     for y, row in enumerate(rows):
         colour = strategy_colour(row["name"])
         up, down, seconds = row.get("bytes_up") or 0.0, row.get("bytes_down") or 0.0, row.get("seconds") or 0.0

@@ -14,7 +14,7 @@ RESULTS_FILE = "results.json"
 
 
 class Scores(TypedDict, total=False):
-    """Test scores (fractions 0..1), bytes on the wire and wall time in seconds; null where there is none."""
+    """Test scores (fractions 0..1), bytes on the wire and computing time in seconds; null where there is none."""
 
     accuracy: float | None
     balanced_accuracy: float | None

@@ -46,10 +46,10 @@ def strategy_meaning(name: str) -> str:
 
 def target_label(target: str, results: Results) -> str:
     """Return how an audited model is called in text."""
-    if target == "weights":
-        kind = (results.get("study", {}).get("strategy") or {}).get("kind", "fedavg")
-        return f"{strategy_label(kind)} model"
-    return TARGET_LABELS.get(target, target)
+    if target in TARGET_LABELS:
+        return TARGET_LABELS[target]
+    kind = (results.get("study", {}).get("strategy") or {}).get("kind", "fedavg")
+    return f"{strategy_label(kind)} model" if target in ("weights", kind) else target
 
 
 def attack_label(attack: str) -> str:
