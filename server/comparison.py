@@ -89,7 +89,7 @@ class Comparison:
             cost[name] += info.get(name, 0)
         known = self.extras["recycling"].setdefault(site, dict(info.get("scores", {}), images=0))
         known["images"] += info["count"]
-        known["left_out"] = info["left_out"]
+        known |= {"left_out": info["left_out"], "teacher": info.get("teacher", {})}
         self.extras["releases"].setdefault(site, []).append(str(path.relative_to(self.run_dir)))
 
     def _read_local(self, pending: Pending) -> None:

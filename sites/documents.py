@@ -82,6 +82,7 @@ MANIFEST: dict[str, Check] = {
     "knobs": IS_KNOBS,
     "checkpoint": is_count,
     "scores": IS_SCORES,
+    "teacher": fields(step=is_count, val_accuracy=is_number),
 }
 CARD: dict[str, Check] = {
     "site": is_text,

@@ -188,7 +188,7 @@ class SitePipeline:
         )
 
     def _regenerate(self, round_number: int, max_images: int | None) -> Release:
-        choice, generator = self.choose(), self.build_generator()
+        choice, teacher, generator = self.choose(), self.teacher().info, self.build_generator()
         generator.load(self.checkpoint(choice["checkpoint"]))
         recycle = self.study.recycle
         slices = recycle.rounds if recycle.exchange == "once" else 1
@@ -216,6 +216,7 @@ class SitePipeline:
             "knobs": choice["knobs"],
             "checkpoint": choice["checkpoint"],
             "scores": {name: choice[name] for name in ("checkpoints", "tuning")},
+            "teacher": {"step": teacher["step"], "val_accuracy": teacher.get("accuracy", 1.0)},
         }
         return Release(images, normalised_float16(soft), manifest)
 
