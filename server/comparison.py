@@ -68,7 +68,7 @@ class Comparison:
         return self.coordinator.compose("local", wire.LOCAL, {s: wire.request_content(study) for s in sites})
 
     def _run_fedkr(self, local: Pending | None) -> None:
-        # The sites train their own models while the server trains the student.
+        # Sites that finish early train their own models while others still recycle.
         meanwhile = (lambda: None) if local is None else (lambda: _send(self.coordinator, local))
         strategy = FedKR(self.coordinator, self.runtime, self.progress, meanwhile)
         strategy.start(self.coordinator.grid, ArrayRecord(), num_rounds=strategy.exchanges)

@@ -31,7 +31,7 @@ class FedKR(Strategy):
         coordinator: the members and the exchanges with them.
         runtime: where the student is trained.
         progress: is told of the student's training.
-        meanwhile: called when the last release is in: a chance to give the sites work while the student trains.
+        meanwhile: called when the last request is out: a chance to queue more work for sites that finish early.
     """
 
     def __init__(
@@ -124,6 +124,7 @@ class FedKR(Strategy):
         for server_round in range(1, num_rounds + 1):
             self.configure_train(server_round, initial_arrays, train_config or ConfigRecord(), grid)
             self.coordinator.send(self._pending)
+            if server_round == num_rounds:
+                self.meanwhile()
             self.aggregate_train(server_round, self.coordinator.arrivals(self._pending))
-        self.meanwhile()
         return Result(arrays=wire.weights_record(self.train().tensors))
