@@ -21,7 +21,7 @@ TOLERANCE = 1e-4
 
 
 def to_onnx(classifier: nn.Module, description: ModelDescription) -> onnx.ModelProto:
-    """Return ``classifier`` (uint8 ``[N, H, W, C]`` to probabilities) as ONNX for any N, its description in the metadata."""
+    """Return an image classifier (uint8 ``[N, H, W, C]`` to probabilities) as ONNX for any N, with its description."""
     # Two images, since a batch of one would be taken for a constant.
     example = torch.zeros(2, description.size, description.size, description.channels, dtype=torch.uint8)
     program = torch.onnx.export(
