@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import tempfile
 import time
@@ -19,6 +20,10 @@ def guarded(work: Callable[[], int | None]) -> int:
     """Run ``work`` and return its exit status (None is 0), or the status of what stopped it."""
     try:
         return work() or 0
+    except BrokenPipeError:
+        # The reader of our output (`| head`) had enough; Python would complain again when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except (Exception, KeyboardInterrupt) as error:
         return tell_failure(error)
 

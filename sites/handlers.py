@@ -24,11 +24,8 @@ from fedkr.models import build_classifier
 from fedkr.progress import SilentProgress
 from fedkr.recycle.classifier import ClassifierTraining, real_batches
 from fedkr.training import predict_logits
-from sites.policy import PolicyError
+from sites.policy import COUNT_STEP, PolicyError
 from sites.workspace import Site
-
-# Counts that must not be exact are rounded to this many images.
-COARSE = 50
 
 
 def describe(site: Site, request: wire.Request) -> RecordDict:
@@ -175,7 +172,7 @@ def _utility(site: Site, model: nn.Module, data: ImageSet) -> Utility:
 
 def _figures(site: Site, model: nn.Module, data: ImageSet, prefix: str) -> dict[str, wire.Metric | None]:
     figures = wire.utility_metrics(_utility(site, model, data), prefix)
-    if prefix != "global" and not site.policy.exact_counts:
+    if not site.policy.exact_counts:
         del figures[f"{prefix}/confusion"]
         figures[f"{prefix}/count"] = public_count(site, len(data))
     return figures
@@ -183,7 +180,7 @@ def _figures(site: Site, model: nn.Module, data: ImageSet, prefix: str) -> dict[
 
 def public_count(site: Site, count: int) -> int:
     """Return a count as it may leave: exact, or rounded where the policy withholds exact counts."""
-    return count if site.policy.exact_counts else max(COARSE, round(count / COARSE) * COARSE)
+    return count if site.policy.exact_counts else max(COUNT_STEP, round(count / COUNT_STEP) * COUNT_STEP)
 
 
 HANDLERS: dict[str, Callable[[Site, wire.Request], RecordDict]] = {

@@ -50,9 +50,9 @@ METRICS = {
     wire.EVALUATE: _pattern(_utility("test|val")),
     wire.AUDIT: _pattern(rf"({'|'.join(ATTACKS)})/({AUDIT_FIGURES}|tpr-at-fpr-[0-9.e-]{{1,12}}(-low|-high)?)"),
 }
-# The global test set is not the site's own.
-ROUNDED_COUNT = re.compile(r"(test|val)/count|num-examples|val-count")
-EXACT_FIGURE = re.compile(r"(test|val)/confusion")
+# The global set too: a hospital whose file has no test split takes it from its own images.
+ROUNDED_COUNT = re.compile(r"(test|val|global)/count|num-examples|val-count")
+EXACT_FIGURE = re.compile(r"(test|val|global)/confusion")
 
 
 class PolicyError(UserError):
