@@ -12,8 +12,7 @@ from fedkr.config import AuditConfig
 from fedkr.data import ImageSet
 from fedkr.errors import UserError
 from fedkr.evaluation import measure_utility
-from sites.handlers import COARSE
-from sites.policy import COUNT_STEP, SIMULATED, Policy, PolicyError, check_reply, check_request, weight_shapes
+from sites.policy import SIMULATED, Policy, PolicyError, check_reply, check_request, weight_shapes
 
 OPEN = Policy(allow=["metrics", "release", "weights"], max_images=100, exact_counts=True)
 CLOSED = Policy()
@@ -288,10 +287,6 @@ def test_exact_counts_are_refused_where_the_policy_withholds_them(message_type, 
 
 def test_exact_class_counts_on_the_card_are_refused_where_the_policy_withholds_them():
     refused(wire.DESCRIBE, card(counts={"train": [3, 4]}), "exact class counts", policy=CLOSED)
-
-
-def test_handlers_round_counts_as_the_policy_asks():
-    assert COARSE % COUNT_STEP == 0
 
 
 # Documents.
