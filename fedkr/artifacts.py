@@ -6,6 +6,7 @@ renamed, so a file that exists is whole: a killed process leaves nothing that a 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Callable, Mapping
@@ -47,7 +48,8 @@ def write_atomic(path: Path, content: bytes) -> None:
             os.fsync(handle.fileno())
         temporary.rename(path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink()
         raise UserError(f"{path}: cannot be written ({error.strerror}); free space or choose another folder") from None
 
 

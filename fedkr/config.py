@@ -297,6 +297,12 @@ def check_study(study: Study) -> None:
         for key in ("steps", "batch", "width"):
             _at_least(f"{name}.{key}", getattr(model, key), 1)
         _positive(f"{name}.lr", model.lr)
+        _at_least(f"{name}.mixup", model.mixup, 0)
+        if not 0 <= model.label_smoothing < 1:
+            raise UserError(f"{name}.label_smoothing={model.label_smoothing}: a share, from 0 to below 1")
+    for key in ("evaluations", "patience"):
+        _at_least(f"teacher.{key}", getattr(s.teacher, key), 1)
+    _at_least("student.regenerate_every", s.student.regenerate_every, 1)
     for value in s.strategy.compare:
         _one_of("strategy.compare", value, ("local", "fedkr", "centralised", s.strategy.kind))
     for value in s.audit.attacks:
@@ -346,6 +352,7 @@ def check_study(study: Study) -> None:
     for epochs in s.strategy.local_epochs:
         _at_least("strategy.local_epochs", epochs, 1)
     _at_least("strategy.rounds", s.strategy.rounds, 1)
+    _at_least("strategy.search_rounds", s.strategy.search_rounds, 0)
 
 
 def _one_of(name: str, value: str, known: tuple[str, ...]) -> None:
@@ -353,7 +360,7 @@ def _one_of(name: str, value: str, known: tuple[str, ...]) -> None:
         raise UserError(f"{name}={value!r}: unknown value{nearest(value, known)}")
 
 
-def _at_least(name: str, value: int, least: int) -> None:
+def _at_least(name: str, value: float, least: int) -> None:
     if value < least:
         raise UserError(f"{name}={value}: must be at least {least}")
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -43,6 +43,7 @@ CARD_FIELDS = frozenset({"site", "version", "classes", "size", "channels", "coun
 UTILITY_FIELDS = ("accuracy", "balanced_accuracy", "auc", "loss", "confusion", "count")
 
 Metric = int | float | list[int] | list[float]
+R = TypeVar("R", ArrayRecord, ConfigRecord, MetricRecord)
 
 
 @dataclass(frozen=True)
@@ -67,12 +68,22 @@ def request_content(
 
 def read_request(message: Message) -> Request:
     """Read a request; raise :class:`UserError` when it holds no study."""
-    config = dict(message.content.config_records.get(CONFIG, {}))
+    config = dict(_record(message.content, CONFIG, ConfigRecord) or {})
     study = config.pop("study", None)
     if not isinstance(study, str):
         raise UserError(f"{message.metadata.message_type}: the request holds no study; is the server fedkr's?")
-    arrays = message.content.array_records.get(ARRAYS)
+    arrays = _record(message.content, ARRAYS, ArrayRecord)
     return Request(study, config, None if arrays is None else read_weights(arrays))
+
+
+def _record(content: RecordDict, name: str, kind: type[R]) -> R | None:
+    """Return a record if it is there and of its kind.
+
+    RecordDict's own views (``array_records`` and so on) tie it into a reference cycle: a release would stay in memory
+    until the collector happens to run.
+    """
+    record = content.get(name)
+    return record if isinstance(record, kind) else None
 
 
 def weights_record(weights: Mapping[str, Tensor]) -> ArrayRecord:
@@ -114,11 +125,13 @@ def release_reply(release: Release, seconds: float) -> RecordDict:
 
 def read_release(content: RecordDict) -> Release:
     """Read a release; raise :class:`UserError` when a part is missing. Values are checked by ``check_release``."""
+    arrays = _record(content, SHARED, ArrayRecord) or ArrayRecord()
     try:
-        arrays = content.array_records[SHARED]
         images, labels = arrays["images"].numpy(), arrays["soft-labels"].numpy()
     except KeyError as error:
         raise UserError(f"the release lacks {error}") from None
+    except (TypeError, ValueError, EOFError) as error:
+        raise UserError(f"the release holds something that is no array ({error})") from None
     return Release(images, labels, read_document(content, MANIFEST))
 
 
@@ -130,7 +143,7 @@ def document(values: Mapping[str, Any]) -> ConfigRecord:
 def read_document(content: RecordDict, name: str) -> dict[str, Any]:
     """Read a JSON document (an object) from the record ``name``."""
     try:
-        values = json.loads(str(content.config_records[name]["json"]))
+        values = json.loads(str((_record(content, name, ConfigRecord) or ConfigRecord())["json"]))
     except (KeyError, ValueError):
         raise UserError(f"the reply's {name!r} is missing or not JSON") from None
     if not isinstance(values, dict):
@@ -150,7 +163,7 @@ def metrics_record(values: Mapping[str, Metric | None]) -> MetricRecord:
 
 def read_metrics(content: RecordDict) -> dict[str, Any]:
     """Return the metrics of a reply."""
-    return dict(content.metric_records.get(METRICS, {}))
+    return dict(_record(content, METRICS, MetricRecord) or {})
 
 
 def utility_metrics(utility: Utility, prefix: str) -> dict[str, Metric | None]:

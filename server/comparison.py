@@ -57,8 +57,10 @@ class Comparison:
             self.coordinator.send(local)
         if local is not None:
             self._read_local(local)
-        if kind in compare:
+        if kind in compare and self.coordinator.allowing("weights"):
             self._run_weights(kind)
+        elif kind in compare:
+            logger.warning("├── %s is left out: no site's policy lets weights leave", kind)
         self._evaluate_at_sites()
         rows = [self.rows[name] for name in compare if name in self.rows]
         return {"strategies": rows, "audit": self._audit(), **self.extras}

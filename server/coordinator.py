@@ -118,6 +118,8 @@ class Coordinator:
             raise StudyFailedError(
                 f"{len(nodes)} of {wanted} sites appeared within federation.register_deadline={seconds:g} s"
             )
+        if len(nodes) < wanted:
+            self.missing[f"{wanted - len(nodes)} of {wanted} sites"] = "did not appear in time"
         return nodes
 
     def _check_card(self, card: dict[str, Any]) -> None:
@@ -167,8 +169,13 @@ class Coordinator:
 
     def send(self, pending: Pending) -> Pending:
         """Send what was composed; the deadline starts now."""
-        ids = list(self.grid.push_messages(pending.messages.values()))
-        pending.waiting = dict(zip(ids, pending.messages, strict=True))
+        for site, message in pending.messages.items():
+            # A message that cannot be delivered gets no id.
+            sent = [name for name in self.grid.push_messages([message]) if name]
+            if sent:
+                pending.waiting[sent[0]] = site
+            else:
+                self._lose(site, "its node is gone, or the message is too large for it")
         pending.until = time.monotonic() + self.study.federation.deadline
         return pending
 
@@ -176,10 +183,12 @@ class Coordinator:
         """Yield answers as they arrive, one in memory at a time, until all came or the deadline passed."""
         ids = set(pending.waiting)
         while ids:
-            for message in self.grid.pull_messages(ids):
-                # The source of an error is not the site, so an answer is matched by what it replies to.
-                ids.discard(message.metadata.reply_to_message_id)
-                yield message
+            # One id a call: the grid reads all that it is asked for before it returns.
+            for name in list(ids):
+                for message in self.grid.pull_messages([name]):
+                    # The source of an error is not the site, so an answer is matched by what it replies to.
+                    ids.discard(message.metadata.reply_to_message_id)
+                    yield message
             if not ids or time.monotonic() > pending.until:
                 return
             time.sleep(POLL_SECONDS)

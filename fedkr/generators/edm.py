@@ -28,6 +28,8 @@ from fedkr.seeds import derive_seed, torch_rng
 from fedkr.training import Runtime, Training, flat_warmup, to_model_input
 
 FOLD_FROM = 14
+# Of the UNet's group normalisation.
+GROUPS = 8
 # The UNet's sinusoids have frequencies of at most 1 per unit, and ln(sigma)/4 spans 3 units: spread it.
 NOISE_SCALE = 10.0
 SAMPLE_BATCH = 256
@@ -71,6 +73,8 @@ class Generator:
         self.fold = 2 if size >= FOLD_FROM else 1
         if size % (2 * self.fold):
             raise UserError(f"data.size={size}: the edm generator needs a side that {2 * self.fold} divides")
+        if options.width < 1 or options.width % GROUPS:
+            raise UserError(f"generator.options.width={options.width}: must be a multiple of {GROUPS}")
         self.net = runtime.place(build_unet(options, channels * self.fold**2, size // self.fold, classes))
 
     def fit(
@@ -192,7 +196,7 @@ def build_unet(options: Options, channels: int, side: int, classes: int) -> UNet
         block_out_channels=widths,
         down_block_types=("DownBlock2D", "DownBlock2D"),
         up_block_types=("UpBlock2D", "UpBlock2D"),
-        norm_num_groups=8,
+        norm_num_groups=GROUPS,
         num_class_embeds=classes + 1,
         add_attention=False,
     )

@@ -24,20 +24,26 @@ def regenerated_batches(
 
     Args:
         draw: gives the synthetic set of round 0, 1, ...: uint8 ``[N, H, W, C]`` and soft labels ``[N, K]``; only the
-            current round is kept. N must not change between rounds.
-        regenerate_every: epochs that one set serves.
+            current round is kept.
+        regenerate_every: epochs that one set serves, counted by the size of the first.
         batch: images in a batch.
         seed: parts of the seed of the order.
     """
-    held: dict[int, SoftSet] = {0: draw(0)}
-    order = BatchOrder(len(held[0][0]), batch, *seed)
+
+    def ordered(number: int) -> tuple[SoftSet, BatchOrder]:
+        drawn = draw(number)
+        return drawn, BatchOrder(len(drawn[0]), batch, *seed)
+
+    held = {0: ordered(0)}
+    first = held[0][1]
 
     def at(step: int) -> Batch:
-        wanted = order.epoch(step) // regenerate_every
+        wanted = first.epoch(step) // regenerate_every
         if wanted not in held:
             held.clear()
-            held[wanted] = draw(wanted)
-        images, labels = held[wanted]
+            held[wanted] = ordered(wanted)
+        # Sets may differ in size: a site can be lost between two exchanges.
+        (images, labels), order = held[wanted]
         chosen = order.at(step)
         return images[chosen], labels[chosen]
 

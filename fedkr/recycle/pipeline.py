@@ -269,8 +269,8 @@ class SitePipeline:
 
 
 def content_digest(data: ImageSet) -> str:
-    """Return a digest of images and labels, so that a stage is never reused for other data."""
-    digest = hashlib.sha256()
+    """Return a digest of images, labels and classes, so that a stage is never reused for other data."""
+    digest = hashlib.sha256(repr((data.images.shape, data.classes)).encode())
     for array in (data.images, data.labels):
         digest.update(np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()[:16]

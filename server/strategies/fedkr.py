@@ -16,6 +16,7 @@ from fedkr.progress import Progress
 from fedkr.release import check_release
 from fedkr.training import Runtime
 from server.coordinator import Coordinator, Pending
+from server.failure import StudyFailedError
 from server.student import ReleasePool, train_student
 
 logger = logging.getLogger("fedkr.server")
@@ -93,11 +94,14 @@ class FedKR(Strategy):
             where=f"release of {site}",
         )
         artifact = release.as_artifact()
-        artifact.info = release.manifest | {"seconds": wire.read_metrics(content).get("seconds", 0.0)}
+        artifact.info = {"left_out": []} | release.manifest | {"count": len(release)}
+        artifact.info |= {"seconds": wire.read_metrics(content).get("seconds", 0.0)}
         return artifact
 
     def train(self) -> Artifact:
         """Train the student on everything stored, or read it where it was trained before."""
+        if not any(self.files):
+            raise StudyFailedError("no site released anything: 'release' is not in their policy.allow")
         pool = ReleasePool([list(files.values()) for files in self.files])
         sites = [sorted(files) for files in self.files]
         return self.coordinator.stages.run(

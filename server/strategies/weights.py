@@ -1,7 +1,7 @@
 """Weight sharing with Flower's own strategies, resumable round by round and tuned on the sites' val splits.
 
 A new weight-sharing strategy is one module with ``make(options, sites) -> flwr Strategy`` and one YAML file; a kind
-with a dot is imported from anywhere.
+with a dot is imported from anywhere. It is made anew for each round: what it carries over must be in ``MOMENTS``.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any, cast
 
 import torch
 from flwr.app import ConfigRecord, Message
+from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
 from fedkr import wire
@@ -24,6 +25,7 @@ from fedkr.models import build_classifier
 from fedkr.progress import Progress
 from fedkr.training import cosine
 from server.coordinator import Coordinator, content_bytes
+from server.failure import StudyFailedError
 
 logger = logging.getLogger("fedkr.server")
 
@@ -65,6 +67,25 @@ def make_strategy(kind: str, options: dict[str, Any], sites: int) -> Strategy:
         raise UserError(f"strategy.options={options}: {error}") from None
 
 
+class PartakersGrid:
+    """Flower's grid as a strategy sees it: the sites whose policy lets weights leave, without those lost on the way.
+
+    Flower's own sampling would also ask sites that must refuse, and waits without end for a node that is gone.
+
+    Raises:
+        StudyFailedError: no such site.
+    """
+
+    def __init__(self, coordinator: Coordinator) -> None:
+        self.nodes = [coordinator.members[site].node for site in coordinator.allowing("weights")]
+        if not self.nodes:
+            raise StudyFailedError("no site is left whose policy.allow names 'weights'")
+
+    def get_node_ids(self) -> list[int]:
+        """Return the nodes to sample from."""
+        return self.nodes
+
+
 class WeightSharing:
     """Runs one weight-sharing strategy: a search over learning rate and local epochs, then the chosen to the end.
 
@@ -99,24 +120,21 @@ class WeightSharing:
 
     def _run_rounds(self, candidate: Candidate, rounds: int) -> list[tuple[float, float]]:
         """Run or read rounds 1 to ``rounds``; return the val score (accuracy, negative loss) entering each."""
-        coordinator = self.coordinator
-        strategy = make_strategy(self.config.kind, self.config.options, len(coordinator.allowing("weights")))
-        weights, curve = self._initial_weights(), []
+        artifact, curve = Artifact({f"model.{k}": v for k, v in self._initial_weights().items()}), []
         for number in range(1, rounds + 1):
             path = self._path(candidate, number)
-            fresh = not path.exists()
-            if fresh:
-                write_artifact(path, self._round(strategy, candidate, number, weights))
+            if not path.exists():
+                write_artifact(path, self._round(candidate, number, artifact))
             artifact = read_artifact(path)
-            self._restore(strategy, artifact)
-            weights = {k.removeprefix("model."): v for k, v in artifact.tensors.items() if k.startswith("model.")}
             curve.append((artifact.info["val_accuracy"], -artifact.info["val_loss"]))
             self._account(candidate, number, artifact.info)
         return curve
 
-    def _round(
-        self, strategy: Strategy, candidate: Candidate, number: int, weights: dict[str, torch.Tensor]
-    ) -> Artifact:
+    def _round(self, candidate: Candidate, number: int, before: Artifact) -> Artifact:
+        """Run one round from what the round before left, and from nothing else."""
+        grid = PartakersGrid(self.coordinator)
+        strategy = make_strategy(self.config.kind, self.config.options, len(grid.nodes))
+        self._restore(strategy, before)
         config = ConfigRecord(
             {
                 "study": self.coordinator.study_json,
@@ -125,8 +143,8 @@ class WeightSharing:
                 "candidate": candidate.name,
             }
         )
-        record = wire.weights_record(weights)
-        messages = list(strategy.configure_train(number, record, config, self.coordinator.grid))
+        record = wire.weights_record(model_weights(before))
+        messages = list(strategy.configure_train(number, record, config, cast(Grid, grid)))
         down = content_bytes(messages[0].content) if messages else 0
         replies = self.coordinator.exchange(messages)
         arrays, _ = strategy.aggregate_train(number, list(replies.values()))
@@ -150,8 +168,7 @@ class WeightSharing:
     def _final_score(self, candidate: Candidate) -> tuple[float, float]:
         """Ask for the val score of the last round's model, which no later round reports."""
         artifact = read_artifact(self._path(candidate, self.config.rounds))
-        weights = {k.removeprefix("model."): v for k, v in artifact.tensors.items() if k.startswith("model.")}
-        content = wire.request_content(self.coordinator.study_json, weights, split="val")
+        content = wire.request_content(self.coordinator.study_json, model_weights(artifact), split="val")
         sites = self.coordinator.allowing("metrics")
         answers = self.coordinator.ask(f"{self.config.kind}-val", wire.EVALUATE, dict.fromkeys(sites, content))
         figures = [wire.read_utility(a["metrics"], "val") for a in answers.values()]
@@ -187,6 +204,11 @@ class WeightSharing:
     def _path(self, candidate: Candidate, number: int) -> Any:
         stage = f"{self.config.kind}-{candidate.name}-r{number}"
         return self.coordinator.stages.path(stage, {"study": self.study.identity()})
+
+
+def model_weights(artifact: Artifact) -> dict[str, torch.Tensor]:
+    """Return the model in a round's artifact, without the strategy's moments."""
+    return {k.removeprefix("model."): v for k, v in artifact.tensors.items() if k.startswith("model.")}
 
 
 def _val_score(replies: dict[str, Message]) -> dict[str, float]:

@@ -1,0 +1,191 @@
+"""The coordinator's exchanges: who is lost, who is asked again, and what is in memory meanwhile."""
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+from flwr.app import Error
+
+import fedkr
+from fedkr import wire
+from fedkr.artifacts import Artifact, read_artifact
+from fedkr.errors import UserError
+from server.coordinator import SITE_ERROR, keep_metrics, site_order
+from server.failure import StudyFailedError
+
+UNDELIVERED = "the superlink lost it"
+
+
+def figures(site, content):
+    return wire.metrics_reply({"seconds": 1.0, "test/accuracy": float(site[-1])})
+
+
+def but(site, answer):
+    """Return answers in which one site says something else."""
+    return {wire.LOCAL: lambda name, content: answer if name == site else figures(name, content)}
+
+
+def accuracies(answers):
+    return {site: info["metrics"]["test/accuracy"] for site, info in answers.items()}
+
+
+def test_sites_are_ordered_by_their_numbers_not_by_their_letters():
+    assert sorted(["site-10", "site-2", "site-1"], key=site_order) == ["site-1", "site-2", "site-10"]
+
+
+def test_every_answer_is_kept_with_its_bytes_in_the_sites_order(federation, ask_all):
+    _, coordinator = federation({wire.LOCAL: figures}, sites=11)
+    answers = ask_all(coordinator)
+    assert list(answers) == [f"site-{i}" for i in range(11)]
+    assert all(info["bytes_up"] > 0 and info["bytes_down"] > len(coordinator.study_json) for info in answers.values())
+
+
+def test_a_silent_site_is_lost_at_its_deadline_and_the_others_go_on(federation, ask_all):
+    _, coordinator = federation(but("site-1", None), deadline=0.05, min_sites=2)
+    assert accuracies(ask_all(coordinator)) == {"site-0": 0.0, "site-2": 2.0}
+    assert coordinator.missing == {"site-1": "no answer within federation.deadline=0.05 s"}
+    assert list(coordinator.members) == ["site-0", "site-2"]
+
+
+def test_a_silent_site_stops_a_study_that_needs_every_site(federation, ask_all):
+    _, coordinator = federation(but("site-1", None), deadline=0.05)
+    with pytest.raises(StudyFailedError, match=r"2 of 3 sites are left, 3 are needed .*site-1: no answer within"):
+        ask_all(coordinator)
+
+
+def test_the_answers_of_a_study_that_stops_are_kept_for_the_next_run(federation, ask_all):
+    _, coordinator = federation(but("site-1", None), deadline=0.05)
+    with pytest.raises(StudyFailedError):
+        ask_all(coordinator)
+    grid, coordinator = federation({wire.LOCAL: figures})
+    assert accuracies(ask_all(coordinator)) == {"site-0": 0.0, "site-1": 1.0, "site-2": 2.0}
+    assert grid.asked == [(wire.LOCAL, "site-1")]
+
+
+def test_a_lost_site_is_not_asked_again(federation, ask_all):
+    grid, coordinator = federation(but("site-1", Error(SITE_ERROR, "UserError")), min_sites=1)
+    ask_all(coordinator)
+    grid.asked.clear()
+    ask_all(coordinator, "another")
+    assert [site for _, site in grid.asked] == ["site-0", "site-2"]
+
+
+def test_an_error_reply_loses_the_site_with_its_reason(federation, ask_all):
+    _, coordinator = federation(but("site-2", Error(SITE_ERROR, "PolicyError")), min_sites=2)
+    assert list(ask_all(coordinator)) == ["site-0", "site-1"]
+    assert coordinator.missing == {"site-2": "refused or failed (PolicyError); its own log says why"}
+
+
+def test_an_error_that_flower_sends_in_a_sites_place_is_matched_by_what_it_replies_to(federation, ask_all):
+    _, coordinator = federation(but("site-2", UNDELIVERED), min_sites=2)
+    assert list(ask_all(coordinator)) == ["site-0", "site-1"]
+    assert list(coordinator.missing) == ["site-2"]
+
+
+def test_a_site_whose_process_died_under_ray_asks_for_a_new_run(federation, ask_all, study):
+    study.backend.kind = "ray"
+    _, coordinator = federation(but("site-2", UNDELIVERED), min_sites=2)
+    with pytest.raises(StudyFailedError, match="site-2: its process failed") as caught:
+        ask_all(coordinator)
+    assert caught.value.restart
+
+
+def test_a_node_that_is_gone_when_it_is_asked_loses_its_site_only(federation, ask_all):
+    grid, coordinator = federation({wire.LOCAL: figures}, min_sites=2)
+    grid.gone.add(1001)
+    assert list(ask_all(coordinator)) == ["site-0", "site-2"]
+    assert "its node is gone" in coordinator.missing["site-1"]
+
+
+def test_an_answer_that_is_not_accepted_loses_its_site_and_is_not_kept(federation):
+    def accept(site, content):
+        if site == "site-0":
+            raise UserError("holds no images")
+        return keep_metrics(site, content)
+
+    _, coordinator = federation({wire.LOCAL: figures}, min_sites=2)
+    content = wire.request_content(coordinator.study_json)
+    pending = coordinator.send(coordinator.compose("s", wire.LOCAL, dict.fromkeys(coordinator.members, content)))
+    assert list(coordinator.keep(pending, coordinator.arrivals(pending), accept)) == ["site-1", "site-2"]
+    assert not pending.paths["site-0"].exists()
+    assert coordinator.missing == {"site-0": "holds no images"}
+
+
+def test_the_server_holds_the_answer_in_hand_and_the_next_but_no_more(federation, ask_all):
+    grid, coordinator = federation({wire.LOCAL: figures}, sites=8)
+    grid.most_alive = 0
+    assert len(ask_all(coordinator)) == 8
+    assert grid.most_alive <= 2
+
+
+def test_each_answer_is_on_disk_before_the_next_is_taken(federation):
+    _, coordinator = federation({wire.LOCAL: figures})
+    seen = []
+
+    def accept(site, content):
+        seen.append(sum(path.exists() for path in pending.paths.values()))
+        return Artifact({}, {"site": site})
+
+    content = wire.request_content(coordinator.study_json)
+    pending = coordinator.send(coordinator.compose("s", wire.LOCAL, dict.fromkeys(coordinator.members, content)))
+    files = coordinator.keep(pending, coordinator.arrivals(pending), accept)
+    assert seen == [0, 1, 2]
+    assert [read_artifact(path).info["site"] for path in files.values()] == ["site-0", "site-1", "site-2"]
+
+
+def test_a_full_disk_stops_the_study_and_does_not_blame_the_site(federation, ask_all, monkeypatch):
+    _, coordinator = federation({wire.LOCAL: figures})
+
+    def full(self, target):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "rename", full)
+    with pytest.raises(UserError, match="No space left on device"):
+        ask_all(coordinator)
+    assert coordinator.missing == {}
+
+
+def test_too_few_sites_at_the_start_are_counted_in_the_error(federation):
+    grid, coordinator = federation(gather=False)
+    grid.gone.update({1000, 1001})
+    with pytest.raises(StudyFailedError, match=r"1 of 3 sites appeared within federation.register_deadline=0.1 s"):
+        coordinator.gather_members()
+
+
+def test_a_study_that_goes_on_without_a_site_that_never_appeared_says_so(federation):
+    grid, coordinator = federation(gather=False, min_sites=2)
+    grid.gone.add(1002)
+    coordinator.gather_members()
+    assert list(coordinator.members) == ["site-0", "site-1"]
+    assert coordinator.missing == {"1 of 3 sites": "did not appear in time"}
+
+
+@pytest.mark.parametrize(
+    ("values", "named"),
+    [
+        ({"version": "0.0.0"}, "site-1 runs fedkr 0.0.0"),
+        ({"classes": ["ill", "healthy", "rare"]}, "site-1 has classes="),
+        ({"size": 28}, "site-1 has size=28, site-0 has 8"),
+        ({"site": "site-0"}, "two nodes say that they are 'site-0'"),
+    ],
+)
+def test_a_site_that_does_not_fit_the_others_stops_the_study_before_any_work(federation, values, named):
+    def describe(site, content):
+        reply = wire.metrics_reply({})
+        card = {"site": site, "classes": ["healthy", "ill", "rare"], "size": 8, "channels": 1, "allow": ["metrics"]}
+        card |= {"version": fedkr.__version__} | (values if site == "site-1" else {})
+        reply[wire.CARD] = wire.document(card)
+        return reply
+
+    grid, coordinator = federation({wire.DESCRIBE: describe}, gather=False)
+    with pytest.raises(StudyFailedError, match=named):
+        coordinator.gather_members()
+    assert {kind for kind, _ in grid.asked} == {wire.DESCRIBE}
+
+
+def test_only_sites_whose_policy_allows_a_kind_are_named_for_it(federation):
+    _, coordinator = federation()
+    coordinator.members["site-1"].card["allow"] = ["metrics"]
+    assert coordinator.allowing("release") == ["site-0", "site-2"]
+    assert coordinator.allowing("metrics") == ["site-0", "site-1", "site-2"]
