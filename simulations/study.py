@@ -59,6 +59,8 @@ def run_study(study: Study) -> Path:
         results["seconds"] = time.time() - started
         report = write_report(run_dir, results, collect_samples(results, run_dir, sites))
     print_tables(load_results(run_dir), console)
+    for lost in results["missing_sites"]:
+        console.print(f"warning: without {lost}", style="yellow", highlight=False, soft_wrap=True)
     console.print(f"report: {report}", highlight=False, soft_wrap=True)
     return run_dir
 
