@@ -60,7 +60,10 @@ def make_strategy(kind: str, options: dict[str, Any], sites: int) -> Strategy:
     """Return Flower's strategy of a kind; raise :class:`UserError` for an unknown kind or option."""
     if "." not in kind and kind not in BUILT_IN:
         raise UserError(f"strategy.kind={kind!r}: unknown strategy{nearest(kind, BUILT_IN)}")
-    module = importlib.import_module(kind if "." in kind else f"server.strategies.{kind}")
+    try:
+        module = importlib.import_module(kind if "." in kind else f"server.strategies.{kind}")
+    except ModuleNotFoundError as error:
+        raise UserError(f"strategy.kind={kind!r}: {error}; install it or put it on PYTHONPATH") from None
     try:
         return cast(Strategy, module.make(options, sites))
     except TypeError as error:

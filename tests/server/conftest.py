@@ -134,6 +134,7 @@ def federation(study, tmp_path):
         if gather:
             coordinator.gather_members()
             grid.asked.clear()
+            grid.most_alive = 0
         return grid, coordinator
 
     return make
@@ -148,3 +149,9 @@ def ask_all():
         return coordinator.ask(stage, wire.LOCAL, dict.fromkeys(coordinator.members, content))
 
     return ask
+
+
+@pytest.fixture(name="release_of")
+def release_maker():
+    """Return the function that makes a marked release."""
+    return release_of
