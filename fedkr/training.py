@@ -96,10 +96,11 @@ class Training:
         runtime: Runtime,
         ema_decay: float | None = None,
         clip: float | None = None,
+        ema_start: int = 0,
     ) -> None:
         self.model, self.optimizer, self.factor, self.runtime = model, optimizer, factor, runtime
         self.base_lrs = [group["lr"] for group in optimizer.param_groups]
-        self.ema_decay, self.clip, self.step = ema_decay, clip, 0
+        self.ema_decay, self.ema_start, self.clip, self.step = ema_decay, ema_start, clip, 0
         self.average = {k: v.detach().clone() for k, v in model.state_dict().items()} if ema_decay else {}
 
     def advance(
@@ -119,29 +120,39 @@ class Training:
         """
         self.model.train()
         while self.step < until:
-            for group, lr in zip(self.optimizer.param_groups, self.base_lrs, strict=True):
-                group["lr"] = lr * self.factor(self.step)
-            with self.runtime.autocast():
-                loss = loss_at(self.step)
-            self.optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            if self.clip is not None:
-                nn.utils.clip_grad_norm_(self.model.parameters(), self.clip)
-            self.optimizer.step()
-            self.step += 1
-            if self.ema_decay is not None:
-                self._update_average()
-            self._tell(loss, progress, stage, total or until, last=self.step == until)
+            loss = self.take_step(loss_at)
+            self.tell(loss, progress, stage, total or until, last=self.step == until)
+
+    def take_step(self, loss_at: Callable[[int], Tensor]) -> Tensor:
+        """Take one optimisation step and return its loss, unchecked: for networks that are trained in turn."""
+        for group, lr in zip(self.optimizer.param_groups, self.base_lrs, strict=True):
+            group["lr"] = lr * self.factor(self.step)
+        with self.runtime.autocast():
+            loss = loss_at(self.step)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        if self.clip is not None:
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.clip)
+        self.optimizer.step()
+        self.step += 1
+        if self.ema_decay is not None:
+            self._update_average()
+        return loss
 
     def _update_average(self) -> None:
         assert self.ema_decay is not None
-        # The ramp lets early checkpoints forget the random initial weights.
-        decay = min(self.ema_decay, (1 + self.step) / (10 + self.step))
+        # The ramp lets early checkpoints forget the random initial weights; up to its start the average is a copy.
+        decay = min(self.ema_decay, (1 + self.step) / (10 + self.step)) if self.step > self.ema_start else 0.0
         state = self.model.state_dict()
         floats = [k for k, v in self.average.items() if v.is_floating_point()]
         torch._foreach_lerp_([self.average[k] for k in floats], [state[k] for k in floats], 1.0 - decay)
 
-    def _tell(self, loss: Tensor, progress: Progress, stage: str, total: int, last: bool) -> None:
+    def tell(self, loss: Tensor, progress: Progress, stage: str, total: int, last: bool) -> None:
+        """Report the step just taken; now and then, and at the ``last``, read its loss.
+
+        Raises:
+            DivergedError: the loss is NaN or infinite.
+        """
         if not last and self.step % CHECK_EVERY:
             progress.update(stage, self.step, total)
             return
@@ -166,9 +177,14 @@ class Training:
         for name, value in _under("average.", tensors).items():
             self.average[name].copy_(value)
         state: dict[int, dict[str, Tensor]] = {}
+        parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
         for name, value in _under("optimizer.", tensors).items():
             index, key = name.split(".", 1)
-            state.setdefault(int(index), {})[key] = value
+            parameter = parameters[int(index)]
+            # Fused optimisers read moments in the parameter's own memory order, which a file does not keep.
+            state.setdefault(int(index), {})[key] = (
+                torch.empty_like(parameter).copy_(value) if value.shape == parameter.shape else value.clone()
+            )
         self.optimizer.load_state_dict({"state": state, "param_groups": self.optimizer.state_dict()["param_groups"]})
         self.step = step
 
