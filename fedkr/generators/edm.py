@@ -32,7 +32,9 @@ FOLD_FROM = 14
 GROUPS = 8
 # The UNet's sinusoids have frequencies of at most 1 per unit, and ln(sigma)/4 spans 3 units: spread it.
 NOISE_SCALE = 10.0
-SAMPLE_BATCH = 256
+# Positions (images times pixels of the network's input) in one sampling batch: bounds the memory at any image size.
+SAMPLE_POSITIONS = 256 * 14 * 14
+MOST_SAMPLED = 256
 
 
 @dataclass
@@ -157,9 +159,10 @@ class Generator:
     @torch.inference_mode()
     def sample(self, labels: NDArray[np.int64], knobs: Knobs, *seed: object) -> Iterator[NDArray[np.uint8]]:
         """Yield uint8 ``[B, H, W, C]`` for ``labels``: DPM-Solver++ of second order on EDM's sigmas."""
-        for start in range(0, len(labels), SAMPLE_BATCH):
-            chunk = torch.from_numpy(labels[start : start + SAMPLE_BATCH])
-            side = self.size // self.fold
+        side = self.size // self.fold
+        batch = max(1, min(MOST_SAMPLED, SAMPLE_POSITIONS // side**2))
+        for start in range(0, len(labels), batch):
+            chunk = torch.from_numpy(labels[start : start + batch])
             shape = (len(chunk), self.channels * self.fold**2, side, side)
             noise = torch.randn(shape, generator=torch_rng(*seed, "sample", start))
             folded = self._solve(noise.to(self.runtime.device), chunk.to(self.runtime.device), knobs).cpu()

@@ -47,12 +47,14 @@ class GeneratedSites(InlineGrid):
 
     def push_messages(self, messages: Iterable[Message]) -> list[str]:
         """Note the messages; nothing is computed yet."""
+        names = []
         for message in messages:
             name = f"m{len(self._asked)}-{message.metadata.dst_node_id}-{message.metadata.message_type}"
             # The id is the SuperLink's to give, and `Metadata` has no setter for it.
             message.metadata.__dict__["_message_id"] = name
             self._asked[name] = message
-        return list(self._asked)
+            names.append(name)
+        return names
 
     def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
         """Answer one message a call, as sites that finish one after the other do."""
