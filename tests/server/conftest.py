@@ -6,6 +6,7 @@ import weakref
 
 import numpy as np
 import pytest
+import torch
 from flwr.app import Error, Message, Metadata
 from flwr.clientapp import ClientApp
 
@@ -109,6 +110,15 @@ def release_of(site, round_number=1, count=8, slices=2, **manifest):
 def impatient(monkeypatch):
     """Poll often: the fake sites answer at once."""
     monkeypatch.setattr(coordinator_module, "POLL_SECONDS", 0.01)
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Tests share the machine with other work, and the last digits depend on the number of threads."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture

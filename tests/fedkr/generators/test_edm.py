@@ -1,0 +1,238 @@
+"""The diffusion generator: EDM's equations, its sampler against known answers, and its resume."""
+
+import types
+
+import numpy as np
+import pytest
+import torch
+from diffusers import EDMDPMSolverMultistepScheduler
+
+from fedkr.artifacts import Artifact, read_artifact, write_artifact
+from fedkr.config import GeneratorConfig
+from fedkr.errors import UserError
+from fedkr.generators import build_generator
+from fedkr.generators.edm import NOISE_SCALE, checkpoint_steps, mirror, noise_input, reset_weights, to_uint8
+from fedkr.progress import SilentProgress
+from fedkr.seeds import torch_rng
+
+SIGMA_DATA = 0.5
+
+
+@pytest.fixture
+def build(runtime):
+    """Return a function that builds a small generator."""
+
+    def make(size=8, channels=1, classes=4, flip="none", steps=6, checkpoints=2, **options):
+        options = {"width": 8, "steps_sample": 2, **options}
+        config = GeneratorConfig(steps=steps, batch=8, checkpoints=checkpoints, options=options)
+        return build_generator(config, channels=channels, size=size, classes=classes, flip=flip, runtime=runtime)
+
+    return make
+
+
+class Ideal(torch.nn.Module):
+    """The network of the perfect denoiser of images that are normal around one mean for each class.
+
+    D(x; sigma) = (s^2 x + sigma^2 mean) / (s^2 + sigma^2), turned into the raw output by EDM's table 1.
+    """
+
+    def __init__(self, means, spread=0.0):
+        super().__init__()
+        self.means, self.spread, self.seen = torch.tensor(means), spread, []
+
+    def forward(self, inputs, noise, class_labels):
+        self.seen.append(class_labels.clone())
+        sigma = torch.exp(4 * noise / NOISE_SCALE)[:, None, None, None]
+        total = sigma**2 + SIGMA_DATA**2
+        x = inputs * total.sqrt()
+        mean = self.means[class_labels][:, None, None, None]
+        denoised = (self.spread**2 * x + sigma**2 * mean) / (self.spread**2 + sigma**2)
+        raw = (denoised - SIGMA_DATA**2 / total * x) / (sigma * SIGMA_DATA / total.sqrt())
+        return types.SimpleNamespace(sample=raw)
+
+
+def drawn(generator, labels, *seed, **knobs):
+    return np.concatenate(list(generator.sample(np.array(labels), {"steps": 10, "guidance": 1.0, **knobs}, *seed)))
+
+
+@pytest.mark.parametrize("sigma", [0.002, 0.1, 0.5, 3.0, 80.0])
+def test_the_samplers_preconditioning_is_edms_table_1(sigma):
+    scheduler = EDMDPMSolverMultistepScheduler(sigma_data=SIGMA_DATA)
+    x, raw = torch.tensor([0.7]), torch.tensor([-0.3])
+    total = sigma**2 + SIGMA_DATA**2
+    assert float(scheduler.precondition_inputs(x, sigma)) == pytest.approx(0.7 / total**0.5, rel=1e-5)
+    c_skip, c_out = SIGMA_DATA**2 / total, sigma * SIGMA_DATA / total**0.5
+    denoised = float(scheduler.precondition_outputs(x, raw, torch.tensor(sigma)))
+    assert denoised == pytest.approx(0.7 * c_skip - 0.3 * c_out, rel=1e-5)
+    c_noise = float(scheduler.precondition_noise(torch.tensor(sigma)))
+    assert float(noise_input(torch.tensor(sigma))) == pytest.approx(NOISE_SCALE * c_noise, rel=1e-5)
+
+
+def test_the_training_loss_of_the_perfect_network_is_zero_at_every_noise_level(build):
+    generator = build()
+    generator.net = Ideal([-0.6, 0.2, 0.9, 0.0])
+    labels = torch.arange(64) % 4
+    images = generator.net.means[labels][:, None, None, None].expand(-1, 1, 8, 8)
+    assert float(generator._edm_loss(images, labels, torch_rng("noise"))) < 1e-4
+    assert float(generator._edm_loss(images + 0.3, labels, torch_rng("noise"))) > 0.01
+
+
+@pytest.mark.parametrize("steps", [2, 5, 20])
+def test_with_a_perfect_denoiser_the_sampler_returns_each_classs_image(build, steps):
+    generator = build()
+    generator.net = Ideal([-0.6, 0.2, 0.9, 0.0])
+    labels = [2, 0, 1, 1]
+    expected = [round((m + 1) * 127.5) for m in (0.9, -0.6, 0.2, 0.2)]
+    images = drawn(generator, labels, "s", steps=steps)
+    assert np.abs(images.astype(int) - np.array(expected)[:, None, None, None]).max() <= 1
+
+
+def test_with_a_perfect_denoiser_of_a_spread_set_the_samples_have_its_mean_and_spread(build):
+    generator = build()
+    generator.net = Ideal([0.2] * 5, spread=0.25)
+    values = drawn(generator, [0] * 300, "s", steps=80) / 127.5 - 1
+    assert values.mean() == pytest.approx(0.2, abs=0.01)
+    assert values.std() == pytest.approx(0.25, abs=0.01)
+
+
+def test_guidance_one_asks_for_the_class_alone_and_more_moves_away_from_the_null_class(build):
+    generator = build()
+    generator.net = Ideal([0.2, 0.0, 0.0, 0.0, 0.0])
+    assert drawn(generator, [0], "s").mean() == pytest.approx((0.2 + 1) * 127.5, abs=1)
+    assert {int(k) for seen in generator.net.seen for k in seen} == {0}
+    assert drawn(generator, [0], "s", guidance=2.0).mean() == pytest.approx((0.4 + 1) * 127.5, abs=1)
+    assert {int(k) for seen in generator.net.seen for k in seen} == {0, 4}
+
+
+@pytest.mark.parametrize(("size", "channels"), [(8, 1), (8, 3), (28, 3), (16, 1)])
+def test_samples_are_uint8_images_of_the_studys_shape(build, size, channels):
+    images = drawn(build(size, channels), [0, 1, 2], "s", steps=2)
+    assert (images.shape, images.dtype) == ((3, size, size, channels), np.uint8)
+
+
+def test_folding_keeps_every_pixel_in_its_place(build):
+    generator = build(size=28, channels=3)
+    images = torch.rand(2, 3, 28, 28)
+    assert torch.equal(torch.nn.functional.pixel_shuffle(generator._fold(images), generator.fold), images)
+
+
+def test_samples_depend_on_the_seed_and_not_on_how_many_follow(build, monkeypatch):
+    monkeypatch.setattr("fedkr.generators.edm.MOST_SAMPLED", 4)
+    generator = build()
+    batches = list(generator.sample(np.zeros(10, np.int64), {"steps": 2, "guidance": 1.0}, "s"))
+    assert [len(batch) for batch in batches] == [4, 4, 2]
+    assert np.array_equal(np.concatenate(batches)[:8], drawn(generator, [0] * 8, "s", steps=2))
+    assert not np.array_equal(drawn(generator, [0] * 4, "s", steps=2), drawn(generator, [0] * 4, "t", steps=2))
+
+
+def trained(build, data, state=None, kill_at=None, **settings):
+    """Fit a generator; return it with what it saved."""
+    saved = {}
+
+    def save(step, artifact):
+        saved[step] = Artifact({n: t.clone() for n, t in artifact.tensors.items()}, dict(artifact.info))
+        if step == kill_at:
+            raise KeyboardInterrupt
+
+    generator = build(**settings)
+    try:
+        generator.fit(data, seed=("seed",), progress=SilentProgress(), save=save, state=state)
+    except KeyboardInterrupt:
+        assert kill_at is not None
+    return generator, saved
+
+
+@pytest.mark.parametrize("size", [8, 16])
+def test_training_resumed_from_a_checkpoint_on_disk_gives_the_same_weights_bit_by_bit(build, pictures, tmp_path, size):
+    data = pictures((9, 8, 7), size=size)
+    settings = {"steps": 9, "checkpoints": 3, "size": size, "flip": "horizontal"}
+    _, whole = trained(build, data, **settings)
+    _, first = trained(build, data, kill_at=6, **settings)
+    assert sorted(first) == [3, 6]
+    write_artifact(tmp_path / "state", first[6])
+    _, rest = trained(build, data, state=read_artifact(tmp_path / "state"), **settings)
+    assert sorted(rest) == [9]
+    assert whole[9].tensors.keys() == rest[9].tensors.keys()
+    assert all(torch.equal(tensor, rest[9].tensors[name]) for name, tensor in whole[9].tensors.items())
+
+
+def test_a_pruned_checkpoint_samples_as_the_generator_that_saved_it(build, pictures):
+    generator, saved = trained(build, pictures((9, 8, 7)))
+    pruned = generator.prune(saved[6])
+    assert sum(t.numel() for t in pruned.tensors.values()) < sum(t.numel() for t in saved[6].tensors.values()) / 3
+    images = []
+    for artifact in (saved[6], pruned):
+        fresh = build()
+        fresh.load(artifact)
+        images.append(drawn(fresh, [0, 1], "s", steps=2))
+    assert np.array_equal(*images)
+
+
+def test_training_learns_to_draw_what_it_was_shown(build, pictures):
+    generator, saved = trained(build, pictures((30, 30)), steps=60, checkpoints=1, drop_class=0.0, ema=0.9)
+    generator.load(saved[60])
+    dark, bright = (drawn(generator, [k] * 20, "s").mean() for k in (0, 1))
+    assert bright - dark > 60
+
+
+def test_new_weights_depend_on_the_seed_alone_and_the_output_starts_at_zero(build):
+    one, two, other = build().net, build().net, build().net
+    before = torch.random.get_rng_state()
+    for net, seed in ((one, "a"), (two, "a"), (other, "b")):
+        reset_weights(net, seed)
+    assert all(torch.equal(p, q) for p, q in zip(one.parameters(), two.parameters(), strict=True))
+    assert not all(torch.equal(p, q) for p, q in zip(one.parameters(), other.parameters(), strict=True))
+    assert not one.conv_out.weight.any()
+    assert torch.equal(before, torch.random.get_rng_state())
+
+
+@pytest.mark.parametrize(
+    ("steps", "checkpoints", "expected"), [(700, 3, [234, 467, 700]), (90, 1, [90]), (2, 5, [1, 2]), (1, 3, [1])]
+)
+def test_checkpoints_are_spread_over_the_last_two_thirds_and_end_with_the_last_step(steps, checkpoints, expected):
+    assert checkpoint_steps(steps, checkpoints) == expected
+
+
+def test_only_the_mirror_images_that_are_allowed_are_shown():
+    picture = torch.arange(16.0).reshape(1, 1, 4, 4).expand(64, -1, -1, -1)
+    seen = {
+        flip: {i.numpy().tobytes() for i in mirror(picture, flip, torch_rng("r"))}
+        for flip in ("none", "horizontal", "both")
+    }
+    assert [len(seen[flip]) for flip in ("none", "horizontal", "both")] == [1, 2, 4]
+
+
+def test_numbers_outside_the_range_are_clipped_to_pixels():
+    assert to_uint8(torch.tensor([-3.0, -1.0, 0.0, 1.0, 9.0]).reshape(1, 1, 1, 5)).flatten().tolist() == [
+        0,
+        0,
+        128,
+        255,
+        255,
+    ]
+
+
+def test_tuning_begins_with_the_default_knobs(build):
+    generator = build()
+    assert generator.knob_candidates()[0] == generator.default_knobs()
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"size": 9}, "data.size=9: the edm generator needs a side that 2 divides"),
+        ({"size": 30}, "data.size=30: the edm generator needs a side that 4 divides"),
+        ({"width": 12}, "generator.options.width=12: must be a multiple of 8"),
+        ({"wdith": 8}, r"generator\.options\.wdith: no such option; did you mean 'width'"),
+        ({"width": "8"}, r"generator\.options\.width='8': expected int"),
+    ],
+)
+def test_settings_that_cannot_work_are_one_line(build, settings, named):
+    with pytest.raises(UserError, match=named):
+        build(**settings)
+
+
+@pytest.mark.parametrize("kind", ["emd", "no.such.module"])
+def test_an_unknown_generator_is_named(runtime, kind):
+    with pytest.raises(UserError, match=f"generator.kind='{kind}'"):
+        build_generator(GeneratorConfig(kind=kind), channels=1, size=8, classes=2, flip="none", runtime=runtime)

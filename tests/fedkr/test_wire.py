@@ -1,0 +1,171 @@
+"""The wire: what goes in comes out, with its dtype and shape, and what is broken is refused in one line."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, Metadata, RecordDict
+from torch import nn
+
+from fedkr import wire
+from fedkr.errors import UserError
+from fedkr.evaluation import measure_utility
+from fedkr.release import Release
+
+
+def arrived(content):
+    names = ("message_id", "reply_to_message_id", "group_id")
+    metadata = Metadata(
+        run_id=1,
+        src_node_id=1,
+        dst_node_id=2,
+        created_at=0.0,
+        ttl=1.0,
+        message_type=wire.TRAIN,
+        **dict.fromkeys(names, ""),
+    )
+    return Message(content, metadata=metadata)
+
+
+def a_model():
+    return nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2))
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float16, torch.float32, torch.float64, torch.int64])
+@pytest.mark.parametrize("shape", [(), (0, 3), (5,), (2, 3, 4, 1)])
+def test_a_tensor_comes_back_as_it_was_sent(dtype, shape):
+    tensor = (torch.rand(shape) * 100).to(dtype)
+    found = wire.read_weights(wire.weights_record({"a.b": tensor}))["a.b"]
+    assert (found.dtype, found.shape) == (dtype, tensor.shape)
+    assert torch.equal(found, tensor)
+
+
+def test_a_tensor_in_another_memory_order_keeps_its_values():
+    tensor = torch.randn(2, 3, 4, 5).contiguous(memory_format=torch.channels_last)
+    for variant in (tensor, tensor.transpose(0, 1), tensor[:, ::2]):
+        assert torch.equal(wire.read_weights(wire.weights_record({"w": variant}))["w"], variant)
+
+
+def test_a_received_tensor_can_be_written_to():
+    found = wire.read_weights(wire.weights_record({"w": torch.ones(3)}))["w"]
+    found.add_(1)
+    assert found.tolist() == [2.0, 2.0, 2.0]
+
+
+def test_a_request_comes_back_with_study_settings_and_weights():
+    content = wire.request_content("{}", {"w": torch.ones(2)}, local_epochs=3, lr=0.5, candidate="a")
+    found = wire.read_request(arrived(content))
+    assert (found.study, found.settings) == ("{}", {"local-epochs": 3, "lr": 0.5, "candidate": "a"})
+    assert torch.equal(found.weights["w"], torch.ones(2))
+    assert wire.read_request(arrived(wire.request_content("{}"))).weights is None
+
+
+@pytest.mark.parametrize("content", [RecordDict(), RecordDict({"config": ConfigRecord({"study": 3})})])
+def test_a_request_without_a_study_is_refused(content):
+    with pytest.raises(UserError, match="train: the request holds no study"):
+        wire.read_request(arrived(content))
+
+
+def test_averaged_weights_are_cast_back_to_the_models_own_types():
+    sent = a_model().state_dict()
+    averaged = {name: value.double() for name, value in sent.items()}
+    averaged["1.num_batches_tracked"] = torch.tensor(41.99999, dtype=torch.float64)
+    model = wire.load_weights(a_model(), averaged)
+    assert {n: v.dtype for n, v in model.state_dict().items()} == {n: v.dtype for n, v in sent.items()}
+    assert torch.equal(model.state_dict()["0.weight"], sent["0.weight"])
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_weights_that_are_no_numbers_are_refused_by_name(value):
+    weights = dict(a_model().state_dict())
+    weights["1.running_var"] = torch.tensor([1.0, value])
+    with pytest.raises(UserError, match=r"'1\.running_var' holds NaN or infinity; lower the learning rate"):
+        wire.load_weights(a_model(), weights)
+
+
+def test_a_missing_an_unknown_and_a_misshapen_tensor_are_refused_by_name():
+    weights = dict(a_model().state_dict())
+    kept = weights.pop("0.bias")
+    with pytest.raises(UserError, match=r"'0\.bias' is on one side only"):
+        wire.load_weights(a_model(), weights)
+    with pytest.raises(UserError, match=r"'extra' is on one side only"):
+        wire.load_weights(a_model(), weights | {"0.bias": kept, "extra": kept})
+    with pytest.raises(UserError, match=r"'0\.bias' has shape \[1, 2\], expected \[2\]"):
+        wire.load_weights(a_model(), weights | {"0.bias": kept[None]})
+
+
+def test_weights_that_are_refused_leave_the_model_as_it_was():
+    model = a_model()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with pytest.raises(UserError):
+        wire.load_weights(model, {name: value * math.nan for name, value in before.items()})
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def a_release():
+    images = np.random.default_rng(0).integers(0, 256, (3, 4, 4, 1), dtype=np.uint8)
+    return Release(images, np.full((3, 2), 0.5, np.float16), {"site": "ä", "count": 3, "scores": {"x": [1.5, None]}})
+
+
+def test_a_release_comes_back_as_it_was_sent():
+    content = wire.release_reply(a_release(), 2.5)
+    found = wire.read_release(content)
+    assert np.array_equal(found.images, a_release().images)
+    assert np.array_equal(found.soft_labels, a_release().soft_labels)
+    assert (found.images.dtype, found.soft_labels.dtype) == (np.uint8, np.float16)
+    assert found.manifest == a_release().manifest
+    assert wire.read_metrics(content) == {"count": 3, "seconds": 2.5}
+
+
+def test_a_reply_holds_only_the_records_that_its_type_names():
+    assert set(wire.release_reply(a_release(), 1.0)) == wire.REPLIES[wire.RELEASE]
+    assert set(wire.metrics_reply({})) == wire.REPLIES[wire.EVALUATE]
+
+
+@pytest.mark.parametrize("data", [b"", b"\x93NUMPY", b"no array at all"])
+def test_a_release_whose_bytes_are_no_array_is_refused(data):
+    content = wire.release_reply(a_release(), 1.0)
+    content[wire.SHARED] = ArrayRecord({"images": Array("uint8", (3,), "numpy.ndarray", data)})
+    with pytest.raises(UserError, match="no array"):
+        wire.read_release(content)
+
+
+def test_a_pickled_array_is_refused_and_never_run():
+    array = Array(np.zeros(1))
+    ran = []
+    pickled = np.array([ran], dtype=object)
+    import io
+
+    buffer = io.BytesIO()
+    np.save(buffer, pickled, allow_pickle=True)
+    content = wire.release_reply(a_release(), 1.0)
+    content[wire.SHARED] = ArrayRecord({"images": Array("object", (1,), array.stype, buffer.getvalue())})
+    with pytest.raises(UserError, match="no array"):
+        wire.read_release(content)
+
+
+@pytest.mark.parametrize("name", ["images", "soft-labels"])
+def test_a_release_without_a_part_is_refused_by_its_name(name):
+    content = wire.release_reply(a_release(), 1.0)
+    del content[wire.SHARED][name]
+    with pytest.raises(UserError, match=f"the release lacks '{name}'"):
+        wire.read_release(content)
+
+
+@pytest.mark.parametrize("text", ["{", "[1]", "null"])
+def test_a_document_that_is_no_object_is_refused(text):
+    content = RecordDict({wire.CARD: ConfigRecord({"json": text})})
+    with pytest.raises(UserError, match="'card'"):
+        wire.read_document(content, wire.CARD)
+
+
+def test_a_utility_comes_back_and_what_it_lacks_is_none():
+    rng = np.random.default_rng(0)
+    logits, labels = rng.normal(size=(20, 3)).astype(np.float32), rng.integers(0, 3, 20)
+    both, one = measure_utility(logits, labels, 3), measure_utility(logits, np.zeros(20, int), 3)
+    content = wire.metrics_reply(wire.utility_metrics(both, "test") | wire.utility_metrics(one, "val"))
+    metrics = wire.read_metrics(content)
+    assert wire.read_utility(metrics, "test") == {n: getattr(both, n) for n in wire.UTILITY_FIELDS}
+    assert wire.read_utility(metrics, "val")["auc"] is None
+    assert wire.read_utility(metrics, "global") is None
