@@ -88,8 +88,11 @@ def check_models(study: Study, source: Source) -> None:
     pool = source.pool
     runtime = Runtime.choose(study.device, study.precision, study.threads)
     shape = {"channels": pool.channels, "size": pool.size, "classes": len(pool.classes)}
-    for config in (study.teacher, study.student):
-        build_classifier(config, pool.channels, pool.size, len(pool.classes), "check")
+    for name, config in (("teacher", study.teacher), ("student", study.student)):
+        try:
+            build_classifier(config, pool.channels, pool.size, len(pool.classes), "check")
+        except UserError as error:
+            raise UserError(f"{name}.{error}") from None
     build_generator(study.generator, **shape, flip=study.data.flip, runtime=runtime)
     if study.strategy.kind in study.strategy.compare:
         make_strategy(study.strategy.kind, study.strategy.options, study.federation.sites)
@@ -118,6 +121,7 @@ def _run_apps(study: Study, run_dir: Path, sites: dict[str, SiteData], source: S
         if oracle is not None and study.backend.kind != "inline":
             oracle.start()
         if not finished(study, run_dir):
+            clear_site_reasons(run_dir)
             try:
                 make_backend(study.backend).run(study, run_dir)
             except RunFailed as failure:
@@ -160,6 +164,12 @@ def finished(study: Study, run_dir: Path) -> bool:
         results = json.loads((run_dir / "server" / "results.json").read_text())
         return bool(results["identity"] == study.identity() and not results["missing_sites"])
     return False
+
+
+def clear_site_reasons(run_dir: Path) -> None:
+    """Remove what the simulated sites wrote down in an earlier run, so that it is not taken for this run's reason."""
+    for path in (run_dir / "sites").glob("*/failure.json"):
+        path.unlink(missing_ok=True)
 
 
 def site_reasons(run_dir: Path) -> str:
