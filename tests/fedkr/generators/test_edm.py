@@ -169,8 +169,8 @@ def test_a_pruned_checkpoint_samples_as_the_generator_that_saved_it(build, pictu
 
 
 def test_training_learns_to_draw_what_it_was_shown(build, pictures):
-    generator, saved = trained(build, pictures((30, 30)), steps=60, checkpoints=1, drop_class=0.0, ema=0.9)
-    generator.load(saved[60])
+    generator, saved = trained(build, pictures((30, 30)), steps=120, checkpoints=1, drop_class=0.0, ema=0.9)
+    generator.load(saved[120])
     dark, bright = (drawn(generator, [k] * 20, "s").mean() for k in (0, 1))
     assert bright - dark > 60
 

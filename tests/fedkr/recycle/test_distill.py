@@ -1,0 +1,73 @@
+"""Distillation: which synthetic set a step sees, and the student that comes of it."""
+
+import numpy as np
+import pytest
+import torch
+
+from fedkr.config import StudentConfig
+from fedkr.progress import SilentProgress
+from fedkr.recycle.distill import distill_student, regenerated_batches
+from fedkr.training import predict_logits
+
+
+class Sets:
+    """Synthetic sets whose pixels and labels name their round; remembers what was drawn."""
+
+    def __init__(self, *sizes):
+        self.sizes, self.drawn = sizes, []
+
+    def __call__(self, number):
+        self.drawn.append(number)
+        size = self.sizes[min(number, len(self.sizes) - 1)]
+        return np.full((size, 4, 4, 1), number, np.uint8), np.full((size, 2), 0.5, np.float16)
+
+
+def rounds_seen(batches, steps):
+    return [set(np.unique(batches(step)[0]).tolist()) for step in range(steps)]
+
+
+@pytest.mark.parametrize(("every", "expected"), [(1, [0, 0, 1, 1, 2, 2]), (2, [0, 0, 0, 0, 1, 1])])
+def test_a_fresh_set_comes_every_few_epochs(every, expected):
+    sets = Sets(8)
+    assert rounds_seen(regenerated_batches(sets, every, 4, "s"), 6) == [{n} for n in expected]
+    assert sets.drawn == sorted(set(expected))
+
+
+def test_only_the_current_set_is_kept_and_an_earlier_step_draws_it_again():
+    sets = Sets(8)
+    batches = regenerated_batches(sets, 1, 4, "s")
+    before = batches(1)[1]
+    batches(5)
+    assert np.array_equal(batches(1)[1], before)
+    assert sets.drawn == [0, 2, 0]
+
+
+def test_each_image_of_a_set_is_seen_once_an_epoch():
+    images = np.arange(12, dtype=np.uint8)[:, None, None, None] * np.ones((1, 4, 4, 1), np.uint8)
+    batches = regenerated_batches(lambda _: (images, np.full((12, 2), 0.5, np.float16)), 1, 4, "s")
+    assert sorted(np.concatenate([batches(step)[0][:, 0, 0, 0] for step in range(3)])) == list(range(12))
+
+
+def test_a_set_that_is_smaller_than_the_first_gives_full_batches_of_its_own_images():
+    batches = regenerated_batches(Sets(12, 5, 20), 1, 4, "s")
+    assert rounds_seen(batches, 9) == [{0}] * 3 + [{1}] * 3 + [{2}] * 3
+    assert {len(batches(step)[0]) for step in range(9)} == {4}
+
+
+def test_a_student_takes_the_labels_that_it_is_given(pictures, runtime):
+    data = pictures((30, 30, 0, 0))
+    # Labels that say the opposite: what the student knows comes from them alone.
+    soft = np.eye(4, dtype=np.float16)[1 - data.labels]
+    config = StudentConfig(arch="resnet8", width=4, steps=30, batch=16, lr=0.05)
+    student = distill_student(
+        config,
+        lambda _: (data.images, soft),
+        flip="none",
+        runtime=runtime,
+        seed=("s",),
+        progress=SilentProgress(),
+        stage="student",
+    )
+    assert not student.training
+    assert (predict_logits(student, data.images, runtime).argmax(axis=1) == 1 - data.labels).mean() > 0.9
+    assert all(torch.isfinite(p).all() for p in student.parameters())

@@ -1,0 +1,77 @@
+"""What a release holds of each class, and how candidates are scored."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fedkr.data import ImageSet
+from fedkr.evaluation import Utility
+from fedkr.recycle.search import Score, release_labels
+
+
+def a_set(*counts):
+    labels = np.repeat(np.arange(len(counts)), counts).astype(np.int64)
+    return ImageSet(np.zeros((len(labels), 2, 2, 1), np.uint8), labels, tuple(map(str, range(len(counts)))))
+
+
+def drawn(counts, count, balance, least=1, seed=0):
+    labels = release_labels(a_set(*counts), count, balance, least, np.random.default_rng(seed))
+    return np.bincount(labels, minlength=len(counts)).tolist()
+
+
+def test_a_histogram_release_has_the_classes_in_the_sites_own_proportions():
+    assert drawn((60, 30, 10), 50, "histogram") == [30, 15, 5]
+
+
+def test_a_balanced_release_has_as_many_of_each_class_that_the_site_has():
+    assert drawn((60, 30, 10, 0), 50, "balanced") == [17, 17, 16, 0]
+
+
+def test_a_tempered_release_goes_by_the_square_roots():
+    assert drawn((64, 16, 4), 70, "tempered") == [40, 20, 10]
+
+
+@pytest.mark.parametrize("balance", ["histogram", "balanced", "tempered"])
+def test_a_class_with_too_few_images_is_left_out(balance):
+    assert drawn((40, 4, 5, 0), 90, balance, least=5)[1] == 0
+    assert drawn((40, 4, 5, 0), 90, balance, least=5)[3] == 0
+    assert drawn((40, 4, 5, 0), 90, balance, least=5)[2] > 0
+
+
+@given(
+    st.lists(st.integers(0, 60), min_size=1, max_size=8).filter(any),
+    st.integers(1, 200),
+    st.sampled_from(["histogram", "balanced", "tempered"]),
+)
+def test_every_release_has_exactly_the_count_that_was_asked_and_each_class_within_one_of_its_share(
+    counts, count, balance
+):
+    found = np.array(drawn(counts, count, balance))
+    power = {"histogram": 1.0, "balanced": 0.0, "tempered": 0.5}[balance]
+    weights = np.array([c**power if c else 0.0 for c in counts])
+    assert found.sum() == count
+    assert (np.abs(found - count * weights / weights.sum()) < 1).all()
+
+
+def test_the_order_is_shuffled_by_the_seed_and_the_counts_are_not():
+    first, second = (release_labels(a_set(20, 20), 40, "histogram", 1, np.random.default_rng(s)) for s in (0, 1))
+    assert not np.array_equal(first, second)
+    assert sorted(first) == sorted(second)
+    assert first.dtype == np.int64
+
+
+def utility(accuracy=0.5, auc=0.7, loss=1.0):
+    return Utility(accuracy, accuracy, auc, loss, [], 10)
+
+
+def test_a_score_is_the_figure_that_the_study_names_and_accuracy_where_val_has_one_class():
+    assert Score.of(utility(), "accuracy").value == 0.5
+    assert Score.of(utility(), "auc").value == 0.7
+    assert Score.of(utility(auc=None), "auc").value == 0.5
+
+
+def test_of_two_equal_scores_the_one_with_less_loss_is_better():
+    low, high = Score.of(utility(loss=0.5), "accuracy"), Score.of(utility(loss=0.9), "accuracy")
+    assert low.order() > high.order()
+    assert low.as_row() == {"score": 0.5, "loss": 0.5}
