@@ -116,7 +116,9 @@ class Coordinator:
         if len(nodes) < self.least:
             seconds = self.study.federation.register_deadline
             raise StudyFailedError(
-                f"{len(nodes)} of {wanted} sites appeared within federation.register_deadline={seconds:g} s"
+                f"{len(nodes)} of {wanted} sites appeared within federation.register_deadline={seconds:g} s; "
+                f"start the others (`flwr run` of a simulation: --federation-config 'num-supernodes={wanted}') "
+                "or set federation.sites"
             )
         if len(nodes) < wanted:
             self.missing[f"{wanted - len(nodes)} of {wanted} sites"] = "did not appear in time"

@@ -1,0 +1,54 @@
+"""What the ServerApp reads from a run config: a driver's study, or a Flower user's overrides."""
+
+import tomllib
+from pathlib import Path
+
+import pytest
+from flwr.app import Context, RecordDict
+
+from fedkr.config import Study
+from fedkr.errors import UserError
+from server.app import deployment_notes, read_study
+
+PYPROJECT = Path(__file__).parents[2] / "pyproject.toml"
+
+
+def context(**run_config):
+    config = {name.replace("_", "-"): value for name, value in run_config.items()}
+    return Context(run_id=1, node_id=1, node_config={}, state=RecordDict(), run_config=config)
+
+
+def test_a_drivers_study_is_taken_as_it_is_and_only_moved_to_its_run_folder(tmp_path):
+    sent = Study(seed=7)
+    study, driven = read_study(context(study=sent.to_json(), run_dir=str(tmp_path), overrides="seed=1"))
+    assert driven
+    assert (study.identity(), study.run_dir) == (sent.identity(), str(tmp_path))
+
+
+def test_overrides_compose_a_study_with_absolute_folders(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    study, driven = read_study(
+        context(overrides="seed=3 'data.classes=[a b,c]' data.root=images", study="", run_dir="")
+    )
+    assert not driven
+    assert (study.seed, study.data.classes, study.data.root) == (3, ["a b", "c"], str(tmp_path / "images"))
+    assert study.run_dir == str(tmp_path / "runs" / study.folder_name())
+    assert read_study(context(overrides="", run_dir="here"))[0].run_dir == str(tmp_path / "here")
+
+
+def test_a_misspelt_override_is_refused_by_name():
+    with pytest.raises(UserError, match=r"federation\.site: no such option"):
+        read_study(context(overrides="federation.site=2"))
+
+
+def test_plain_flwr_run_asks_for_as_many_sites_as_flower_simulates():
+    config = tomllib.loads(PYPROJECT.read_text())["tool"]["flwr"]["app"]["config"]
+    study, driven = read_study(context(**config))
+    assert (driven, study.federation.sites) == (False, 2)
+
+
+def test_a_run_without_the_oracle_says_so_only_when_it_was_asked_for():
+    study = Study()
+    assert "centralised" in deployment_notes(study)[0]
+    study.strategy.compare = ["local", "fedkr"]
+    assert deployment_notes(study) == []
