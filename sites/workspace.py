@@ -96,7 +96,8 @@ def open_site(node_config: Mapping[str, Any], study: Study) -> Site:
     ``partition-id`` only is a simulated site and takes its part of the study's dataset.
     """
     if "site-file" in node_config:
-        return _open_hospital(str(node_config["site-file"]), study.to_json())
+        path = str(node_config["site-file"])
+        return _open_hospital(path, study.to_json(), repr(read_site_file(Path(path))))
     if "partition-id" not in node_config:
         raise UserError("this node has no site: start it with --node-config 'site-file=\"/path/to/site.yaml\"'")
     return _open_simulated(int(node_config["partition-id"]), study.to_json())
@@ -119,7 +120,8 @@ def _partition(study_json: str) -> list[Any]:
 
 
 @lru_cache(maxsize=8)
-def _open_hospital(site_file: str, study_json: str) -> Site:
+def _open_hospital(site_file: str, study_json: str, contents: str) -> Site:
+    """Open a hospital; ``contents`` is only there to tell an edited site file from the one that was read before."""
     site, study = read_site_file(Path(site_file)), Study.from_json(study_json)
     study = dataclasses.replace(study, device=site.device, threads=site.threads)
     source = load_source(site.data)

@@ -144,9 +144,9 @@ def test_the_proximal_term_is_half_mu_times_the_squared_distance(pictures, runti
     model = build_classifier(CONFIG, 1, 8, 4, "s")
     batches = real_batches(pictures((9, 8, 7)), 16, "s")
     work = ClassifierTraining(model, CONFIG, batches, flip="none", runtime=runtime, seed=("s",), proximal=0.3)
-    assert float(work._proximal_term()) == 0.0
+    assert work._proximal_term().item() == 0.0
     with torch.no_grad():
         for parameter in work.model.parameters():
             parameter.add_(0.5)
     count = sum(p.numel() for p in work.model.parameters())
-    assert float(work._proximal_term()) == pytest.approx(0.5 * 0.3 * 0.25 * count, rel=1e-4)
+    assert work._proximal_term().item() == pytest.approx(0.5 * 0.3 * 0.25 * count, rel=1e-4)

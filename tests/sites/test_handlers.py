@@ -1,0 +1,235 @@
+"""What a site answers to each message, on its own images and within its policy."""
+
+import dataclasses
+import math
+import time
+
+import numpy as np
+import pytest
+import torch
+from flwr.app import Message, Metadata
+
+from fedkr import wire
+from fedkr.config import Study
+from fedkr.errors import UserError
+from fedkr.models import build_classifier
+from fedkr.release import check_release
+from fedkr.training import predict_logits
+from sites.handlers import HANDLERS, audited_model, public_count
+from sites.policy import COUNT_STEP, PolicyError
+from sites.workspace import open_site
+
+
+@pytest.fixture
+def study(tmp_path):
+    study = Study(device="cpu", precision="float32", run_dir=str(tmp_path / "run"))
+    for model in (study.teacher, study.student):
+        model.arch, model.width, model.steps, model.batch = "resnet8", 4, 3, 16
+    study.generator.steps, study.generator.checkpoints = 2, 1
+    study.generator.options = {"width": 8, "steps_sample": 2}
+    study.recycle.search_steps, study.recycle.tuning_budget, study.recycle.views = 2, 1, 1
+    study.recycle.rounds, study.recycle.balance, study.audit.bootstrap = 2, "balanced", 10
+    return study
+
+
+@pytest.fixture
+def site(hospital, study):
+    """Return a function that opens the hospital with a policy."""
+    return lambda study=study, **policy: open_site({"site-file": str(hospital(**policy))}, study)
+
+
+def model(study, classes=3, seed="server"):
+    return build_classifier(study.student, 1, 8, classes, seed)
+
+
+@pytest.fixture
+def ask(study):
+    """Send one request to a handler, through the wire; return the content of the answer."""
+
+    def send(site, message_type, weights=None, **settings):
+        content = wire.request_content(study.to_json(), weights, **settings)
+        names = dict.fromkeys(("message_id", "reply_to_message_id", "group_id"), "")
+        metadata = Metadata(
+            run_id=1, src_node_id=1, dst_node_id=2, created_at=time.time(), ttl=9.0, message_type=message_type, **names
+        )
+        return HANDLERS[message_type](site, wire.read_request(Message(content, metadata=metadata)))
+
+    return send
+
+
+def one_round(study, **settings):
+    usual = {"server_round": 1, "local_epochs": 1, "lr": 0.05, "candidate": "c"}
+    return {"weights": model(study).state_dict(), **usual, **settings}
+
+
+@pytest.mark.parametrize(("count", "shown"), [(0, 50), (1, 50), (74, 50), (76, 100), (100, 100), (1234, 1250)])
+def test_a_count_that_is_not_exact_is_rounded_and_never_zero(site, count, shown):
+    assert public_count(site(exact_counts=False), count) == shown
+    assert public_count(site(exact_counts=False), count) % COUNT_STEP == 0
+
+
+def test_exact_counts_leave_only_where_the_policy_says_so(site, ask):
+    assert public_count(site(exact_counts=True), 76) == 76
+    card = wire.read_document(ask(site(exact_counts=True), wire.DESCRIBE), wire.CARD)
+    assert sum(map(sum, card["counts"].values())) == 93
+    card = wire.read_document(ask(site(exact_counts=False), wire.DESCRIBE), wire.CARD)
+    assert "counts" not in card
+
+
+def test_a_card_names_classes_shape_and_policy(site, ask):
+    card = wire.read_document(ask(site(allow=["metrics"]), wire.DESCRIBE), wire.CARD)
+    assert (card["site"], card["classes"]) == ("st-mary", ["healthy", "ill", "rare"])
+    assert (card["size"], card["channels"], card["allow"], card["recipients"]) == (8, 1, ["metrics"], "server")
+    assert set(card) <= wire.CARD_FIELDS
+
+
+def test_the_sites_own_model_stays_and_its_figures_leave(site, ask):
+    content = ask(site(exact_counts=True), wire.LOCAL)
+    assert set(content) == {wire.METRICS}
+    metrics = wire.read_metrics(content)
+    assert wire.read_utility(metrics, "test")["accuracy"] >= 0
+    assert wire.read_utility(metrics, "global")["count"] == 12
+
+
+def test_without_exact_counts_no_confusion_of_the_sites_own_images_leaves(site, ask):
+    metrics = wire.read_metrics(ask(site(exact_counts=False), wire.LOCAL))
+    assert not [name for name in metrics if "confusion" in name]
+    assert (metrics["test/count"], metrics["global/count"]) == (COUNT_STEP, COUNT_STEP)
+    metrics = wire.read_metrics(ask(site(exact_counts=True), wire.LOCAL))
+    assert (sum(metrics["global/confusion"]), len(metrics["global/confusion"])) == (12, 9)
+
+
+def test_a_release_holds_images_of_the_sites_shape_and_its_left_out_classes_by_name(site, ask):
+    release = wire.read_release(ask(site(min_class_count=5), wire.RELEASE, round=1))
+    check_release(release, size=8, channels=1, classes=3)
+    assert release.manifest["left_out"] == ["rare"]
+
+
+def test_the_sites_cap_holds_for_a_release(site, ask):
+    assert len(wire.read_release(ask(site(max_images=11), wire.RELEASE, round=1))) == 10
+
+
+def test_a_released_set_shares_no_image_with_the_site(site, ask):
+    opened = site()
+    real = {
+        image.tobytes() for split in ("train", "val", "test", "holdout") for image in getattr(opened.data, split).images
+    }
+    release = wire.read_release(ask(opened, wire.RELEASE, round=1))
+    assert not real & {image.tobytes() for image in release.images}
+
+
+def test_the_classes_own_proportions_are_refused_where_exact_counts_may_not_leave(site, ask, study):
+    study.recycle.balance = "histogram"
+    with pytest.raises(PolicyError, match=r"set recycle\.balance=balanced"):
+        ask(site(exact_counts=False), wire.RELEASE, round=1)
+    assert wire.read_release(ask(site(exact_counts=True), wire.RELEASE, round=1))
+
+
+def test_a_weights_round_scores_the_received_model_and_returns_one_of_the_same_shape(site, ask, study):
+    opened = site(exact_counts=True)
+    content = ask(opened, wire.TRAIN, **one_round(study))
+    metrics, weights = wire.read_metrics(content), wire.read_weights(content[wire.ARRAYS])
+    sent = model(study)
+    right = (
+        predict_logits(sent, opened.data.val.images, opened.runtime).argmax(axis=1) == opened.data.val.labels
+    ).sum()
+    assert metrics["val-correct"] == pytest.approx(right)
+    assert metrics["val-count"] == len(opened.data.val)
+    assert metrics["num-examples"] == len(opened.data.train)
+    assert {n: t.shape for n, t in weights.items()} == {n: t.shape for n, t in sent.state_dict().items()}
+    assert any(not torch.equal(weights[n], t) for n, t in sent.state_dict().items())
+    steps = math.ceil(len(opened.data.train) / study.student.batch)
+    assert next(t for n, t in weights.items() if n.endswith("num_batches_tracked")) == steps
+
+
+def test_a_weights_round_is_a_function_of_model_settings_and_round(site, ask, study):
+    opened = site(exact_counts=True)
+    first, again, later, other = (
+        wire.read_weights(ask(opened, wire.TRAIN, **one_round(study, **settings))[wire.ARRAYS])
+        for settings in ({}, {}, {"server_round": 2}, {"candidate": "d"})
+    )
+    assert all(torch.equal(first[n], again[n]) for n in first)
+    assert any(not torch.equal(first[n], later[n]) for n in first)
+    assert any(not torch.equal(first[n], other[n]) for n in first)
+
+
+def test_a_proximal_term_that_the_server_asks_for_holds_the_weights_back(site, ask, study):
+    opened, moved = site(exact_counts=True), []
+    for mu in (0.0, 20.0):
+        settings = one_round(study, local_epochs=3, proximal_mu=mu)
+        weights = wire.read_weights(ask(opened, wire.TRAIN, **settings)[wire.ARRAYS])
+        moved.append(sum(float((weights[n] - p.detach()).square().sum()) for n, p in model(study).named_parameters()))
+    assert moved[1] < moved[0] / 2
+
+
+def test_averaged_weights_in_float64_are_taken(site, ask, study):
+    weights = {name: value.double() for name, value in model(study).state_dict().items()}
+    assert wire.read_metrics(ask(site(), wire.EVALUATE, weights))["test/accuracy"] >= 0
+
+
+def test_a_model_of_nan_is_refused_before_it_is_used(site, ask, study):
+    weights = {name: value.double() * math.nan for name, value in model(study).state_dict().items()}
+    for message_type in (wire.EVALUATE, wire.TRAIN):
+        with pytest.raises(UserError, match="NaN or infinity"):
+            ask(site(), message_type, **one_round(study, weights=weights))
+
+
+def test_a_model_of_another_shape_is_refused(site, ask, study):
+    with pytest.raises(UserError, match=r"'head\.weight' has shape \[5, 16\], expected \[3, 16\]"):
+        ask(site(), wire.EVALUATE, model(study, classes=5).state_dict())
+
+
+def test_a_learning_rate_that_is_too_high_ends_in_one_line_or_in_numbers_never_in_nan(site, ask, study):
+    try:
+        content = ask(site(), wire.TRAIN, **one_round(study, lr=1e9))
+    except UserError as error:
+        assert "\n" not in str(error)
+    else:
+        assert all(np.isfinite(v) for v in wire.read_metrics(content).values())
+
+
+@pytest.mark.parametrize("split", ["test", "val"])
+def test_an_evaluation_is_of_the_split_that_is_asked_for(site, ask, study, split):
+    opened = site(exact_counts=True)
+    metrics = wire.read_metrics(ask(opened, wire.EVALUATE, model(study).state_dict(), split=split))
+    assert metrics[f"{split}/count"] == len(getattr(opened.data, split))
+
+
+@pytest.mark.parametrize("split", ["train", "holdout", "../val"])
+def test_no_other_split_is_evaluated(site, ask, study, split):
+    with pytest.raises(PolicyError, match="is not answered; one of: test, val"):
+        ask(site(), wire.EVALUATE, model(study).state_dict(), split=split)
+
+
+def test_an_evaluation_without_a_model_is_refused(site, ask):
+    with pytest.raises(UserError, match="holds no model"):
+        ask(site(), wire.EVALUATE)
+
+
+def test_an_audit_returns_figures_only(site, ask, study):
+    content = ask(site(), wire.AUDIT, model(study).state_dict(), target="student")
+    assert set(content) == {wire.METRICS}
+    assert 0 <= wire.read_metrics(content)["loss/auc"] <= 1
+
+
+def test_the_audited_model_is_the_received_one_else_the_sites_own(site, study):
+    opened = site()
+    received = audited_model(opened, wire.Request("", {}, dict(model(study).state_dict())), "teacher")
+    assert torch.equal(received.state_dict()["head.weight"], model(study).state_dict()["head.weight"])
+    none = wire.Request("", {}, None)
+    teacher, local = audited_model(opened, none, "teacher"), audited_model(opened, none, "local")
+    assert not torch.equal(teacher.state_dict()["head.weight"], local.state_dict()["head.weight"])
+    with pytest.raises(UserError, match=r"target='student' came without a model"):
+        audited_model(opened, none, "student")
+
+
+def test_a_restarted_site_trains_its_own_model_no_second_time(site, ask, study, monkeypatch):
+    first = wire.read_metrics(ask(site(), wire.LOCAL))
+    monkeypatch.setattr("fedkr.recycle.pipeline.train_on_real", lambda *a, **k: pytest.fail("trained again"))
+    reopened = site(dataclasses.replace(study, out="elsewhere"))
+    again = wire.read_metrics(ask(reopened, wire.LOCAL))
+    assert {n: v for n, v in first.items() if n != "seconds"} == {n: v for n, v in again.items() if n != "seconds"}
+
+
+def test_every_message_type_of_the_wire_has_a_handler():
+    assert set(HANDLERS) == set(wire.REPLIES)
