@@ -97,7 +97,7 @@ def test_the_comparison_follows_the_chosen_strategy() -> None:
         ("datset=digits", "datset: no such option; did you mean 'dataset'?"),
         ("dataset.root=x", "dataset: no such option; did you mean 'data'?"),
         ("dataset=brestmnist", "dataset=brestmnist: no such choice; did you mean 'breastmnist'?"),
-        ("generator=gan", "generator=gan: no such choice; one of: edm"),
+        ("generator=gan", "generator=gan: no such choice; one of: biggan_deep, edm, mixture"),
         ("generator.options.widht=3", "generator.options.widht: no such option; did you mean 'width'?"),
         ("+partition.alhpa=1", "partition.alhpa: no such option; did you mean 'alpha'?"),
         ("partition.alpha=abc", "partition.alpha: Value 'abc' of type 'str' could not be converted to Float"),

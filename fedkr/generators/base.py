@@ -21,7 +21,7 @@ from fedkr.progress import Progress
 from fedkr.training import Runtime
 
 Knobs = dict[str, float]
-BUILT_IN = ("edm",)
+BUILT_IN = ("biggan_deep", "edm", "mixture")
 
 
 class Generator(Protocol):
@@ -58,22 +58,42 @@ class Generator(Protocol):
         """Return a checkpoint without what only continued training needs."""
 
 
-def load_generator_module(kind: str) -> Any:
+def load_generator_module(kind: str, where: str = "generator") -> Any:
     """Import the module of a generator kind; raise :class:`UserError` for an unknown one."""
     if "." not in kind and kind not in BUILT_IN:
-        raise UserError(f"generator.kind={kind!r}: unknown generator{nearest(kind, BUILT_IN)}")
+        raise UserError(f"{where}.kind={kind!r}: unknown generator{nearest(kind, BUILT_IN)}")
     try:
         return importlib.import_module(kind if "." in kind else f"fedkr.generators.{kind}")
     except ModuleNotFoundError as error:
-        raise UserError(f"generator.kind={kind!r}: {error}; install it or put it on PYTHONPATH") from None
+        raise UserError(f"{where}.kind={kind!r}: {error}; install it or put it on PYTHONPATH") from None
 
 
 def build_generator(
-    config: GeneratorConfig, *, channels: int, size: int, classes: int, flip: str, runtime: Runtime
+    config: GeneratorConfig,
+    *,
+    channels: int,
+    size: int,
+    classes: int,
+    flip: str,
+    runtime: Runtime,
+    where: str = "generator",
 ) -> Generator:
-    """Build the generator that ``config`` names; raise :class:`UserError` for unknown kinds and options."""
-    module = load_generator_module(config.kind)
-    options = read_dataclass(module.Options, config.options, "generator.options")
+    """Build the generator that ``config`` names.
+
+    Args:
+        config: kind, options and budget.
+        channels: colour channels of the images.
+        size: their side in pixels.
+        classes: number of classes, those without images among them.
+        flip: the axes along which a mirrored image is as real: ``none``, ``horizontal`` or ``both``.
+        runtime: device and precision.
+        where: the option that holds ``config``, as errors name it.
+
+    Raises:
+        UserError: an unknown kind or option.
+    """
+    module = load_generator_module(config.kind, where)
+    options = read_dataclass(module.Options, config.options, f"{where}.options")
     return cast(
         Generator,
         module.Generator(config, options, channels=channels, size=size, classes=classes, flip=flip, runtime=runtime),

@@ -1,0 +1,242 @@
+"""``biggan_deep``: a reconstruction of KR's generator, which is unpublished, from its ancestor GaFi (arXiv 2305.10118).
+
+GaFi's recipe is BigGAN-deep with hinge loss, three discriminator steps for each of the generator's, and a moving
+average of the weights that starts late; width, depth and the average are options, so that it also fits processors.
+The knob is the standard deviation ``sigma`` of the latent at sampling: GaFi's Expansion Trick, 1.00 to 2.00.
+
+The averaged weights need batch statistics and spectral vectors of their own: an average of those seen in training
+belongs to no weights. Each checkpoint measures them anew (BigGAN's standing statistics, Brock et al. 2019,
+appendix D) on latents of sigma 1 with the training set's labels; sampling then normalises each image alone, so an
+image does not depend on its batch, nor the statistics on the knob.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from fedkr.artifacts import Artifact
+from fedkr.batches import BatchOrder
+from fedkr.config import GeneratorConfig, nearest
+from fedkr.data.imageset import ImageSet
+from fedkr.errors import UserError
+from fedkr.generators.adversarial import AdversarialTraining, discriminator_hinge, generator_hinge
+from fedkr.generators.base import Knobs
+from fedkr.generators.biggan_networks import BOTTLENECK, Discriminator, ImageGenerator, Shape, power_iteration
+from fedkr.generators.differentiable_augment import AUGMENTATIONS, differentiable_augment
+from fedkr.generators.edm import checkpoint_steps, mirror, to_uint8
+from fedkr.progress import Progress
+from fedkr.seeds import derive_seed, torch_rng
+from fedkr.training import Runtime, Training, to_model_input
+
+BETAS = (0.5, 0.999)
+AVERAGE = "generator.average."
+SIDES = (8, 64)
+# Pixels of all images in one sampling batch: bounds the memory at any image size.
+SAMPLE_PIXELS = 256 * 28 * 28
+MOST_SAMPLED = 256
+STANDING_BATCHES = 8
+SETTLING_ITERATIONS = 16
+# GaFi's grid for sigma: 1.00 to 2.00 in steps of 0.05.
+SIGMA_STEPS = 20
+
+
+@dataclass
+class Options:
+    """Options of ``biggan_deep`` beside the common ones; ``generator.steps`` counts the generator's own steps."""
+
+    width: int = 32
+    multiplier: int = 4
+    blocks: int = 1
+    attention: int = 16
+    latent: int = 128
+    embedding: int = 128
+    lr: float = 2e-4
+    d_steps: int = 3
+    ema: float = 0.999
+    ema_start: int = 100
+    augment: list[str] = field(default_factory=list)
+    sigma: float = 1.0
+
+
+class Generator:
+    """Adversarial generator; see :class:`fedkr.generators.base.Generator`."""
+
+    def __init__(
+        self,
+        config: GeneratorConfig,
+        options: Options,
+        *,
+        channels: int,
+        size: int,
+        classes: int,
+        flip: str,
+        runtime: Runtime,
+    ) -> None:
+        check_options(options, size)
+        o = options
+        self.config, self.options, self.runtime, self.flip, self.size = config, options, runtime, flip, size
+        self.shape = Shape(channels, size, classes, o.width, o.multiplier, o.blocks, o.attention)
+        self.net = self._build(lambda: ImageGenerator(self.shape, o.latent, o.embedding), "blank")
+
+    def _build(self, make: Callable[[], nn.Module], *seed: object) -> nn.Module:
+        """Return the network on the device, its weights and spectral vectors drawn from ``seed`` alone."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(derive_seed(*seed, "weights"))
+            return self.runtime.place(make())
+
+    def fit(
+        self,
+        data: ImageSet,
+        *,
+        seed: tuple[object, ...],
+        progress: Progress,
+        save: Callable[[int, Artifact], None],
+        state: Artifact | None,
+    ) -> None:
+        """Train with the hinge loss and save, ``checkpoints`` times, the averaged weights with standing statistics."""
+        training, steps = self._training(seed), self.config.steps
+        if state is not None:
+            training.restore({k: v.to(self.runtime.device) for k, v in state.tensors.items()}, state.info["step"])
+        losses = Losses(self, data, training.discriminator.model, seed)
+        for step in checkpoint_steps(steps, self.config.checkpoints):
+            if step > training.step:
+                training.advance(losses.generator, losses.discriminator, step, progress, "generator", steps)
+                self._measure(training.generator.average, losses, step)
+                save(step, Artifact(training.state(), {"step": step}))
+        progress.finish("generator")
+
+    def _training(self, seed: tuple[object, ...]) -> AdversarialTraining:
+        o = self.options
+        self.net = self._build(lambda: ImageGenerator(self.shape, o.latent, o.embedding), *seed)
+        judge = self._build(lambda: Discriminator(self.shape), *seed, "discriminator")
+
+        def training(net: nn.Module, ema: float | None) -> Training:
+            optimizer = torch.optim.Adam(net.parameters(), lr=o.lr, betas=BETAS, fused=True)
+            return Training(net, optimizer, lambda step: 1.0, self.runtime, ema_decay=ema, ema_start=o.ema_start)
+
+        return AdversarialTraining(training(self.net, o.ema), training(judge, None), o.d_steps)
+
+    @torch.no_grad()
+    def _measure(self, average: dict[str, Tensor], losses: Losses, step: int) -> None:
+        """Give the averaged weights, in place, batch statistics and spectral vectors of their own."""
+        net = copy.deepcopy(self.net)
+        net.load_state_dict(average)
+        net.train()
+        for _ in range(SETTLING_ITERATIONS):
+            power_iteration(net)
+        for module in net.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.reset_running_stats()
+                # A plain mean over the batches below instead of one that forgets.
+                module.momentum = None
+        rng = torch_rng(*losses.seed, "standing", step)
+        for _ in range(STANDING_BATCHES):
+            latents, labels = losses.conditions(sample_batch(self.size), rng)
+            with self.runtime.autocast():
+                net(latents, labels)
+        for name, value in net.state_dict().items():
+            average[name].copy_(value)
+
+    def load(self, artifact: Artifact) -> None:
+        """Take the averaged weights of a checkpoint."""
+        self.net.load_state_dict({k.removeprefix(AVERAGE): v for k, v in self.prune(artifact).tensors.items()})
+        self.net.eval()
+
+    def prune(self, artifact: Artifact) -> Artifact:
+        """Keep the averaged weights only; the discriminator, which has seen real images, goes."""
+        return Artifact({k: v for k, v in artifact.tensors.items() if k.startswith(AVERAGE)}, artifact.info)
+
+    def default_knobs(self) -> Knobs:
+        """Standard deviation of the latent, as the options have it."""
+        return {"sigma": self.options.sigma}
+
+    def knob_candidates(self) -> list[Knobs]:
+        """GaFi's 21 values of sigma from 1.00 to 2.00: first every fourth, then those between."""
+        order = sorted(range(SIGMA_STEPS + 1), key=lambda i: (i % 4 > 0) + (i % 2 > 0))
+        values = [round(1 + i / SIGMA_STEPS, 2) for i in order]
+        return [{"sigma": s} for s in dict.fromkeys([self.options.sigma, *values])]
+
+    @torch.inference_mode()
+    def sample(self, labels: NDArray[np.int64], knobs: Knobs, *seed: object) -> Iterator[NDArray[np.uint8]]:
+        """Yield uint8 ``[B, H, W, C]`` for ``labels``, from latents of standard deviation ``sigma``."""
+        device, batch = self.runtime.device, sample_batch(self.size)
+        for start in range(0, len(labels), batch):
+            chunk = torch.from_numpy(labels[start : start + batch])
+            rng = torch_rng(*seed, "sample", start)
+            latents = knobs["sigma"] * torch.randn(len(chunk), self.options.latent, generator=rng)
+            with self.runtime.autocast():
+                images = self.net(latents.to(device), chunk.to(device))
+            yield to_uint8(images.float().cpu())
+
+
+class Losses:
+    """The two losses, each a function of its network's step: all randomness comes from the step's number."""
+
+    def __init__(self, owner: Generator, data: ImageSet, judge: nn.Module, seed: tuple[object, ...]) -> None:
+        self.owner, self.data, self.judge, self.seed = owner, data, judge, seed
+        self.batch, self.device = owner.config.batch, owner.runtime.device
+        self.order = BatchOrder(len(data), self.batch, *seed)
+        self.labels = torch.from_numpy(data.labels)
+
+    def conditions(self, count: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Return latents ``[count, latent]`` and labels ``[count]``, as frequent as in the data.
+
+        So a class that the data lack is never drawn, and the discriminator cannot tell by the class.
+        """
+        labels = self.labels[torch.randint(len(self.labels), (count,), generator=rng)]
+        return self._latents(count, rng), labels.to(self.device)
+
+    def discriminator(self, step: int) -> Tensor:
+        """Return the discriminator's loss on real images and as many drawn ones of the same classes."""
+        chosen, rng = self.order.at(step), torch_rng(*self.seed, "discriminator", step)
+        real = mirror(to_model_input(torch.from_numpy(self.data.images[chosen])), self.owner.flip, rng).to(self.device)
+        labels = self.labels[torch.from_numpy(chosen)].to(self.device)
+        with torch.no_grad():
+            drawn = self.owner.net(self._latents(self.batch, rng), labels)
+        images = differentiable_augment(torch.cat([real, drawn]), self.owner.options.augment, rng)
+        return discriminator_hinge(*self.judge(images, labels.repeat(2)).chunk(2))
+
+    def generator(self, step: int) -> Tensor:
+        """Return the generator's loss on fresh latents."""
+        rng = torch_rng(*self.seed, "generator", step)
+        latents, labels = self.conditions(self.batch, rng)
+        drawn = differentiable_augment(self.owner.net(latents, labels), self.owner.options.augment, rng)
+        return generator_hinge(self.judge(drawn, labels))
+
+    def _latents(self, count: int, rng: torch.Generator) -> Tensor:
+        return torch.randn(count, self.owner.options.latent, generator=rng).to(self.device)
+
+
+def sample_batch(size: int) -> int:
+    """Return how many images of a side are drawn at once."""
+    return max(1, min(MOST_SAMPLED, SAMPLE_PIXELS // size**2))
+
+
+def check_options(options: Options, size: int) -> None:
+    """Raise :class:`UserError` for the first value that no network could have."""
+    where = "generator.options"
+    if size % 4 or not SIDES[0] <= size <= SIDES[1]:
+        raise UserError(f"data.size={size}: the biggan_deep generator needs a side of 8 to 64 pixels that 4 divides")
+    if options.width < 1 or options.width % BOTTLENECK:
+        raise UserError(f"{where}.width={options.width}: must be a multiple of {BOTTLENECK}")
+    for name in ("multiplier", "blocks", "latent", "embedding", "d_steps"):
+        if getattr(options, name) < 1:
+            raise UserError(f"{where}.{name}={getattr(options, name)}: must be at least 1")
+    for name in ("attention", "ema_start"):
+        if getattr(options, name) < 0:
+            raise UserError(f"{where}.{name}={getattr(options, name)}: must not be negative")
+    for name in ("lr", "sigma"):
+        if not getattr(options, name) > 0:
+            raise UserError(f"{where}.{name}={getattr(options, name)}: must be above 0")
+    if not 0 < options.ema < 1:
+        raise UserError(f"{where}.ema={options.ema}: a decay between 0 and 1, such as 0.999")
+    for name in options.augment:
+        if name not in AUGMENTATIONS:
+            raise UserError(f"{where}.augment={name!r}: unknown augmentation{nearest(name, AUGMENTATIONS)}")

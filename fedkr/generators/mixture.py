@@ -1,0 +1,223 @@
+"""``mixture``: generators of other seeds or kinds that draw equal shares, GaFi's MultiGAN and KR's "more Generators".
+
+The members train in turn, each from one checkpoint to its next, so that every checkpoint of the mixture holds the
+corresponding ones of its members and a restart continues at the last that all had reached.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedkr.artifacts import Artifact
+from fedkr.config import GeneratorConfig
+from fedkr.data.imageset import ImageSet
+from fedkr.errors import UserError
+from fedkr.generators.base import Knobs, build_generator
+from fedkr.progress import Progress
+from fedkr.training import DivergedError, Runtime
+
+SAMPLE_BATCH = 256
+
+
+@dataclass
+class MemberOptions:
+    """One generator of a mixture."""
+
+    kind: str = "edm"
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class Options:
+    """Options of ``mixture``: either ``copies`` of one kind, or ``members`` one by one."""
+
+    kind: str = "edm"
+    copies: int = 3
+    options: dict[str, Any] = field(default_factory=dict)
+    members: list[MemberOptions] = field(default_factory=list)
+
+
+class Generator:
+    """Mixture of generators; see :class:`fedkr.generators.base.Generator`."""
+
+    def __init__(
+        self,
+        config: GeneratorConfig,
+        options: Options,
+        *,
+        channels: int,
+        size: int,
+        classes: int,
+        flip: str,
+        runtime: Runtime,
+    ) -> None:
+        if options.copies < 1:
+            raise UserError(f"generator.options.copies={options.copies}: must be at least 1")
+        copy = ("generator.options", MemberOptions(options.kind, options.options))
+        listed = [(f"generator.options.members[{i}]", member) for i, member in enumerate(options.members)]
+        self.members = [
+            build_generator(
+                GeneratorConfig(member.kind, config.steps, config.batch, config.checkpoints, member.options),
+                channels=channels,
+                size=size,
+                classes=classes,
+                flip=flip,
+                runtime=runtime,
+                where=place,
+            )
+            for place, member in listed or [copy] * options.copies
+        ]
+
+    def fit(
+        self,
+        data: ImageSet,
+        *,
+        seed: tuple[object, ...],
+        progress: Progress,
+        save: Callable[[int, Artifact], None],
+        state: Artifact | None,
+    ) -> None:
+        """Train every member with a seed of its own; ``save`` gets the members' corresponding checkpoints as one."""
+        states: list[Artifact | None] = [None] * len(self.members) if state is None else [*split(state)]
+        shown = SharedProgress(progress, len(self.members))
+        while True:
+            reached = [
+                self._to_next_checkpoint(index, data, (*seed, "member", index), shown.of(index), states[index])
+                for index in range(len(self.members))
+            ]
+            if not any(reached):
+                break
+            # A member with fewer checkpoints than others stays at its last.
+            states = [new or old for new, old in zip(reached, states, strict=True)]
+            together = combine([artifact for artifact in states if artifact is not None])
+            save(together.info["step"], together)
+        progress.finish("generator")
+
+    def _to_next_checkpoint(
+        self, index: int, data: ImageSet, seed: tuple[object, ...], progress: Progress, state: Artifact | None
+    ) -> Artifact | None:
+        """Train a member from ``state`` to its next checkpoint; return that, or None where it was at its end."""
+
+        def stop(step: int, artifact: Artifact) -> None:
+            raise _CheckpointReached(Artifact(artifact.tensors, artifact.info | {"step": step}))
+
+        try:
+            self.members[index].fit(data, seed=seed, progress=progress, save=stop, state=state)
+        except _CheckpointReached as reached:
+            return reached.artifact
+        except DivergedError as error:
+            raise DivergedError(f"member {index + 1} of {len(self.members)}: {error}") from None
+        return None
+
+    def load(self, artifact: Artifact) -> None:
+        """Take the weights of all members."""
+        for member, part in zip(self.members, split(artifact), strict=True):
+            member.load(part)
+
+    def prune(self, artifact: Artifact) -> Artifact:
+        """Keep what the members keep."""
+        return combine([m.prune(part) for m, part in zip(self.members, split(artifact), strict=True)])
+
+    def default_knobs(self) -> Knobs:
+        """The members' knobs; one that several have is shared, with the first one's default."""
+        return {name: v for member in reversed(self.members) for name, v in member.default_knobs().items()}
+
+    def knob_candidates(self) -> list[Knobs]:
+        """The members' candidates in turn, each kind's on the others' defaults."""
+        default, seen = self.default_knobs(), list[Knobs]()
+        for turn in itertools.zip_longest(*(member.knob_candidates() for member in self.members)):
+            for knobs in turn:
+                if knobs is not None and default | knobs not in seen:
+                    seen.append(default | knobs)
+        return seen
+
+    def sample(self, labels: NDArray[np.int64], knobs: Knobs, *seed: object) -> Iterator[NDArray[np.uint8]]:
+        """Yield uint8 ``[B, H, W, C]`` for ``labels``, each image by the member that :func:`shares` names."""
+        owners = shares(labels, len(self.members))
+        streams = []
+        for index, member in enumerate(self.members):
+            own = {name: knobs[name] for name in member.default_knobs()}
+            streams.append(Stream(member.sample(labels[owners == index], own, *seed, "member", index)))
+        for start in range(0, len(labels), SAMPLE_BATCH):
+            window = owners[start : start + SAMPLE_BATCH]
+            parts = {int(i): streams[i].take(int((window == i).sum())) for i in np.unique(window)}
+            first = next(iter(parts.values()))
+            batch = np.empty((len(window), *first.shape[1:]), np.uint8)
+            for index, part in parts.items():
+                batch[window == index] = part
+            yield batch
+
+
+class Stream:
+    """A member's batches, taken in portions of any size; at most one batch more than a portion is held."""
+
+    def __init__(self, batches: Iterator[NDArray[np.uint8]]) -> None:
+        self.batches, self.held = batches, 0
+        self.parts: list[NDArray[np.uint8]] = []
+
+    def take(self, count: int) -> NDArray[np.uint8]:
+        """Return the next ``count`` images, which must be there."""
+        while self.held < count:
+            batch = next(self.batches)
+            self.parts.append(batch)
+            self.held += len(batch)
+        whole = np.concatenate(self.parts)
+        self.parts, self.held = [whole[count:].copy()], self.held - count
+        return whole[:count]
+
+
+class SharedProgress:
+    """Shows the members' steps as one stage, so that rate and ETA are those of the whole mixture."""
+
+    def __init__(self, progress: Progress, members: int) -> None:
+        self.progress, self.done = progress, [0] * members
+
+    def of(self, index: int) -> Progress:
+        """Return the progress that a member is handed."""
+        return _MemberProgress(self, index)
+
+
+class _MemberProgress:
+    def __init__(self, shared: SharedProgress, index: int) -> None:
+        self.shared, self.index = shared, index
+
+    def update(self, stage: str, done: int, total: int, unit: str = "step", **numbers: float) -> None:
+        self.shared.done[self.index] = done
+        counts = self.shared.done
+        self.shared.progress.update(stage, sum(counts), total * len(counts), unit, **numbers)
+
+    def finish(self, stage: str) -> None:
+        """Do nothing: the stage is over when all members are."""
+
+
+class _CheckpointReached(Exception):  # noqa: N818  (no error: how a member's fit is left where it can be continued)
+    def __init__(self, artifact: Artifact) -> None:
+        self.artifact = artifact
+
+
+def shares(labels: NDArray[np.int64], members: int) -> NDArray[np.int64]:
+    """Return int64 ``[N]``: the member that draws each image, equally many for each, in each class too."""
+    owners = np.empty(len(labels), np.int64)
+    owners[np.argsort(labels, kind="stable")] = np.arange(len(labels)) % members
+    return owners
+
+
+def combine(parts: list[Artifact]) -> Artifact:
+    """Return the members' artifacts as one, at the step that all have reached."""
+    tensors = {f"{i}.{name}": value for i, part in enumerate(parts) for name, value in part.tensors.items()}
+    return Artifact(tensors, {"step": min(p.info["step"] for p in parts), "members": [p.info for p in parts]})
+
+
+def split(artifact: Artifact) -> list[Artifact]:
+    """Undo :func:`combine`."""
+    parts = [Artifact({}, info) for info in artifact.info["members"]]
+    for name, value in artifact.tensors.items():
+        index, inner = name.split(".", 1)
+        parts[int(index)].tensors[inner] = value
+    return parts
