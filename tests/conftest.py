@@ -29,7 +29,7 @@ def golden_overrides(golden):
 @pytest.fixture(scope="session")
 def small_overrides(golden_overrides):
     """The golden study with less training and fewer exchanges: for what must be equal, not good."""
-    less = ("generator.steps=40", "teacher.steps=20", "student.steps=30", "audit.targets=[student,weights,centralised]")
+    less = ("generator.steps=40", "teacher.steps=20", "student.steps=30", "audit.targets=[student,centralised]")
     return [*golden_overrides, *less, "strategy.lrs=[0.1]", "strategy.local_epochs=[2]", "strategy.rounds=2"]
 
 
