@@ -180,6 +180,7 @@ class Study:
     precision: str = "auto"
     out: str = "runs"
     run_dir: str = ""
+    data_digest: str = ""
     data: DataConfig = field(default_factory=DataConfig)
     federation: FederationConfig = field(default_factory=FederationConfig)
     partition: PartitionConfig = field(default_factory=PartitionConfig)
@@ -280,79 +281,115 @@ def _read_value(hint: Any, value: Any, where: str) -> Any:
 
 def check_study(study: Study) -> None:
     """Raise :class:`UserError` for the first value that no run could work with."""
-    s = study
-    _one_of("partition.kind", s.partition.kind, PARTITIONS)
-    _one_of("backend.kind", s.backend.kind, BACKENDS)
-    _one_of("data.flip", s.data.flip, ("none", "horizontal", "both"))
-    _one_of("teacher.single_class", s.teacher.single_class, ("error", "constant"))
-    _one_of("student.loss", s.student.loss, ("cross_entropy", "kl"))
-    _one_of("recycle.exchange", s.recycle.exchange, ("once", "each"))
-    _one_of("recycle.balance", s.recycle.balance, ("histogram", "balanced", "tempered"))
-    _one_of("recycle.metric", s.recycle.metric, ("accuracy", "auc"))
-    _one_of("device", s.device.split(":")[0], ("auto", "cpu", "cuda"))
-    _one_of("precision", s.precision, ("auto", "float32", "bfloat16"))
-    for name, model in (("teacher", s.teacher), ("student", s.student)):
+    _one_of("device", study.device.split(":")[0], ("auto", "cpu", "cuda"))
+    _one_of("precision", study.precision, ("auto", "float32", "bfloat16"))
+    _at_least("threads", study.threads, 1)
+    _one_of("data.flip", study.data.flip, ("none", "horizontal", "both"))
+    _check_federation(study.federation)
+    _check_partition(study.partition)
+    _check_split(study.split)
+    for key in ("steps", "batch", "checkpoints"):
+        _at_least(f"generator.{key}", getattr(study.generator, key), 1)
+    _check_classifiers(study.teacher, study.student)
+    _check_recycle(study.recycle)
+    _check_strategy(study.strategy)
+    _check_audit(study.audit)
+    _check_backend(study.backend)
+
+
+def _check_federation(federation: FederationConfig) -> None:
+    _at_least("federation.sites", federation.sites, 1)
+    _at_least("federation.min_sites", federation.min_sites, 0)
+    _positive("federation.deadline", federation.deadline)
+    _positive("federation.register_deadline", federation.register_deadline)
+    if federation.min_sites > federation.sites:
+        raise UserError(f"federation.min_sites={federation.min_sites}: more than federation.sites={federation.sites}")
+
+
+def _check_partition(partition: PartitionConfig) -> None:
+    _one_of("partition.kind", partition.kind, PARTITIONS)
+    _positive("partition.alpha", partition.alpha)
+    _at_least("partition.classes_per_site", partition.classes_per_site, 1)
+
+
+def _check_split(split: SplitConfig) -> None:
+    for key in ("val", "test", "holdout"):
+        share = getattr(split, key)
+        if not 0 < share < 1:
+            raise UserError(f"split.{key}={share}: a share of the site's images, between 0 and 1")
+    if split.val + split.test + split.holdout >= 1:
+        raise UserError("split: val, test and holdout together leave nothing to train on; lower one of them")
+
+
+def _check_classifiers(teacher: TeacherConfig, student: StudentConfig) -> None:
+    for name, model in (("teacher", teacher), ("student", student)):
         _one_of(f"{name}.augment", model.augment, AUGMENTATIONS)
         _one_of(f"{name}.norm", model.norm, ("batch", "group"))
         for key in ("steps", "batch", "width"):
             _at_least(f"{name}.{key}", getattr(model, key), 1)
         _positive(f"{name}.lr", model.lr)
-        _at_least(f"{name}.mixup", model.mixup, 0)
+        for key in ("mixup", "weight_decay"):
+            _at_least(f"{name}.{key}", getattr(model, key), 0)
         if not 0 <= model.label_smoothing < 1:
             raise UserError(f"{name}.label_smoothing={model.label_smoothing}: a share, from 0 to below 1")
+    _one_of("teacher.single_class", teacher.single_class, ("error", "constant"))
     for key in ("evaluations", "patience"):
-        _at_least(f"teacher.{key}", getattr(s.teacher, key), 1)
-    _at_least("student.regenerate_every", s.student.regenerate_every, 1)
-    for value in s.strategy.compare:
-        _one_of("strategy.compare", value, ("local", "fedkr", "centralised", s.strategy.kind))
-    for value in s.audit.attacks:
+        _at_least(f"teacher.{key}", getattr(teacher, key), 1)
+    _one_of("student.loss", student.loss, ("cross_entropy", "kl"))
+    _at_least("student.regenerate_every", student.regenerate_every, 1)
+
+
+def _check_recycle(recycle: RecycleConfig) -> None:
+    _one_of("recycle.exchange", recycle.exchange, ("once", "each"))
+    _one_of("recycle.balance", recycle.balance, ("histogram", "balanced", "tempered"))
+    _one_of("recycle.metric", recycle.metric, ("accuracy", "auc"))
+    for key in ("search_steps", "search_images", "rounds", "views", "min_class_count"):
+        _at_least(f"recycle.{key}", getattr(recycle, key), 1)
+    _at_least("recycle.tuning_budget", recycle.tuning_budget, 0)
+    _positive("recycle.ratio", recycle.ratio)
+    _positive("recycle.temperature", recycle.temperature)
+
+
+def _check_strategy(strategy: StrategyConfig) -> None:
+    for value in strategy.compare:
+        _one_of("strategy.compare", value, ("local", "fedkr", "centralised", strategy.kind))
+    if not strategy.lrs or not strategy.local_epochs:
+        raise UserError("strategy.lrs and strategy.local_epochs: name at least one value each")
+    for rate in strategy.lrs:
+        _positive("strategy.lrs", rate)
+    for epochs in strategy.local_epochs:
+        _at_least("strategy.local_epochs", epochs, 1)
+    _at_least("strategy.rounds", strategy.rounds, 1)
+    searched = len(strategy.lrs) * len(strategy.local_epochs) > 1
+    # A round reports the val score of the model that enters it: the first tells nothing about the candidate.
+    _at_least("strategy.search_rounds", strategy.search_rounds, 2 if searched else 0)
+    if searched:
+        _at_least("strategy.rounds", strategy.rounds, 2)
+
+
+def _check_audit(audit: AuditConfig) -> None:
+    for value in audit.attacks:
         _one_of("audit.attacks", value, ATTACKS)
-    for value in s.audit.targets:
+    for value in audit.targets:
         _one_of("audit.targets", value, AUDIT_TARGETS)
-    if s.audit.enabled:
-        _one_of("audit.headline", s.audit.headline, tuple(s.audit.attacks))
-        _at_least("audit.bootstrap", s.audit.bootstrap, 1)
-    for fpr in s.audit.fprs:
+    if audit.enabled:
+        _one_of("audit.headline", audit.headline, tuple(audit.attacks))
+        _at_least("audit.bootstrap", audit.bootstrap, 1)
+    for fpr in audit.fprs:
         if not 0 < fpr < 1:
             raise UserError(f"audit.fprs={fpr}: a false-positive rate, between 0 and 1")
-    for key in ("steps", "batch", "checkpoints"):
-        _at_least(f"generator.{key}", getattr(s.generator, key), 1)
-    for key, least in (
-        ("search_steps", 1),
-        ("search_images", 1),
-        ("tuning_budget", 0),
-        ("rounds", 1),
-        ("views", 1),
-        ("min_class_count", 1),
-    ):
-        _at_least(f"recycle.{key}", getattr(s.recycle, key), least)
-    _positive("recycle.ratio", s.recycle.ratio)
-    _positive("recycle.temperature", s.recycle.temperature)
-    _positive("partition.alpha", s.partition.alpha)
-    _at_least("partition.classes_per_site", s.partition.classes_per_site, 1)
-    _at_least("federation.sites", s.federation.sites, 1)
-    _at_least("federation.min_sites", s.federation.min_sites, 0)
-    _positive("federation.deadline", s.federation.deadline)
-    _positive("federation.register_deadline", s.federation.register_deadline)
-    if s.federation.min_sites > s.federation.sites:
+
+
+def _check_backend(backend: BackendConfig) -> None:
+    _one_of("backend.kind", backend.kind, BACKENDS)
+    _at_least("backend.cpus_per_site", backend.cpus_per_site, 1)
+    for key in ("gpus_per_site", "cpus", "port", "restarts"):
+        _at_least(f"backend.{key}", getattr(backend, key), 0)
+    if backend.address and backend.kind != "ray":
         raise UserError(
-            f"federation.min_sites={s.federation.min_sites}: more than federation.sites={s.federation.sites}"
+            f"backend.address={backend.address!r}: only backend=ray takes one (an existing Ray cluster); "
+            "for a SuperLink of your own use `flwr run`, see sites/README.md"
         )
-    _at_least("threads", s.threads, 1)
-    for key in ("val", "test", "holdout"):
-        share = getattr(s.split, key)
-        if not 0 < share < 1:
-            raise UserError(f"split.{key}={share}: a share of the site's images, between 0 and 1")
-    if s.split.val + s.split.test + s.split.holdout >= 1:
-        raise UserError("split: val, test and holdout together leave nothing to train on; lower one of them")
-    if not s.strategy.lrs or not s.strategy.local_epochs:
-        raise UserError("strategy.lrs and strategy.local_epochs: name at least one value each")
-    for rate in s.strategy.lrs:
-        _positive("strategy.lrs", rate)
-    for epochs in s.strategy.local_epochs:
-        _at_least("strategy.local_epochs", epochs, 1)
-    _at_least("strategy.rounds", s.strategy.rounds, 1)
-    _at_least("strategy.search_rounds", s.strategy.search_rounds, 0)
 
 
 def _one_of(name: str, value: str, known: tuple[str, ...]) -> None:

@@ -16,6 +16,7 @@ from fedkr.errors import UserError
 from fedkr.progress import Progress
 
 CHECK_EVERY = 25
+MOST_AT_ONCE = 512
 
 
 class DivergedError(UserError):
@@ -193,13 +194,16 @@ def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
 
 
+def forward_batch(images: NDArray[np.uint8]) -> int:
+    """Return how many images ``[N, H, W, C]`` go through a classifier at once: 512 up to 64 pixels, fewer above."""
+    return max(1, min(MOST_AT_ONCE, MOST_AT_ONCE * 64 * 64 // (images.shape[1] * images.shape[2])))
+
+
 @torch.inference_mode()
-def predict_logits(
-    model: nn.Module, images: NDArray[np.uint8], runtime: Runtime, batch: int = 512
-) -> NDArray[np.float32]:
-    """Return float32 logits ``[N, K]`` of uint8 images ``[N, H, W, C]``."""
+def predict_logits(model: nn.Module, images: NDArray[np.uint8], runtime: Runtime) -> NDArray[np.float32]:
+    """Return float32 logits ``[N, K]`` of uint8 images ``[N, H, W, C]``, in batches that bound the memory."""
     model.eval()
-    parts = []
+    parts, batch = [], forward_batch(images)
     for start in range(0, len(images), batch):
         chunk = torch.from_numpy(np.ascontiguousarray(images[start : start + batch])).to(runtime.device)
         with runtime.autocast():

@@ -7,6 +7,7 @@ else. Arrays travel in NumPy's ``npy`` format without pickle.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -171,7 +172,33 @@ def utility_metrics(utility: Utility, prefix: str) -> dict[str, Metric | None]:
     return {f"{prefix}/{name}": getattr(utility, name) for name in UTILITY_FIELDS}
 
 
-def read_utility(metrics: Mapping[str, Any], prefix: str) -> dict[str, Any] | None:
-    """Return the figures that :func:`utility_metrics` wrote (absent ones None), or None when there are none."""
+def read_utility(metrics: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    """Return the figures that :func:`utility_metrics` wrote, those that a test set cannot give None.
+
+    Raises:
+        UserError: a figure that every model has is missing or no number, as from a site with other code.
+    """
     values = {name: metrics.get(f"{prefix}/{name}") for name in UTILITY_FIELDS}
-    return None if values["accuracy"] is None else values
+    for name in ("accuracy", "balanced_accuracy", "loss", "count"):
+        if not isinstance(values[name], (int, float)):
+            raise UserError(f"the metric '{prefix}/{name}' is missing or no number: {values[name]!r}")
+    return values
+
+
+def read_seconds(metrics: Mapping[str, Any]) -> float:
+    """Return the seconds that a site spent; raise :class:`UserError` where it does not say."""
+    seconds = metrics.get("seconds")
+    if not isinstance(seconds, (int, float)):
+        raise UserError(f"the metric 'seconds' is missing or no number: {seconds!r}")
+    return float(seconds)
+
+
+def weights_digest(weights: Mapping[str, Tensor] | None) -> str:
+    """Return 16 hex digits that name a model's weights, or an empty string for no model."""
+    if weights is None:
+        return ""
+    digest = hashlib.sha256()
+    for name, tensor in weights.items():
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]

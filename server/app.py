@@ -37,7 +37,7 @@ def main(grid: Grid, context: Context) -> None:
     study, driven = read_study(context)
     run_dir = Path(study.run_dir)
     try:
-        results = run_on_server(grid, study, run_dir)
+        results = run_on_server(grid, study, run_dir, driven)
         write_atomic(run_dir / "server" / "results.json", json.dumps(results).encode())
         if not driven:
             logger.info("└── %s", write_report(run_dir, results, None))
@@ -70,17 +70,27 @@ def read_study(context: Context) -> tuple[Study, bool]:
     from server.composition import compose_study
 
     study = compose_study(shlex.split(str(context.run_config.get("overrides", ""))))
-    folder = Path(run_dir) if run_dir else Path(study.out) / study.folder_name()
     study.data.root = str(Path(study.data.root).absolute())
+    if study.data.path:
+        study.data.path = str(Path(study.data.path).absolute())
+    folder = Path(run_dir) if run_dir else Path(study.out) / study.folder_name()
     return replace(study, run_dir=str(folder.absolute())), False
 
 
-def run_on_server(grid: Grid, study: Study, run_dir: Path) -> dict[str, Any]:
-    """Gather the sites, run the comparison, and return the results without the simulation's oracle."""
+def run_on_server(grid: Grid, study: Study, run_dir: Path, driven: bool) -> dict[str, Any]:
+    """Gather the sites, run the comparison, and return the results without the simulation's oracle.
+
+    Args:
+        grid: Flower's grid.
+        study: all settings.
+        run_dir: gets ``server/`` and ``models/``.
+        driven: whether a driver started the run, and starts it again after a failure that asks for it.
+    """
     started = time.time()
     folder = run_dir / "server"
     runtime = Runtime.choose(study.device, study.precision, study.threads)
-    coordinator = Coordinator(grid, study, StageStore(folder / "stages"))
+    restartable = driven and study.backend.kind == "ray"
+    coordinator = Coordinator(grid, study, StageStore(folder / "stages"), restartable)
     coordinator.gather_members()
     logger.info("├── sites: %s", ", ".join(coordinator.members))
     cards = {name: member.card for name, member in coordinator.members.items()}
@@ -91,7 +101,7 @@ def run_on_server(grid: Grid, study: Study, run_dir: Path) -> dict[str, Any]:
         "fedkr": fedkr.__version__,
         "study": json.loads(study.to_json()),
         "identity": study.identity(),
-        "backend": study.backend.kind,
+        "backend": study.backend.kind if driven else "flwr run",
         "seed": study.seed,
         "classes": next(iter(cards.values()))["classes"],
         "versions": package_versions(),

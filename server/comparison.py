@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,8 @@ from flwr.app import ArrayRecord
 
 from fedkr import wire
 from fedkr.artifacts import Artifact, read_artifact, write_artifact
-from fedkr.audit import from_metrics
-from fedkr.config import Study
+from fedkr.audit import AuditReport, from_metrics
+from fedkr.config import AuditConfig, Study
 from fedkr.data import ImageSet, load_source
 from fedkr.evaluation import measure_utility
 from fedkr.models import build_classifier
@@ -95,14 +96,18 @@ class Comparison:
         self.extras["releases"].setdefault(site, []).append(str(path.relative_to(self.run_dir)))
 
     def _read_local(self, pending: Pending) -> None:
-        answers = self.coordinator.collect_metrics(pending)
+        def check(site: str, metrics: Row) -> object:
+            return [wire.read_utility(metrics, split) for split in ("test", "global")], wire.read_seconds(metrics)
+
         per_site, overall = [], []
-        for site, info in answers.items():
+        for site, info in self.coordinator.collect_metrics(pending, check).items():
             own, test = wire.read_utility(info["metrics"], "test"), wire.read_utility(info["metrics"], "global")
-            cost = {"seconds": info["metrics"]["seconds"], "bytes_up": 0, "bytes_down": 0}
+            cost = {"seconds": wire.read_seconds(info["metrics"]), "bytes_up": 0, "bytes_down": 0}
             per_site.append({"site": site, **_figures(own), **cost})
             overall.append(_figures(test))
-        means = {name: _mean([figures[name] for figures in overall]) for name in FIGURES}
+        # Without a common test set, each site's "global" figures are on images of its own.
+        known = overall if self.global_test is not None else []
+        means = {name: _mean([figures[name] for figures in known]) for name in FIGURES}
         self.rows["local"] = {"name": "local", **means, **_total(per_site), "per_site": per_site}
 
     def _run_weights(self, kind: str) -> None:
@@ -133,7 +138,8 @@ class Comparison:
         for model, sent in pending.items():
             row = self.rows[names[model]]
             known = {entry["site"]: entry for entry in row["per_site"]}
-            for site, info in self.coordinator.collect_metrics(sent).items():
+            answers = self.coordinator.collect_metrics(sent, lambda _, metrics: wire.read_utility(metrics, "test"))
+            for site, info in answers.items():
                 known.setdefault(site, {"site": site}).update(_figures(wire.read_utility(info["metrics"], "test")))
             row["per_site"] = list(known.values())
 
@@ -144,10 +150,10 @@ class Comparison:
         targets = [t for t in config.targets if self._auditable(t)]
         pending = {t: self._send_model(f"audit-{t}", wire.AUDIT, t, target=self._target_name(t)) for t in targets}
         rows = []
-        for sent in pending.items():
-            name = self._target_name(sent[0])
-            for site, info in self.coordinator.collect_metrics(sent[1]).items():
-                rows += [row.as_row() for row in from_metrics(info["metrics"], name, site, config).rows]
+        for target, sent in pending.items():
+            read = partial(read_audit, self._target_name(target), config)
+            for site, info in self.coordinator.collect_metrics(sent, read).items():
+                rows += [row.as_row() for row in read(site, info["metrics"]).rows]
         return rows
 
     def _auditable(self, target: str) -> bool:
@@ -162,7 +168,15 @@ class Comparison:
         weights = self.models[model].tensors if model in self.models else None
         content = wire.request_content(self.coordinator.study_json, weights, **settings)
         sites = self.coordinator.allowing("metrics")
-        return self.coordinator.send(self.coordinator.compose(stage, message_type, dict.fromkeys(sites, content)))
+        about = wire.weights_digest(weights)
+        return self.coordinator.send(
+            self.coordinator.compose(stage, message_type, dict.fromkeys(sites, content), about)
+        )
+
+
+def read_audit(target: str, config: AuditConfig, site: str, metrics: dict[str, Any]) -> AuditReport:
+    """Read one site's audit of a target; raise :class:`UserError` for one that cannot be read."""
+    return from_metrics(metrics, target, site, config)
 
 
 def global_test_set(study: Study) -> ImageSet | None:
@@ -199,8 +213,8 @@ def _send(coordinator: Coordinator, pending: Pending) -> None:
     coordinator.send(pending)
 
 
-def _figures(utility: dict[str, Any] | None) -> dict[str, float | None]:
-    return {name: None if utility is None else utility[name] for name in FIGURES}
+def _figures(utility: dict[str, Any]) -> dict[str, float | None]:
+    return {name: utility[name] for name in FIGURES}
 
 
 def _mean(values: list[float | None]) -> float | None:

@@ -71,10 +71,11 @@ class Coordinator:
         grid: Flower's grid.
         study: all settings.
         stages: the server's finished work.
+        restartable: whether a driver starts the run again when a site's process died.
     """
 
-    def __init__(self, grid: Grid, study: Study, stages: StageStore) -> None:
-        self.grid, self.study, self.stages = grid, study, stages
+    def __init__(self, grid: Grid, study: Study, stages: StageStore, restartable: bool = False) -> None:
+        self.grid, self.study, self.stages, self.restartable = grid, study, stages, restartable
         self.study_json = study.to_json()
         self.members: dict[str, Member] = {}
         self.missing: dict[str, str] = {}
@@ -154,9 +155,12 @@ class Coordinator:
         """Return the sites whose policy lets this kind of record leave."""
         return [name for name, member in self.members.items() if kind in member.card["allow"]]
 
-    def compose(self, stage: str, message_type: str, contents: Mapping[str, RecordDict]) -> Pending:
-        """Make a request for each site that has not answered this stage yet; nothing is sent."""
-        key = {"study": self.study.identity(), "stage": stage}
+    def compose(self, stage: str, message_type: str, contents: Mapping[str, RecordDict], about: str = "") -> Pending:
+        """Make a request for each site that has not answered this stage yet; nothing is sent.
+
+        ``about`` tells answers on one thing from those on another, such as the digest of the model that is sent.
+        """
+        key = {"study": self.study.identity(), "stage": stage, "about": about}
         paths = {site: self.stages.path(f"{stage}-{site}", key) for site in contents}
         messages = {
             site: self._message(content, message_type, self.members[site].node, stage)
@@ -228,16 +232,25 @@ class Coordinator:
         self._lose_silent(silent)
         return {s: path for s, path in sorted(pending.paths.items(), key=lambda i: site_order(i[0])) if path.exists()}
 
-    def ask(self, stage: str, message_type: str, contents: Mapping[str, RecordDict]) -> dict[str, dict[str, Any]]:
-        """Send requests whose answers are metrics only, and wait; return each site's stored document.
+    def collect_metrics(
+        self, pending: Pending, check: Callable[[str, dict[str, Any]], object]
+    ) -> dict[str, dict[str, Any]]:
+        """Wait for answers that are metrics only; return each site's stored document.
 
-        The document has ``metrics``, ``bytes_up`` and ``bytes_down``.
+        Args:
+            pending: what was sent.
+            check: reads a site's metrics as they will be used; a :class:`UserError` from it rejects the answer.
+
+        Returns:
+            For each site ``metrics``, ``bytes_up`` and ``bytes_down``.
         """
-        return self.collect_metrics(self.send(self.compose(stage, message_type, contents)))
 
-    def collect_metrics(self, pending: Pending) -> dict[str, dict[str, Any]]:
-        """Wait for answers that are metrics only; return each site's stored document."""
-        files = self.keep(pending, self.arrivals(pending), keep_metrics)
+        def accept(site: str, content: RecordDict) -> Artifact:
+            metrics = wire.read_metrics(content)
+            check(site, metrics)
+            return Artifact({}, {"metrics": metrics})
+
+        files = self.keep(pending, self.arrivals(pending), accept)
         return {site: read_artifact(path).info for site, path in files.items()}
 
     def exchange(self, messages: Iterable[Message]) -> dict[str, Message]:
@@ -258,7 +271,7 @@ class Coordinator:
 
     def _raise_if_broken(self, site: str, message: Message) -> None:
         """A Ray actor that died stays in Flower's pool and fails every later message: only a new run helps."""
-        if message.has_error() and message.error.code != SITE_ERROR and self.study.backend.kind == "ray":
+        if message.has_error() and message.error.code != SITE_ERROR and self.restartable:
             raise StudyFailedError(f"{site}: its process failed (Flower error {message.error.code})", restart=True)
 
     def _lose_silent(self, silent: dict[str, str]) -> None:
@@ -275,8 +288,3 @@ class Coordinator:
         logger.warning("├── %s is lost to the study: %s", site, why)
         self.missing[site] = why
         self.members.pop(site, None)
-
-
-def keep_metrics(site: str, content: RecordDict) -> Artifact:
-    """Keep the metrics of an answer."""
-    return Artifact({}, {"metrics": wire.read_metrics(content)})

@@ -17,7 +17,7 @@ from rich.console import Console
 
 from fedkr.artifacts import write_atomic
 from fedkr.config import Study
-from fedkr.data import ImageSet, SiteData, Source, load_source, partition_sites, split_site
+from fedkr.data import ImageSet, SiteData, Source, content_digest, load_source, partition_sites, split_site
 from fedkr.errors import UserError
 from fedkr.generators import build_generator
 from fedkr.models import build_classifier
@@ -32,6 +32,8 @@ from simulations.live import LiveView, run_folders
 
 # Enough for the report's grids; the release itself stays in the run folder.
 SAMPLES_SHOWN = 400
+# Written by this driver only: a run without it is a deployment's, and its sites' images are not here.
+STUDY_FILE = "study.json"
 
 
 def run_study(study: Study) -> Path:
@@ -43,20 +45,22 @@ def run_study(study: Study) -> Path:
     """
     started = time.time()
     study = located(study)
-    run_dir = Path(study.run_dir)
     console = Console()
     source = load_source(study.data)
+    study = settled(study, source)
     for warning in source.warnings:
         console.print(f"warning: {warning}", style="yellow", highlight=False, soft_wrap=True)
+    run_dir = Path(study.run_dir)
     sites = simulated_sites(study, source)
     check_models(study, source)
     with only_run_in(run_dir):
-        write_atomic(run_dir / "study.json", study.to_json().encode())
+        write_atomic(run_dir / STUDY_FILE, study.to_json().encode())
+        repeated = finished(study, run_dir) and (run_dir / "results.json").exists()
         console.print(f"run folder: {run_dir}", highlight=False, soft_wrap=True)
         oracle = _run_apps(study, run_dir, sites, source)
         results = json.loads((run_dir / "server" / "results.json").read_text())
         results = merged(results, oracle)
-        results["seconds"] = time.time() - started
+        results["seconds"] = load_results(run_dir)["seconds"] if repeated else time.time() - started
         report = write_report(run_dir, results, collect_samples(results, run_dir, sites))
     print_tables(load_results(run_dir), console)
     for lost in results["missing_sites"]:
@@ -66,12 +70,19 @@ def run_study(study: Study) -> Path:
 
 
 def located(study: Study) -> Study:
-    """Return the study with absolute paths: the apps run in other folders."""
+    """Return the study with absolute paths to its data: the apps run in other folders."""
     data = dataclasses.replace(study.data, root=str(Path(study.data.root).expanduser().absolute()))
     if data.path:
         data.path = str(Path(data.path).expanduser().absolute())
+    return dataclasses.replace(study, data=data)
+
+
+def settled(study: Study, source: Source) -> Study:
+    """Return the study with what its data are and where its run folder is: other images make another study."""
+    digest = content_digest(source.pool) + content_digest(source.test)
+    study = dataclasses.replace(study, data_digest=digest)
     folder = Path(study.run_dir) if study.run_dir else Path(study.out) / study.folder_name()
-    return dataclasses.replace(study, data=data, run_dir=str(folder.expanduser().absolute()))
+    return dataclasses.replace(study, run_dir=str(folder.expanduser().absolute()))
 
 
 def simulated_sites(study: Study, source: Source) -> dict[str, SiteData]:
@@ -87,13 +98,19 @@ def check_models(study: Study, source: Source) -> None:
     """Build each model once and throw it away, so that a wrong option stops the run before it starts."""
     pool = source.pool
     runtime = Runtime.choose(study.device, study.precision, study.threads)
-    shape = {"channels": pool.channels, "size": pool.size, "classes": len(pool.classes)}
     for name, config in (("teacher", study.teacher), ("student", study.student)):
         try:
             build_classifier(config, pool.channels, pool.size, len(pool.classes), "check")
         except UserError as error:
             raise UserError(f"{name}.{error}") from None
-    build_generator(study.generator, **shape, flip=study.data.flip, runtime=runtime)
+    build_generator(
+        study.generator,
+        channels=pool.channels,
+        size=pool.size,
+        classes=len(pool.classes),
+        flip=study.data.flip,
+        runtime=runtime,
+    )
     if study.strategy.kind in study.strategy.compare:
         make_strategy(study.strategy.kind, study.strategy.options, study.federation.sites)
 
@@ -220,6 +237,8 @@ def spread(labels: np.ndarray, count: int) -> np.ndarray:
 def redraw_report(run: Path) -> Path:
     """Draw the report of a finished run again; return the path of ``report.html``."""
     results = dict(load_results(run))
+    if not (run / STUDY_FILE).exists():
+        return write_report(run, results, None)
     study = Study.from_json(json.dumps(results["study"]))
     samples = collect_samples(results, run, simulated_sites(study, load_source(study.data)))
     return write_report(run, results, samples)

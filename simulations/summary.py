@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import statistics
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +57,7 @@ def _audit(results: list[Any]) -> dict[str, Any]:
     return {target: {**spread(aucs), "worst": max(aucs)} for target, aucs in found.items()}
 
 
-def spread(values: list[float | None]) -> dict[str, Any]:
+def spread(values: Sequence[float | None]) -> dict[str, Any]:
     """Return mean, standard deviation (None for one value) and the values; None where a value is missing."""
     known = [v for v in values if v is not None]
     if not known or len(known) < len(values):

@@ -23,7 +23,7 @@ from fedkr.evaluation import Utility, measure_utility
 from fedkr.models import build_classifier
 from fedkr.progress import SilentProgress
 from fedkr.recycle.classifier import ClassifierTraining, real_batches
-from fedkr.training import predict_logits
+from fedkr.training import DivergedError, predict_logits
 from sites.policy import COUNT_STEP, PolicyError
 from sites.workspace import Site
 
@@ -74,19 +74,22 @@ def train_weights(site: Site, request: wire.Request) -> RecordDict:
     The received model is measured on val before it is trained: that is how the server chooses learning rate, local
     epochs and round without an exchange of its own.
     """
-    started, settings = time.perf_counter(), request.settings
+    started = time.perf_counter()
     model = received_model(site, request)
     val = _utility(site, model, site.data.val)
-    trained = _train_round(site, model, request)
+    try:
+        trained, diverged = _train_round(site, model, request), 0
+    except DivergedError:
+        # An answer, not a failure: the server gives up the candidate, not the site.
+        trained, diverged = request.weights or {}, 1
     metrics: dict[str, wire.Metric | None] = {
         "num-examples": public_count(site, len(site.data.train)),
         "val-correct": val.accuracy * public_count(site, val.count),
         "val-loss": val.loss * public_count(site, val.count),
         "val-count": public_count(site, val.count),
+        "diverged": diverged,
         "seconds": time.perf_counter() - started,
     }
-    if not math.isfinite(val.loss):
-        raise UserError(f"round {settings['server-round']}: the received model's val loss is {val.loss}")
     content = wire.metrics_reply(metrics)
     content[wire.ARRAYS] = wire.weights_record(trained)
     return content

@@ -46,7 +46,7 @@ def _utility(splits: str) -> str:
 METRICS = {
     wire.LOCAL: _pattern(_utility("test|global")),
     wire.RELEASE: _pattern("count"),
-    wire.TRAIN: _pattern("num-examples", "val-correct", "val-count", "val-loss"),
+    wire.TRAIN: _pattern("num-examples", "val-correct", "val-count", "val-loss", "diverged"),
     wire.EVALUATE: _pattern(_utility("test|val")),
     wire.AUDIT: _pattern(rf"({'|'.join(ATTACKS)})/({AUDIT_FIGURES}|tpr-at-fpr-[0-9.e-]{{1,12}}(-low|-high)?)"),
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -75,3 +76,11 @@ class SiteData:
     val: ImageSet
     test: ImageSet
     holdout: ImageSet
+
+
+def content_digest(data: ImageSet) -> str:
+    """Return a digest of images, labels and classes, so that a stage is never reused for other data."""
+    digest = hashlib.sha256(repr((data.images.shape, data.classes)).encode())
+    for array in (data.images, data.labels):
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()[:16]

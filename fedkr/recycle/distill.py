@@ -61,8 +61,8 @@ def distill_student(
     stage: str,
 ) -> nn.Module:
     """Train a student on the synthetic sets that ``draw`` gives; return it in evaluation mode."""
-    images, labels = draw(0)
     batches = regenerated_batches(draw, config.regenerate_every, config.batch, *seed)
+    images, labels = batches(0)
     return train_classifier(
         config,
         batches,

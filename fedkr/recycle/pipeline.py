@@ -6,7 +6,6 @@ Each step is a stage on disk, keyed by all that it depends on: a restart continu
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from numpy.typing import NDArray
 
 from fedkr.artifacts import Artifact, StageStore, model_tensors, read_artifact, write_artifact
 from fedkr.config import Study
-from fedkr.data.imageset import ImageSet, SiteData
+from fedkr.data.imageset import SiteData, content_digest
 from fedkr.errors import UserError
 from fedkr.generators import Generator, Knobs, build_generator
 from fedkr.progress import Progress
@@ -266,14 +265,6 @@ class SitePipeline:
             | {"student": dataclasses.asdict(self.study.student), "ratio": recycle.ratio}
             | {name: getattr(recycle, name) for name in used}
         )
-
-
-def content_digest(data: ImageSet) -> str:
-    """Return a digest of images, labels and classes, so that a stage is never reused for other data."""
-    digest = hashlib.sha256(repr((data.images.shape, data.classes)).encode())
-    for array in (data.images, data.labels):
-        digest.update(np.ascontiguousarray(array).tobytes())
-    return digest.hexdigest()[:16]
 
 
 def normalised_float16(soft: NDArray[np.float32]) -> NDArray[np.float16]:

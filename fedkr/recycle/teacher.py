@@ -21,7 +21,7 @@ from fedkr.models import build_classifier
 from fedkr.progress import Progress
 from fedkr.recycle.classifier import ClassifierTraining, real_batches
 from fedkr.seeds import derive_seed, torch_rng
-from fedkr.training import Runtime, predict_logits, to_model_input
+from fedkr.training import Runtime, forward_batch, predict_logits, to_model_input
 
 CERTAIN = 20.0
 
@@ -121,6 +121,10 @@ class SoftLabeller:
     @torch.inference_mode()
     def __call__(self, images: NDArray[np.uint8], *seed: object) -> NDArray[np.float32]:
         """Return float32 ``[N, K]`` of uint8 ``images [N, H, W, C]``: the first view is the image itself."""
+        batch = forward_batch(images)
+        if len(images) > batch:
+            starts = range(0, len(images), batch)
+            return np.concatenate([self(images[start : start + batch], *seed, start) for start in starts])
         inputs = to_model_input(torch.from_numpy(images).to(self.runtime.device))
         total = torch.zeros(())
         for view in range(self.views):

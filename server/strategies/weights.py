@@ -10,6 +10,7 @@ import importlib
 import itertools
 import logging
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -32,6 +33,7 @@ logger = logging.getLogger("fedkr.server")
 BUILT_IN = ("fedavg", "fedprox", "fedadam")
 # What Flower's adaptive strategies carry from round to round, by their attribute names.
 MOMENTS = ("m_t", "v_t")
+DIVERGED = (float("-inf"), float("-inf"))
 
 
 @dataclass(frozen=True)
@@ -102,6 +104,7 @@ class WeightSharing:
         self.costs: dict[str, dict[str, float]] = {}
         self.search: list[dict[str, Any]] = []
         self.rounds_done = 0
+        self.files: dict[tuple[Candidate, int], Path] = {}
 
     def run(self) -> WeightSharingResult:
         """Run search and final rounds; return the best round's model."""
@@ -111,24 +114,37 @@ class WeightSharing:
         self.total = len(candidates) * searched + self.config.rounds - searched
         best = candidates[0]
         if searched:
-            scores = {c: self._run_rounds(c, searched)[-1] for c in candidates}
+            curves = {c: self._run_rounds(c, searched) for c in candidates}
+            scores = {c: curve[-1] if len(curve) == searched else DIVERGED for c, curve in curves.items()}
             best = max(scores, key=lambda c: scores[c])
         curve = self._run_rounds(best, self.config.rounds)
-        curve.append(self._final_score(best))
+        if len(curve) == self.config.rounds:
+            curve.append(self._final_score(best))
+        if len(curve) < 2:
+            raise StudyFailedError(
+                f"{self.config.kind} diverged in its first round: lower strategy.lrs={self.config.lrs}"
+            )
         # curve[r] is the val score of the model after r rounds; round 0 is the untrained model.
         chosen = max(range(1, len(curve)), key=lambda r: curve[r])
         logger.info("├── %s: %s, round %d of %d", self.config.kind, best.name, chosen, self.config.rounds)
         self.progress.finish(self.config.kind)
-        return WeightSharingResult(read_artifact(self._path(best, chosen)), self.search, self.costs)
+        return WeightSharingResult(read_artifact(self.files[best, chosen]), self.search, self.costs)
 
     def _run_rounds(self, candidate: Candidate, rounds: int) -> list[tuple[float, float]]:
-        """Run or read rounds 1 to ``rounds``; return the val score (accuracy, negative loss) entering each."""
+        """Run or read rounds 1 to ``rounds``; return the val score (accuracy, negative loss) entering each.
+
+        The scores end early where a site's training diverged.
+        """
         artifact, curve = Artifact({f"model.{k}": v for k, v in self._initial_weights().items()}), []
         for number in range(1, rounds + 1):
             path = self._path(candidate, number)
             if not path.exists():
                 write_artifact(path, self._round(candidate, number, artifact))
             artifact = read_artifact(path)
+            if artifact.info["diverged"]:
+                logger.warning("├── %s: %s diverged in round %d", self.config.kind, candidate.name, number)
+                break
+            self.files[candidate, number] = path
             curve.append((artifact.info["val_accuracy"], -artifact.info["val_loss"]))
             self._account(candidate, number, artifact.info)
         return curve
@@ -170,15 +186,20 @@ class WeightSharing:
 
     def _final_score(self, candidate: Candidate) -> tuple[float, float]:
         """Ask for the val score of the last round's model, which no later round reports."""
-        artifact = read_artifact(self._path(candidate, self.config.rounds))
-        content = wire.request_content(self.coordinator.study_json, model_weights(artifact), split="val")
-        sites = self.coordinator.allowing("metrics")
-        answers = self.coordinator.ask(f"{self.config.kind}-val", wire.EVALUATE, dict.fromkeys(sites, content))
+        weights = model_weights(read_artifact(self.files[candidate, self.config.rounds]))
+        content = wire.request_content(self.coordinator.study_json, weights, split="val")
+        contents = dict.fromkeys(self.coordinator.allowing("metrics"), content)
+        if not contents:
+            raise StudyFailedError("no site's policy lets metrics leave, which choosing a round on val needs")
+        about = wire.weights_digest(weights)
+        pending = self.coordinator.send(
+            self.coordinator.compose(f"{self.config.kind}-val", wire.EVALUATE, contents, about)
+        )
+        answers = self.coordinator.collect_metrics(pending, lambda _, metrics: wire.read_utility(metrics, "val"))
         figures = [wire.read_utility(a["metrics"], "val") for a in answers.values()]
-        known = [f for f in figures if f is not None]
-        total = sum(f["count"] for f in known)
-        accuracy = sum(f["accuracy"] * f["count"] for f in known) / total
-        loss = sum(f["loss"] * f["count"] for f in known) / total
+        total = sum(f["count"] for f in figures)
+        accuracy = sum(f["accuracy"] * f["count"] for f in figures) / total
+        loss = sum(f["loss"] * f["count"] for f in figures) / total
         self._add_search_row(candidate, self.config.rounds, accuracy)
         return accuracy, -loss
 
@@ -204,9 +225,11 @@ class WeightSharing:
         shape = (card["channels"], card["size"], len(card["classes"]))
         return dict(build_classifier(self.study.student, *shape, *seed).state_dict())
 
-    def _path(self, candidate: Candidate, number: int) -> Any:
+    def _path(self, candidate: Candidate, number: int) -> Path:
+        """Return a round's file: with other sites it is another round."""
         stage = f"{self.config.kind}-{candidate.name}-r{number}"
-        return self.coordinator.stages.path(stage, {"study": self.study.identity()})
+        key = {"study": self.study.identity(), "sites": self.coordinator.allowing("weights")}
+        return self.coordinator.stages.path(stage, key)
 
 
 def model_weights(artifact: Artifact) -> dict[str, torch.Tensor]:
@@ -219,6 +242,7 @@ def _val_score(replies: dict[str, Message]) -> dict[str, float]:
     metrics = [wire.read_metrics(m.content) for m in replies.values()]
     count = sum(m["val-count"] for m in metrics)
     return {
+        "diverged": max(m.get("diverged", 0) for m in metrics),
         "val_accuracy": sum(m["val-correct"] for m in metrics) / count,
         "val_loss": sum(m["val-loss"] for m in metrics) / count,
     }

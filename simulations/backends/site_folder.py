@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,15 +14,10 @@ import yaml
 from fedkr.config import Study
 from fedkr.data import ImageSet, load_source, partition_sites
 from simulations.backends import bundle
+from sites.policy import SIMULATED
 
 # A study on one machine has one owner, so its sites allow all that the study may ask for.
-POLICY = {
-    "allow": ["metrics", "release", "weights"],
-    "max_images": 100000,
-    "min_class_count": 1,
-    "exact_counts": True,
-    "recipients": "server",
-}
+POLICY = dataclasses.asdict(SIMULATED)
 
 
 def write_site_folders(study: Study, run_dir: Path) -> list[Path]:

@@ -127,7 +127,6 @@ def study():
     study.student.arch, study.student.width, study.student.steps, study.student.batch = "resnet8", 4, 3, 4
     study.federation.deadline, study.federation.register_deadline = 30.0, 0.1
     study.recycle.rounds, study.audit.enabled, study.data.name = 2, False, "none"
-    study.backend.kind = "deploy"
     return study
 
 
@@ -135,12 +134,12 @@ def study():
 def federation(study, tmp_path):
     """Return a function that makes a grid with answers, and a coordinator that has gathered its sites."""
 
-    def make(answers=None, sites=3, gather=True, **settings):
+    def make(answers=None, sites=3, gather=True, restartable=False, **settings):
         study.federation.sites = sites
         for name, value in settings.items():
             setattr(study.federation, name, value)
         grid = FakeGrid(sites, answers or {})
-        coordinator = Coordinator(grid, study, StageStore(tmp_path / "server" / "stages"))
+        coordinator = Coordinator(grid, study, StageStore(tmp_path / "server" / "stages"), restartable)
         if gather:
             coordinator.gather_members()
             grid.asked.clear()
@@ -156,7 +155,8 @@ def ask_all():
 
     def ask(coordinator, stage="local"):
         content = wire.request_content(coordinator.study_json)
-        return coordinator.ask(stage, wire.LOCAL, dict.fromkeys(coordinator.members, content))
+        pending = coordinator.compose(stage, wire.LOCAL, dict.fromkeys(coordinator.members, content))
+        return coordinator.collect_metrics(coordinator.send(pending), lambda site, metrics: None)
 
     return ask
 

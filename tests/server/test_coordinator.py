@@ -11,7 +11,7 @@ import fedkr
 from fedkr import wire
 from fedkr.artifacts import Artifact, read_artifact
 from fedkr.errors import UserError
-from server.coordinator import SITE_ERROR, keep_metrics, site_order
+from server.coordinator import SITE_ERROR, site_order
 from server.failure import StudyFailedError
 
 UNDELIVERED = "the superlink lost it"
@@ -83,9 +83,8 @@ def test_an_error_that_flower_sends_in_a_sites_place_is_matched_by_what_it_repli
     assert list(coordinator.missing) == ["site-2"]
 
 
-def test_a_site_whose_process_died_under_ray_asks_for_a_new_run(federation, ask_all, study):
-    study.backend.kind = "ray"
-    _, coordinator = federation(but("site-2", UNDELIVERED), min_sites=2)
+def test_a_site_whose_process_died_under_a_driver_of_ray_asks_for_a_new_run(federation, ask_all):
+    _, coordinator = federation(but("site-2", UNDELIVERED), min_sites=2, restartable=True)
     with pytest.raises(StudyFailedError, match="site-2: its process failed") as caught:
         ask_all(coordinator)
     assert caught.value.restart
@@ -102,7 +101,7 @@ def test_an_answer_that_is_not_accepted_loses_its_site_and_is_not_kept(federatio
     def accept(site, content):
         if site == "site-0":
             raise UserError("holds no images")
-        return keep_metrics(site, content)
+        return Artifact({}, {"metrics": wire.read_metrics(content)})
 
     _, coordinator = federation({wire.LOCAL: figures}, min_sites=2)
     content = wire.request_content(coordinator.study_json)
@@ -188,3 +187,26 @@ def test_only_sites_whose_policy_allows_a_kind_are_named_for_it(federation):
     coordinator.members["site-1"].card["allow"] = ["metrics"]
     assert coordinator.allowing("release") == ["site-0", "site-2"]
     assert coordinator.allowing("metrics") == ["site-0", "site-1", "site-2"]
+
+
+def test_answers_on_another_model_are_asked_for_again(federation):
+    grid, coordinator = federation({wire.LOCAL: figures})
+    content = wire.request_content(coordinator.study_json)
+    for about in ("one", "one", "other"):
+        pending = coordinator.compose("evaluate", wire.LOCAL, dict.fromkeys(coordinator.members, content), about)
+        coordinator.collect_metrics(coordinator.send(pending), lambda site, metrics: None)
+    assert len(grid.asked) == 2 * len(coordinator.members)
+
+
+def test_metrics_that_cannot_be_read_lose_their_site_instead_of_becoming_a_stage(federation):
+    _, coordinator = federation({wire.LOCAL: figures}, min_sites=1)
+    content = wire.request_content(coordinator.study_json)
+    pending = coordinator.compose("evaluate", wire.LOCAL, dict.fromkeys(coordinator.members, content))
+
+    def check(site, metrics):
+        if site == "site-1":
+            wire.read_utility({}, "test")
+
+    assert "site-1" not in coordinator.collect_metrics(coordinator.send(pending), check)
+    assert "test/accuracy" in coordinator.missing["site-1"]
+    assert not pending.paths["site-1"].exists()
