@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+import fedkr.training as training_module
 from fedkr.errors import UserError
 from fedkr.progress import SilentProgress
 from fedkr.seeds import torch_rng
@@ -19,6 +20,7 @@ from fedkr.training import (
     Training,
     cosine,
     flat_warmup,
+    forward_batch,
     predict_logits,
     to_model_input,
 )
@@ -142,10 +144,12 @@ def test_pixels_become_numbers_between_minus_one_and_one():
     assert to_model_input(torch.zeros(2, 5, 7, 3, dtype=torch.uint8)).shape == (2, 3, 5, 7)
 
 
-def test_logits_do_not_depend_on_how_images_are_batched_and_leave_the_model_in_evaluation_mode():
+def test_logits_do_not_depend_on_how_images_are_batched_and_leave_the_model_in_evaluation_mode(monkeypatch):
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 3)).train()
     images = np.random.default_rng(0).integers(0, 256, (10, 8, 8, 1), dtype=np.uint8)
-    assert np.allclose(predict_logits(model, images, CPU, batch=3), predict_logits(model, images, CPU), atol=1e-6)
+    whole = predict_logits(model, images, CPU)
+    monkeypatch.setattr(training_module, "MOST_AT_ONCE", 0)
+    assert np.allclose(predict_logits(model, images, CPU), whole, atol=1e-6)
     assert not model.training
     assert predict_logits(model, images, CPU).dtype == np.float32
 
@@ -160,3 +164,8 @@ def test_the_runtime_names_what_results_depend_on(runtime):
 def test_a_device_that_is_not_there_is_one_line():
     with pytest.raises(UserError, match=r"device='cuda:1': this machine has no CUDA GPU; use device=cpu"):
         Runtime.choose("cuda:1")
+
+
+@pytest.mark.parametrize(("size", "most"), [(8, 512), (64, 512), (128, 128), (224, 41)])
+def test_fewer_large_images_go_through_a_classifier_at_once(size, most):
+    assert forward_batch(np.zeros((1, size, size, 1), np.uint8)) == most

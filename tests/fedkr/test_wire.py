@@ -168,4 +168,16 @@ def test_a_utility_comes_back_and_what_it_lacks_is_none():
     metrics = wire.read_metrics(content)
     assert wire.read_utility(metrics, "test") == {n: getattr(both, n) for n in wire.UTILITY_FIELDS}
     assert wire.read_utility(metrics, "val")["auc"] is None
-    assert wire.read_utility(metrics, "global") is None
+    with pytest.raises(UserError, match="global/accuracy"):
+        wire.read_utility(metrics, "global")
+
+
+def test_a_models_digest_follows_its_weights_and_names():
+    one, two = {"a": torch.zeros(2)}, {"b": torch.zeros(2)}
+    assert wire.weights_digest(one) == wire.weights_digest({"a": torch.zeros(2)})
+    assert len({wire.weights_digest(w) for w in (one, two, {"a": torch.ones(2)}, None)}) == 4
+
+
+def test_seconds_that_are_missing_are_named():
+    with pytest.raises(UserError, match="seconds"):
+        wire.read_seconds({})

@@ -68,7 +68,13 @@ def test_every_strategy_but_the_oracle_has_a_row_in_the_studys_order(compare, st
         assert all({"accuracy", "auc"} | COSTS <= set(entry) for entry in row["per_site"])
 
 
-def test_local_is_the_mean_over_sites_on_the_global_test_set_and_costs_no_bytes(compare):
+def test_local_has_no_headline_where_the_sites_share_no_test_set(compare):
+    assert row_of(compare()[0], "local")["accuracy"] is None
+
+
+def test_local_is_the_mean_over_sites_on_the_global_test_set_and_costs_no_bytes(compare, monkeypatch):
+    digits = ImageSet(np.zeros((4, 8, 8, 1), np.uint8), np.array([0, 1, 2, 0]), ("a", "b", "c"))
+    monkeypatch.setattr("server.comparison.global_test_set", lambda study: digits)
     row = row_of(compare()[0], "local")
     assert row["accuracy"] == pytest.approx(0.1)
     assert row["auc"] is None

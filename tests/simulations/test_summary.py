@@ -50,7 +50,7 @@ def test_runs_of_different_studies_are_refused(tmp_path):
 
 
 def test_an_unfinished_run_is_named(tmp_path):
-    with pytest.raises(UserError, match="results.json"):
+    with pytest.raises(UserError, match=r"results\.json"):
         summarise([tmp_path])
 
 

@@ -31,7 +31,7 @@ class Sites:
     """
 
     def __init__(self):
-        self.scores, self.killed_in, self.rounds, self.refusing = {}, None, [], set()
+        self.scores, self.killed_in, self.rounds, self.refusing, self.diverging = {}, None, [], set(), set()
 
     def answers(self):
         return {wire.TRAIN: self.train, wire.EVALUATE: self.evaluate}
@@ -52,6 +52,7 @@ class Sites:
         score = self.scores.get((candidate, number - 1), 0.5)
         figures = {"num-examples": 10 * (1 + int(site[-1])), "seconds": 1.0}
         figures |= {"val-correct": score * 20, "val-loss": 20.0, "val-count": 20}
+        figures["diverged"] = int((candidate, number) in self.diverging)
         reply = wire.metrics_reply(figures)
         reply[wire.ARRAYS] = wire.weights_record(weights)
         return reply
@@ -59,7 +60,8 @@ class Sites:
     def evaluate(self, site, content):
         assert content[wire.CONFIG]["split"] == "val"
         score = self.scores.get("final", 0.5)
-        return wire.metrics_reply({"val/accuracy": score, "val/loss": 1.0, "val/count": 20})
+        figures = {"accuracy": score, "balanced_accuracy": score, "loss": 1.0, "count": 20}
+        return wire.metrics_reply({f"val/{name}": value for name, value in figures.items()})
 
 
 @pytest.fixture
@@ -232,3 +234,18 @@ def test_an_unknown_kind_and_an_unknown_option_are_named():
 def test_a_kind_from_elsewhere_that_is_not_there_is_one_line():
     with pytest.raises(UserError, match=r"strategy\.kind='no\.such\.module'"):
         make_strategy("no.such.module", {}, 3)
+
+
+def test_a_candidate_that_diverges_is_given_up_and_its_sites_are_not(share, sites, study):
+    study.strategy.lrs = [0.1, 9.0]
+    sites.scores = {("lr9-e1", r): 0.9 for r in range(5)}
+    sites.diverging = {("lr9-e1", 2)}
+    result = share()
+    assert {row["lr"] for row in result.search if row["round"] > 1} == {0.1}
+    assert set(result.costs) == {"site-0", "site-1", "site-2"}
+
+
+def test_a_run_whose_every_candidate_diverges_says_which_option_to_lower(share, sites):
+    sites.diverging = {("lr0.1-e1", 1)}
+    with pytest.raises(StudyFailedError, match=r"lower strategy.lrs"):
+        share()
