@@ -106,6 +106,11 @@ def open_site(node_config: Mapping[str, Any], study: Study) -> Site:
 @lru_cache(maxsize=64)
 def _open_simulated(partition: int, study_json: str) -> Site:
     study = Study.from_json(study_json)
+    if partition >= study.federation.sites:
+        raise UserError(
+            f"node {partition + 1} is one more than federation.sites={study.federation.sites}: "
+            'start as many SuperNodes, as in --federation-config "num-supernodes=..."'
+        )
     source = load_source(study.data)
     name = f"site-{partition}"
     pool = source.pool.subset(_partition(study_json)[partition])
