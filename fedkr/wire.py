@@ -31,6 +31,9 @@ AUDIT = "evaluate.audit"
 
 CONFIG, ARRAYS, METRICS, SHARED, MANIFEST, CARD = "config", "arrays", "metrics", "release", "manifest", "card"
 
+# Error code of a site that refused or failed by itself; Flower's own codes are below 100.
+SITE_ERROR = 500
+
 # What each reply may hold, by record name: the contract that a site's policy enforces.
 REPLIES: dict[str, frozenset[str]] = {
     DESCRIBE: frozenset({CARD}),

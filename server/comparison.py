@@ -72,7 +72,10 @@ class Comparison:
 
     def _run_fedkr(self, local: Pending | None) -> None:
         # Sites that finish early train their own models while others still recycle.
-        meanwhile = (lambda: None) if local is None else (lambda: _send(self.coordinator, local))
+        def meanwhile() -> None:
+            if local is not None:
+                self.coordinator.send(local)
+
         strategy = FedKR(self.coordinator, self.runtime, self.progress, meanwhile)
         strategy.start(self.coordinator.grid, ArrayRecord(), num_rounds=strategy.exchanges)
         student = strategy.train()
@@ -86,7 +89,7 @@ class Comparison:
         self.rows["fedkr"] = self._row("fedkr", student, costs, extra_seconds=student.info["seconds"])
 
     def _note_release(self, site: str, path: Path, costs: dict[str, Row]) -> None:
-        info = read_info(path)
+        info = read_artifact(path).info
         cost = costs.setdefault(site, {"seconds": 0.0, "bytes_up": 0, "bytes_down": 0})
         for name in cost:
             cost[name] += info.get(name, 0)
@@ -202,15 +205,6 @@ def measure_model(study: Study, model: Artifact, test: ImageSet | None, runtime:
     wire.load_weights(network, model.tensors)
     logits = predict_logits(runtime.place(network), test.images, runtime)
     return _figures(dataclasses.asdict(measure_utility(logits, test.labels, len(test.classes))))
-
-
-def read_info(path: Path) -> dict[str, Any]:
-    """Return a stored answer's document."""
-    return read_artifact(path).info
-
-
-def _send(coordinator: Coordinator, pending: Pending) -> None:
-    coordinator.send(pending)
 
 
 def _figures(utility: dict[str, Any]) -> dict[str, float | None]:

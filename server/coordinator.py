@@ -18,12 +18,12 @@ from fedkr import wire
 from fedkr.artifacts import Artifact, StageStore, read_artifact, write_artifact
 from fedkr.config import Study
 from fedkr.errors import UserError
+from fedkr.wire import SITE_ERROR
 from server.failure import StudyFailedError
 
 logger = logging.getLogger("fedkr.server")
 
 POLL_SECONDS = 0.2
-SITE_ERROR = 500
 # Flower drops a message after its time to live; the deadline must come first.
 SPARE_SECONDS = 600.0
 

@@ -13,13 +13,12 @@ from flwr.clientapp.typing import ClientAppCallable
 from fedkr import wire
 from fedkr.artifacts import write_atomic
 from fedkr.errors import UserError
+from fedkr.wire import SITE_ERROR
 from sites.policy import PolicyError, check_reply, check_request, weight_shapes
 from sites.workspace import node_policy, site_folder
 
 logger = logging.getLogger(__name__)
 
-# Flower's own error codes are below 100; this one says that the site itself refused or failed.
-SITE_ERROR = 500
 FAILURE_FILE = "failure.json"
 
 
