@@ -21,8 +21,15 @@ STRATEGIES = ("local", "fedavg", "fedkr", "centralised")
 PARTITIONS = ("iid", "dirichlet", "pathological", "quantity")
 BACKENDS = ("inline", "ray", "deploy")
 AUGMENTATIONS = ("none", "standard", "strong")
-ATTACKS = ("loss", "modified-entropy", "confidence", "logit-margin")
-AUDIT_TARGETS = ("student", "weights", "teacher", "local", "centralised")
+THRESHOLD_ATTACKS = ("loss", "modified-entropy", "confidence", "logit-margin")
+REFERENCE_ATTACKS = ("lira-online", "lira-online-fixed", "lira-offline", "lira-offline-fixed", "rmia", "rmia-offline")
+ATTACKS = THRESHOLD_ATTACKS + REFERENCE_ATTACKS
+RELEASE_ATTACKS = ("distance-pixels", "distance-features", "monte-carlo", "domias")
+# Models, then what the server alone sees: a student of one site's releases, a site's last update, the released images.
+AUDIT_TARGETS = ("student", "weights", "teacher", "local", "centralised", "site-student", "update", "release")
+# Each image needs two references that trained on it and two that did not, with masks of half the references.
+LEAST_REFERENCES = 4
+CANARY_KINDS = ("mislabelled", "noise", "near-duplicate")
 
 
 @dataclass
@@ -155,6 +162,16 @@ class AuditConfig:
     targets: list[str] = field(default_factory=lambda: ["student", "weights", "teacher", "centralised"])
     fprs: list[float] = field(default_factory=lambda: [0.01, 0.001])
     bootstrap: int = 1000
+    direct_references: int = 0
+    pipeline_references: int = 0
+    queries: int = 1
+    gamma: float = 1.0
+    canaries: int = 0
+    canary_kinds: list[str] = field(default_factory=lambda: list(CANARY_KINDS))
+    coins: bool = False
+    guesses: int = 0
+    delta: float = 1e-5
+    permutations: int = 2000
 
 
 @dataclass
@@ -372,12 +389,31 @@ def _check_audit(audit: AuditConfig) -> None:
         _one_of("audit.attacks", value, ATTACKS)
     for value in audit.targets:
         _one_of("audit.targets", value, AUDIT_TARGETS)
+    for value in audit.canary_kinds:
+        _one_of("audit.canary_kinds", value, CANARY_KINDS)
     if audit.enabled:
-        _one_of("audit.headline", audit.headline, tuple(audit.attacks))
-        _at_least("audit.bootstrap", audit.bootstrap, 1)
+        _check_references(audit)
     for fpr in audit.fprs:
         if not 0 < fpr < 1:
             raise UserError(f"audit.fprs={fpr}: a false-positive rate, between 0 and 1")
+
+
+def _check_references(audit: AuditConfig) -> None:
+    _one_of("audit.headline", audit.headline, tuple(audit.attacks))
+    for key in ("bootstrap", "permutations", "queries"):
+        _at_least(f"audit.{key}", getattr(audit, key), 1)
+    for key in ("canaries", "guesses", "delta", "pipeline_references"):
+        _at_least(f"audit.{key}", getattr(audit, key), 0)
+    if audit.gamma < 1:
+        raise UserError(f"audit.gamma={audit.gamma}: RMIA's threshold is 1 or more")
+    needing = [attack for attack in audit.attacks if attack in REFERENCE_ATTACKS]
+    if needing and audit.direct_references < LEAST_REFERENCES:
+        raise UserError(
+            f"audit.attacks: {needing[0]} needs reference models; set audit.direct_references to "
+            f"{LEAST_REFERENCES} or more, or take audit=full"
+        )
+    if audit.pipeline_references and audit.pipeline_references < LEAST_REFERENCES:
+        raise UserError(f"audit.pipeline_references={audit.pipeline_references}: 0, or at least {LEAST_REFERENCES}")
 
 
 def _check_backend(backend: BackendConfig) -> None:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from fedkr.audit.attacks import SIGNALS, attack_score, log_odds
-from fedkr.config import ATTACKS
+from fedkr.config import THRESHOLD_ATTACKS
 from fedkr.errors import UserError
 
 
@@ -20,7 +20,7 @@ def softmax(row):
 
 
 def test_every_attack_of_the_config_is_registered():
-    assert set(SIGNALS) == set(ATTACKS)
+    assert set(SIGNALS) == set(THRESHOLD_ATTACKS)
 
 
 def test_modified_entropy_equals_the_papers_formula_in_a_loop(outputs):
