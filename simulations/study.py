@@ -17,7 +17,7 @@ from rich.console import Console
 
 from fedkr.artifacts import write_atomic
 from fedkr.config import Study
-from fedkr.data import ImageSet, SiteData, Source, content_digest, load_source, partition_sites, split_site
+from fedkr.data import ImageSet, SiteData, Source, content_digest, load_source, partition_sites, prepare_site
 from fedkr.errors import UserError
 from fedkr.generators import build_generator
 from fedkr.models import build_classifier
@@ -89,7 +89,7 @@ def simulated_sites(study: Study, source: Source) -> dict[str, SiteData]:
     """Return every site's splits, as the sites themselves will draw them."""
     partition = partition_sites(source.pool, study)
     return {
-        f"site-{i}": split_site(source.pool.subset(indices), study.split, study.seed, f"site-{i}")
+        f"site-{i}": prepare_site(source.pool.subset(indices), study, f"site-{i}")
         for i, indices in enumerate(partition.indices)
     }
 

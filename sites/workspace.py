@@ -14,7 +14,7 @@ import yaml
 
 from fedkr.artifacts import StageStore
 from fedkr.config import DataConfig, Study, read_dataclass
-from fedkr.data import ImageSet, SiteData, load_source, partition_sites, split_site
+from fedkr.data import ImageSet, SiteData, load_source, partition_sites, prepare_site
 from fedkr.errors import UserError
 from fedkr.progress import FileProgress
 from fedkr.recycle import SitePipeline
@@ -134,7 +134,7 @@ def _open_hospital(site_file: str, study_json: str, contents: str) -> Site:
 
 
 def _open(name: str, pool: ImageSet, test: ImageSet, policy: Policy, folder: Path, study: Study) -> Site:
-    data = split_site(pool, study.split, study.seed, name)
+    data = prepare_site(pool, study, name)
     runtime = Runtime.choose(study.device, study.precision, study.threads)
     pipeline = SitePipeline(
         name, data, study, StageStore(folder / "stages"), runtime, FileProgress(folder), policy.min_class_count

@@ -1,8 +1,9 @@
-"""The two shapes that data has in fedkr: a set of labelled images, and one site's four splits."""
+"""The shapes that data has in fedkr: a set of labelled images, planted canaries, and one site's four splits."""
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -69,13 +70,71 @@ class ImageSet:
 
 
 @dataclass(frozen=True)
+class CanarySet:
+    """Images made to be memorised, each put into a site's training split, or left out, by its own fair coin.
+
+    Attributes:
+        images: uint8 ``[m, H, W, C]``, all of them, in an order that does not depend on the coins.
+        labels: int64 ``[m]``, the labels they are trained under.
+        included: bool ``[m]``, the coins.
+        kinds: int64 ``[m]``, indices into ``config.CANARY_KINDS``.
+        groups: int64 ``[m]``, a new group each, where the site has groups; else None.
+        companions: how many images of the training split stand right before the canaries, in it without a coin:
+            those that near-duplicates were made from (with groups: all of their groups). Twice in the training data,
+            they are no typical members.
+    """
+
+    images: NDArray[np.uint8]
+    labels: NDArray[np.int64]
+    included: NDArray[np.bool_]
+    kinds: NDArray[np.int64]
+    groups: NDArray[np.int64] | None = None
+    companions: int = 0
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def planted(self) -> int:
+        """How many images at the end of the training split are canaries or their companions."""
+        return self.companions + int(self.included.sum())
+
+
+@dataclass(frozen=True)
 class SiteData:
-    """One site's private images; ``holdout``, the audit's non-members, is never touched by training or selection."""
+    """One site's private images.
+
+    Attributes:
+        train: what everything trains on; planted canaries come last in it.
+        val: chooses checkpoints, knobs and learning rates.
+        test: the site's own test figures.
+        holdout: the audit's non-members, never touched by training or selection.
+        canaries: what was planted at the end of ``train``, and what its coins left out; None for no canaries.
+    """
 
     train: ImageSet
     val: ImageSet
     test: ImageSet
     holdout: ImageSet
+    canaries: CanarySet | None = None
+
+    @property
+    def members(self) -> ImageSet:
+        """The audit's members: the training split without planted canaries and their companions."""
+        if self.canaries is None:
+            return self.train
+        return self.train.subset(np.arange(len(self.train) - self.canaries.planted))
+
+
+def joined(parts: Sequence[ImageSet]) -> ImageSet:
+    """Return several sets as one, in the given order; it has groups only if all of them do."""
+    groups = [part.groups for part in parts if part.groups is not None]
+    return ImageSet(
+        np.concatenate([part.images for part in parts]),
+        np.concatenate([part.labels for part in parts]),
+        parts[0].classes,
+        np.concatenate(groups) if len(groups) == len(parts) else None,
+    )
 
 
 def content_digest(data: ImageSet) -> str:

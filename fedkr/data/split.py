@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 from numpy.typing import NDArray
 
 from fedkr.config import SplitConfig
-from fedkr.data.imageset import ImageSet, SiteData
+from fedkr.data.imageset import ImageSet, SiteData, joined
 from fedkr.data.stratify import deal
 from fedkr.errors import UserError
 from fedkr.seeds import numpy_rng
@@ -46,3 +48,33 @@ def why_unsplittable(labels: NDArray[np.int64], groups: NDArray[np.int64] | None
     if units < PARTS:
         return f"{units} {what}, fewer than the {PARTS} parts train, val, test and holdout"
     return ""
+
+
+def toss_coins(data: SiteData, seed: int, site: str) -> SiteData:
+    """Deal members and holdout anew: a fair coin for each image, with groups for each group, says which it becomes.
+
+    Only memberships that are independent fair coins support a bound on epsilon from one run (Steinke et al. 2023). Val
+    and test stay as they are, and so do planted canaries, which have coins of their own. On average both parts get
+    half of the images, whatever ``split.holdout`` says.
+
+    Raises:
+        UserError: the coins leave train or holdout without images, or with one class where there are more.
+    """
+    pool = joined([data.members, data.holdout])
+    rng = numpy_rng(seed, site, "coins")
+    if pool.groups is None:
+        heads = rng.random(len(pool)) < 0.5
+    else:
+        names, group_of = np.unique(pool.groups, return_inverse=True)
+        heads = (rng.random(len(names)) < 0.5)[group_of]
+    members, holdout = pool.subset(np.flatnonzero(heads)), pool.subset(np.flatnonzero(~heads))
+    needed = min(2, len(np.unique(pool.labels)))
+    for name, part in (("train", members), ("holdout", holdout)):
+        if len(np.unique(part.labels)) < needed:
+            raise UserError(
+                f"{site}: audit.coins=true left {name} with {len(part)} of {len(pool)} images, fewer than "
+                f"{needed} classes among them; add data or set audit.coins=false"
+            )
+    planted = data.train.subset(np.arange(len(data.members), len(data.train)))
+    train = joined([members, planted]) if len(planted) else members
+    return dataclasses.replace(data, train=train, holdout=holdout)

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedkr.config import SplitConfig
-from fedkr.data import ImageSet, split_site
+from fedkr.data import ImageSet, split_site, toss_coins
 from fedkr.errors import UserError
 
 CLASSES = ("a", "b", "c", "d")
@@ -72,3 +72,39 @@ def test_a_site_with_too_few_images_is_named_with_its_count_and_the_option():
 def test_a_site_with_fewer_patients_than_parts_is_refused():
     with pytest.raises(UserError, match=r"site-0: 3 groups \(patients\), fewer than the 4 parts"):
         split_site(image_set(np.arange(30) % 4, np.arange(30) % 3), SplitConfig(), 0, "site-0")
+
+
+def test_coins_divide_train_and_holdout_in_fair_independent_halves():
+    data = image_set(np.arange(400) % 4)
+    plain = split_site(data, SplitConfig(), 0, "site-0")
+    kept = set(numbers(plain.train)) | set(numbers(plain.holdout))
+    heads = np.zeros(400)
+    for seed in range(50):
+        tossed = toss_coins(plain, seed, "site-0")
+        assert set(numbers(tossed.train)) | set(numbers(tossed.holdout)) == kept
+        assert len(tossed.train) + len(tossed.holdout) == 320
+        heads[numbers(tossed.train)] += 1
+    counts = heads[sorted(kept)]
+    assert abs(counts.mean() - 25) < 4 * np.sqrt(50 / 4 / 320)
+    assert counts.var() == pytest.approx(50 / 4, rel=0.35)
+
+
+def test_coins_leave_val_and_test_alone_and_repeat_with_the_seed():
+    plain = split_site(image_set(np.arange(100) % 4), SplitConfig(), 0, "site-0")
+    tossed = toss_coins(plain, 3, "site-0")
+    assert (tossed.val, tossed.test) == (plain.val, plain.test)
+    assert numbers(tossed.train) == numbers(toss_coins(plain, 3, "site-0").train)
+    assert numbers(tossed.train) != numbers(toss_coins(plain, 3, "site-1").train)
+
+
+def test_a_patient_has_one_coin():
+    groups = np.repeat(np.arange(50), 4)
+    plain = split_site(image_set(np.arange(200) % 4, groups), SplitConfig(), 0, "site-0")
+    tossed = toss_coins(plain, 0, "site-0")
+    assert not set(tossed.train.groups) & set(tossed.holdout.groups)
+
+
+def test_coins_that_leave_a_side_with_one_class_name_the_option():
+    plain = split_site(image_set([0] * 39 + [1]), SplitConfig(), 0, "site-0")
+    with pytest.raises(UserError, match=r"^site-0: audit.coins=true left (train|holdout) with .*audit.coins=false$"):
+        toss_coins(plain, 0, "site-0")

@@ -1,0 +1,157 @@
+"""Canaries: images made to be memorised, planted in a site's training split by fair coins, for the worst case."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedkr.config import CANARY_KINDS, AuditConfig
+from fedkr.data.imageset import CanarySet, ImageSet, SiteData, joined
+from fedkr.errors import UserError
+from fedkr.seeds import numpy_rng
+
+# More canaries than this share of the training images would change the model that they are meant to audit.
+LARGEST_SHARE = 0.25
+# Standard deviation, in grey levels of 256, of the noise that makes a near-duplicate.
+PERTURBATION = 8.0
+
+
+def plant_canaries(data: SiteData, config: AuditConfig, seed: int, site: str) -> SiteData:
+    """Make ``config.canaries`` canaries, the kinds in equal parts, and plant those whose fair coin says so.
+
+    - ``mislabelled``: an image of the holdout, removed from it, under a wrong label;
+    - ``noise``: uniform noise under a random label;
+    - ``near-duplicate``: a training image with a little noise, under its own label. The image itself stays in the
+      training split but is no challenge member any more (``CanarySet.companions``).
+
+    Where the site has groups (patients), whole groups leave the holdout or become companions, so that no patient is
+    a canary and a non-member at once. Images and coins depend on (data, config, seed, site) only, and not on one
+    another. Call this before :func:`~fedkr.data.split.toss_coins`: which images canaries are made from must not
+    depend on the coins of the others.
+
+    Returns:
+        The site with its planted canaries as the last images of ``train``; the same data if none are asked for.
+
+    Raises:
+        UserError: more canaries than a quarter of the training images or than the site has images to make them from,
+            no kind, or mislabelled ones at a site with a single class.
+    """
+    if not config.canaries:
+        return data
+    _check(data, config, site)
+    rng = numpy_rng(seed, site, "canaries")
+    kinds = np.array([CANARY_KINDS.index(kind) for kind in config.canary_kinds])[
+        np.arange(config.canaries) % len(config.canary_kinds)
+    ]
+    wanted = np.bincount(kinds, minlength=len(CANARY_KINDS))
+    labels = _common_classes(data.train)
+    sources, holdout = _take(data.holdout, np.arange(len(data.holdout)), wanted[0], rng, f"{site}: the holdout")
+    usual = np.flatnonzero(np.isin(data.train.labels, labels))
+    companions, members = _take(data.train, usual, wanted[2], rng, f"{site}: the training split")
+    made = (
+        _mislabelled(sources.subset(np.arange(wanted[0])), labels, rng),
+        _noise(data.train, wanted[1], labels, rng),
+        _near_duplicates(companions.subset(np.arange(wanted[2])), rng),
+    )
+    canaries = _canary_set(made, kinds, len(companions), data, numpy_rng(seed, site, "canary coins"))
+    included = np.flatnonzero(canaries.included)
+    planted = ImageSet(canaries.images, canaries.labels, data.train.classes, canaries.groups).subset(included)
+    return dataclasses.replace(data, train=joined([members, companions, planted]), holdout=holdout, canaries=canaries)
+
+
+def _check(data: SiteData, config: AuditConfig, site: str) -> None:
+    if not config.canary_kinds:
+        raise UserError("audit.canary_kinds=[]: name at least one kind, or set audit.canaries=0")
+    train = (len(data.train) + len(data.holdout)) // 2 if config.coins else len(data.train)
+    most = int(LARGEST_SHARE * train)
+    if config.canaries > most:
+        raise UserError(
+            f"{site}: audit.canaries={config.canaries} is more than a quarter of its {train} training images; "
+            f"set it to {most} or less"
+        )
+    if "mislabelled" in config.canary_kinds and len(np.unique(data.train.labels)) < 2:
+        raise UserError(
+            f"{site}: audit.canary_kinds names 'mislabelled', but the site has one class only; leave that kind out"
+        )
+
+
+def _common_classes(train: ImageSet) -> NDArray[np.int64]:
+    """Return the classes with at least half the mean count, and always the two largest.
+
+    A canary must not lift a rare class over the least count from which on a site's policy lets a class be generated.
+    """
+    counts = train.class_counts()
+    enough = counts >= counts[counts > 0].mean() / 2
+    enough[[k for k in np.argsort(-counts, kind="stable")[:2] if counts[k]]] = True
+    return np.flatnonzero(enough)
+
+
+def _take(
+    part: ImageSet, candidates: NDArray[np.int64], count: int, rng: np.random.Generator, where: str
+) -> tuple[ImageSet, ImageSet]:
+    """Return ``count`` random images of ``candidates`` followed by the rest of their groups, and all other images."""
+    chosen = rng.permutation(candidates)[:count]
+    if part.groups is not None and count:
+        chosen = _by_whole_groups(part.groups, rng.permutation(candidates), count)
+    left = np.setdiff1d(np.arange(len(part)), chosen)
+    if len(chosen) < count or not len(left):
+        raise UserError(f"{where} has too few images ({len(part)}) for {count} canaries; lower audit.canaries")
+    return part.subset(chosen), part.subset(left)
+
+
+def _by_whole_groups(groups: NDArray[np.int64], candidates: NDArray[np.int64], count: int) -> NDArray[np.int64]:
+    """Return candidates of as few of the groups, in the candidates' order, as hold ``count``; then their other images.
+
+    A group is used up before the next one is touched, so that no more patients leave than must.
+    """
+    first: list[int] = []
+    used: list[int] = []
+    for group in dict.fromkeys(groups[candidates].tolist()):
+        if len(first) >= count:
+            break
+        used.append(group)
+        first += candidates[groups[candidates] == group].tolist()
+    first = first[:count]
+    others = np.setdiff1d(np.flatnonzero(np.isin(groups, used)), first)
+    return np.concatenate([np.array(first, np.int64), others])
+
+
+def _mislabelled(
+    sources: ImageSet, classes: NDArray[np.int64], rng: np.random.Generator
+) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    labels = [int(rng.choice(classes[classes != own])) for own in sources.labels]
+    return sources.images, np.array(labels, np.int64)
+
+
+def _noise(
+    like: ImageSet, count: int, classes: NDArray[np.int64], rng: np.random.Generator
+) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    images = rng.integers(0, 256, (count, *like.images.shape[1:]), dtype=np.uint8)
+    return images, rng.choice(classes, count).astype(np.int64)
+
+
+def _near_duplicates(sources: ImageSet, rng: np.random.Generator) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    noisy = sources.images + rng.normal(0, PERTURBATION, sources.images.shape)
+    return np.clip(np.rint(noisy), 0, 255).astype(np.uint8), sources.labels
+
+
+def _canary_set(
+    made: Sequence[tuple[NDArray[np.uint8], NDArray[np.int64]]],
+    kinds: NDArray[np.int64],
+    companions: int,
+    data: SiteData,
+    coins: np.random.Generator,
+) -> CanarySet:
+    # The images were made kind after kind; the canaries' own order takes the kinds in turn.
+    order = np.argsort(np.argsort(kinds, kind="stable"), kind="stable")
+    images = np.concatenate([images for images, _ in made])[order]
+    labels = np.concatenate([labels for _, labels in made])[order]
+    groups = None
+    if data.train.groups is not None:
+        parts = (data.train, data.val, data.test, data.holdout)
+        first = 1 + max(int(part.groups.max()) for part in parts if part.groups is not None)
+        groups = first + np.arange(len(kinds), dtype=np.int64)
+    return CanarySet(images, labels, coins.random(len(kinds)) < 0.5, kinds, groups, companions)
