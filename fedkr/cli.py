@@ -41,6 +41,18 @@ def simulate(context: typer.Context) -> None:
     _leave(work)
 
 
+@app.command(context_settings=HYDRA_ARGUMENTS, add_help_option=False)
+def kr(context: typer.Context) -> None:
+    """Measure Knowledge Recycling at one site against real images (options as in simulate; --ablation for all rows)."""
+
+    def work() -> int:
+        from simulations.recycling import main as run_application
+
+        return run_application(context.args)
+
+    _leave(work)
+
+
 @app.command()
 def report(run: RunFolder) -> None:
     """Draw a run's report again from its results."""

@@ -128,7 +128,10 @@ class RecycleConfig:
 
     search_steps: int = 100
     search_images: int = 512
+    search_rungs: int = 1
     tuning_budget: int = 3
+    tune_balances: list[str] = field(default_factory=list)
+    tune_filters: list[float] = field(default_factory=list)
     metric: str = "accuracy"
     rounds: int = 4
     ratio: float = 1.0
@@ -136,6 +139,7 @@ class RecycleConfig:
     views: int = 4
     temperature: float = 1.0
     balance: str = "histogram"
+    filter: float = 0.0
     min_class_count: int = 2
 
 
@@ -358,9 +362,13 @@ def _check_classifiers(teacher: TeacherConfig, student: StudentConfig) -> None:
 
 def _check_recycle(recycle: RecycleConfig) -> None:
     _one_of("recycle.exchange", recycle.exchange, ("once", "each"))
-    _one_of("recycle.balance", recycle.balance, ("histogram", "balanced", "tempered"))
+    for balance in (recycle.balance, *recycle.tune_balances):
+        _one_of("recycle.balance", balance, ("histogram", "balanced", "tempered"))
+    for threshold in (recycle.filter, *recycle.tune_filters):
+        if not 0 <= threshold < 1:
+            raise UserError(f"recycle.filter={threshold}: a confidence, from 0 (off) to below 1")
     _one_of("recycle.metric", recycle.metric, ("accuracy", "auc"))
-    for key in ("search_steps", "search_images", "rounds", "views", "min_class_count"):
+    for key in ("search_steps", "search_images", "search_rungs", "rounds", "views", "min_class_count"):
         _at_least(f"recycle.{key}", getattr(recycle, key), 1)
     _at_least("recycle.tuning_budget", recycle.tuning_budget, 0)
     _positive("recycle.ratio", recycle.ratio)

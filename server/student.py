@@ -10,7 +10,8 @@ import numpy as np
 from fedkr.artifacts import Artifact, model_tensors
 from fedkr.config import Study
 from fedkr.progress import Progress
-from fedkr.recycle.distill import SoftSet, distill_student
+from fedkr.recycle.distill import distill_student
+from fedkr.recycle.drawing import SoftSet
 from fedkr.release import read_slice
 from fedkr.training import Runtime
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
+from fedkr.config import Study
 from server.composition import CONFIG_MODULE, CONFIG_NAME, one_line_errors, register_schema, study_from_config
 from simulations.guard import guarded, tell_failure
 
@@ -25,40 +26,56 @@ def main(arguments: Sequence[str]) -> int:
     Raises:
         UserError: arguments that compose no study. What stops a study itself is printed, and the sweep goes on.
     """
+
+    def run(study: Study) -> None:
+        from simulations.study import run_study
+
+        run_study(study)
+
+    return compose_and_run(arguments, run, PROGRAM, CONFIG_NAME)
+
+
+def compose_and_run(arguments: Sequence[str], run: Callable[[Study], None], program: str, config_name: str) -> int:
+    """Compose one study, or with ``--multirun`` several, and ``run`` each; return the worst exit status.
+
+    Args:
+        arguments: overrides and Hydra's flags.
+        run: what is done with each study.
+        program: the command, as messages name it.
+        config_name: the primary configuration in ``configs``.
+    """
     register_schema()
     statuses: list[int] = []
 
-    @hydra.main(version_base="1.3", config_path=f"pkg://{CONFIG_MODULE}", config_name=CONFIG_NAME)
+    @hydra.main(version_base="1.3", config_path=f"pkg://{CONFIG_MODULE}", config_name=config_name)
     def application(config: DictConfig) -> None:
         front = HydraConfig.get()
         if front.mode is RunMode.MULTIRUN:
             print(f"fedkr: run {front.job.num + 1}: {front.job.override_dirname}", flush=True)
-        statuses.append(run_one(config))
+        statuses.append(run_one(config, run))
 
-    with _command_line(arguments), one_line_errors():
+    with _command_line(program, arguments), one_line_errors():
         application()
     return max(statuses, default=0)
 
 
-def run_one(config: DictConfig) -> int:
+def run_one(config: DictConfig, run: Callable[[Study], None]) -> int:
     """Run the study that ``config`` describes; return 0, or the status of what stopped it after saying so."""
     folder = None
     try:
         study = study_from_config(config)
         folder = Path(study.run_dir or study.out)
-        from simulations.study import run_study
-
-        run_study(study)
+        run(study)
     except Exception as error:
         return tell_failure(error, folder)
     return 0
 
 
 @contextmanager
-def _command_line(arguments: Sequence[str]) -> Iterator[None]:
+def _command_line(program: str, arguments: Sequence[str]) -> Iterator[None]:
     """Show Hydra our arguments, and have it raise its errors: left alone it prints several lines and exits."""
     argv, full_error = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
-    sys.argv = [PROGRAM, *arguments]
+    sys.argv = [program, *arguments]
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
         yield

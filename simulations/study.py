@@ -77,11 +77,14 @@ def located(study: Study) -> Study:
     return dataclasses.replace(study, data=data)
 
 
-def settled(study: Study, source: Source) -> Study:
-    """Return the study with what its data are and where its run folder is: other images make another study."""
+def settled(study: Study, source: Source, prefix: str = "") -> Study:
+    """Return the study with what its data are and where its run folder is: other images make another study.
+
+    ``prefix`` begins the folder's name where it is not given.
+    """
     digest = content_digest(source.pool) + content_digest(source.test)
     study = dataclasses.replace(study, data_digest=digest)
-    folder = Path(study.run_dir) if study.run_dir else Path(study.out) / study.folder_name()
+    folder = Path(study.run_dir) if study.run_dir else Path(study.out) / f"{prefix}{study.folder_name()}"
     return dataclasses.replace(study, run_dir=str(folder.expanduser().absolute()))
 
 

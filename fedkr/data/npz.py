@@ -94,7 +94,7 @@ def read_source(file: NpzFile, classes: Sequence[str] = (), test_fraction: float
     pool = _joined(file, splits, names)
     if test is None:
         return set_apart_test(pool, test_fraction, str(file.path))
-    return Source(pool, ImageSet(test[0], test[1], names))
+    return Source(pool, ImageSet(test[0], test[1], names), val=len(splits["val"][1]) if "val" in splits else 0)
 
 
 def _has_split(file: NpzFile, split: str) -> bool:

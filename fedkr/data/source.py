@@ -33,11 +33,13 @@ class Source:
         pool: the images that are dealt to the sites (official train and val splits together).
         test: the one global test set, the same for every strategy and every study seed.
         warnings: one line each, to be shown once.
+        val: how many images at the end of ``pool`` are the official val split; 0 where there is none.
     """
 
     pool: ImageSet
     test: ImageSet
     warnings: list[str] = field(default_factory=list)
+    val: int = 0
 
 
 def load_source(config: DataConfig) -> Source:
@@ -128,4 +130,5 @@ def _limited(source: Source, limit: int) -> Source:
         return source
     share = limit / len(source.pool)
     kept, _ = deal(source.pool.labels, (share, 1 - share), numpy_rng("limit"), least=0)
-    return dataclasses.replace(source, pool=source.pool.subset(kept))
+    val = int((kept >= len(source.pool) - source.val).sum())
+    return dataclasses.replace(source, pool=source.pool.subset(kept), val=val)

@@ -59,13 +59,14 @@ class ClassifierTraining:
         seed: tuple[object, ...],
         factor: Callable[[int], float] | None = None,
         proximal: float = 0.0,
+        relabel: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         self.model = runtime.place(model)
         self.config, self.batches, self.flip, self.runtime, self.seed = config, batches, flip, runtime, seed
         warmup = int(WARMUP_SHARE * config.steps)
         schedule = factor or (lambda step: cosine(step, config.steps, warmup))
         self.training = Training(self.model, sgd(self.model, config), schedule, runtime)
-        self.proximal = proximal
+        self.proximal, self.relabel = proximal, relabel
         self.anchor = [p.detach().clone() for p in self.model.parameters()] if proximal else []
 
     def advance(self, until: int, progress: Progress, stage: str) -> None:
@@ -77,6 +78,8 @@ class ClassifierTraining:
         inputs = to_model_input(torch.from_numpy(images).to(self.runtime.device))
         labels = torch.from_numpy(targets).to(self.runtime.device).float()
         inputs = augment(inputs, self.config.augment, self.flip, torch_rng(*self.seed, "augment", step))
+        if self.relabel is not None:
+            labels = self.relabel(inputs)
         if self.config.mixup:
             inputs, labels = mix(inputs, labels, self.config.mixup, step, self.seed)
         if self.config.label_smoothing:

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import numpy as np
-from numpy.typing import NDArray
 from torch import nn
 
 from fedkr.batches import BatchOrder
 from fedkr.config import StudentConfig
 from fedkr.progress import Progress
 from fedkr.recycle.classifier import Batch, BatchSource, train_classifier
+from fedkr.recycle.drawing import SoftSet
 from fedkr.training import Runtime
-
-SoftSet = tuple[NDArray[np.uint8], NDArray[np.floating]]
 
 
 def regenerated_batches(

@@ -6,6 +6,7 @@ Each step is a stage on disk, keyed by all that it depends on: a restart continu
 from __future__ import annotations
 
 import dataclasses
+import time
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,15 @@ from fedkr.errors import UserError
 from fedkr.generators import Generator, Knobs, build_generator
 from fedkr.progress import Progress
 from fedkr.recycle.classifier import train_on_real
-from fedkr.recycle.search import CandidateScorer, Score, release_labels
+from fedkr.recycle.drawing import BALANCES, SoftSet, confident, release_labels, sampling_knobs
+from fedkr.recycle.search import CandidateScorer, Score, best_of, chance_auc, halve
 from fedkr.recycle.teacher import SoftLabeller, load_teacher, train_teacher
 from fedkr.release import Release
 from fedkr.seeds import numpy_rng
 from fedkr.training import Runtime
+
+# In standard deviations of chance: no checkpoint above the first while the teacher is above the second is a collapse.
+COLLAPSED, LEARNED = 2.0, 3.0
 
 
 class SitePipeline:
@@ -55,6 +60,8 @@ class SitePipeline:
         counts = data.train.class_counts()
         self.kept = np.flatnonzero(counts >= least)
         self.left_out = [data.train.classes[k] for k in np.flatnonzero((counts > 0) & (counts < least))]
+        # Whose images score the candidates; an ablation may put others in its place to show what leakage is worth.
+        self.judge = data.val
         self.common = {
             "site": site,
             "seed": study.seed,
@@ -114,63 +121,113 @@ class SitePipeline:
 
     def generator_checkpoints(self) -> list[int]:
         """Train the generator, continuing behind the last checkpoint on disk; return the steps of its checkpoints."""
+        return list(self.generator_info()["steps"])
+
+    def generator_info(self) -> dict[str, Any]:
+        """Train the generator, or read what is known of it: ``steps`` of its checkpoints and ``seconds`` it took."""
         done = self.stages.path("generator", self._generator_key())
         if done.exists():
-            return list(read_artifact(done).info["steps"])
+            return read_artifact(done).info
         state_path = self.stages.path("generator-state", self._generator_key())
         state = read_artifact(state_path) if state_path.exists() else None
-        steps: list[int] = [] if state is None else list(state.info["steps"])
-        generator = self.build_generator()
+        info: dict[str, Any] = {"steps": [], "seconds": 0.0} if state is None else {**state.info}
+        info = {"steps": list(info["steps"]), "seconds": info["seconds"]}
+        generator, before, started = self.build_generator(), info["seconds"], time.perf_counter()
 
         def save(step: int, artifact: Artifact) -> None:
             write_artifact(self._checkpoint_path(step), generator.prune(artifact))
-            steps.append(step)
-            write_artifact(state_path, Artifact(artifact.tensors, artifact.info | {"steps": steps}))
+            info["steps"].append(step)
+            info["seconds"] = before + time.perf_counter() - started
+            write_artifact(state_path, Artifact(artifact.tensors, artifact.info | info))
 
         train = self.data.train.subset(np.flatnonzero(np.isin(self.data.train.labels, self.kept)))
         if not len(train):
             least = self.study.recycle.min_class_count
             raise UserError(f"no class has {least} training images; lower recycle.min_class_count={least}")
         generator.fit(train, seed=self.seed("generator"), progress=self.progress, save=save, state=state)
-        write_artifact(done, Artifact({}, {"steps": steps}))
+        write_artifact(done, Artifact({}, info))
         state_path.unlink(missing_ok=True)
-        return steps
+        return info
 
     def checkpoint(self, step: int) -> Artifact:
         """Read a checkpoint of the generator from its file, the same for fresh and resumed runs."""
         return read_artifact(self._checkpoint_path(step))
 
     def choose(self) -> dict[str, Any]:
-        """Checkpoint Optimisation, then Tuning; return checkpoint, knobs and every tried score.
+        """Checkpoint Optimisation, then Tuning; return checkpoint, knobs, every tried score, and the seconds it took.
 
         A site with one class has nothing to score by: it keeps the last checkpoint and the default knobs.
+
+        Raises:
+            UserError: the generator collapsed, so that it must not be released.
         """
-        return self.stages.run("choice", self._choice_key(), self._search).info
+        return self.stages.run("choice", self.choice_key(), self._search).info
 
     def _search(self) -> Artifact:
-        checkpoints, generator = self.generator_checkpoints(), self.build_generator()
-        knobs = generator.default_knobs()
-        best = max(checkpoints)
+        checkpoints, generator = sorted(self.generator_checkpoints()), self.build_generator()
+        started, knobs, best = time.perf_counter(), generator.default_knobs(), max(checkpoints)
         rows: dict[str, list[dict[str, Any]]] = {"checkpoints": [], "tuning": []}
         if len(self.kept) > 1:
-            score = CandidateScorer(
-                self.study, self.data, self.labeller(), self.seed("search"), self.runtime, self.progress
+            scorer = CandidateScorer(
+                self.study, self.data, self.labeller(), self.seed("search"), self.runtime, self.progress, self.judge
             )
-            scores: dict[int, Score] = {}
-            for step in sorted(checkpoints):
-                generator.load(self.checkpoint(step))
-                scores[step] = score(generator, knobs, f"checkpoint {step}")
-                rows["checkpoints"].append({"step": step, **scores[step].as_row()})
-            best = max(scores, key=lambda step: scores[step].order())
+            best, score = self._best_checkpoint(scorer, generator, checkpoints, rows["checkpoints"])
             generator.load(self.checkpoint(best))
-            tried: list[tuple[tuple[float, float], Knobs]] = []
-            for index, candidate in enumerate(generator.knob_candidates()[: self.study.recycle.tuning_budget]):
-                value = scores[best] if candidate == knobs else score(generator, candidate, f"tuning {index + 1}")
-                rows["tuning"].append({"knobs": candidate, **value.as_row()})
-                tried.append((value.order(), candidate))
-            if tried:
-                knobs = max(tried, key=lambda pair: pair[0])[1]
-        return Artifact({}, {"checkpoint": best, "knobs": knobs, **rows})
+            knobs = self._tune(scorer, generator, score, rows["tuning"])
+        seconds = time.perf_counter() - started
+        return Artifact({}, {"checkpoint": best, "knobs": knobs, **rows, "seconds": seconds})
+
+    def _best_checkpoint(
+        self, scorer: CandidateScorer, generator: Generator, checkpoints: list[int], rows: list[dict[str, Any]]
+    ) -> tuple[int, Score]:
+        """Checkpoint Optimisation; return the best checkpoint's step and its score."""
+        recycle, knobs, trials = self.study.recycle, generator.default_knobs(), []
+        for step in checkpoints:
+            generator.load(self.checkpoint(step))
+            trials.append(scorer.trial(generator, knobs, f"checkpoint {step}"))
+        results = halve(trials, recycle.search_steps, recycle.search_rungs)
+        rows += [{"step": s, **score.as_row()} for s, (score, _) in zip(checkpoints, results, strict=True)]
+        self._refuse_collapsed([score for score, _ in results])
+        chosen = best_of(results)
+        return checkpoints[chosen], results[chosen][0]
+
+    def _refuse_collapsed(self, scores: list[Score]) -> None:
+        """Raise :class:`UserError` when no checkpoint teaches anything, though the site's data can be learned."""
+        known = [score.auc for score in scores if score.auc is not None]
+        teacher = self.teacher().info.get("auc")
+        if not known or teacher is None:
+            return
+        chance, deviation = chance_auc(self.judge.labels)
+        if max(known) <= chance + COLLAPSED * deviation and teacher > chance + LEARNED * deviation:
+            kind, steps = self.study.generator.kind, self.study.generator.steps
+            raise UserError(
+                f"the {kind} generator collapsed: students of its images reach a val AUC of {max(known):.2f} at best "
+                f"(chance {chance} +- {deviation:.2f}), the teacher {teacher:.2f}; nothing is released. "
+                f"Lower generator.options.lr, raise generator.steps={steps}, or take another generator"
+            )
+
+    def _tune(self, scorer: CandidateScorer, generator: Generator, score: Score, rows: list[dict[str, Any]]) -> Knobs:
+        """Tuning, one kind of knob after the other, as GaFi does: the generator's own, class shares, filter."""
+        recycle, knobs = self.study.recycle, generator.default_knobs()
+        own = generator.knob_candidates()[: recycle.tuning_budget]
+        stages: list[list[Knobs]] = [
+            own,
+            [{"balance": BALANCES[name]} for name in recycle.tune_balances],
+            [{"filter": threshold} for threshold in recycle.tune_filters],
+        ]
+        for stage, changes in enumerate(stages):
+            candidates = [change if stage == 0 else knobs | change for change in changes]
+            fresh = [candidate for candidate in candidates if candidate != knobs]
+            trials = [scorer.trial(generator, c, f"tuning {len(rows) + i + 1}") for i, c in enumerate(fresh)]
+            if not trials:
+                continue
+            # What is known to work was trained to the end already: it meets the winner of the new ones.
+            tried, results = [knobs, *fresh], [(score, recycle.search_steps)]
+            results += halve(trials, recycle.search_steps, recycle.search_rungs)
+            rows += [{"knobs": k, **s.as_row()} for k, (s, _) in zip(tried, results, strict=True)]
+            chosen = best_of(results)
+            knobs, score = tried[chosen], results[chosen][0]
+        return knobs
 
     def release(self, round_number: int, max_images: int | None = None) -> Release:
         """Return the release of a round: fresh images from the chosen generator, labelled by the teacher.
@@ -179,7 +236,7 @@ class SitePipeline:
             round_number: 1, 2, ...: part of the seed of the noise.
             max_images: the site policy's cap on images in one release, None for none.
         """
-        key = self._choice_key() | {"round": round_number, "max_images": max_images}
+        key = self.choice_key() | {"round": round_number, "max_images": max_images}
         recycle = self.study.recycle
         key |= {name: getattr(recycle, name) for name in ("rounds", "ratio", "exchange")}
         return Release.from_artifact(
@@ -198,12 +255,9 @@ class SitePipeline:
                 raise UserError(
                     f"the policy's max_images={max_images} is less than one image a slice ({slices} slices)"
                 )
-        rng = numpy_rng(*self.seed("labels"), round_number)
+        rng, balance = numpy_rng(*self.seed("labels"), round_number), choice["knobs"].get("balance", recycle.balance)
         labels = np.concatenate(
-            [
-                release_labels(self.data.train, count, recycle.balance, recycle.min_class_count, rng)
-                for _ in range(slices)
-            ]
+            [release_labels(self.data.train, count, balance, recycle.min_class_count, rng) for _ in range(slices)]
         )
         images, soft = self._draw(generator, choice["knobs"], labels, round_number)
         manifest = {
@@ -221,16 +275,22 @@ class SitePipeline:
 
     def _draw(
         self, generator: Generator, knobs: Knobs, labels: NDArray[np.int64], round_number: int
-    ) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-        labeller, images, soft, done = self.labeller(), [], [], 0
-        seed = (*self.seed("regenerate"), round_number)
-        for batch in generator.sample(labels, knobs, *seed):
-            images.append(batch)
-            soft.append(labeller(batch, *seed, done))
-            done += len(batch)
-            self.progress.update("regenerate", done, len(labels), unit="image")
+    ) -> tuple[NDArray[np.uint8], NDArray[np.floating]]:
+        labeller, seed = self.labeller(), (*self.seed("regenerate"), round_number)
+
+        def draw(wanted: NDArray[np.int64], *more: object) -> SoftSet:
+            images, soft, done = [], [], 0
+            for batch in generator.sample(wanted, sampling_knobs(knobs), *seed, *more):
+                images.append(batch)
+                soft.append(labeller(batch, *seed, *more, done))
+                done += len(batch)
+                self.progress.update("regenerate", done, len(wanted), unit="image")
+            return np.concatenate(images), np.concatenate(soft)
+
+        threshold = knobs.get("filter", self.study.recycle.filter)
+        drawn = confident(*draw(labels), labels, threshold, draw)
         self.progress.finish("regenerate")
-        return np.concatenate(images), np.concatenate(soft)
+        return drawn
 
     def build_generator(self) -> Generator:
         """Return the untrained generator of this study and data."""
@@ -254,19 +314,24 @@ class SitePipeline:
         least = self.study.recycle.min_class_count
         return self.common | {"generator": dataclasses.asdict(self.study.generator), "least": least}
 
-    def _choice_key(self) -> dict[str, Any]:
+    def choice_key(self) -> dict[str, Any]:
+        """Return all that the choice of checkpoint and knobs depends on."""
         recycle, used = (
             self.study.recycle,
-            ("search_steps", "search_images", "tuning_budget", "metric", "views", "temperature", "balance"),
+            (
+                *("search_steps", "search_images", "search_rungs", "tuning_budget", "tune_balances", "tune_filters"),
+                *("metric", "views", "temperature", "balance", "filter"),
+            ),
         )
         return (
             self._teacher_key()
             | self._generator_key()
             | {"student": dataclasses.asdict(self.study.student), "ratio": recycle.ratio}
+            | {"judge": content_digest(self.judge)}
             | {name: getattr(recycle, name) for name in used}
         )
 
 
-def normalised_float16(soft: NDArray[np.float32]) -> NDArray[np.float16]:
+def normalised_float16(soft: NDArray[np.floating]) -> NDArray[np.float16]:
     """Return float16 rows that sum to one as nearly as float16 can."""
     return (soft / soft.sum(axis=1, keepdims=True)).astype(np.float16)

@@ -1,13 +1,17 @@
 """Checkpoint Optimisation and Tuning: each candidate is scored by the CAS of a student, on the site's val split only.
 
 CAS (Classification Accuracy Score, Ravuri & Vinyals 2019) is the accuracy on real images of a classifier trained on
-synthetic ones. The student here is short and is trained with soft labels, as in GKD.
+synthetic ones. The student here is short and is trained with soft labels, as in GKD. Candidates can be halved as
+their students train (successive halving, Jamieson & Talwalkar 2016), so that the search costs less than it looks at.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
@@ -15,24 +19,29 @@ from fedkr.config import Study
 from fedkr.data.imageset import ImageSet, SiteData
 from fedkr.evaluation import Utility, measure_utility
 from fedkr.generators.base import Generator, Knobs
+from fedkr.models import build_classifier
 from fedkr.progress import Progress
-from fedkr.recycle.distill import SoftSet, distill_student
+from fedkr.recycle.classifier import ClassifierTraining
+from fedkr.recycle.distill import regenerated_batches
+from fedkr.recycle.drawing import confident, release_labels, sampling_knobs
 from fedkr.recycle.teacher import SoftLabeller
+from fedkr.seeds import derive_seed
 from fedkr.training import Runtime, predict_logits
 
 
 @dataclass(frozen=True)
 class Score:
-    """A candidate's figure on val (higher is better) and, for ties, its negative loss."""
+    """A candidate's figure on val (higher is better), for ties its negative loss, and what the collapse check reads."""
 
     value: float
     tie: float
+    auc: float | None = None
 
     @staticmethod
     def of(utility: Utility, metric: str) -> Score:
         """Read the score that ``recycle.metric`` names; accuracy where val has one class only."""
         value = utility.auc if metric == "auc" and utility.auc is not None else utility.accuracy
-        return Score(value, -utility.loss)
+        return Score(value, -utility.loss, utility.auc)
 
     def as_row(self) -> dict[str, float]:
         """Return the score as the report has it."""
@@ -43,28 +52,70 @@ class Score:
         return self.value, self.tie
 
 
-def release_labels(train: ImageSet, count: int, balance: str, least: int, rng: np.random.Generator) -> np.ndarray:
-    """Return int64 ``[count]``: the class of each image of a release, shuffled.
+class Trial(Protocol):
+    """A candidate whose student is on its way."""
+
+    def advance(self, until: int) -> Score:
+        """Train the student up to step ``until`` and return its score."""
+
+
+def halve(trials: Sequence[Trial], steps: int, rungs: int) -> list[tuple[Score, int]]:
+    """Train all trials a little, the better half twice as far, and so on; return each one's last score and step.
 
     Args:
-        train: the site's training images, whose classes with fewer than ``least`` images are left out.
-        count: how many images the release has.
-        balance: ``histogram`` (as in ``train``), ``balanced``, or ``tempered`` (square roots of the counts).
-        least: a class needs at least this many training images.
-        rng: for the order.
+        trials: at least one.
+        steps: how far the last ones are trained.
+        rungs: how often scores are compared; 1 trains every trial to the end.
     """
-    counts = np.where(train.class_counts() >= least, train.class_counts(), 0).astype(float)
-    weights = counts ** {"histogram": 1.0, "tempered": 0.5, "balanced": 0.0}[balance] * (counts > 0)
-    exact = count * weights / weights.sum()
-    whole = np.floor(exact).astype(int)
-    # Largest remainders, ties by class number: no luck in who gets the last images.
-    for k in np.argsort(-(exact - whole), kind="stable")[: count - whole.sum()]:
-        whole[k] += 1
-    return rng.permutation(np.repeat(np.arange(len(counts)), whole)).astype(np.int64)
+    results: dict[int, tuple[Score, int]] = {}
+    alive = list(range(len(trials)))
+    for rung in range(rungs):
+        until = max(1, math.ceil(steps / 2 ** (rungs - 1 - rung)))
+        for index in alive:
+            results[index] = trials[index].advance(until), until
+        alive.sort(key=lambda index: results[index][0].order(), reverse=True)
+        # The last comparison is between two at least, wherever there are two.
+        alive = sorted(alive[: max(2, math.ceil(len(alive) / 2))])
+    return [results[index] for index in range(len(trials))]
+
+
+def best_of(results: Sequence[tuple[Score, int]]) -> int:
+    """Return the index of the best score among those trained the furthest; the first of equals."""
+    furthest = max(steps for _, steps in results)
+    finalists = [index for index, (_, steps) in enumerate(results) if steps == furthest]
+    return max(finalists, key=lambda index: results[index][0].order())
+
+
+class StudentTrial:
+    """A short GKD student on what one candidate draws; scored on ``judge``."""
+
+    def __init__(self, work: ClassifierTraining, judge: ImageSet, metric: str, progress: Progress, stage: str) -> None:
+        self.work, self.judge, self.metric, self.progress, self.stage = work, judge, metric, progress, stage
+
+    def advance(self, until: int) -> Score:
+        """Train the student up to step ``until`` and return its score."""
+        return Score.of(self.measure(until), self.metric)
+
+    def measure(self, until: int) -> Utility:
+        """Train the student up to step ``until`` and return its figures on the judge's images."""
+        self.work.advance(until, self.progress, self.stage)
+        self.progress.finish(self.stage)
+        logits = predict_logits(self.work.model, self.judge.images, self.work.runtime)
+        return measure_utility(logits, self.judge.labels, len(self.judge.classes))
 
 
 class CandidateScorer:
-    """Scores a generator checkpoint with given knobs by the CAS of a short GKD student on val."""
+    """Makes trials of generator checkpoints and knobs: all with the same noise, so that only the candidate differs.
+
+    Args:
+        study: all settings.
+        data: the site's splits; ``train`` gives the release's class shares.
+        labeller: the teacher.
+        seed: parts of the seed.
+        runtime: device and precision.
+        progress: is told of every step.
+        judge: the images that students are scored on: the site's val split.
+    """
 
     def __init__(
         self,
@@ -74,28 +125,43 @@ class CandidateScorer:
         seed: tuple[object, ...],
         runtime: Runtime,
         progress: Progress,
+        judge: ImageSet,
     ) -> None:
         self.study, self.data, self.labeller, self.seed = study, data, labeller, seed
-        self.runtime, self.progress = runtime, progress
+        self.runtime, self.progress, self.judge = runtime, progress, judge
         recycle = study.recycle
-        count = min(recycle.search_images, max(study.student.batch, round(recycle.ratio * len(data.train))))
-        rng = np.random.default_rng(0)
-        self.labels = release_labels(data.train, count, recycle.balance, recycle.min_class_count, rng)
+        self.count = min(recycle.search_images, max(study.student.batch, round(recycle.ratio * len(data.train))))
 
-    def __call__(self, generator: Generator, knobs: Knobs, stage: str) -> Score:
-        """Return the score; every candidate gets the same noise, so that only the candidate differs."""
-        images = np.concatenate(list(generator.sample(self.labels, knobs, *self.seed, "search")))
-        soft: SoftSet = (images, self.labeller(images, *self.seed, "search"))
-        config = dataclasses.replace(self.study.student, steps=self.study.recycle.search_steps)
-        student = distill_student(
+    def trial(self, generator: Generator, knobs: Knobs, stage: str) -> StudentTrial:
+        """Return the untrained trial of a loaded generator with ``knobs``."""
+        recycle, train = self.study.recycle, self.data.train
+        least, rng = recycle.min_class_count, np.random.default_rng(0)
+        labels = release_labels(train, self.count, knobs.get("balance", recycle.balance), least, rng)
+
+        def draw(wanted: np.ndarray, *seed: object) -> tuple[np.ndarray, np.ndarray]:
+            images = np.concatenate(list(generator.sample(wanted, sampling_knobs(knobs), *self.seed, *seed)))
+            return images, self.labeller(images, *self.seed, *seed)
+
+        soft = confident(*draw(labels, "search"), labels, knobs.get("filter", recycle.filter), draw)
+        config = dataclasses.replace(self.study.student, steps=recycle.search_steps)
+        seed = (*self.seed, "search")
+        work = ClassifierTraining(
+            build_classifier(config, train.channels, train.size, len(train.classes), derive_seed(*seed)),
             config,
-            lambda _: soft,
+            regenerated_batches(lambda _: soft, config.regenerate_every, config.batch, *seed),
             flip=self.study.data.flip,
             runtime=self.runtime,
-            seed=(*self.seed, "search"),
-            progress=self.progress,
-            stage=stage,
+            seed=seed,
         )
-        val = self.data.val
-        logits = predict_logits(student, val.images, self.runtime)
-        return Score.of(measure_utility(logits, val.labels, len(val.classes)), self.study.recycle.metric)
+        return StudentTrial(work, self.judge, recycle.metric, self.progress, stage)
+
+
+def chance_auc(labels: np.ndarray) -> tuple[float, float]:
+    """Return mean and standard deviation of the AUC of a classifier that knows nothing, on int ``labels [N]``.
+
+    The deviation is that of the Mann-Whitney statistic without ties, the mean over one-against-rest comparisons.
+    """
+    counts = np.bincount(labels)
+    total = len(labels)
+    pairs = [n * (total - n) for n in counts if 0 < n < total]
+    return 0.5, float(np.mean([math.sqrt((total + 1) / (12 * p)) for p in pairs])) if pairs else 0.5

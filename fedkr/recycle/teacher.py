@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from fedkr.artifacts import Artifact, model_tensors
 from fedkr.augment import augment
 from fedkr.config import TeacherConfig
-from fedkr.data.imageset import SiteData
+from fedkr.data.imageset import ImageSet, SiteData
 from fedkr.errors import UserError
 from fedkr.evaluation import measure_utility
 from fedkr.models import build_classifier
@@ -71,19 +71,43 @@ def train_teacher(
     work = ClassifierTraining(
         model, config, real_batches(data.train, config.batch, *seed), flip=flip, runtime=runtime, seed=seed
     )
-    best, curve = Artifact(), []
-    for evaluation in range(1, config.evaluations + 1):
-        work.advance(config.steps * evaluation // config.evaluations, progress, "teacher")
+    best = keep_best(work, data.val, config, progress, "teacher")
+    if config.calibrate:
+        work.model.load_state_dict(best.tensors)
         logits = predict_logits(work.model, data.val.images, runtime)
-        utility = measure_utility(logits, data.val.labels, len(data.val.classes))
-        curve.append({"step": work.training.step, "accuracy": utility.accuracy, "loss": utility.loss})
+        best.info["temperature"] = fit_temperature(logits, data.val.labels)
+    return best
+
+
+def keep_best(
+    work: ClassifierTraining, judge: ImageSet, stopping: TeacherConfig, progress: Progress, stage: str
+) -> Artifact:
+    """Train to the end of the schedule or until ``judge`` has seen no better score for a while; return the best.
+
+    Args:
+        work: the training; its own configuration says how many steps.
+        judge: images that choose; the site's val split.
+        stopping: how often to look, and the patience.
+        progress: is told of every step.
+        stage: name of the work, as it is shown.
+
+    Returns:
+        The best evaluation's weights; ``info`` holds its step and figures, the curve, and a temperature of 1.
+    """
+    best, curve, since_best = Artifact(), [], 0
+    for evaluation in range(1, stopping.evaluations + 1):
+        work.advance(work.config.steps * evaluation // stopping.evaluations, progress, stage)
+        logits = predict_logits(work.model, judge.images, work.runtime)
+        utility = measure_utility(logits, judge.labels, len(judge.classes))
+        figures = {name: getattr(utility, name) for name in ("accuracy", "auc", "loss")}
+        curve.append({"step": work.training.step, **figures})
+        since_best += 1
         if not best.info or (utility.accuracy, -utility.loss) >= (best.info["accuracy"], -best.info["loss"]):
-            best = Artifact(model_tensors(work.model), dict(curve[-1]))
-            best.info["temperature"] = fit_temperature(logits, data.val.labels) if config.calibrate else 1.0
-        elif len(curve) - 1 - curve.index({k: best.info[k] for k in curve[-1]}) >= config.patience:
+            best, since_best = Artifact(model_tensors(work.model), dict(curve[-1])), 0
+        elif since_best >= stopping.patience:
             break
-    progress.finish("teacher")
-    best.info["curve"] = curve
+    progress.finish(stage)
+    best.info |= {"curve": curve, "temperature": 1.0}
     return best
 
 
@@ -129,7 +153,12 @@ class SoftLabeller:
         total = torch.zeros(())
         for view in range(self.views):
             seen = inputs if not view else augment(inputs, self.augment, self.flip, torch_rng(*seed, "view", view))
-            with self.runtime.autocast():
-                logits = self.teacher(seen)
-            total = total + torch.softmax(logits.float() / self.temperature, dim=1)
+            total = total + self.of_view(seen)
         return (total / self.views).cpu().numpy()
+
+    @torch.no_grad()
+    def of_view(self, inputs: Tensor) -> Tensor:
+        """Return soft labels ``[N, K]`` of one view, model inputs ``[N, C, H, W]``: what TCKR's student learns from."""
+        with self.runtime.autocast():
+            logits = self.teacher(inputs)
+        return torch.softmax(logits.float() / self.temperature, dim=1)

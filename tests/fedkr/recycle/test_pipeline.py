@@ -1,6 +1,7 @@
 """One site's pipeline: every stage once, again only when something it depends on changed, the holdout never."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -97,9 +98,9 @@ def scored_by(monkeypatch, scores):
         def __init__(self, *settings):
             pass
 
-        def __call__(self, generator, knobs, stage):
+        def trial(self, generator, knobs, stage):
             value = scores.get(int(generator.loaded.tensors["average.w"]), 0) + scores.get(knobs["guidance"], 0)
-            return pipeline_module.Score(value, 0.0)
+            return SimpleNamespace(advance=lambda until: pipeline_module.Score(value, 0.0))
 
     monkeypatch.setattr(pipeline_module, "CandidateScorer", FakeScorer)
 

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 from fedkr.data import ImageSet
 from fedkr.evaluation import Utility
-from fedkr.recycle.search import Score, release_labels
+from fedkr.recycle.drawing import release_labels
+from fedkr.recycle.search import Score
 
 
 def a_set(*counts):
