@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torchvision.models.resnet import BasicBlock, ResNet
 
 GROUPS = 8
 
@@ -17,6 +16,29 @@ def group_norm(channels: int) -> nn.Module:
 def make_norm(kind: str) -> type[nn.BatchNorm2d] | type[nn.Module]:
     """Return the layer constructor for ``batch`` or ``group`` (the one that per-example gradients need)."""
     return nn.BatchNorm2d if kind == "batch" else group_norm  # type: ignore[return-value]
+
+
+class ResidualBlock(nn.Module):
+    """Two 3x3 convolutions and a shortcut, names and arithmetic as in torchvision's BasicBlock.
+
+    Torchvision's own would be imported with the compiler behind its detection operators: over a second in every
+    process of every site, for these lines.
+    """
+
+    def __init__(self, inputs: int, outputs: int, stride: int, layer: type[nn.Module]) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False)
+        self.bn1 = layer(outputs)
+        self.relu = nn.ReLU(inplace=True)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
+        self.bn2 = layer(outputs)
+        self.downsample = shortcut(inputs, outputs, stride, layer)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return ``[N, outputs, H / stride, W / stride]`` of ``x [N, inputs, H, W]``."""
+        identity = x if self.downsample is None else self.downsample(x)
+        out = self.relu(self.bn1(self.conv1(x)))
+        return self.relu(self.bn2(self.conv2(out)) + identity)
 
 
 class SmallResNet(nn.Module):
@@ -36,9 +58,7 @@ class SmallResNet(nn.Module):
             outputs = width * 2**stage
             for block in range(blocks):
                 stride = 2 if stage and not block else 1
-                stages.append(
-                    BasicBlock(inputs, outputs, stride, shortcut(inputs, outputs, stride, layer), norm_layer=layer)
-                )
+                stages.append(ResidualBlock(inputs, outputs, stride, layer))
                 inputs = outputs
         self.stages = nn.Sequential(*stages)
         self.head = nn.Linear(inputs, classes)
@@ -57,6 +77,8 @@ def shortcut(inputs: int, outputs: int, stride: int, layer: type[nn.Module]) -> 
 
 def resnet18(channels: int, size: int, classes: int, norm: str) -> nn.Module:
     """Torchvision's ResNet-18; below 64 pixels with a 3x3 stem and no pooling, as is usual for CIFAR."""
+    from torchvision.models.resnet import BasicBlock, ResNet
+
     model = ResNet(BasicBlock, [2, 2, 2, 2], num_classes=classes, norm_layer=make_norm(norm))
     small = size < 64
     model.conv1 = nn.Conv2d(channels, 64, 3 if small else 7, 1 if small else 2, 1 if small else 3, bias=False)
