@@ -1,180 +1,201 @@
-"""The audit of one model at one site: every configured attack, aggregates only.
-
-Nothing in an :class:`AuditReport` belongs to one example: it holds rates, intervals, counts and a binned ROC curve.
-"""
+"""The audit of one model at one site: every configured attack, with and without reference models."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fedkr.audit.attacks import attack_score
-from fedkr.audit.challenge import Challenge
-from fedkr.audit.metrics import MembershipMetrics, TprAtFpr, membership_metrics, roc_points
+from fedkr.audit.attacks import SIGNALS, attack_score
+from fedkr.audit.challenge import Challenge, candidates
+from fedkr.audit.coins import one_run_bound
+from fedkr.audit.figures import AttackResult, AuditReport, ClassAuc
+from fedkr.audit.metrics import Floats, MembershipMetrics, membership_metrics, roc_points
+from fedkr.audit.names import adversary_of, headline_key, row_key, row_names
+from fedkr.audit.per_class import class_aucs
+from fedkr.audit.queries import query_views
+from fedkr.audit.reference_attacks import Logits, ReferenceSignals, reference_attack_score
 from fedkr.config import AuditConfig
+from fedkr.data.imageset import CanarySet, ImageSet
 from fedkr.errors import UserError
 from fedkr.seeds import derive_seed
 
-Predict = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
-Metric = int | float | list[int] | list[float]
-
-
-@dataclass(frozen=True)
-class AttackResult:
-    """One attack on one model at one site; ``roc`` is a list of (FPR, TPR)."""
-
-    target: str
-    site: str
-    attack: str
-    metrics: MembershipMetrics
-    duplicates: int
-    headline: bool
-    roc: list[tuple[float, float]]
-
-    def as_row(self) -> dict[str, Any]:
-        """Return the row of ``results.json``: plain numbers, text and None."""
-        m = self.metrics
-        row: dict[str, Any] = {"target": self.target, "site": self.site, "attack": self.attack}
-        row |= {"auc": m.auc, "auc_low": m.auc_low, "auc_high": m.auc_high}
-        for entry in m.tprs:
-            key = f"tpr_at_fpr_{entry.fpr:g}"
-            row |= {key: entry.tpr, f"{key}_low": entry.low, f"{key}_high": entry.high}
-        row |= {"balanced_accuracy": m.balanced_accuracy, "members": m.members, "nonmembers": m.nonmembers}
-        row |= {"duplicates": self.duplicates, "headline": int(self.headline)}
-        return row | {"roc": [list(point) for point in self.roc]}
-
-
-@dataclass(frozen=True)
-class AuditReport:
-    """All attacks on one model (``target``) at one site."""
-
-    target: str
-    site: str
-    rows: list[AttackResult]
+Predict = Callable[[NDArray[np.uint8]], Logits]
 
 
 def audit_model(
-    predict: Predict, challenge: Challenge, *, target: str, site: str, config: AuditConfig, seed: int
+    predict: Predict,
+    challenge: Challenge,
+    *,
+    target: str,
+    site: str,
+    config: AuditConfig,
+    seed: int,
+    references: Sequence[ReferenceSignals] = (),
+    population: ImageSet | None = None,
+    flip: str = "none",
 ) -> AuditReport:
     """Attack a model with every attack of ``config.attacks``.
 
+    Attacks without reference models see each image once. Attacks by reference models run once for each kind that is
+    given, on ``config.queries`` views, and not at all where none is.
+
     Args:
         predict: maps uint8 images ``[N, H, W, C]`` to logits float ``[N, K]``, in evaluation mode.
-        challenge: the site's members and non-members.
+        challenge: the site's members, non-members and canaries.
         target: which model, as the report names it.
         site: whose challenge set.
         config: attacks, FPRs, resamples and the headline attack.
         seed: the study's; the resamples depend on it and the site only, so every target meets the same ones.
+        references: what each kind of reference models answered (:func:`~fedkr.audit.reference_signals`).
+        population: the images of the references' ``population``; needed with ``references``.
+        flip: mirror images among the views, as the references saw them.
 
     Raises:
-        UserError: an unknown attack, or a model whose logits are not finite.
+        UserError: an unknown attack, a model whose logits are not finite, or references that do not fit.
     """
-    members, nonmembers = challenge.members, challenge.nonmembers
-    logits = predict(members.images), predict(nonmembers.images)
-    rows = []
-    for attack in config.attacks:
-        try:
-            scores = attack_score(attack, logits[0], members.labels), attack_score(attack, logits[1], nonmembers.labels)
-        except UserError as error:
-            raise UserError(f"audit of {target} at {site}: {error}") from None
-        metrics = membership_metrics(
-            *scores,
-            fprs=config.fprs,
-            bootstrap=config.bootstrap,
-            seed=derive_seed(seed, site, "audit"),
-            member_groups=members.groups,
-            nonmember_groups=nonmembers.groups,
-        )
-        headline = attack == config.headline
-        rows.append(AttackResult(target, site, attack, metrics, challenge.duplicates, headline, roc_points(*scores)))
-    return AuditReport(target, site, rows)
+    try:
+        images = candidates(challenge)
+        logits = _answers(predict, _parts(challenge), config.queries if references else 1, flip)
+        scores = {
+            row_key(name, "none"): attack_score(name, logits[0], images.labels)
+            for name in config.attacks
+            if name in SIGNALS
+        }
+        if references:
+            if population is None:
+                raise UserError("reference attacks: no population given; pass the images that the references answered")
+            scores |= _reference_scores(
+                logits,
+                _answers(predict, [population.images], config.queries, flip),
+                (images.labels, population.labels),
+                references,
+                config,
+            )
+        others = {signals.kind: signals.others for signals in references}
+        return report_from_scores(scores, challenge, target=target, site=site, config=config, seed=seed, others=others)
+    except UserError as error:
+        raise UserError(f"audit of {target} at {site}: {error}") from None
 
 
-def to_metrics(report: AuditReport) -> dict[str, Metric]:
-    """Return a report as flat numbers, ``"<attack>/<figure>"``; a figure that is None is left out."""
-    values: dict[str, Metric | None] = {}
-    for row in report.rows:
-        m, prefix = row.metrics, row.attack
-        values |= {f"{prefix}/auc": m.auc, f"{prefix}/auc-low": m.auc_low, f"{prefix}/auc-high": m.auc_high}
-        for entry in m.tprs:
-            key = f"{prefix}/tpr-at-fpr-{entry.fpr:g}"
-            values |= {key: entry.tpr, f"{key}-low": entry.low, f"{key}-high": entry.high}
-        values |= {f"{prefix}/balanced-accuracy": m.balanced_accuracy, f"{prefix}/duplicates": row.duplicates}
-        values |= {f"{prefix}/members": m.members, f"{prefix}/nonmembers": m.nonmembers}
-        values[f"{prefix}/roc-fpr"] = [fpr for fpr, _ in row.roc]
-        values[f"{prefix}/roc-tpr"] = [tpr for _, tpr in row.roc]
-    return {key: value for key, value in values.items() if value is not None}
+def report_from_scores(
+    scores: Mapping[str, Floats],
+    challenge: Challenge,
+    *,
+    target: str,
+    site: str,
+    config: AuditConfig,
+    seed: int,
+    others: Mapping[str, bool] | None = None,
+) -> AuditReport:
+    """Return all figures of attacks that have already scored the candidates, of a model or of a release.
 
-
-def from_metrics(metrics: Mapping[str, Any], target: str, site: str, config: AuditConfig) -> AuditReport:
-    """Return the report that :func:`to_metrics` flattened; a missing TPR or balanced accuracy becomes None.
-
-    Raises:
-        UserError: a figure that every audit has is missing, or a value is no rate or count.
+    Args:
+        scores: float ``[N]`` on all candidates by row key (:func:`~fedkr.audit.names.row_key`); attacks that are not
+            configured for the target are ignored.
+        challenge: whose candidates.
+        target: which model, or ``release``.
+        site: whose challenge set.
+        config: FPRs, resamples, coins and the headline attack.
+        seed: the study's.
+        others: for each kind of reference models, whether they trained on the other sites' releases.
     """
-    where = f"audit of {target} at {site}"
-    rows = []
-    for attack in config.attacks:
-        figures = _Figures({k.removeprefix(f"{attack}/"): v for k, v in metrics.items() if k.startswith(f"{attack}/")})
-        try:
-            rows.append(figures.result(target, site, attack, config))
-        except UserError as error:
-            raise UserError(f"{where}: {attack}/{error}; is the site's fedkr of the same version?") from None
-    return AuditReport(target, site, rows)
+    resampling = derive_seed(seed, site, "audit")
+    quoted = headline_key(target, config.headline, scores)
+    rows, canaries = [], []
+    for attack, kind in row_names(target, config.attacks):
+        key = row_key(attack, kind)
+        if key in scores:
+            row = AttackResult(
+                target=target,
+                site=site,
+                attack=attack,
+                metrics=_natural_metrics(scores[key], challenge, config, resampling),
+                duplicates=challenge.duplicates,
+                headline=key == quoted,
+                roc=roc_points(*_sides(scores[key], challenge)),
+                references=kind,
+                adversary=adversary_of(target),
+                others=None if kind == "none" else (others or {}).get(kind, False),
+            )
+            rows.append(row)
+            canaries += _canary_row(row, scores[key], challenge, config, resampling)
+    headline = None if quoted is None else scores[quoted]
+    bound, reason = one_run_bound(headline, challenge, config, seed, site)
+    return AuditReport(
+        target,
+        site,
+        rows,
+        scores={row.key: scores[row.key][: challenge.natural] for row in rows},
+        canary_scores={row.key: scores[row.key][challenge.natural :] for row in canaries},
+        canaries=canaries,
+        per_class=_classes(headline, challenge, config, resampling),
+        epsilon=bound,
+        epsilon_reason=reason,
+    )
 
 
-class _Figures:
-    """One attack's figures as they arrived: read with a check each, since another machine wrote them."""
-
-    def __init__(self, values: Mapping[str, Any]) -> None:
-        self.values = values
-
-    def result(self, target: str, site: str, attack: str, config: AuditConfig) -> AttackResult:
-        measured = MembershipMetrics(
-            auc=self.rate("auc"),
-            auc_low=self.rate("auc-low"),
-            auc_high=self.rate("auc-high"),
-            tprs=tuple(self.tpr(fpr) for fpr in config.fprs),
-            balanced_accuracy=self.rate_or_none("balanced-accuracy"),
-            members=self.count("members"),
-            nonmembers=self.count("nonmembers"),
-        )
-        roc = list(zip(self.rates("roc-fpr"), self.rates("roc-tpr"), strict=False))
-        return AttackResult(target, site, attack, measured, self.count("duplicates"), attack == config.headline, roc)
-
-    def tpr(self, fpr: float) -> TprAtFpr:
-        key = f"tpr-at-fpr-{fpr:g}"
-        return TprAtFpr(fpr, self.rate_or_none(key), self.rate_or_none(f"{key}-low"), self.rate_or_none(f"{key}-high"))
-
-    def rate(self, key: str) -> float:
-        return _rate(key, self.required(key))
-
-    def rate_or_none(self, key: str) -> float | None:
-        return _rate(key, self.values[key]) if key in self.values else None
-
-    def rates(self, key: str) -> list[float]:
-        values = self.required(key)
-        if not isinstance(values, list):
-            raise UserError(f"{key}={values!r}: expected a list of rates")
-        return [_rate(key, value) for value in values]
-
-    def count(self, key: str) -> int:
-        value = self.required(key)
-        if not isinstance(value, int) or value < 0:
-            raise UserError(f"{key}={value!r}: expected a count")
-        return value
-
-    def required(self, key: str) -> Any:
-        if key not in self.values:
-            raise UserError(f"{key} is missing")
-        return self.values[key]
+def _parts(challenge: Challenge) -> list[NDArray[np.uint8]]:
+    planted = [] if challenge.canaries is None else [challenge.canaries.images]
+    return [challenge.members.images, challenge.nonmembers.images, *planted]
 
 
-def _rate(key: str, value: Any) -> float:
-    if not isinstance(value, (int, float)) or not 0 <= value <= 1:
-        raise UserError(f"{key}={value!r}: expected a number between 0 and 1")
-    return float(value)
+def _answers(predict: Predict, parts: Sequence[NDArray[np.uint8]], queries: int, flip: str) -> Logits:
+    """Return float ``[A, N, K]`` for the concatenation of ``parts``."""
+    # Part by part, so that a site without canaries or references gets the same last digits as one with them.
+    answers = [np.stack([predict(view) for view in query_views(part, queries, flip)]) for part in parts]
+    return np.concatenate(answers, axis=1)
+
+
+def _reference_scores(
+    logits: Logits,
+    population: Logits,
+    labels: tuple[NDArray[np.int64], NDArray[np.int64]],
+    references: Sequence[ReferenceSignals],
+    config: AuditConfig,
+) -> dict[str, Floats]:
+    return {
+        row_key(name, signals.kind): reference_attack_score(name, logits, population, *labels, signals, config.gamma)
+        for name in config.attacks
+        if name not in SIGNALS
+        for signals in references
+    }
+
+
+def _sides(scores: Floats, challenge: Challenge) -> tuple[Floats, Floats]:
+    split = len(challenge.members)
+    return scores[:split], scores[split : challenge.natural]
+
+
+def _natural_metrics(scores: Floats, challenge: Challenge, config: AuditConfig, seed: int) -> MembershipMetrics:
+    return membership_metrics(
+        *_sides(scores, challenge),
+        fprs=config.fprs,
+        bootstrap=config.bootstrap,
+        seed=seed,
+        member_groups=challenge.members.groups,
+        nonmember_groups=challenge.nonmembers.groups,
+    )
+
+
+def _classes(scores: Floats | None, challenge: Challenge, config: AuditConfig, seed: int) -> list[ClassAuc | None]:
+    if scores is None:
+        return []
+    return class_aucs(scores[: challenge.natural], challenge, bootstrap=config.bootstrap, seed=seed)
+
+
+def _canary_row(
+    row: AttackResult, scores: Floats, challenge: Challenge, config: AuditConfig, seed: int
+) -> list[AttackResult]:
+    """Return the same attack on the canaries, or nothing where there are none of one side."""
+    planted: CanarySet | None = challenge.canaries
+    if planted is None or planted.included.all() or not planted.included.any():
+        return []
+    own = scores[challenge.natural :]
+    sides = own[planted.included], own[~planted.included]
+    metrics = membership_metrics(*sides, fprs=config.fprs, bootstrap=config.bootstrap, seed=seed)
+    # Half of so few images chooses no threshold worth quoting.
+    metrics = dataclasses.replace(metrics, balanced_accuracy=None)
+    return [dataclasses.replace(row, metrics=metrics, duplicates=0, roc=[])]

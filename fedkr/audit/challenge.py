@@ -2,27 +2,49 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fedkr.data.imageset import ImageSet
+from fedkr.data.imageset import CanarySet, ImageSet, SiteData, joined
 from fedkr.errors import UserError
 
 
 @dataclass(frozen=True)
 class Challenge:
-    """Members, non-members, and how many images of both sides were removed because the other side has the same."""
+    """Members and non-members of a site.
+
+    Attributes:
+        members, nonmembers: natural images only.
+        duplicates: how many images of both sides were removed because the other side has the same.
+        canaries: planted images, some trained on and some not; they are no part of the natural challenge.
+    """
 
     members: ImageSet
     nonmembers: ImageSet
     duplicates: int
+    canaries: CanarySet | None = None
+
+    @property
+    def natural(self) -> int:
+        """Number of members and non-members, which come first among the candidates."""
+        return len(self.members) + len(self.nonmembers)
+
+
+def site_challenge(data: SiteData) -> Challenge:
+    """Return a site's challenge set: train against holdout, the canaries in train set apart from its members.
+
+    Raises:
+        UserError: as :func:`build_challenge`.
+    """
+    return dataclasses.replace(build_challenge(data.members, data.holdout), canaries=data.canaries)
 
 
 def build_challenge(train: ImageSet, holdout: ImageSet) -> Challenge:
-    """Return the challenge set of a site: its training split against its holdout, without exact duplicates.
+    """Return the challenge set of a training split without canaries against a holdout, without exact duplicates.
 
     An image whose bytes occur on both sides is a member and a non-member at once, so all its copies are removed
     (whatever their labels) and counted.
@@ -37,7 +59,7 @@ def build_challenge(train: ImageSet, holdout: ImageSet) -> Challenge:
                 f"audit: group {shared[0]} has images both in train and in holdout ({len(shared)} such groups); "
                 "split by whole groups"
             )
-    members, nonmembers = _digests(train.images), _digests(holdout.images)
+    members, nonmembers = image_digests(train.images), image_digests(holdout.images)
     both = set(members) & set(nonmembers)
     kept = [np.flatnonzero([digest not in both for digest in side]) for side in (members, nonmembers)]
     for name, indices in zip(("train", "holdout"), kept, strict=True):
@@ -47,5 +69,28 @@ def build_challenge(train: ImageSet, holdout: ImageSet) -> Challenge:
     return Challenge(train.subset(kept[0]), holdout.subset(kept[1]), duplicates)
 
 
-def _digests(images: NDArray[np.uint8]) -> list[bytes]:
+def candidates(challenge: Challenge) -> ImageSet:
+    """Return all that a reference model may train on: members, non-members, then canaries (included or not)."""
+    parts = [challenge.members, challenge.nonmembers]
+    if challenge.canaries is not None:
+        parts.append(ImageSet(challenge.canaries.images, challenge.canaries.labels, challenge.members.classes))
+    return joined(parts)
+
+
+def site_population(data: SiteData, challenge: Challenge) -> ImageSet:
+    """Return RMIA's population: val and test, which no model trained on, without copies of a candidate.
+
+    Raises:
+        UserError: no image is left.
+    """
+    pool = joined([data.val, data.test])
+    taken = set(image_digests(candidates(challenge).images))
+    kept = np.flatnonzero([digest not in taken for digest in image_digests(pool.images)])
+    if not len(kept):
+        raise UserError("audit: val and test hold only copies of train and holdout; give the site more images")
+    return pool.subset(kept)
+
+
+def image_digests(images: NDArray[np.uint8]) -> list[bytes]:
+    """Return a digest of each image's bytes: equal images, and only those, share one."""
     return [hashlib.sha256(image.tobytes()).digest() for image in images]

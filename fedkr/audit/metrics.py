@@ -16,16 +16,41 @@ from fedkr.errors import UserError
 Floats = NDArray[np.float64]
 # Weights of the resamples are drawn in blocks of at most this many numbers, which keeps the memory below 100 MB.
 BLOCK = 1_000_000
+ROC_POINTS = 60
+LIMITS = (0.025, 0.975)
 
 
 @dataclass(frozen=True)
 class TprAtFpr:
-    """A true-positive rate at a fixed false-positive rate with its 95 % interval; None where not resolvable."""
+    """A true-positive rate at a fixed false-positive rate with its 95 % interval.
+
+    Attributes:
+        fpr: the false-positive rate asked for.
+        rate, rate_low, rate_high: TPR at the lowest threshold whose FPR is at most ``fpr``. With too few
+            non-members that threshold lets none of them through; such a figure serves only to be added over sites.
+        resolved: whether the non-members can show the FPR.
+    """
 
     fpr: float
-    tpr: float | None
-    low: float | None
-    high: float | None
+    rate: float
+    rate_low: float
+    rate_high: float
+    resolved: bool
+
+    @property
+    def tpr(self) -> float | None:
+        """The rate to print; None where not resolvable."""
+        return self.rate if self.resolved else None
+
+    @property
+    def low(self) -> float | None:
+        """Lower limit of the rate to print."""
+        return self.rate_low if self.resolved else None
+
+    @property
+    def high(self) -> float | None:
+        """Upper limit of the rate to print."""
+        return self.rate_high if self.resolved else None
 
 
 @dataclass(frozen=True)
@@ -80,7 +105,7 @@ class RocCounts:
             # The FPR falls along the thresholds: the first one allowed is the lowest. The slack absorbs rounding only.
             first = np.argmax(false_above <= fpr * total * (1 + 1e-12), axis=1)
             columns.append(1 - hits[rows, self.members_up_to[first]] / hits[:, -1])
-        return np.stack(columns, axis=1)
+        return np.stack(columns, axis=1) if columns else np.zeros((len(hits), 0))
 
 
 def auc(member_scores: ArrayLike, nonmember_scores: ArrayLike) -> float:
@@ -104,7 +129,9 @@ def tpr_at_fpr(member_scores: ArrayLike, nonmember_scores: ArrayLike, fpr: float
     return float(counts.tpr(np.ones((1, len(members))), np.ones((1, len(nonmembers))), [fpr])[0, 0])
 
 
-def roc_points(member_scores: ArrayLike, nonmember_scores: ArrayLike, points: int = 60) -> list[tuple[float, float]]:
+def roc_points(
+    member_scores: ArrayLike, nonmember_scores: ArrayLike, points: int = ROC_POINTS
+) -> list[tuple[float, float]]:
     """Return at most ``points`` pairs (FPR, TPR), FPRs log-spaced from 1 / nonmembers to 1, for log-log axes."""
     members, nonmembers = _checked("member", member_scores), _checked("non-member", nonmember_scores)
     n = len(nonmembers)
@@ -146,24 +173,22 @@ def membership_metrics(
     _check_fprs(fprs)
     if bootstrap < 1:
         raise UserError(f"audit.bootstrap={bootstrap}: must be at least 1")
-    units = _unit_index(members, member_groups), _unit_index(nonmembers, nonmember_groups)
+    units = unit_index(members, member_groups), unit_index(nonmembers, nonmember_groups)
     rng = np.random.default_rng(seed)
     counts = RocCounts(members, nonmembers)
-    shown = [fpr for fpr in fprs if resolvable(fpr, len(nonmembers))]
-    aucs, tprs = [], []
-    for weights in _resamples(units, bootstrap, rng):
-        aucs.append(counts.auc(*weights))
-        if shown:
-            tprs.append(counts.tpr(*weights, shown))
-    low, high = np.quantile(np.concatenate(aucs), [0.025, 0.975])
-    intervals = (
-        dict(zip(shown, np.quantile(np.concatenate(tprs), [0.025, 0.975], axis=0).T, strict=True)) if shown else {}
-    )
+    resampled = [(counts.auc(*weights), counts.tpr(*weights, fprs)) for weights in resamples(units, bootstrap, rng)]
+    aucs, tprs = (np.concatenate(parts) for parts in zip(*resampled, strict=True))
+    low, high = np.quantile(aucs, LIMITS)
+    rates = counts.tpr(np.ones((1, len(members))), np.ones((1, len(nonmembers))), fprs)[0]
+    intervals = np.quantile(tprs, LIMITS, axis=0).T
     return MembershipMetrics(
         auc=auc(members, nonmembers),
         auc_low=float(low),
         auc_high=float(high),
-        tprs=tuple(_tpr_entry(members, nonmembers, fpr, intervals.get(fpr)) for fpr in fprs),
+        tprs=tuple(
+            TprAtFpr(fpr, float(rate), float(ends[0]), float(ends[1]), resolvable(fpr, len(nonmembers)))
+            for fpr, rate, ends in zip(fprs, rates, intervals, strict=True)
+        ),
         balanced_accuracy=_balanced_accuracy(members, nonmembers, units, rng),
         members=len(members),
         nonmembers=len(nonmembers),
@@ -175,19 +200,19 @@ def accuracy_over_privacy(accuracy_percent: float, attack_auc: float) -> float:
     return accuracy_percent / (2 * max(attack_auc, 0.5)) ** 2
 
 
-def _tpr_entry(members: Floats, nonmembers: Floats, fpr: float, interval: Floats | None) -> TprAtFpr:
-    if interval is None:
-        return TprAtFpr(fpr, None, None, None)
-    return TprAtFpr(fpr, tpr_at_fpr(members, nonmembers, fpr), float(interval[0]), float(interval[1]))
-
-
-def _resamples(
-    units: tuple[NDArray[np.intp], NDArray[np.intp]], resamples: int, rng: np.random.Generator
+def resamples(
+    units: tuple[NDArray[np.intp], NDArray[np.intp]], count: int, rng: np.random.Generator
 ) -> Iterator[tuple[Floats, Floats]]:
-    """Yield blocks of weights ``[B, n]`` and ``[B, m]``: how often each example was drawn, by whole units."""
+    """Yield blocks of weights ``[B, n]`` and ``[B, m]``, ``count`` rows in all: how often each example was drawn.
+
+    Args:
+        units: for members ``[n]`` and non-members ``[m]``, the index of the unit (see :func:`unit_index`) of each.
+        count: number of resamples.
+        rng: of the draws.
+    """
     block = max(1, BLOCK // max(map(len, units)))
-    for start in range(0, resamples, block):
-        size = min(block, resamples - start)
+    for start in range(0, count, block):
+        size = min(block, count - start)
         yield _draw(units[0], size, rng), _draw(units[1], size, rng)
 
 
@@ -228,7 +253,8 @@ def _cumulative(weights: Floats) -> Floats:
     return total
 
 
-def _unit_index(scores: Floats, groups: NDArray[np.int64] | None) -> NDArray[np.intp]:
+def unit_index(scores: Floats, groups: NDArray[np.int64] | None) -> NDArray[np.intp]:
+    """Return ``[n]``: the resampling unit of each score, its group (patient) or itself."""
     if groups is None:
         return np.arange(len(scores))
     if groups.shape != scores.shape:

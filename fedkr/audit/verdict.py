@@ -1,0 +1,139 @@
+"""The verdict on one model at one site: a pass takes a strong attack that finds nothing where it could."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from fedkr.audit.pooling import ALL_SITES
+
+NONE_FOUND, FOUND, UNCLEAR = VERDICTS = ("no leakage found", "leakage found", "cannot tell")
+# An AUC of 0.5 is guessing; a pass takes an interval that ends here at the latest.
+CHANCE, LARGEST_PASS = 0.5, 0.55
+STRONGEST = "rmia"
+CONTROL = "teacher"
+RELEASE, RELEASE_STUDENT = "release", "site-student"
+# What is trained on releases: a direct reference never saw a generator, and would attack another kind of model.
+NEEDS_PIPELINE = frozenset({"student", RELEASE_STUDENT})
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class SiteVerdict:
+    """What the audit of one target at one site comes to, and why."""
+
+    site: str
+    target: str
+    verdict: str
+    reason: str
+
+    def as_row(self) -> dict[str, Any]:
+        """Return the row of ``audit_extras.verdicts``."""
+        return {"site": self.site, "target": self.target, "verdict": self.verdict, "reason": self.reason}
+
+
+def site_verdicts(rows: Iterable[Row], void_sites: Collection[str] = ()) -> list[SiteVerdict]:
+    """Return a verdict for every target at every site.
+
+    Args:
+        rows: of ``results.json``; pooled ones are passed over, and of each target and site the headline row is read.
+        void_sites: where the blind baseline was rejected.
+    """
+    headlines: dict[tuple[str, str], Row | None] = {}
+    for row in rows:
+        place = row["site"], row["target"]
+        if row["site"] != ALL_SITES and (row.get("headline") or place not in headlines):
+            headlines[place] = row if row.get("headline") else None
+    return [
+        site_verdict(
+            row,
+            headlines.get((site, CONTROL)),
+            site=site,
+            target=target,
+            void=site in void_sites,
+            student=headlines.get((site, RELEASE_STUDENT)) if target == RELEASE else None,
+        )
+        for (site, target), row in headlines.items()
+    ]
+
+
+def site_verdict(
+    row: Row | None, control: Row | None, *, site: str, target: str, void: bool = False, student: Row | None = None
+) -> SiteVerdict:
+    """Judge one target at one site.
+
+    ``leakage found`` where the headline AUC's lower limit is above 0.5. ``no leakage found`` only where its upper limit
+    is at most 0.55, by RMIA (with pipeline references for what was trained on releases), and the site's teacher, which
+    knows its images by heart, is detected by the same attack. Everything else is ``cannot tell``.
+
+    A release has no model. RMIA reaches it only through a student trained on that site's releases alone, and its own
+    distance and density attacks are weak: a release passes only where both find nothing, and fails where either finds
+    something. The student of all sites is no substitute, since the other sites' images dilute what it learnt.
+
+    Args:
+        row: the target's headline row, or None.
+        control: the headline row of the site's teacher, or None.
+        site: the site.
+        target: what was audited.
+        void: whether the blind baseline told members from non-members.
+        student: for a release, the headline row of the student of this site's releases, or None.
+    """
+    chain = [row, student] if target == RELEASE else [row]
+    verdict, reason = _judged(chain, control, target, void)
+    return SiteVerdict(site, target, verdict, reason)
+
+
+def _judged(chain: list[Row | None], control: Row | None, target: str, void: bool) -> tuple[str, str]:
+    if void:
+        return UNCLEAR, "members and non-members differ without any model (blind baseline), which voids the audit"
+    for row in chain:
+        if row is not None and (row.get("auc_low") or 0.0) > CHANCE:
+            return FOUND, _found(row)
+    problem = _weakness(chain, target) or _without_control(control)
+    if problem:
+        return UNCLEAR, problem
+    highest = max(row["auc_high"] for row in chain if row is not None)
+    return NONE_FOUND, (
+        f"the 95 % interval of the headline AUC ends at {highest:.3f}, at most {LARGEST_PASS}, "
+        "and the same attack detects the site's teacher"
+    )
+
+
+def _found(row: Row) -> str:
+    reason = f"the 95 % interval of the headline AUC starts at {row['auc_low']:.3f}, above {CHANCE} ({_attack(row)})"
+    if row.get("references", "none") == "none" and row["target"] != RELEASE:
+        reason += "; without reference models, a holdout that happens to be harder looks the same"
+    return reason
+
+
+def _weakness(chain: list[Row | None], target: str) -> str:
+    """Return why these rows cannot carry a pass, or an empty string."""
+    for row in chain:
+        if row is None or row.get("auc_high") is None:
+            missing = "the student of its releases" if row is None and target == RELEASE and chain[0] else "the target"
+            return f"the headline attack has no figure for {missing}"
+        if row["auc_high"] > LARGEST_PASS:
+            return (
+                f"the 95 % interval of the headline AUC, {row['auc_low']:.3f} to {row['auc_high']:.3f}, holds {CHANCE} "
+                f"but does not end at {LARGEST_PASS} or below ({_attack(row)})"
+            )
+    by_model = chain[-1]
+    if by_model is None or by_model["attack"] != STRONGEST:
+        return f"nothing was found, but only RMIA with reference models is strong enough to pass {target}"
+    if by_model["target"] in NEEDS_PIPELINE and by_model.get("references") != "pipeline":
+        return "nothing was found, but what is trained on releases passes only against pipeline references"
+    return ""
+
+
+def _without_control(control: Row | None) -> str:
+    if control is None or control.get("auc_low") is None or control["attack"] != STRONGEST:
+        return "nothing was found, but RMIA was not tried on the site's teacher, so its power here is unknown"
+    if control["auc_low"] <= CHANCE:
+        return "nothing was found, but the same attack does not detect the site's own teacher either"
+    return ""
+
+
+def _attack(row: Row) -> str:
+    references = row.get("references", "none")
+    return row["attack"] if references == "none" else f"{row['attack']}, {references} references"
