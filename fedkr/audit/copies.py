@@ -1,0 +1,196 @@
+"""The copy check: whether a release holds near-copies of members, as counts that may leave and pairs that may not."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import fisher_exact
+
+from fedkr.audit.challenge import Challenge, image_digests
+from fedkr.audit.metrics import Floats
+from fedkr.audit.release_attacks import CopyCheck, copy_check, nearest
+from fedkr.audit.released import released_images, small_pixels
+from fedkr.data.imageset import ImageSet
+from fedkr.errors import UserError
+from fedkr.release import Release
+
+# A clean release is flagged this often at most.
+LEVEL = 0.01
+PAIRS_KEPT = 24
+PREFIX = "copies/"
+# Which count is part of which.
+PARTS = (
+    ("suspects", "released"),
+    ("verbatim", "suspects"),
+    ("holdout_near", "holdout"),
+    ("members_found", "members"),
+    ("nonmembers_found", "nonmembers"),
+)
+
+
+@dataclass(frozen=True)
+class CopyFigures:
+    """Counts of a copy check. "Close" is closer than all but 1 % of the members are to their nearest other member.
+
+    Attributes:
+        released: images checked.
+        suspects: of them, those close to a member.
+        verbatim: of them, those equal to a member byte by byte.
+        holdout: images of the holdout, the measure of what chance gives.
+        holdout_near: of them, those close to a member.
+        members, members_found: members (with groups: patients), and those that a released image is close to.
+        nonmembers, nonmembers_found: the same of the holdout.
+    """
+
+    released: int
+    suspects: int
+    verbatim: int
+    holdout: int
+    holdout_near: int
+    members: int
+    members_found: int
+    nonmembers: int
+    nonmembers_found: int
+
+    @property
+    def share(self) -> float:
+        """Share of the released images that are close to a member."""
+        return self.suspects / self.released
+
+    @property
+    def chance_share(self) -> float:
+        """The same share of fresh real images."""
+        return self.holdout_near / self.holdout
+
+    @property
+    def p_value(self) -> float:
+        """One-sided Fisher test that released images are not close to members more often than to non-members.
+
+        It counts private images, which are independent of one another (with groups: patients), and not released ones,
+        which are not. A generator that draws smooth, typical images comes close to both alike and copies neither, so
+        ``share`` against ``chance_share`` alone would accuse it.
+        """
+        table = [
+            [self.members_found, self.members - self.members_found],
+            [self.nonmembers_found, self.nonmembers - self.nonmembers_found],
+        ]
+        return float(fisher_exact(table, alternative="greater").pvalue)
+
+    @property
+    def flagged(self) -> bool:
+        """Whether the test finds copies at the 1 % level."""
+        return self.p_value < LEVEL
+
+    def as_row(self, site: str) -> dict[str, Any]:
+        """Return the row of ``audit_extras.copies``."""
+        derived = {"share": self.share, "chance_share": self.chance_share, "p_value": self.p_value}
+        return {"site": site} | dataclasses.asdict(self) | derived | {"flagged": int(self.flagged)}
+
+
+COPY_FIGURES = tuple(field.name for field in dataclasses.fields(CopyFigures))
+
+
+@dataclass(frozen=True)
+class ClosestPairs:
+    """Members and the released image closest to each, closest first, every member once: for the site's own eyes only.
+
+    Attributes:
+        members, released: uint8 ``[n, H, W, C]``.
+        labels: int64 ``[n]``, of the members.
+        distances: float64 ``[n]``, Euclidean, of pixels in 0..1.
+    """
+
+    members: NDArray[np.uint8]
+    released: NDArray[np.uint8]
+    labels: NDArray[np.int64]
+    distances: Floats
+
+
+@dataclass(frozen=True)
+class ReleaseCopies:
+    """A copy check's counts, which may leave the site, and what may not: suspects by name and the closest pairs.
+
+    ``suspects.released`` are indices into all released images, round after round; ``suspects.members`` into the
+    challenge's members.
+    """
+
+    figures: CopyFigures
+    suspects: CopyCheck
+    pairs: ClosestPairs
+
+
+def check_copies(releases: Sequence[Release], challenge: Challenge, *, site: str, seed: int) -> ReleaseCopies:
+    """Compare all that a site released with its members, and its holdout in the place of both, pixel by pixel.
+
+    Args:
+        releases: what the site shared, one a round; of very many images a random part is checked.
+        challenge: the site's members and non-members.
+        site: the site's name.
+        seed: the study's.
+
+    Raises:
+        UserError: no release, one of another image shape, or fewer than two members.
+    """
+    try:
+        images, chosen = released_images(releases, challenge, site=site, seed=seed)
+        released, members, holdout = map(small_pixels, (images, challenge.members.images, challenge.nonmembers.images))
+        check = copy_check(members, released)
+    except UserError as error:
+        raise UserError(f"copy check at {site}: {error}") from None
+    closest, member_distance = nearest(members, released)
+    nonmember_distance = nearest(holdout, released)[1]
+    known = set(image_digests(challenge.members.images))
+    figures = CopyFigures(
+        released=len(images),
+        suspects=len(check.released),
+        verbatim=sum(digest in known for digest in image_digests(images)),
+        holdout=len(holdout),
+        holdout_near=int((nearest(holdout, members)[1] <= check.threshold).sum()),
+        members=_units(challenge.members),
+        members_found=_units(challenge.members, member_distance <= check.threshold),
+        nonmembers=_units(challenge.nonmembers),
+        nonmembers_found=_units(challenge.nonmembers, nonmember_distance <= check.threshold),
+    )
+    suspects = dataclasses.replace(check, released=chosen[check.released])
+    shown = np.argsort(member_distance, kind="stable")[:PAIRS_KEPT]
+    of_members = challenge.members.subset(shown)
+    pairs = ClosestPairs(of_members.images, images[closest[shown]], of_members.labels, member_distance[shown])
+    return ReleaseCopies(figures, suspects, pairs)
+
+
+def copy_metrics(figures: CopyFigures) -> dict[str, int]:
+    """Return the counts as flat metrics, ``"copies/<figure>"``."""
+    return {f"{PREFIX}{name}": int(getattr(figures, name)) for name in COPY_FIGURES}
+
+
+def read_copy_metrics(metrics: Mapping[str, Any], site: str) -> CopyFigures:
+    """Return what :func:`copy_metrics` flattened; other metrics are passed over.
+
+    Raises:
+        UserError: a count is missing, is none, or is larger than what it is a part of.
+    """
+    values = {name: _count(metrics, name, site) for name in COPY_FIGURES}
+    for part, whole in PARTS:
+        if values[part] > values[whole] or (whole != "suspects" and not values[whole]):
+            raise UserError(f"copy check at {site}: {PREFIX}{part}={values[part]} of {whole}={values[whole]}")
+    return CopyFigures(**values)
+
+
+def _count(metrics: Mapping[str, Any], name: str, site: str) -> int:
+    value = metrics.get(f"{PREFIX}{name}")
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        where = f"copy check at {site}: {PREFIX}{name}={value!r}"
+        raise UserError(f"{where}: expected a count; is the site's fedkr of the same version?")
+    return value
+
+
+def _units(images: ImageSet, chosen: NDArray[np.bool_] | None = None) -> int:
+    """Return how many images, or with groups how many groups, there are among the chosen ones (all if None)."""
+    if images.groups is None:
+        return len(images) if chosen is None else int(chosen.sum())
+    return len(np.unique(images.groups if chosen is None else images.groups[chosen]))
