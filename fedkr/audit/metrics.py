@@ -95,6 +95,8 @@ class RocCounts:
 
     def tpr(self, member_weights: Floats, nonmember_weights: Floats, fprs: Sequence[float]) -> Floats:
         """Return ``[B, len(fprs)]``: the highest TPR whose FPR is at most the given one (0 <= fpr < 1)."""
+        if not fprs:
+            return np.zeros((len(member_weights), 0))
         hits = _cumulative(member_weights[:, self.member_order])
         false = _cumulative(nonmember_weights[:, self.nonmember_order])
         total = false[:, -1:]
@@ -105,7 +107,7 @@ class RocCounts:
             # The FPR falls along the thresholds: the first one allowed is the lowest. The slack absorbs rounding only.
             first = np.argmax(false_above <= fpr * total * (1 + 1e-12), axis=1)
             columns.append(1 - hits[rows, self.members_up_to[first]] / hits[:, -1])
-        return np.stack(columns, axis=1) if columns else np.zeros((len(hits), 0))
+        return np.stack(columns, axis=1)
 
 
 def auc(member_scores: ArrayLike, nonmember_scores: ArrayLike) -> float:
@@ -138,7 +140,7 @@ def roc_points(
     steps = np.unique(np.floor(np.geomspace(1, n, points) + 1e-9).astype(int))
     fprs = [float(step / n) for step in steps if step < n]
     counts = RocCounts(members, nonmembers)
-    tprs = counts.tpr(np.ones((1, len(members))), np.ones((1, n)), fprs)[0] if fprs else np.zeros(0)
+    tprs = counts.tpr(np.ones((1, len(members))), np.ones((1, n)), fprs)[0]
     return [*zip(fprs, map(float, tprs), strict=True), (1.0, 1.0)]
 
 

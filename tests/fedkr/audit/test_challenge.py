@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from fedkr.audit.challenge import build_challenge
+from fedkr.audit.challenge import build_challenge, candidates, site_challenge, site_population
 from fedkr.data.imageset import ImageSet
 from fedkr.errors import UserError
 
@@ -31,3 +31,29 @@ def test_a_patient_on_both_sides_is_refused():
 def test_a_side_of_duplicates_only_is_refused():
     with pytest.raises(UserError, match="holdout"):
         build_challenge(image_set([1, 2]), image_set([1]))
+
+
+def test_planted_canaries_are_no_members_and_come_last_among_the_candidates(make_world):
+    world = make_world(members=30, nonmembers=20, canaries=12)
+    assert len(world.data.train) == 30 + world.included.sum()
+    challenge = site_challenge(world.data)
+    assert (len(challenge.members), len(challenge.nonmembers), challenge.natural) == (30, 20, 50)
+    images = candidates(challenge)
+    assert images.images[:, 0, 0, 1].tolist() == list(range(62))
+    assert images.labels.tolist() == world.labels[:62].tolist()
+
+
+def test_without_canaries_the_candidates_are_the_natural_images(make_world):
+    data = make_world(members=30, nonmembers=20).data
+    challenge = site_challenge(data)
+    assert challenge.canaries is None and len(candidates(challenge)) == challenge.natural == 50
+
+
+def test_the_population_is_val_and_test_without_copies_of_a_candidate(make_world):
+    data = make_world(members=30, nonmembers=20, population=10).data
+    data.val.images[2] = data.train.images[0]
+    population = site_population(data, site_challenge(data))
+    assert population.images[:, 0, 0, 1].tolist() == [50, 51, *range(53, 60)]
+    data.val.images[:] = data.test.images[:] = data.holdout.images[0]
+    with pytest.raises(UserError, match="val and test"):
+        site_population(data, site_challenge(data))

@@ -75,6 +75,13 @@ def test_a_tpr_that_the_nonmembers_cannot_resolve_is_none_and_never_zero():
     assert (entry.tpr, entry.low, entry.high) == (None, None, None)
 
 
+def test_what_an_unresolved_tpr_adds_to_all_sites_is_the_share_of_members_above_every_nonmember():
+    members, nonmembers = np.arange(10.0), np.array([6.5, 0.0, 1.0])
+    entry = membership_metrics(members, nonmembers, fprs=[0.01], bootstrap=50, seed=0).tprs[0]
+    assert (entry.rate, entry.resolved) == (pytest.approx(0.3), False)
+    assert entry.rate_low <= entry.rate <= entry.rate_high
+
+
 def test_the_roc_is_short_monotone_log_spaced_and_ends_at_one_one():
     rng = np.random.default_rng(0)
     points = roc_points(rng.normal(1, 1, 5000), rng.normal(0, 1, 5000))
@@ -99,6 +106,14 @@ def test_the_auc_interval_covers_the_truth_about_95_times_in_100(shift, truth):
     rng = np.random.default_rng(5)
     runs = [membership_metrics(*normal_pairs(shift, rng), fprs=[], bootstrap=300, seed=i) for i in range(200)]
     assert 0.91 <= np.mean([run.auc_low <= truth <= run.auc_high for run in runs]) <= 0.985
+
+
+@pytest.mark.parametrize(("shift", "truth"), [(0.0, 0.1), (1.0, 0.38914)])
+def test_the_tpr_interval_covers_the_truth_about_95_times_in_100(shift, truth):
+    rng = np.random.default_rng(6)
+    scores = [(rng.normal(shift, 1, 300), rng.normal(0, 1, 300)) for _ in range(100)]
+    entries = [membership_metrics(*pair, fprs=[0.1], bootstrap=150, seed=i).tprs[0] for i, pair in enumerate(scores)]
+    assert 0.89 <= np.mean([entry.low <= truth <= entry.high for entry in entries]) <= 1.0
 
 
 def test_resampling_groups_widens_the_interval_of_repeated_images():
