@@ -141,6 +141,7 @@ class RecycleConfig:
     balance: str = "histogram"
     filter: float = 0.0
     min_class_count: int = 2
+    refuse_collapsed: bool = True
 
 
 @dataclass

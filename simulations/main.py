@@ -35,7 +35,7 @@ def main(arguments: Sequence[str]) -> int:
     return compose_and_run(arguments, run, PROGRAM, CONFIG_NAME)
 
 
-def compose_and_run(arguments: Sequence[str], run: Callable[[Study], None], program: str, config_name: str) -> int:
+def compose_and_run(arguments: Sequence[str], run: Callable[[Study], object], program: str, config_name: str) -> int:
     """Compose one study, or with ``--multirun`` several, and ``run`` each; return the worst exit status.
 
     Args:
@@ -59,7 +59,7 @@ def compose_and_run(arguments: Sequence[str], run: Callable[[Study], None], prog
     return max(statuses, default=0)
 
 
-def run_one(config: DictConfig, run: Callable[[Study], None]) -> int:
+def run_one(config: DictConfig, run: Callable[[Study], object]) -> int:
     """Run the study that ``config`` describes; return 0, or the status of what stopped it after saying so."""
     folder = None
     try:

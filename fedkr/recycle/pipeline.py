@@ -195,7 +195,7 @@ class SitePipeline:
         """Raise :class:`UserError` when no checkpoint teaches anything, though the site's data can be learned."""
         known = [score.auc for score in scores if score.auc is not None]
         teacher = self.teacher().info.get("auc")
-        if not known or teacher is None:
+        if not self.study.recycle.refuse_collapsed or not known or teacher is None:
             return
         chance, deviation = chance_auc(self.judge.labels)
         if max(known) <= chance + COLLAPSED * deviation and teacher > chance + LEARNED * deviation:
@@ -203,7 +203,8 @@ class SitePipeline:
             raise UserError(
                 f"the {kind} generator collapsed: students of its images reach a val AUC of {max(known):.2f} at best "
                 f"(chance {chance} +- {deviation:.2f}), the teacher {teacher:.2f}; nothing is released. "
-                f"Lower generator.options.lr, raise generator.steps={steps}, or take another generator"
+                f"Lower generator.options.lr, raise generator.steps={steps}, or take another generator "
+                "(recycle.refuse_collapsed=false releases it all the same)"
             )
 
     def _tune(self, scorer: CandidateScorer, generator: Generator, score: Score, rows: list[dict[str, Any]]) -> Knobs:
@@ -320,6 +321,7 @@ class SitePipeline:
             self.study.recycle,
             (
                 *("search_steps", "search_images", "search_rungs", "tuning_budget", "tune_balances", "tune_filters"),
+                "refuse_collapsed",
                 *("metric", "views", "temperature", "balance", "filter"),
             ),
         )

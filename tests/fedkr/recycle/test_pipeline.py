@@ -370,3 +370,46 @@ def test_rows_of_float16_sum_to_one():
     rows = normalised_float16(soft)
     assert rows.dtype == np.float16
     assert np.abs(rows.astype(np.float64).sum(axis=1) - 1).max() < 0.005
+
+
+def teacher_that_knows(monkeypatch, auc):
+    monkeypatch.setattr(
+        pipeline_module,
+        "train_teacher",
+        lambda *_, **__: Artifact({}, {"temperature": 1.0, "step": 1, "accuracy": 1.0, "auc": auc}),
+    )
+
+
+def students_reach(monkeypatch, *aucs):
+    left = iter(aucs)
+
+    class FakeScorer:
+        def __init__(self, *settings):
+            pass
+
+        def trial(self, generator, knobs, stage):
+            score = pipeline_module.Score(0.5, 0.0, next(left))
+            return SimpleNamespace(advance=lambda until: score)
+
+    monkeypatch.setattr(pipeline_module, "CandidateScorer", FakeScorer)
+
+
+def test_a_generator_whose_every_checkpoint_teaches_nothing_is_never_released(build, calls, monkeypatch, tiny_study):
+    teacher_that_knows(monkeypatch, 1.0)
+    study = other(tiny_study, recycle__refuse_collapsed=True, recycle__tuning_budget=0)
+    for _ in range(2):
+        students_reach(monkeypatch, 0.52, 0.55)
+        with pytest.raises(UserError, match=r"edm generator collapsed: .* 0\.55 at best .* teacher 1\.00; nothing is"):
+            build(study=study).release(1)
+    students_reach(monkeypatch, 0.52, 0.55)
+    assert len(build(study=other(study, recycle__refuse_collapsed=False)).release(1))
+
+
+@pytest.mark.parametrize(("teacher", "best"), [(1.0, 0.95), (0.6, 0.55)])
+def test_one_good_checkpoint_or_data_that_cannot_be_learned_is_no_collapse(
+    build, calls, monkeypatch, tiny_study, teacher, best
+):
+    teacher_that_knows(monkeypatch, teacher)
+    students_reach(monkeypatch, 0.5, best)
+    study = other(tiny_study, recycle__refuse_collapsed=True, recycle__tuning_budget=0)
+    assert len(build(study=study).release(1))

@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sklearn.metrics import roc_auc_score
 
 from fedkr.data import ImageSet
 from fedkr.evaluation import Utility
 from fedkr.recycle.drawing import release_labels
-from fedkr.recycle.search import Score
+from fedkr.recycle.search import Score, best_of, chance_auc, halve
 
 
 def a_set(*counts):
@@ -76,3 +77,49 @@ def test_of_two_equal_scores_the_one_with_less_loss_is_better():
     low, high = Score.of(utility(loss=0.5), "accuracy"), Score.of(utility(loss=0.9), "accuracy")
     assert low.order() > high.order()
     assert low.as_row() == {"score": 0.5, "loss": 0.5}
+
+
+class Scripted:
+    """A trial whose score at each step is known beforehand; remembers how far it was trained."""
+
+    def __init__(self, final, early=None):
+        self.final, self.early, self.stops = final, final if early is None else early, []
+
+    def advance(self, until):
+        self.stops.append(until)
+        return Score(self.final if until == 8 else self.early, 0.0)
+
+
+def test_without_rungs_every_trial_is_trained_to_the_end():
+    trials = [Scripted(v) for v in (0.1, 0.3, 0.2)]
+    results = halve(trials, 8, 1)
+    assert [t.stops for t in trials] == [[8]] * 3
+    assert best_of(results) == 1
+
+
+def test_halving_trains_the_better_half_twice_as_far():
+    trials = [Scripted(v) for v in (0.1, 0.4, 0.2, 0.5)]
+    results = halve(trials, 8, 3)
+    assert [t.stops for t in trials] == [[2], [2, 4, 8], [2], [2, 4, 8]]
+    assert [steps for _, steps in results] == [2, 8, 2, 8]
+    assert best_of(results) == 3
+
+
+def test_an_early_leader_that_was_dropped_later_is_not_the_best():
+    trials = [Scripted(0.9, early=0.1), Scripted(0.3, early=0.4), Scripted(0.2, early=0.5)]
+    results = halve(trials, 8, 2)
+    assert trials[0].stops == [4]
+    assert best_of(results) == 1
+
+
+def test_of_equal_scores_the_first_is_taken():
+    assert best_of(halve([Scripted(0.5), Scripted(0.5)], 8, 1)) == 0
+
+
+def test_chance_has_the_deviation_of_the_rank_statistic():
+    labels = np.repeat([0, 1], [30, 10])
+    rng = np.random.default_rng(0)
+    aucs = [roc_auc_score(labels, rng.random(40)) for _ in range(4000)]
+    mean, deviation = chance_auc(labels)
+    assert mean == 0.5
+    assert np.std(aucs) == pytest.approx(deviation, rel=0.05)
