@@ -1,0 +1,266 @@
+"""Several single-site runs (``fedkr kr``) brought into one file, its tables and its plots.
+
+``python -m simulations.recycling_summary OUT_FOLDER RUN [RUN ...]``: runs of any datasets and seeds; writes
+``kr.json``, ``kr.png`` and ``kr_tables.md`` and prints the tables.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import statistics
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from matplotlib.axes import Axes
+from scipy.stats import t as student_t
+
+from fedkr.artifacts import write_atomic
+from fedkr.errors import UserError
+from fedkr.recycle.single_site import FIXED, FULL
+from fedkr.report.style import CYCLE, clean_axes, new_figure, series_style
+from simulations.guard import guarded
+
+FIGURES = ("accuracy", "auc")
+RATIO_NAME = "fixed set, ratio "
+
+
+def summarise(runs: Sequence[Path]) -> dict[str, Any]:
+    """Return, for each dataset, the figures of every seed and variant, gaps to real images, and costs.
+
+    Raises:
+        UserError: a folder that is no finished run, two runs of one dataset and seed, or runs whose settings differ.
+    """
+    found: dict[str, list[dict[str, Any]]] = {}
+    for run in runs:
+        results = read_results(run)
+        found.setdefault(results["study"]["data"]["name"], []).append(results)
+    datasets = {name: summarise_dataset(name, results) for name, results in sorted(found.items())}
+    return {"datasets": datasets, "mean_gap": mean_gap(datasets)}
+
+
+def read_results(run: Path) -> dict[str, Any]:
+    """Read what ``fedkr kr`` wrote into a run folder."""
+    try:
+        results = json.loads((run / "results.json").read_text())
+        results["reference"], results["rows"]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise UserError(f"{run}: holds no finished run of `fedkr kr`; run it, or name another folder") from None
+    return dict(results)
+
+
+def summarise_dataset(name: str, results: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return one dataset's summary over its seeds."""
+    results.sort(key=lambda r: r["seed"])
+    seeds = [r["seed"] for r in results]
+    if len(set(seeds)) < len(seeds):
+        raise UserError(f"{name}: two runs of one seed in {seeds}; name each run once")
+    studies = [{k: v for k, v in r["study"].items() if k not in ("seed", "out", "run_dir")} for r in results]
+    if any(study != studies[0] for study in studies):
+        raise UserError(f"{name}: these runs differ in more than their seed")
+    names = [row["name"] for row in results[0]["rows"]]
+    shared = [n for n in names if all(any(row["name"] == n for row in r["rows"]) for r in results)]
+    rows = {variant: variant_summary([_row(r, variant) for r in results], results) for variant in shared}
+    return {
+        "seeds": seeds,
+        "images": results[0]["images"],
+        "reference": {f: spread([r["reference"][f] for r in results]) for f in FIGURES},
+        "rows": rows,
+        "costs": costs(results),
+        "checkpoints": [r["checkpoints"] for r in results],
+        "tuning": [r["tuning"] for r in results],
+        "study": studies[0],
+        "hardware": results[0]["hardware"],
+        "versions": results[0]["versions"],
+    }
+
+
+def variant_summary(rows: list[dict[str, Any]], results: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return a variant's figures and its gap to real images, seed by seed, in points."""
+    gaps = [100 * (row["accuracy"] - r["reference"]["accuracy"]) for row, r in zip(rows, results, strict=True)]
+    return {f: spread([row[f] for row in rows]) for f in FIGURES} | {
+        "gap": spread(gaps),
+        "recalls": [row["recalls"] for row in rows],
+        "images": rows[0]["images"],
+        "sets": rows[0]["sets"],
+    }
+
+
+def costs(results: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return seconds of generator and search, and what one set as large as the real one costs to draw."""
+    found: dict[str, list[float]] = {"generator_seconds": [], "search_share": [], "regeneration_share": []}
+    for r in results:
+        full = _row(r, FULL.name)
+        found["generator_seconds"].append(r["generator_seconds"])
+        found["search_share"].append(r["search_seconds"] / r["generator_seconds"])
+        one_set = full["sampling_seconds"] / full["images"] * r["images"]["train"]
+        found["regeneration_share"].append(one_set / r["generator_seconds"])
+    return {name: spread(values) for name, values in found.items()}
+
+
+def mean_gap(datasets: dict[str, Any]) -> dict[str, Any]:
+    """Return the full method's gap, mean over datasets, with a 95 % interval of the mean over seeds (Student's t).
+
+    Seeds are paired across datasets: each gives one mean. Missing seeds of a dataset leave no interval.
+    """
+    gaps = {name: d["rows"][FULL.name]["gap"]["values"] for name, d in datasets.items() if FULL.name in d["rows"]}
+    if not gaps:
+        return {"mean": None, "low": None, "high": None, "datasets": []}
+    overall = statistics.fmean(statistics.fmean(values) for values in gaps.values())
+    counts = {len(values) for values in gaps.values()}
+    low = high = None
+    if len(counts) == 1 and (seeds := counts.pop()) > 1:
+        means = [statistics.fmean(values[i] for values in gaps.values()) for i in range(seeds)]
+        half = float(student_t.ppf(0.975, seeds - 1)) * statistics.stdev(means) / math.sqrt(seeds)
+        low, high = overall - half, overall + half
+    return {"mean": overall, "low": low, "high": high, "datasets": list(gaps)}
+
+
+def spread(values: Sequence[float | None]) -> dict[str, Any]:
+    """Return mean, standard deviation (n - 1; None for one value) and the values."""
+    known = [v for v in values if v is not None]
+    if not known:
+        return {"mean": None, "sd": None, "values": list(values)}
+    sd = statistics.stdev(known) if len(known) > 1 else None
+    return {"mean": statistics.fmean(known), "sd": sd, "values": list(values)}
+
+
+def tables(summary: dict[str, Any]) -> str:
+    """Return the tables as Markdown: the gap on each dataset, then each dataset's ablation."""
+    lines = [
+        "| dataset | train | real images, accuracy | student, accuracy | gap, points | real AUC | student AUC "
+        "| search / generator | one set / generator |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for name, d in summary["datasets"].items():
+        full, cost = d["rows"][FULL.name], d["costs"]
+        cells = [
+            name,
+            str(d["images"]["train"]),
+            _cell(d["reference"]["accuracy"], 100),
+            _cell(full["accuracy"], 100),
+            _cell(full["gap"], 1, signed=True),
+            _cell(d["reference"]["auc"], 1, 3),
+            _cell(full["auc"], 1, 3),
+            f"{100 * cost['search_share']['mean']:.0f} %",
+            f"{100 * cost['regeneration_share']['mean']:.1f} %",
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    for name, d in summary["datasets"].items():
+        if len(d["rows"]) > 1:
+            lines += ["", f"### {name}", "", "| variant | accuracy | AUC | gap, points |", "|---|---|---|---|"]
+            lines += [
+                f"| {n} | {_cell(r['accuracy'], 100)} | {_cell(r['auc'], 1, 3)} | {_cell(r['gap'], 1, signed=True)} |"
+                for n, r in d["rows"].items()
+            ]
+    return "\n".join(lines) + "\n"
+
+
+def draw(summary: dict[str, Any]) -> bytes:
+    """Return one PNG: gaps, ablation, ratio of synthetic to real images, checkpoint scores."""
+    figure = new_figure(12, 8.5)
+    axes = figure.subplots(2, 2)
+    _draw_gaps(axes[0, 0], summary)
+    _draw_ablation(axes[0, 1], summary)
+    _draw_ratio(axes[1, 0], summary)
+    _draw_checkpoints(axes[1, 1], summary)
+    out = io.BytesIO()
+    figure.savefig(out, dpi=110, format="png")
+    return out.getvalue()
+
+
+def _draw_gaps(ax: Axes, summary: dict[str, Any]) -> None:
+    for index, d in enumerate(summary["datasets"].values()):
+        gap = d["rows"][FULL.name]["gap"]
+        ax.scatter([index] * len(gap["values"]), gap["values"], color=CYCLE[0], alpha=0.45, s=28)
+        ax.plot([index - 0.2, index + 0.2], [gap["mean"]] * 2, color=CYCLE[0], linewidth=2.5)
+    ax.axhline(0, color="#66727f", linewidth=1)
+    ax.axhline(-1.24, color=CYCLE[1], linestyle="--", linewidth=1, label="KR's published mean, nine other sets: -1.24")
+    ax.set_xticks(range(len(summary["datasets"])), list(summary["datasets"]))
+    ax.set_ylabel("student - real images, points")
+    ax.legend(frameon=False, fontsize=8)
+    clean_axes(ax, "CAS gap: a dot a seed, a bar their mean", grid="y")
+
+
+def _draw_ablation(ax: Axes, summary: dict[str, Any]) -> None:
+    chosen = {n: d for n, d in summary["datasets"].items() if len(d["rows"]) > 1}
+    names = [n for n in next(iter(chosen.values()))["rows"] if not n.startswith(RATIO_NAME)] if chosen else []
+    for index, (dataset, d) in enumerate(chosen.items()):
+        offset = (index - (len(chosen) - 1) / 2) * 0.25
+        for row, name in enumerate(names):
+            gap = d["rows"][name]["gap"]
+            ax.errorbar(
+                gap["mean"], row + offset, xerr=gap["sd"] or 0, fmt="o", color=CYCLE[index], capsize=3, markersize=5
+            )
+        ax.plot([], [], "o", color=CYCLE[index], label=dataset)
+    ax.axvline(0, color="#66727f", linewidth=1)
+    ax.set_yticks(range(len(names)), names)
+    ax.invert_yaxis()
+    ax.set_xlabel("student - real images, points (mean, sd over seeds)")
+    if chosen:
+        ax.legend(frameon=False, fontsize=8)
+    clean_axes(ax, "Ablation", grid="x")
+
+
+def _draw_ratio(ax: Axes, summary: dict[str, Any]) -> None:
+    for index, (dataset, d) in enumerate(summary["datasets"].items()):
+        known = {float(n.removeprefix(RATIO_NAME)): r for n, r in d["rows"].items() if n.startswith(RATIO_NAME)}
+        if FIXED.name in d["rows"] and known:
+            known[1.0] = d["rows"][FIXED.name]
+        points = sorted((ratio, row["accuracy"]) for ratio, row in known.items())
+        if points:
+            ax.errorbar(
+                [ratio for ratio, _ in points],
+                [100 * accuracy["mean"] for _, accuracy in points],
+                yerr=[100 * (accuracy["sd"] or 0) for _, accuracy in points],
+                label=dataset,
+                marker="o",
+                capsize=3,
+                **series_style(index),
+            )
+            ax.axhline(100 * d["reference"]["accuracy"]["mean"], color=CYCLE[index], linewidth=0.8, linestyle=":")
+    ax.set_xscale("log")
+    ax.set_xlabel("synthetic / real images, one fixed set")
+    ax.set_ylabel("accuracy, % (dotted: real images)")
+    ax.legend(frameon=False, fontsize=8)
+    clean_axes(ax, "How many synthetic images", grid="y")
+
+
+def _draw_checkpoints(ax: Axes, summary: dict[str, Any]) -> None:
+    for index, (dataset, d) in enumerate(summary["datasets"].items()):
+        for number, rows in enumerate(d["checkpoints"]):
+            label = dataset if not number else None
+            ax.plot([r["step"] for r in rows], [r["score"] for r in rows], label=label, marker=".", color=CYCLE[index])
+    ax.set_xlabel("generator step")
+    ax.set_ylabel("score on val of a short student")
+    ax.legend(frameon=False, fontsize=8)
+    clean_axes(ax, "Checkpoint optimisation, a line a seed", grid="y")
+
+
+def _row(results: dict[str, Any], name: str) -> dict[str, Any]:
+    return next(row for row in results["rows"] if row["name"] == name)
+
+
+def _cell(figure: dict[str, Any], scale: float, digits: int = 2, signed: bool = False) -> str:
+    if figure["mean"] is None:
+        return "-"
+    mean = f"{scale * figure['mean']:{'+' if signed else ''}.{digits}f}"
+    return mean if figure["sd"] is None else f"{mean} ± {scale * figure['sd']:.{digits}f}"
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Summarise the named runs into the named folder."""
+    if len(arguments) < 2:
+        raise UserError("usage: python -m simulations.recycling_summary OUT_FOLDER RUN [RUN ...]")
+    folder, summary = Path(arguments[0]), summarise([Path(run) for run in arguments[1:]])
+    write_atomic(folder / "kr.json", json.dumps(summary, indent=1).encode() + b"\n")
+    write_atomic(folder / "kr.png", draw(summary))
+    write_atomic(folder / "kr_tables.md", tables(summary).encode())
+    print(tables(summary), end="")
+
+
+if __name__ == "__main__":
+    sys.exit(guarded(lambda: main(sys.argv[1:])))
