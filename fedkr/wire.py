@@ -7,15 +7,17 @@ else. Arrays travel in NumPy's ``npy`` format without pickle.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from fedkr.errors import UserError
@@ -27,7 +29,9 @@ LOCAL = "train.local"
 RELEASE = "train.release"
 TRAIN = "train"
 EVALUATE = "evaluate"
+REFERENCES = "evaluate.references"
 AUDIT = "evaluate.audit"
+COMPARE = "evaluate.compare"
 
 CONFIG, ARRAYS, METRICS, SHARED, MANIFEST, CARD = "config", "arrays", "metrics", "release", "manifest", "card"
 
@@ -41,32 +45,71 @@ REPLIES: dict[str, frozenset[str]] = {
     RELEASE: frozenset({METRICS, SHARED, MANIFEST}),
     TRAIN: frozenset({METRICS, ARRAYS}),
     EVALUATE: frozenset({METRICS}),
+    REFERENCES: frozenset({METRICS}),
     AUDIT: frozenset({METRICS}),
+    COMPARE: frozenset({METRICS}),
 }
 CARD_FIELDS = frozenset({"site", "version", "classes", "size", "channels", "counts", "allow", "recipients", "threads"})
 UTILITY_FIELDS = ("accuracy", "balanced_accuracy", "auc", "loss", "confusion", "count")
 
+# What a site answers about two targets: the paired difference of an attack's AUCs.
+PAIRED_FIELDS = ("difference", "low", "high")
+
 Metric = int | float | list[int] | list[float]
+Setting = str | int | float | list[int] | list[str]
+SoftSet = tuple[NDArray[np.uint8], NDArray[np.float16]]
 R = TypeVar("R", ArrayRecord, ConfigRecord, MetricRecord)
 
 
 @dataclass(frozen=True)
 class Request:
-    """What a site reads from a request: the study's JSON, the other settings, and the model's weights if any."""
+    """What a site reads from a request: the study's JSON, other settings, and a model's weights or images if any.
+
+    ``shared`` is a set of other sites' synthetic images with their soft labels.
+    """
 
     study: str
     settings: dict[str, Any]
     weights: dict[str, Tensor] | None
+    shared: SoftSet | None = None
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two targets of the audit to compare: the attack's row (``rmia@direct``), and what each is and its digest."""
+
+    row: str
+    target: str
+    about: str
+    other: str
+    other_about: str
+
+
+def pairs_setting(pairs: Iterable[Pair]) -> str:
+    """Return pairs as the value of the setting ``pairs``."""
+    return json.dumps([dataclasses.asdict(pair) for pair in pairs])
+
+
+def read_pairs(request: Request) -> list[Pair]:
+    """Read the setting ``pairs``; raise :class:`UserError` for one that is none."""
+    try:
+        return [
+            Pair(**{name: str(value) for name, value in pair.items()}) for pair in json.loads(request.settings["pairs"])
+        ]
+    except (KeyError, TypeError, ValueError, AttributeError):
+        raise UserError("evaluate.compare: the setting 'pairs' is missing or no list of pairs") from None
 
 
 def request_content(
-    study: str, weights: Mapping[str, Tensor] | None = None, **settings: str | int | float
+    study: str, weights: Mapping[str, Tensor] | None = None, shared: SoftSet | None = None, **settings: Setting
 ) -> RecordDict:
     """Return a request's content; underscores in ``settings`` become hyphens, as Flower's own keys have them."""
     config = {name.replace("_", "-"): value for name, value in settings.items()}
     content = RecordDict({CONFIG: ConfigRecord({"study": study, **config})})
     if weights is not None:
         content[ARRAYS] = weights_record(weights)
+    if shared is not None:
+        content[SHARED] = _soft_record(*shared)
     return content
 
 
@@ -77,7 +120,8 @@ def read_request(message: Message) -> Request:
     if not isinstance(study, str):
         raise UserError(f"{message.metadata.message_type}: the request holds no study; is the server fedkr's?")
     arrays = _record(message.content, ARRAYS, ArrayRecord)
-    return Request(study, config, None if arrays is None else read_weights(arrays))
+    weights = None if arrays is None else read_weights(arrays)
+    return Request(study, config, weights, _soft_set(message.content) if SHARED in message.content else None)
 
 
 def _record(content: RecordDict, name: str, kind: type[R]) -> R | None:
@@ -122,21 +166,28 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> nn.Module:
 
 def release_reply(release: Release, seconds: float) -> RecordDict:
     """Return the content of the answer to ``train.release``."""
-    arrays = ArrayRecord({"images": Array(release.images), "soft-labels": Array(release.soft_labels)})
+    arrays = _soft_record(release.images, release.soft_labels)
     metrics = MetricRecord({"count": len(release), "seconds": seconds})
     return RecordDict({SHARED: arrays, METRICS: metrics, MANIFEST: document(release.manifest)})
 
 
 def read_release(content: RecordDict) -> Release:
     """Read a release; raise :class:`UserError` when a part is missing. Values are checked by ``check_release``."""
+    return Release(*_soft_set(content), read_document(content, MANIFEST))
+
+
+def _soft_record(images: NDArray[np.uint8], soft_labels: NDArray[np.float16]) -> ArrayRecord:
+    return ArrayRecord({"images": Array(images), "soft-labels": Array(soft_labels)})
+
+
+def _soft_set(content: RecordDict) -> SoftSet:
     arrays = _record(content, SHARED, ArrayRecord) or ArrayRecord()
     try:
-        images, labels = arrays["images"].numpy(), arrays["soft-labels"].numpy()
+        return arrays["images"].numpy(), arrays["soft-labels"].numpy()
     except KeyError as error:
         raise UserError(f"the release lacks {error}") from None
     except (TypeError, ValueError, EOFError) as error:
         raise UserError(f"the release holds something that is no array ({error})") from None
-    return Release(images, labels, read_document(content, MANIFEST))
 
 
 def document(values: Mapping[str, Any]) -> ConfigRecord:
@@ -201,7 +252,7 @@ def weights_digest(weights: Mapping[str, Tensor] | None) -> str:
     if weights is None:
         return ""
     digest = hashlib.sha256()
-    for name, tensor in weights.items():
+    for name, tensor in sorted(weights.items()):
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()[:16]

@@ -109,7 +109,7 @@ def run_on_server(grid: Grid, study: Study, run_dir: Path, driven: bool) -> dict
         "sites": [{"name": name, "counts": card.get("counts")} for name, card in cards.items()],
         **found,
         "missing_sites": [f"{site}: {why}" for site, why in coordinator.missing.items()],
-        "notes": deployment_notes(study),
+        "notes": deployment_notes(study) + found["audit_extras"].get("notes", []),
         "seconds": time.time() - started,
         **({} if test is None else {"test_images": len(test)}),
     }

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +12,13 @@ from flwr.app import ArrayRecord
 
 from fedkr import wire
 from fedkr.artifacts import Artifact, read_artifact, write_artifact
-from fedkr.audit import AuditReport, from_metrics
-from fedkr.config import AuditConfig, Study
+from fedkr.config import Study
 from fedkr.data import ImageSet, load_source
 from fedkr.evaluation import measure_utility
 from fedkr.models import build_classifier
 from fedkr.progress import Progress
 from fedkr.training import Runtime, predict_logits
+from server.auditing import Auditable, held_models, run_audit
 from server.coordinator import Coordinator, Pending
 from server.strategies.fedkr import FedKR
 from server.strategies.weights import WeightSharing
@@ -45,6 +44,8 @@ class Comparison:
         self.study = coordinator.study
         self.global_test = global_test_set(self.study)
         self.models: dict[str, Artifact] = {}
+        self.releases: list[dict[str, Path]] = []
+        self.updates: dict[str, Artifact] = {}
         self.rows: dict[str, Row] = {}
         self.extras: dict[str, Any] = {"weights_search": [], "recycling": {}, "releases": {}}
 
@@ -64,7 +65,8 @@ class Comparison:
             logger.warning("├── %s is left out: no site's policy lets weights leave", kind)
         self._evaluate_at_sites()
         rows = [self.rows[name] for name in compare if name in self.rows]
-        return {"strategies": rows, "audit": self._audit(), **self.extras}
+        audit, extras = self._audit()
+        return {"strategies": rows, "audit": audit, "audit_extras": extras, **self.extras}
 
     def _compose_local(self) -> Pending:
         sites, study = self.coordinator.allowing("metrics"), self.coordinator.study_json
@@ -79,7 +81,8 @@ class Comparison:
         strategy = FedKR(self.coordinator, self.runtime, self.progress, meanwhile)
         strategy.start(self.coordinator.grid, ArrayRecord(), num_rounds=strategy.exchanges)
         student = strategy.train()
-        self._keep_model("student", student)
+        self.models["student"] = self._keep_model("student", student)
+        self.releases = strategy.files
         costs: dict[str, Row] = {}
         for files in strategy.files:
             for site, path in files.items():
@@ -115,18 +118,20 @@ class Comparison:
 
     def _run_weights(self, kind: str) -> None:
         result = WeightSharing(self.coordinator, self.progress).run()
-        self._keep_model("weights", result.weights)
+        self.models["weights"] = self._keep_model("weights", result.weights)
+        self.updates = {site: self._keep_model(f"updates/{site}", update) for site, update in result.updates.items()}
         self.extras["weights_search"] = result.search
         self.rows[kind] = self._row(kind, self.models["weights"], result.costs)
 
-    def _keep_model(self, name: str, artifact: Artifact) -> None:
-        """Keep a final model in ``models/``, with all that is needed to build it again."""
+    def _keep_model(self, name: str, artifact: Artifact) -> Artifact:
+        """Keep a model in ``models/``, with all that is needed to build it again; return what was kept."""
         tensors = {
             k.removeprefix("model."): v for k, v in artifact.tensors.items() if k.split(".")[0] not in ("m_t", "v_t")
         }
         info = artifact.info | describe_model(self.study, self.coordinator.card)
-        self.models[name] = Artifact(tensors, info)
-        write_artifact(self.run_dir / "models" / f"{name}.safetensors", self.models[name])
+        kept = Artifact(tensors, info)
+        write_artifact(self.run_dir / "models" / f"{name}.safetensors", kept)
+        return kept
 
     def _row(self, name: str, model: Artifact, costs: dict[str, Row], extra_seconds: float = 0.0) -> Row:
         per_site = [{"site": site, **cost} for site, cost in costs.items()]
@@ -137,7 +142,7 @@ class Comparison:
     def _evaluate_at_sites(self) -> None:
         """Measure each shared model on each site's own test split."""
         names = {"student": "fedkr", "weights": self.study.strategy.kind}
-        pending = {model: self._send_model(f"evaluate-{model}", wire.EVALUATE, model) for model in self.models}
+        pending = {model: self._send_model(model) for model in self.models}
         for model, sent in pending.items():
             row = self.rows[names[model]]
             known = {entry["site"]: entry for entry in row["per_site"]}
@@ -146,40 +151,16 @@ class Comparison:
                 known.setdefault(site, {"site": site}).update(_figures(wire.read_utility(info["metrics"], "test")))
             row["per_site"] = list(known.values())
 
-    def _audit(self) -> list[Row]:
-        config = self.study.audit
-        if not config.enabled:
-            return []
-        targets = [t for t in config.targets if self._auditable(t)]
-        pending = {t: self._send_model(f"audit-{t}", wire.AUDIT, t, target=self._target_name(t)) for t in targets}
-        rows = []
-        for target, sent in pending.items():
-            read = partial(read_audit, self._target_name(target), config)
-            for site, info in self.coordinator.collect_metrics(sent, read).items():
-                rows += [row.as_row() for row in read(site, info["metrics"]).rows]
-        return rows
+    def _audit(self) -> tuple[list[Row], dict[str, Any]]:
+        found = Auditable(self.models, self.releases, self.updates, held_models(self.rows))
+        return run_audit(self.coordinator, found, self.runtime, self.progress)
 
-    def _auditable(self, target: str) -> bool:
-        if target in ("student", "weights"):
-            return target in self.models
-        return (target == "teacher" and "fedkr" in self.rows) or (target == "local" and "local" in self.rows)
-
-    def _target_name(self, target: str) -> str:
-        return self.study.strategy.kind if target == "weights" else target
-
-    def _send_model(self, stage: str, message_type: str, model: str, **settings: str) -> Pending:
-        weights = self.models[model].tensors if model in self.models else None
-        content = wire.request_content(self.coordinator.study_json, weights, **settings)
-        sites = self.coordinator.allowing("metrics")
+    def _send_model(self, model: str) -> Pending:
+        weights = self.models[model].tensors
+        content = wire.request_content(self.coordinator.study_json, weights)
+        contents = dict.fromkeys(self.coordinator.allowing("metrics"), content)
         about = wire.weights_digest(weights)
-        return self.coordinator.send(
-            self.coordinator.compose(stage, message_type, dict.fromkeys(sites, content), about)
-        )
-
-
-def read_audit(target: str, config: AuditConfig, site: str, metrics: dict[str, Any]) -> AuditReport:
-    """Read one site's audit of a target; raise :class:`UserError` for one that cannot be read."""
-    return from_metrics(metrics, target, site, config)
+        return self.coordinator.send(self.coordinator.compose(f"evaluate-{model}", wire.EVALUATE, contents, about))
 
 
 def global_test_set(study: Study) -> ImageSet | None:

@@ -46,12 +46,14 @@ class Pending:
         waiting: site by message id, once sent.
         paths: where each site's answer is kept.
         until: when a site counts as silent, on the monotonic clock.
+        lost: gets why, by site, of sites without an answer, where the study can go on with them; else None.
     """
 
     messages: dict[str, Message]
     paths: dict[str, Path]
     waiting: dict[str, str] = field(default_factory=dict)
     until: float = 0.0
+    lost: dict[str, str] | None = None
 
 
 def content_bytes(content: RecordDict) -> int:
@@ -155,10 +157,22 @@ class Coordinator:
         """Return the sites whose policy lets this kind of record leave."""
         return [name for name, member in self.members.items() if kind in member.card["allow"]]
 
-    def compose(self, stage: str, message_type: str, contents: Mapping[str, RecordDict], about: str = "") -> Pending:
+    def compose(
+        self,
+        stage: str,
+        message_type: str,
+        contents: Mapping[str, RecordDict],
+        about: str = "",
+        lost: dict[str, str] | None = None,
+    ) -> Pending:
         """Make a request for each site that has not answered this stage yet; nothing is sent.
 
-        ``about`` tells answers on one thing from those on another, such as the digest of the model that is sent.
+        Args:
+            stage: names the answers' files.
+            message_type: what is asked.
+            contents: by site.
+            about: tells answers on one thing from those on another, such as the digest of the model that is sent.
+            lost: gets the sites without an answer, which then stay in the study; None loses them.
         """
         key = {"study": self.study.identity(), "stage": stage, "about": about}
         paths = {site: self.stages.path(f"{stage}-{site}", key) for site in contents}
@@ -167,7 +181,7 @@ class Coordinator:
             for site, content in contents.items()
             if site in self.members and not paths[site].exists()
         }
-        return Pending(messages, paths)
+        return Pending(messages, paths, lost=lost)
 
     def _message(self, content: RecordDict, message_type: str, node: int, group: str) -> Message:
         ttl = self.study.federation.deadline + SPARE_SECONDS
@@ -181,7 +195,7 @@ class Coordinator:
             if sent:
                 pending.waiting[sent[0]] = site
             else:
-                self._lose(site, "its node is gone, or the message is too large for it")
+                self._lose(site, "its node is gone, or the message is too large for it", pending.lost)
         pending.until = time.monotonic() + self.study.federation.deadline
         return pending
 
@@ -202,7 +216,7 @@ class Coordinator:
     def keep(
         self, pending: Pending, replies: Iterable[Message], accept: Callable[[str, RecordDict], Artifact]
     ) -> dict[str, Path]:
-        """Accept each answer and write it before the next is taken; sites without one are lost to the study.
+        """Accept each answer and write it before the next is taken; sites without one are lost (see ``Pending.lost``).
 
         Args:
             pending: what was sent.
@@ -224,12 +238,12 @@ class Coordinator:
                     raise UserError(f"refused or failed ({message.error.reason}); its own log says why")
                 artifact = accept(site, message.content)
             except UserError as error:
-                self._lose(site, str(error))
+                self._lose(site, str(error), pending.lost)
                 continue
             down = content_bytes(pending.messages[site].content)
             artifact.info |= {"bytes_up": content_bytes(message.content), "bytes_down": down}
             write_artifact(pending.paths[site], artifact)
-        self._lose_silent(silent)
+        self._lose_silent(silent, pending.lost)
         return {s: path for s, path in sorted(pending.paths.items(), key=lambda i: site_order(i[0])) if path.exists()}
 
     def collect_metrics(
@@ -274,17 +288,20 @@ class Coordinator:
         if message.has_error() and message.error.code != SITE_ERROR and self.restartable:
             raise StudyFailedError(f"{site}: its process failed (Flower error {message.error.code})", restart=True)
 
-    def _lose_silent(self, silent: dict[str, str]) -> None:
+    def _lose_silent(self, silent: dict[str, str], lost: dict[str, str] | None = None) -> None:
         for site in silent.values():
-            self._lose(site, f"no answer within federation.deadline={self.study.federation.deadline:g} s")
+            self._lose(site, f"no answer within federation.deadline={self.study.federation.deadline:g} s", lost)
         if len(self.members) < self.least:
-            lost = "; ".join(f"{site}: {why}" for site, why in self.missing.items())
+            reasons = "; ".join(f"{site}: {why}" for site, why in self.missing.items())
             raise StudyFailedError(
                 f"{len(self.members)} of {self.study.federation.sites} sites are left, {self.least} are needed "
-                f"(federation.min_sites); {lost}"
+                f"(federation.min_sites); {reasons}"
             )
 
-    def _lose(self, site: str, why: str) -> None:
+    def _lose(self, site: str, why: str, lost: dict[str, str] | None = None) -> None:
+        if lost is not None:
+            lost[site] = why
+            return
         logger.warning("├── %s is lost to the study: %s", site, why)
         self.missing[site] = why
         self.members.pop(site, None)

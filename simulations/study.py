@@ -27,7 +27,7 @@ from fedkr.training import Runtime
 from server.strategies.weights import make_strategy
 from simulations.backends import RunFailed, make_backend
 from simulations.centralised import NAME as CENTRALISED
-from simulations.centralised import Oracle, run_centralised
+from simulations.centralised import Oracle, run_centralised, with_audit
 from simulations.live import LiveView, run_folders
 
 # Enough for the report's grids; the release itself stays in the run folder.
@@ -59,7 +59,7 @@ def run_study(study: Study) -> Path:
         console.print(f"run folder: {run_dir}", highlight=False, soft_wrap=True)
         oracle = _run_apps(study, run_dir, sites, source)
         results = json.loads((run_dir / "server" / "results.json").read_text())
-        results = merged(results, oracle)
+        results = with_audit(study, run_dir, merged(results, oracle))
         results["seconds"] = load_results(run_dir)["seconds"] if repeated else time.time() - started
         report = write_report(run_dir, results, collect_samples(results, run_dir, sites))
     print_tables(load_results(run_dir), console)
@@ -179,10 +179,11 @@ class OracleThread(threading.Thread):
 
 
 def finished(study: Study, run_dir: Path) -> bool:
-    """Whether the apps completed this very study before, with every site."""
-    with contextlib.suppress(OSError, ValueError):
+    """Whether the apps completed this very study before, with every site in every part of it."""
+    with contextlib.suppress(OSError, ValueError, KeyError):
         results = json.loads((run_dir / "server" / "results.json").read_text())
-        return bool(results["identity"] == study.identity() and not results["missing_sites"])
+        left_out = results["missing_sites"] or results["audit_extras"].get("notes")
+        return bool(results["identity"] == study.identity() and not left_out)
     return False
 
 
@@ -208,7 +209,6 @@ def merged(results: dict[str, Any], oracle: Oracle | None) -> dict[str, Any]:
     rows = {row["name"]: row for row in [*results["strategies"], oracle.row]}
     order = results["study"]["strategy"]["compare"]
     results["strategies"] = [rows[name] for name in order if name in rows]
-    results["audit"] = [*results["audit"], *oracle.audit]
     results["notes"] = [note for note in results["notes"] if CENTRALISED not in note]
     return results
 

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from fedkr.audit import ALL_SITES
 from fedkr.errors import UserError
 from fedkr.report import load_results
 
@@ -52,7 +53,7 @@ def _audit(results: list[Any]) -> dict[str, Any]:
     found: dict[str, list[float]] = {}
     for r in results:
         for row in r.get("audit", []):
-            if row.get("headline") and row.get("auc") is not None:
+            if row.get("headline") and row["site"] != ALL_SITES and row.get("auc") is not None:
                 found.setdefault(row["target"], []).append(row["auc"])
     return {target: {**spread(aucs), "worst": max(aucs)} for target, aucs in found.items()}
 

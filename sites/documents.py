@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from fedkr import wire
+from fedkr.audit.flat import NO_FIGURE
 from fedkr.release import MANIFEST_FIELDS
 
 LONGEST_TEXT = 120
@@ -30,11 +31,20 @@ def is_number(value: Any) -> bool:
     return isinstance(value, float) or (isinstance(value, int) and abs(value) <= LARGEST_NUMBER)
 
 
-def is_rates(values: Any) -> bool:
-    """Whether ``values`` is a rising list of fractions, as an axis of a ROC curve is, and short."""
-    if not isinstance(values, list) or len(values) > LONGEST_LIST:
-        return False
-    return all(is_number(v) and 0 <= v <= 1 for v in values) and values == sorted(values)
+def is_rising_rates(longest: int) -> Check:
+    """Return the check of a rising list of fractions, as an axis of a ROC curve is, of at most ``longest``."""
+    rates = list_of(is_rate, longest)
+    return lambda values: rates(values) and values == sorted(values)
+
+
+def is_class_rates(longest: int) -> Check:
+    """Return the check of a list of at most ``longest`` fractions, one a class, or -1 for a class without."""
+    return list_of(lambda value: is_rate(value) or value == NO_FIGURE, longest)
+
+
+def is_rate(value: Any) -> bool:
+    """Whether ``value`` is a fraction."""
+    return is_number(value) and 0 <= value <= 1
 
 
 def is_confusion(values: Any) -> bool:

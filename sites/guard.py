@@ -12,10 +12,12 @@ from flwr.clientapp.typing import ClientAppCallable
 
 from fedkr import wire
 from fedkr.artifacts import write_atomic
+from fedkr.audit import metric_names
+from fedkr.config import Study
 from fedkr.errors import UserError
 from fedkr.wire import SITE_ERROR
-from sites.policy import PolicyError, check_reply, check_request, weight_shapes
-from sites.workspace import node_policy, site_folder
+from sites.policy import AuditLimits, PolicyError, check_reply, check_request, weight_shapes
+from sites.workspace import node_policy, open_site, site_folder
 
 logger = logging.getLogger(__name__)
 
@@ -33,12 +35,20 @@ def guard(message: Message, context: Context, call_next: ClientAppCallable) -> M
         reply = call_next(message, context)
         if reply.has_error():
             raise PolicyError("the handler answered with an error of its own, whose text may not leave")
-        check_reply(policy, message_type, reply.content, weights)
+        limits = audit_limits(message, context) if message_type == wire.AUDIT else None
+        check_reply(policy, message_type, reply.content, weights, limits)
         # A new message: only the checked content leaves, not what a handler wrote into the metadata.
         return Message(reply.content, reply_to=message)
     except Exception as error:
         keep_at_site(error, message, context)
         return Message(Error(code=SITE_ERROR, reason=type(error).__name__), reply_to=message)
+
+
+def audit_limits(message: Message, context: Context) -> AuditLimits:
+    """Return what the answer to an audit may hold: the study's attacks and the site's own number of classes."""
+    study = Study.from_json(wire.read_request(message).study)
+    site = open_site(context.node_config, study)
+    return AuditLimits(metric_names(study.audit), len(site.data.train.classes))
 
 
 def keep_at_site(error: Exception, message: Message, context: Context) -> None:

@@ -6,7 +6,6 @@ import dataclasses
 import math
 import time
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import torch
@@ -16,14 +15,19 @@ from torch import nn
 import fedkr
 from fedkr import wire
 from fedkr.artifacts import Artifact
-from fedkr.audit import audit_model, build_challenge, to_metrics
+from fedkr.audit import to_metrics
+from fedkr.audit.copies import copy_metrics
+from fedkr.audit.names import RELEASE
+from fedkr.audit.pipeline_shadows import Draws
 from fedkr.data import ImageSet
 from fedkr.errors import UserError
 from fedkr.evaluation import Utility, measure_utility
 from fedkr.models import build_classifier
 from fedkr.progress import SilentProgress
 from fedkr.recycle.classifier import ClassifierTraining, real_batches
+from fedkr.release import Release, check_release
 from fedkr.training import DivergedError, predict_logits
+from sites.auditing import SiteAudit
 from sites.policy import COUNT_STEP, PolicyError
 from sites.workspace import Site
 
@@ -125,18 +129,52 @@ def evaluate(site: Site, request: wire.Request) -> RecordDict:
     return wire.metrics_reply(metrics | {"seconds": time.perf_counter() - started})
 
 
+def references(site: Site, request: wire.Request) -> RecordDict:
+    """Answer ``evaluate.references``: train the reference models that the targets' audits need; they stay here."""
+    started, work = time.perf_counter(), SiteAudit(site)
+    others = received_others(site, request)
+    work.keep_others(others)
+    for target in request.settings["targets"]:
+        work.references(str(target))
+    counts = {"direct": site.study.audit.direct_references, "pipeline": site.study.audit.pipeline_references}
+    known = {"others": 0 if others is None else sum(others.sizes)}
+    return wire.metrics_reply(counts | known | {"seconds": time.perf_counter() - started})
+
+
+def received_others(site: Site, request: wire.Request) -> Draws | None:
+    """Return the other sites' releases of a request, checked as a server checks them; None where there are none."""
+    if request.shared is None:
+        return None
+    train, sizes = site.data.train, tuple(request.settings["sizes"])
+    shape = {"size": train.size, "channels": train.channels, "classes": len(train.classes)}
+    check_release(Release(*request.shared, {}), **shape, where="the other sites' releases")
+    if not all(isinstance(size, int) and size > 0 for size in sizes) or sum(sizes) != len(request.shared[0]):
+        raise UserError(f"the other sites' releases: sizes={list(sizes)} are not of {len(request.shared[0])} images")
+    return Draws(*request.shared, sizes)
+
+
 def audit(site: Site, request: wire.Request) -> RecordDict:
-    """Answer ``evaluate.audit``: attack a model, received or the site's own, on its private images."""
-    started, target = time.perf_counter(), str(request.settings["target"])
-    report = audit_model(
-        partial(predict_logits, audited_model(site, request, target), runtime=site.runtime),
-        build_challenge(site.data.train, site.data.holdout),
-        target=target,
-        site=site.name,
-        config=site.study.audit,
-        seed=site.study.seed,
-    )
-    return wire.metrics_reply({**to_metrics(report), "seconds": time.perf_counter() - started})
+    """Answer ``evaluate.audit``: attack a model, received or the site's own, or its releases, on its private images."""
+    started, target, work = time.perf_counter(), str(request.settings["target"]), SiteAudit(site)
+    metrics: dict[str, wire.Metric | None] = {}
+    if target == RELEASE:
+        report, copies = work.attack_releases()
+        metrics |= copy_metrics(copies.figures)
+    else:
+        report = work.attack(target, audited_model(site, request, target), wire.weights_digest(request.weights))
+    return wire.metrics_reply(metrics | to_metrics(report) | {"seconds": time.perf_counter() - started})
+
+
+def compare(site: Site, request: wire.Request) -> RecordDict:
+    """Answer ``evaluate.compare``: members against non-members without any model, and audited targets in pairs."""
+    started, work = time.perf_counter(), SiteAudit(site)
+    blind = work.blind()
+    metrics: dict[str, wire.Metric | None] = {"blind/auc": blind.auc, "blind/p-value": blind.p_value}
+    for index, pair in enumerate(wire.read_pairs(request)):
+        found = work.compare(pair.row, (pair.target, pair.about), (pair.other, pair.other_about))
+        metrics |= {f"pair-{index}/{name}": getattr(found, name) for name in wire.PAIRED_FIELDS}
+    work.write_report()
+    return wire.metrics_reply(metrics | {"seconds": time.perf_counter() - started})
 
 
 def audited_model(site: Site, request: wire.Request, target: str) -> nn.Module:
@@ -192,5 +230,7 @@ HANDLERS: dict[str, Callable[[Site, wire.Request], RecordDict]] = {
     wire.RELEASE: train_release,
     wire.TRAIN: train_weights,
     wire.EVALUATE: evaluate,
+    wire.REFERENCES: references,
     wire.AUDIT: audit,
+    wire.COMPARE: compare,
 }

@@ -13,10 +13,12 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from numpy.typing import NDArray
 
 from fedkr import wire
-from fedkr.config import ATTACKS
+from fedkr.audit import AUDIT_METRICS, longest_list
+from fedkr.audit.copies import COPY_FIGURES, PREFIX
+from fedkr.audit.names import CLASS_AUCS, RATES
 from fedkr.errors import UserError
 from fedkr.release import Release, check_release
-from sites.documents import is_confusion, is_number, is_rates, misfit
+from sites.documents import Check, is_class_rates, is_confusion, is_number, is_rising_rates, misfit
 
 KINDS = ("metrics", "release", "weights")
 NEEDS = {
@@ -25,13 +27,15 @@ NEEDS = {
     wire.RELEASE: "release",
     wire.TRAIN: "weights",
     wire.EVALUATE: "metrics",
+    wire.REFERENCES: "metrics",
     wire.AUDIT: "metrics",
+    wire.COMPARE: "metrics",
 }
 # Where exact counts may not leave, a number of images is a multiple of this.
 COUNT_STEP = 50
 # Enough for every attack with its intervals; a reply with more could hold a figure for each image.
 MOST_METRICS = 256
-AUDIT_FIGURES = "auc|auc-low|auc-high|balanced-accuracy|duplicates|members|nonmembers|roc-fpr|roc-tpr"
+MOST_AUDIT_METRICS = 640
 
 
 def _pattern(*names: str) -> re.Pattern[str]:
@@ -48,7 +52,9 @@ METRICS = {
     wire.RELEASE: _pattern("count"),
     wire.TRAIN: _pattern("num-examples", "val-correct", "val-count", "val-loss", "diverged"),
     wire.EVALUATE: _pattern(_utility("test|val")),
-    wire.AUDIT: _pattern(rf"({'|'.join(ATTACKS)})/({AUDIT_FIGURES}|tpr-at-fpr-[0-9.e-]{{1,12}}(-low|-high)?)"),
+    wire.REFERENCES: _pattern("direct", "pipeline", "others"),
+    wire.AUDIT: _pattern(AUDIT_METRICS.pattern, rf"{PREFIX}({'|'.join(COPY_FIGURES)})"),
+    wire.COMPARE: _pattern(rf"pair-[0-9]/({'|'.join(wire.PAIRED_FIELDS)})", "blind/(auc|p-value)"),
 }
 # The global set too: a hospital whose file has no test split takes it from its own images.
 ROUNDED_COUNT = re.compile(r"(test|val|global)/count|num-examples|val-count")
@@ -57,6 +63,19 @@ EXACT_FIGURE = re.compile(r"(test|val|global)/confusion")
 
 class PolicyError(UserError):
     """A reply, or a request, that the site's policy does not allow."""
+
+
+@dataclass(frozen=True)
+class AuditLimits:
+    """What an audit's answer may hold under the study and at the site that it is of.
+
+    Attributes:
+        names: the names of the attacks' metrics, exactly.
+        classes: a list over classes holds so many numbers at most, so that no list over images can pass for one.
+    """
+
+    names: frozenset[str]
+    classes: int
 
 
 @dataclass
@@ -88,7 +107,10 @@ class Policy:
             raise UserError(f"{where}: policy.max_images and policy.min_class_count must be at least 1")
 
 
-SIMULATED = Policy(allow=list(KINDS), max_images=10_000_000, min_class_count=1, exact_counts=True)
+# The sites of a simulation have one owner, who may pass everything on.
+SIMULATED = Policy(
+    allow=list(KINDS), max_images=10_000_000, min_class_count=1, exact_counts=True, recipients="federation"
+)
 
 
 def check_request(policy: Policy, message_type: str) -> None:
@@ -111,6 +133,7 @@ def check_reply(
     message_type: str,
     content: RecordDict,
     weights: Mapping[str, tuple[int, ...]] | None = None,
+    audit: AuditLimits | None = None,
 ) -> None:
     """Raise :class:`PolicyError` unless everything in a reply is something that the policy names.
 
@@ -119,6 +142,7 @@ def check_reply(
         message_type: what was asked.
         content: the reply.
         weights: of the model that the request sent (:func:`weight_shapes`); only arrays like these may leave.
+        audit: limits of an audit's answer; without them it may hold no list over classes.
     """
     unexpected = set(content) - wire.REPLIES.get(message_type, frozenset())
     if unexpected:
@@ -131,7 +155,7 @@ def check_reply(
             _require(policy, "weights", message_type)
             _check_weights(record, weights or {})
         elif name == wire.METRICS and isinstance(record, MetricRecord):
-            _check_metrics(policy, message_type, dict(record))
+            _check_metrics(policy, message_type, dict(record), audit)
         elif name in (wire.MANIFEST, wire.CARD) and isinstance(record, ConfigRecord):
             _check_document(policy, content, name, record)
         else:
@@ -184,20 +208,32 @@ def _decoded(where: str, array: Array) -> NDArray[Any]:
     return values
 
 
-def _check_metrics(policy: Policy, message_type: str, metrics: dict[str, Any]) -> None:
-    if len(metrics) > MOST_METRICS:
-        raise PolicyError(f"{message_type}: {len(metrics)} metrics, more than {MOST_METRICS}")
+def _check_metrics(policy: Policy, message_type: str, metrics: dict[str, Any], audit: AuditLimits | None) -> None:
+    most = MOST_AUDIT_METRICS if message_type == wire.AUDIT else MOST_METRICS
+    if len(metrics) > most:
+        raise PolicyError(f"{message_type}: {len(metrics)} metrics, more than {most}")
     for name, value in metrics.items():
         if message_type not in METRICS or not METRICS[message_type].fullmatch(name):
             raise PolicyError(f"{message_type}: metric {name!r} may not leave")
-        figure = name.rpartition("/")[2]
-        check = is_confusion if figure == "confusion" else is_rates if figure in ("roc-fpr", "roc-tpr") else is_number
-        if not check(value):
+        if audit is not None and AUDIT_METRICS.fullmatch(name) and name not in audit.names:
+            raise PolicyError(f"{message_type}: metric {name!r} is none that this study's audit has")
+        if not _check_of(name, audit)(value):
             raise PolicyError(f"{message_type}: metric {name!r} holds something else than such a figure")
-        if figure == "confusion" and sum(value) != metrics.get(name.replace("confusion", "count")):
+        if name.endswith("/confusion") and sum(value) != metrics.get(name.replace("confusion", "count")):
             raise PolicyError(f"{message_type}: metric {name!r} does not add up to the count of images")
     if not policy.exact_counts:
         _check_counts(message_type, metrics)
+
+
+def _check_of(name: str, audit: AuditLimits | None) -> Check:
+    if name.endswith("/confusion"):
+        return is_confusion
+    if not AUDIT_METRICS.fullmatch(name):
+        return is_number
+    longest = longest_list(name, 0 if audit is None else audit.classes)
+    if name.endswith(RATES):
+        return is_rising_rates(longest)
+    return is_class_rates(longest) if name.endswith(CLASS_AUCS) else is_number
 
 
 def _check_counts(message_type: str, metrics: dict[str, Any]) -> None:

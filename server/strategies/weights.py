@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import itertools
 import logging
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -51,11 +52,15 @@ class Candidate:
 
 @dataclass(frozen=True)
 class WeightSharingResult:
-    """The model of the round that was best on val, and what every round of the run cost."""
+    """The model of the round that was best on val, and what every round of the run cost.
+
+    ``updates`` holds, where the audit asks for them, each site's weights that this model was averaged from.
+    """
 
     weights: Artifact
     search: list[dict[str, Any]]
     costs: dict[str, dict[str, float]]
+    updates: dict[str, Artifact]
 
 
 def make_strategy(kind: str, options: dict[str, Any], sites: int) -> Strategy:
@@ -105,6 +110,7 @@ class WeightSharing:
         self.search: list[dict[str, Any]] = []
         self.rounds_done = 0
         self.files: dict[tuple[Candidate, int], Path] = {}
+        self.keeps_updates = self.study.audit.enabled and "update" in self.study.audit.targets
 
     def run(self) -> WeightSharingResult:
         """Run search and final rounds; return the best round's model."""
@@ -128,7 +134,8 @@ class WeightSharing:
         chosen = max(range(1, len(curve)), key=lambda r: curve[r])
         logger.info("├── %s: %s, round %d of %d", self.config.kind, best.name, chosen, self.config.rounds)
         self.progress.finish(self.config.kind)
-        return WeightSharingResult(read_artifact(self.files[best, chosen]), self.search, self.costs)
+        updates = self._kept_updates(best, chosen)
+        return WeightSharingResult(read_artifact(self.files[best, chosen]), self.search, self.costs, updates)
 
     def _run_rounds(self, candidate: Candidate, rounds: int) -> list[tuple[float, float]]:
         """Run or read rounds 1 to ``rounds``; return the val score (accuracy, negative loss) entering each.
@@ -169,12 +176,34 @@ class WeightSharing:
         arrays, _ = strategy.aggregate_train(number, list(replies.values()))
         if arrays is None:
             raise UserError(f"{self.config.kind} round {number}: no site answered with weights")
+        if self.keeps_updates:
+            # Before the round's own file: a round that is on disk has its updates there too.
+            self._write_updates(candidate, number, replies)
         info = _val_score(replies) | {"sites": {s: _cost(m, down) for s, m in replies.items()}}
         tensors = {f"model.{k}": v for k, v in wire.read_weights(arrays).items()}
         for moment in MOMENTS:
             held = getattr(strategy, moment, None) or {}
             tensors |= {f"{moment}.{k}": torch.as_tensor(v) for k, v in held.items()}
         return Artifact(tensors, info)
+
+    def _write_updates(self, candidate: Candidate, number: int, replies: dict[str, Message]) -> None:
+        folder = self._updates_folder(candidate, number)
+        for site, message in replies.items():
+            arrays = next(iter(message.content.array_records.values()))
+            write_artifact(folder / f"{site}.safetensors", Artifact(wire.read_weights(arrays)))
+
+    def _kept_updates(self, candidate: Candidate, number: int) -> dict[str, Artifact]:
+        """Return the sites' weights of a round; those of all other rounds are removed."""
+        if not self.keeps_updates:
+            return {}
+        kept = self._updates_folder(candidate, number)
+        for other, done in self.files:
+            if self._updates_folder(other, done) != kept:
+                shutil.rmtree(self._updates_folder(other, done), ignore_errors=True)
+        return {path.stem: read_artifact(path) for path in sorted(kept.glob("*.safetensors"))}
+
+    def _updates_folder(self, candidate: Candidate, number: int) -> Path:
+        return self._path(candidate, number).with_suffix(".sites")
 
     def _restore(self, strategy: Strategy, artifact: Artifact) -> None:
         """Give an adaptive strategy its moments back, as after the round."""

@@ -61,6 +61,29 @@ def test_a_request_comes_back_with_study_settings_and_weights():
     assert wire.read_request(arrived(wire.request_content("{}"))).weights is None
 
 
+def test_a_request_carries_other_sites_images_beside_its_settings():
+    release = a_release()
+    content = wire.request_content(
+        "{}", shared=(release.images, release.soft_labels), sizes=[1, 2], targets=["student"]
+    )
+    found = wire.read_request(arrived(content))
+    assert found.settings == {"sizes": [1, 2], "targets": ["student"]}
+    assert np.array_equal(found.shared[0], release.images) and np.array_equal(found.shared[1], release.soft_labels)
+    assert wire.read_request(arrived(wire.request_content("{}"))).shared is None
+
+
+def test_pairs_to_compare_come_back_as_they_were_asked_for():
+    pairs = [wire.Pair("rmia@direct", "student", "0a", "my.own.strategy", "1b"), wire.Pair("loss", "a", "", "b", "")]
+    request = wire.read_request(arrived(wire.request_content("{}", pairs=wire.pairs_setting(pairs))))
+    assert wire.read_pairs(request) == pairs
+
+
+@pytest.mark.parametrize("setting", ["", "[1]", '[{"row": "loss"}]', '{"row": "loss"}', '[{"image": "17"}]'])
+def test_pairs_that_are_none_are_refused(setting):
+    with pytest.raises(UserError, match="'pairs' is missing or no list of pairs"):
+        wire.read_pairs(wire.Request("{}", {"pairs": setting}, None))
+
+
 @pytest.mark.parametrize("content", [RecordDict(), RecordDict({"config": ConfigRecord({"study": 3})})])
 def test_a_request_without_a_study_is_refused(content):
     with pytest.raises(UserError, match="train: the request holds no study"):
@@ -176,6 +199,11 @@ def test_a_models_digest_follows_its_weights_and_names():
     one, two = {"a": torch.zeros(2)}, {"b": torch.zeros(2)}
     assert wire.weights_digest(one) == wire.weights_digest({"a": torch.zeros(2)})
     assert len({wire.weights_digest(w) for w in (one, two, {"a": torch.ones(2)}, None)}) == 4
+
+
+def test_a_models_digest_does_not_depend_on_the_order_of_its_tensors():
+    weights = {"b": torch.ones(1), "a": torch.zeros(2)}
+    assert wire.weights_digest(weights) == wire.weights_digest(dict(sorted(weights.items())))
 
 
 def test_seconds_that_are_missing_are_named():

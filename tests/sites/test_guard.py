@@ -104,6 +104,15 @@ def test_weights_come_back_only_in_the_shape_of_those_that_were_sent(ask):
     assert forbidden(ask(handler, wire.TRAIN, request, allow=["weights"]))
 
 
+def test_an_audits_answer_is_held_to_the_studys_attacks_and_the_sites_own_classes(ask):
+    def audited(**metrics):
+        return ask(answering(wire.metrics_reply(metrics)), wire.AUDIT)
+
+    assert not audited(**{"loss/auc": 0.5, "loss/class-auc": [0.5, -1.0, 0.25]}).has_error()
+    assert forbidden(audited(**{"loss/class-auc": [0.5, -1.0, 0.25, 0.75]}))
+    assert forbidden(audited(**{"rmia@direct/auc": 0.5}))
+
+
 def test_metadata_that_a_handler_wrote_does_not_leave(ask, release_content):
     def handler(message, context):
         reply = Message(release_content(), reply_to=message)
@@ -163,10 +172,20 @@ def tiny_study():
 
 @pytest.mark.parametrize(
     ("message_type", "settings"),
-    [(wire.DESCRIBE, {}), (wire.LOCAL, {}), (wire.RELEASE, {"round": 1}), (wire.AUDIT, {"target": "teacher"})],
+    [
+        (wire.DESCRIBE, {}),
+        (wire.LOCAL, {}),
+        (wire.RELEASE, {"round": 1}),
+        (wire.AUDIT, {"target": "teacher"}),
+        (wire.AUDIT, {"target": "release"}),
+        (wire.REFERENCES, {"targets": ["teacher"], "sizes": []}),
+        (wire.COMPARE, {"pairs": "[]"}),
+    ],
 )
 def test_a_sites_own_answers_pass_the_policy_that_it_has_by_default(ask, message_type, settings):
-    request = wire.request_content(tiny_study().to_json(), **settings)
+    study = tiny_study()
+    study.audit.targets.append("release")
+    request = wire.request_content(study.to_json(), **settings)
     assert not ask(answer, message_type, request).has_error()
 
 

@@ -7,12 +7,13 @@ import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
 from fedkr import wire
-from fedkr.audit import audit_model, build_challenge, to_metrics
+from fedkr.audit import audit_model, build_challenge, metric_names, to_metrics
+from fedkr.audit.copies import CopyFigures, copy_metrics
 from fedkr.config import AuditConfig
 from fedkr.data import ImageSet
 from fedkr.errors import UserError
 from fedkr.evaluation import measure_utility
-from sites.policy import SIMULATED, Policy, PolicyError, check_reply, check_request, weight_shapes
+from sites.policy import SIMULATED, AuditLimits, Policy, PolicyError, check_reply, check_request, weight_shapes
 
 OPEN = Policy(allow=["metrics", "release", "weights"], max_images=100, exact_counts=True)
 CLOSED = Policy()
@@ -33,6 +34,7 @@ def weights_content(**more):
     )
 
 
+LIMITS = AuditLimits(metric_names(AuditConfig()), classes=3)
 SENT = {name: value.shape for name, value in WEIGHTS.items()}
 
 
@@ -56,9 +58,9 @@ def card(**more):
     return RecordDict({wire.CARD: wire.document(values | more)})
 
 
-def refused(message_type, content, line, policy=OPEN, weights=None):
+def refused(message_type, content, line, policy=OPEN, weights=None, audit=LIMITS):
     with pytest.raises(PolicyError, match=line) as error:
-        check_reply(policy, message_type, content, weights)
+        check_reply(policy, message_type, content, weights, audit)
     assert "\n" not in str(error.value)
 
 
@@ -86,7 +88,17 @@ def test_an_audit_with_every_attack_may_leave():
         config=config,
         seed=0,
     )
-    check_reply(CLOSED, wire.AUDIT, wire.metrics_reply(to_metrics(report)))
+    limits = AuditLimits(metric_names(config), classes=3)
+    check_reply(CLOSED, wire.AUDIT, wire.metrics_reply(to_metrics(report)), audit=limits)
+
+
+def test_what_an_audit_answers_beside_its_attacks_may_leave():
+    copies = copy_metrics(CopyFigures(100, 3, 1, 50, 1, 70, 3, 50, 1))
+    check_reply(CLOSED, wire.AUDIT, wire.metrics_reply(copies | {"seconds": 1.0}), audit=LIMITS)
+    counts = {"direct": 16, "pipeline": 8, "others": 4000, "seconds": 100.0}
+    check_reply(CLOSED, wire.REFERENCES, wire.metrics_reply(counts))
+    pairs = {f"pair-{i}/{name}": -0.01 for i in range(2) for name in wire.PAIRED_FIELDS}
+    check_reply(CLOSED, wire.COMPARE, wire.metrics_reply(pairs | {"blind/auc": 0.5, "blind/p-value": 0.4}))
 
 
 # Requests.
@@ -230,6 +242,14 @@ def test_what_is_no_array_is_refused(release_content):
         (wire.EVALUATE, "holdout/accuracy"),
         (wire.AUDIT, "loss/score-0"),
         (wire.AUDIT, "loss/tpr-at-fpr-0.01-patient"),
+        (wire.AUDIT, "loss/scores"),
+        (wire.AUDIT, "copies/image-17"),
+        (wire.AUDIT, "epsilon/guessed-image"),
+        (wire.REFERENCES, "direct/logits"),
+        (wire.REFERENCES, "loss/auc"),
+        (wire.COMPARE, "pair-0/scores"),
+        (wire.COMPARE, "pair-100/difference"),
+        (wire.COMPARE, "blind/score-of-image-17"),
         (wire.RELEASE, "test/accuracy"),
         (wire.TRAIN, "image-3"),
     ],
@@ -246,7 +266,14 @@ def test_a_metric_without_a_known_name_is_refused(message_type, metric):
         (wire.LOCAL, "seconds", [1, 2]),
         (wire.AUDIT, "loss/auc", [0.1, 0.9]),
         (wire.AUDIT, "loss/roc-tpr", [0.9, 0.1, 0.5]),
-        (wire.AUDIT, "loss/roc-fpr", [i / 129 for i in range(129)]),
+        (wire.AUDIT, "loss/roc-fpr", [i / 61 for i in range(61)]),
+        (wire.AUDIT, "loss/class-auc", [0.1, 0.9, 0.4, 0.3]),
+        (wire.AUDIT, "loss/class-auc", [0.1, 0.9, 17.0]),
+        (wire.AUDIT, "copies/suspects", [3, 17]),
+        (wire.AUDIT, "epsilon/coins", [1, 0, 0, 1]),
+        (wire.REFERENCES, "direct", [0.1, 0.9]),
+        (wire.COMPARE, "pair-0/difference", [0.1, 0.2]),
+        (wire.COMPARE, "blind/auc", [0.1, 0.2]),
         (wire.AUDIT, "loss/roc-fpr", [-3.7, 4.2]),
         (wire.AUDIT, "loss/roc-tpr", 0.5),
         (wire.TRAIN, "num-examples", 2**60),
@@ -256,6 +283,29 @@ def test_values_of_single_images_under_a_known_name_are_refused(message_type, me
     refused(message_type, wire.metrics_reply({metric: value}), "something else")
 
 
+def test_an_audit_answers_nothing_that_its_study_did_not_ask_for():
+    for metric in ("rmia@direct/auc", "confidence/auc", "canary:loss/auc", "loss/tpr-at-fpr-0.17"):
+        refused(wire.AUDIT, wire.metrics_reply({metric: 0.5}), "none that this study's audit has")
+
+
+def test_a_list_over_classes_is_refused_where_the_number_of_classes_is_not_known():
+    content = wire.metrics_reply({"loss/class-auc": [0.5, -1.0, 0.25]})
+    check_reply(CLOSED, wire.AUDIT, content, audit=LIMITS)
+    refused(wire.AUDIT, content, "something else", audit=None)
+
+
+@pytest.mark.parametrize("message_type", [wire.REFERENCES, wire.AUDIT, wire.COMPARE])
+def test_no_model_and_no_image_leaves_with_an_answer_of_the_audit(message_type, release_content):
+    for name, record in (
+        (wire.ARRAYS, weights_content()[wire.ARRAYS]),
+        (wire.SHARED, release_content()[wire.SHARED]),
+        ("scores", MetricRecord({"rmia@direct": [0.1, 0.9, 0.4]})),
+    ):
+        content = wire.metrics_reply({"seconds": 1.0})
+        content[name] = record
+        refused(message_type, content, f"record '{name}' may not leave", weights=SENT)
+
+
 @pytest.mark.parametrize("confusion", [[1, 0, 1], [0.5, 0.1, 0.2, 0.3], [1, 0, 1, 1, 0, 1, 0, 0, 1], [-1, 10, 10, 11]])
 def test_a_confusion_matrix_that_is_none_is_refused(confusion):
     content = wire.metrics_reply({"test/count": 30, "test/confusion": confusion})
@@ -263,8 +313,10 @@ def test_a_confusion_matrix_that_is_none_is_refused(confusion):
 
 
 def test_a_flood_of_metrics_is_refused():
-    flood = {f"loss/tpr-at-fpr-{i / 1000:g}": 0.5 for i in range(300)}
-    refused(wire.AUDIT, wire.metrics_reply(flood), "300 metrics, more than")
+    flood = {f"loss/tpr-at-fpr-{i / 1000:g}": 0.5 for i in range(700)}
+    refused(wire.AUDIT, wire.metrics_reply(flood), "700 metrics, more than 640")
+    flood = {f"pair-{i}/difference": 0.5 for i in range(300)}
+    refused(wire.COMPARE, wire.metrics_reply(flood), "300 metrics, more than 256")
 
 
 # Counts.
@@ -335,6 +387,10 @@ def test_a_value_beside_the_json_is_refused(more):
 
 
 # The policy itself.
+
+
+def test_a_hospital_lets_its_releases_reach_the_server_only_unless_it_says_otherwise():
+    assert (Policy().recipients, SIMULATED.recipients) == ("server", "federation")
 
 
 @pytest.mark.parametrize(
