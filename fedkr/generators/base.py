@@ -1,13 +1,16 @@
 """What every generator is: fitted on private images, kept as checkpoints, sampled with knobs.
 
-A new generator is one module with a dataclass ``Options`` and a class ``Generator`` of this protocol, and one YAML file
-that lists the options. Built-in kinds are modules of this package; a kind with a dot is imported from anywhere.
+A new generator is one module with a dataclass ``Options`` and a class ``Generator`` of this protocol, built from a
+:class:`Task` and the options, and one YAML file that lists the options. Built-in kinds are modules of this package; a
+kind with a dot is imported from anywhere. :class:`fedkr.generators.checkpointed.CheckpointedGenerator` has the parts
+that a network with a loss need not write anew.
 """
 
 from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
 import numpy as np
@@ -22,6 +25,29 @@ from fedkr.training import Runtime
 
 Knobs = dict[str, float]
 BUILT_IN = ("biggan_deep", "edm", "mixture")
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a generator is built for.
+
+    Attributes:
+        config: kind, options and budget.
+        channels: colour channels of the images.
+        size: their side in pixels.
+        classes: number of classes, those without images among them.
+        flip: the axes along which a mirrored image is as real: ``none``, ``horizontal`` or ``both``.
+        runtime: device and precision.
+        where: the option that holds ``config``, as errors name it.
+    """
+
+    config: GeneratorConfig
+    channels: int
+    size: int
+    classes: int
+    flip: str
+    runtime: Runtime
+    where: str = "generator"
 
 
 class Generator(Protocol):
@@ -78,23 +104,12 @@ def build_generator(
     runtime: Runtime,
     where: str = "generator",
 ) -> Generator:
-    """Build the generator that ``config`` names.
-
-    Args:
-        config: kind, options and budget.
-        channels: colour channels of the images.
-        size: their side in pixels.
-        classes: number of classes, those without images among them.
-        flip: the axes along which a mirrored image is as real: ``none``, ``horizontal`` or ``both``.
-        runtime: device and precision.
-        where: the option that holds ``config``, as errors name it.
+    """Build the generator that ``config`` names; the arguments are those of :class:`Task`.
 
     Raises:
         UserError: an unknown kind or option.
     """
     module = load_generator_module(config.kind, where)
     options = read_dataclass(module.Options, config.options, f"{where}.options")
-    return cast(
-        Generator,
-        module.Generator(config, options, channels=channels, size=size, classes=classes, flip=flip, runtime=runtime),
-    )
+    task = Task(config, channels=channels, size=size, classes=classes, flip=flip, runtime=runtime, where=where)
+    return cast(Generator, module.Generator(task, options))

@@ -21,22 +21,21 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from fedkr.artifacts import Artifact
 from fedkr.batches import BatchOrder
-from fedkr.config import GeneratorConfig, nearest
+from fedkr.config import nearest
 from fedkr.data.imageset import ImageSet
 from fedkr.errors import UserError
 from fedkr.generators.adversarial import AdversarialTraining, discriminator_hinge, generator_hinge
-from fedkr.generators.base import Knobs
+from fedkr.generators.base import Knobs, Task
 from fedkr.generators.biggan_networks import BOTTLENECK, Discriminator, ImageGenerator, Shape, power_iteration
+from fedkr.generators.checkpointed import STAGE, CheckpointedGenerator
 from fedkr.generators.differentiable_augment import AUGMENTATIONS, differentiable_augment
-from fedkr.generators.edm import checkpoint_steps, mirror, to_uint8
+from fedkr.generators.pixels import mirror, to_uint8
 from fedkr.progress import Progress
 from fedkr.seeds import derive_seed, torch_rng
-from fedkr.training import Runtime, Training, to_model_input
+from fedkr.training import Training, to_model_input
 
 BETAS = (0.5, 0.999)
-AVERAGE = "generator.average."
 SIDES = (8, 64)
 # Pixels of all images in one sampling batch: bounds the memory at any image size.
 SAMPLE_PIXELS = 256 * 28 * 28
@@ -65,52 +64,30 @@ class Options:
     sigma: float = 1.0
 
 
-class Generator:
+class Generator(CheckpointedGenerator):
     """Adversarial generator; see :class:`fedkr.generators.base.Generator`."""
 
-    def __init__(
-        self,
-        config: GeneratorConfig,
-        options: Options,
-        *,
-        channels: int,
-        size: int,
-        classes: int,
-        flip: str,
-        runtime: Runtime,
-    ) -> None:
-        check_options(options, size)
+    prefix = "generator.average."
+    options: Options
+
+    def __init__(self, task: Task, options: Options) -> None:
+        super().__init__(task, options)
+        check_options(options, task.size, f"{task.where}.options")
         o = options
-        self.config, self.options, self.runtime, self.flip, self.size = config, options, runtime, flip, size
-        self.shape = Shape(channels, size, classes, o.width, o.multiplier, o.blocks, o.attention)
+        self.shape = Shape(task.channels, task.size, task.classes, o.width, o.multiplier, o.blocks, o.attention)
         self.net = self._build(lambda: ImageGenerator(self.shape, o.latent, o.embedding), "blank")
 
     def _build(self, make: Callable[[], nn.Module], *seed: object) -> nn.Module:
         """Return the network on the device, its weights and spectral vectors drawn from ``seed`` alone."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive_seed(*seed, "weights"))
-            return self.runtime.place(make())
+            return self.task.runtime.place(make())
 
-    def fit(
-        self,
-        data: ImageSet,
-        *,
-        seed: tuple[object, ...],
-        progress: Progress,
-        save: Callable[[int, Artifact], None],
-        state: Artifact | None,
-    ) -> None:
-        """Train with the hinge loss and save, ``checkpoints`` times, the averaged weights with standing statistics."""
-        training, steps = self._training(seed), self.config.steps
-        if state is not None:
-            training.restore({k: v.to(self.runtime.device) for k, v in state.tensors.items()}, state.info["step"])
+    def begin(self, data: ImageSet, seed: tuple[object, ...]) -> AdversarialWork:
+        """Train with the hinge loss; each checkpoint has the averaged weights with standing statistics."""
+        training = self._training(seed)
         losses = Losses(self, data, training.discriminator.model, seed)
-        for step in checkpoint_steps(steps, self.config.checkpoints):
-            if step > training.step:
-                training.advance(losses.generator, losses.discriminator, step, progress, "generator", steps)
-                self._measure(training.generator.average, losses, step)
-                save(step, Artifact(training.state(), {"step": step}))
-        progress.finish("generator")
+        return AdversarialWork(self, training, losses)
 
     def _training(self, seed: tuple[object, ...]) -> AdversarialTraining:
         o = self.options
@@ -119,12 +96,12 @@ class Generator:
 
         def training(net: nn.Module, ema: float | None) -> Training:
             optimizer = torch.optim.Adam(net.parameters(), lr=o.lr, betas=BETAS, fused=True)
-            return Training(net, optimizer, lambda step: 1.0, self.runtime, ema_decay=ema, ema_start=o.ema_start)
+            return Training(net, optimizer, lambda step: 1.0, self.task.runtime, ema_decay=ema, ema_start=o.ema_start)
 
         return AdversarialTraining(training(self.net, o.ema), training(judge, None), o.d_steps)
 
     @torch.no_grad()
-    def _measure(self, average: dict[str, Tensor], losses: Losses, step: int) -> None:
+    def measure(self, average: dict[str, Tensor], losses: Losses, step: int) -> None:
         """Give the averaged weights, in place, batch statistics and spectral vectors of their own."""
         net = copy.deepcopy(self.net)
         net.load_state_dict(average)
@@ -138,20 +115,11 @@ class Generator:
                 module.momentum = None
         rng = torch_rng(*losses.seed, "standing", step)
         for _ in range(STANDING_BATCHES):
-            latents, labels = losses.conditions(sample_batch(self.size), rng)
-            with self.runtime.autocast():
+            latents, labels = losses.conditions(sample_batch(self.task.size), rng)
+            with self.task.runtime.autocast():
                 net(latents, labels)
         for name, value in net.state_dict().items():
             average[name].copy_(value)
-
-    def load(self, artifact: Artifact) -> None:
-        """Take the averaged weights of a checkpoint."""
-        self.net.load_state_dict({k.removeprefix(AVERAGE): v for k, v in self.prune(artifact).tensors.items()})
-        self.net.eval()
-
-    def prune(self, artifact: Artifact) -> Artifact:
-        """Keep the averaged weights only; the discriminator, which has seen real images, goes."""
-        return Artifact({k: v for k, v in artifact.tensors.items() if k.startswith(AVERAGE)}, artifact.info)
 
     def default_knobs(self) -> Knobs:
         """Standard deviation of the latent, as the options have it."""
@@ -166,14 +134,38 @@ class Generator:
     @torch.inference_mode()
     def sample(self, labels: NDArray[np.int64], knobs: Knobs, *seed: object) -> Iterator[NDArray[np.uint8]]:
         """Yield uint8 ``[B, H, W, C]`` for ``labels``, from latents of standard deviation ``sigma``."""
-        device, batch = self.runtime.device, sample_batch(self.size)
+        device, batch = self.task.runtime.device, sample_batch(self.task.size)
+        sigma = (self.default_knobs() | knobs)["sigma"]
         for start in range(0, len(labels), batch):
             chunk = torch.from_numpy(labels[start : start + batch])
             rng = torch_rng(*seed, "sample", start)
-            latents = knobs["sigma"] * torch.randn(len(chunk), self.options.latent, generator=rng)
-            with self.runtime.autocast():
+            latents = sigma * torch.randn(len(chunk), self.options.latent, generator=rng)
+            with self.task.runtime.autocast():
                 images = self.net(latents.to(device), chunk.to(device))
             yield to_uint8(images.float().cpu())
+
+
+class AdversarialWork:
+    """A training whose averaged weights are measured when its state is taken."""
+
+    def __init__(self, owner: Generator, training: AdversarialTraining, losses: Losses) -> None:
+        self.owner, self.training, self.losses = owner, training, losses
+        self.restore = training.restore
+
+    @property
+    def step(self) -> int:
+        """Steps that the generator has taken."""
+        return self.training.step
+
+    def advance(self, until: int, progress: Progress) -> None:
+        """Train up to step ``until``."""
+        losses, steps = self.losses, self.owner.task.config.steps
+        self.training.advance(losses.generator, losses.discriminator, until, progress, STAGE, steps)
+
+    def state(self) -> dict[str, Tensor]:
+        """Return both trainings' tensors."""
+        self.owner.measure(self.training.generator.average, self.losses, self.step)
+        return self.training.state()
 
 
 class Losses:
@@ -181,7 +173,7 @@ class Losses:
 
     def __init__(self, owner: Generator, data: ImageSet, judge: nn.Module, seed: tuple[object, ...]) -> None:
         self.owner, self.data, self.judge, self.seed = owner, data, judge, seed
-        self.batch, self.device = owner.config.batch, owner.runtime.device
+        self.batch, self.device = owner.task.config.batch, owner.task.runtime.device
         self.order = BatchOrder(len(data), self.batch, *seed)
         self.labels = torch.from_numpy(data.labels)
 
@@ -196,12 +188,13 @@ class Losses:
     def discriminator(self, step: int) -> Tensor:
         """Return the discriminator's loss on real images and as many drawn ones of the same classes."""
         chosen, rng = self.order.at(step), torch_rng(*self.seed, "discriminator", step)
-        real = mirror(to_model_input(torch.from_numpy(self.data.images[chosen])), self.owner.flip, rng).to(self.device)
+        images = to_model_input(torch.from_numpy(self.data.images[chosen]))
+        real = mirror(images, self.owner.task.flip, rng).to(self.device)
         labels = self.labels[torch.from_numpy(chosen)].to(self.device)
         with torch.no_grad():
             drawn = self.owner.net(self._latents(self.batch, rng), labels)
-        images = differentiable_augment(torch.cat([real, drawn]), self.owner.options.augment, rng)
-        return discriminator_hinge(*self.judge(images, labels.repeat(2)).chunk(2))
+        shown = differentiable_augment(torch.cat([real, drawn]), self.owner.options.augment, rng)
+        return discriminator_hinge(*self.judge(shown, labels.repeat(2)).chunk(2))
 
     def generator(self, step: int) -> Tensor:
         """Return the generator's loss on fresh latents."""
@@ -219,9 +212,8 @@ def sample_batch(size: int) -> int:
     return max(1, min(MOST_SAMPLED, SAMPLE_PIXELS // size**2))
 
 
-def check_options(options: Options, size: int) -> None:
+def check_options(options: Options, size: int, where: str) -> None:
     """Raise :class:`UserError` for the first value that no network could have."""
-    where = "generator.options"
     if size % 4 or not SIDES[0] <= size <= SIDES[1]:
         raise UserError(f"data.size={size}: the biggan_deep generator needs a side of 8 to 64 pixels that 4 divides")
     if options.width < 1 or options.width % BOTTLENECK:

@@ -6,6 +6,7 @@ corresponding ones of its members and a restart continues at the last that all h
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -15,12 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedkr.artifacts import Artifact
-from fedkr.config import GeneratorConfig
 from fedkr.data.imageset import ImageSet
 from fedkr.errors import UserError
-from fedkr.generators.base import Knobs, build_generator
+from fedkr.generators.base import Knobs, Task, build_generator
 from fedkr.progress import Progress
-from fedkr.training import DivergedError, Runtime
+from fedkr.training import DivergedError
 
 SAMPLE_BATCH = 256
 
@@ -46,29 +46,20 @@ class Options:
 class Generator:
     """Mixture of generators; see :class:`fedkr.generators.base.Generator`."""
 
-    def __init__(
-        self,
-        config: GeneratorConfig,
-        options: Options,
-        *,
-        channels: int,
-        size: int,
-        classes: int,
-        flip: str,
-        runtime: Runtime,
-    ) -> None:
+    def __init__(self, task: Task, options: Options) -> None:
+        where = f"{task.where}.options"
         if options.copies < 1:
-            raise UserError(f"generator.options.copies={options.copies}: must be at least 1")
-        copy = ("generator.options", MemberOptions(options.kind, options.options))
-        listed = [(f"generator.options.members[{i}]", member) for i, member in enumerate(options.members)]
+            raise UserError(f"{where}.copies={options.copies}: must be at least 1")
+        copy = (where, MemberOptions(options.kind, options.options))
+        listed = [(f"{where}.members[{i}]", member) for i, member in enumerate(options.members)]
         self.members = [
             build_generator(
-                GeneratorConfig(member.kind, config.steps, config.batch, config.checkpoints, member.options),
-                channels=channels,
-                size=size,
-                classes=classes,
-                flip=flip,
-                runtime=runtime,
+                dataclasses.replace(task.config, kind=member.kind, options=member.options),
+                channels=task.channels,
+                size=task.size,
+                classes=task.classes,
+                flip=task.flip,
+                runtime=task.runtime,
                 where=place,
             )
             for place, member in listed or [copy] * options.copies
@@ -142,7 +133,7 @@ class Generator:
         owners = shares(labels, len(self.members))
         streams = []
         for index, member in enumerate(self.members):
-            own = {name: knobs[name] for name in member.default_knobs()}
+            own = {name: knobs.get(name, default) for name, default in member.default_knobs().items()}
             streams.append(Stream(member.sample(labels[owners == index], own, *seed, "member", index)))
         for start in range(0, len(labels), SAMPLE_BATCH):
             window = owners[start : start + SAMPLE_BATCH]

@@ -5,13 +5,13 @@ import types
 import numpy as np
 import pytest
 import torch
-from diffusers import EDMDPMSolverMultistepScheduler
+from diffusers import EDMDPMSolverMultistepScheduler, UNet2DModel
 
 from fedkr.artifacts import Artifact, read_artifact, write_artifact
 from fedkr.config import GeneratorConfig
 from fedkr.errors import UserError
 from fedkr.generators import build_generator
-from fedkr.generators.edm import NOISE_SCALE, checkpoint_steps, mirror, noise_input, reset_weights, to_uint8
+from fedkr.generators.edm_network import NOISE_SCALE, noise_input, reset_weights
 from fedkr.progress import SilentProgress
 from fedkr.seeds import torch_rng
 
@@ -186,35 +186,31 @@ def test_new_weights_depend_on_the_seed_alone_and_the_output_starts_at_zero(buil
     assert torch.equal(before, torch.random.get_rng_state())
 
 
-@pytest.mark.parametrize(
-    ("steps", "checkpoints", "expected"), [(700, 3, [234, 467, 700]), (90, 1, [90]), (2, 5, [1, 2]), (1, 3, [1])]
-)
-def test_checkpoints_are_spread_over_the_last_two_thirds_and_end_with_the_last_step(steps, checkpoints, expected):
-    assert checkpoint_steps(steps, checkpoints) == expected
+def test_tuning_begins_with_the_default_knobs_and_tries_each_setting_once(build):
+    generator = build(guidance=3.0, steps_sample=5)
+    tried = generator.knob_candidates()
+    assert tried[0] == generator.default_knobs()
+    assert all(knobs not in tried[:i] for i, knobs in enumerate(tried))
+    assert {5, 8, 18} <= {knobs["steps"] for knobs in tried}
+    assert any(knobs["churn"] for knobs in tried)
 
 
-def test_only_the_mirror_images_that_are_allowed_are_shown():
-    picture = torch.arange(16.0).reshape(1, 1, 4, 4).expand(64, -1, -1, -1)
-    seen = {
-        flip: {i.numpy().tobytes() for i in mirror(picture, flip, torch_rng("r"))}
-        for flip in ("none", "horizontal", "both")
-    }
-    assert [len(seen[flip]) for flip in ("none", "horizontal", "both")] == [1, 2, 4]
+def test_a_knob_that_is_not_named_has_its_default(build):
+    generator = build(steps_sample=3)
+    some, every = ({"guidance": 1.0}, {"guidance": 1.0, "steps": 3, "churn": 0.0})
+    one, other = (next(generator.sample(np.zeros(2, np.int64), knobs, "s")) for knobs in (some, every))
+    assert np.array_equal(one, other)
 
 
-def test_numbers_outside_the_range_are_clipped_to_pixels():
-    assert to_uint8(torch.tensor([-3.0, -1.0, 0.0, 1.0, 9.0]).reshape(1, 1, 1, 5)).flatten().tolist() == [
-        0,
-        0,
-        128,
-        255,
-        255,
-    ]
-
-
-def test_tuning_begins_with_the_default_knobs(build):
-    generator = build()
-    assert generator.knob_candidates()[0] == generator.default_knobs()
+def test_the_network_computes_the_numbers_of_diffusers_own(build):
+    net = build(size=16).net
+    reset_weights(net, "a")
+    torch.nn.init.normal_(net.conv_out.weight, std=0.01)
+    own = UNet2DModel.from_config(net.config)
+    own.load_state_dict(net.state_dict())
+    x, noise, labels = torch.randn(64, 4, 8, 8, generator=torch_rng("x")), torch.zeros(64), torch.zeros(64).long()
+    expected = own.train()(x, noise, class_labels=labels).sample
+    assert torch.allclose(net(x, noise, class_labels=labels).sample, expected, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -223,6 +219,10 @@ def test_tuning_begins_with_the_default_knobs(build):
         ({"size": 9}, "data.size=9: the edm generator needs a side that 2 divides"),
         ({"size": 30}, "data.size=30: the edm generator needs a side that 4 divides"),
         ({"width": 12}, "generator.options.width=12: must be a multiple of 8"),
+        ({"solver": "huen"}, "generator.options.solver='huen': unknown solver; did you mean 'heun'"),
+        ({"augment": 1.5}, "generator.options.augment=1.5: a probability, from 0 to below 1"),
+        ({"churn": -1}, "generator.options.churn=-1.0: must not be negative"),
+        ({"steps_sample": 0}, "generator.options.steps_sample=0: must be at least 1"),
         ({"wdith": 8}, r"generator\.options\.wdith: no such option; did you mean 'width'"),
         ({"width": "8"}, r"generator\.options\.width='8': expected int"),
     ],

@@ -25,7 +25,7 @@ class Options:
 class Counting:
     """Draws images of one grey whose first pixel counts on, in batches of a set size."""
 
-    def __init__(self, config, options, **shape):
+    def __init__(self, task, options):
         self.options = options
 
     def default_knobs(self):

@@ -1,0 +1,130 @@
+"""The part that trained generators share: train from checkpoint to checkpoint, continue, load and prune.
+
+A generator that subclasses :class:`CheckpointedGenerator` says how it trains (:meth:`~CheckpointedGenerator.begin`),
+how it draws, and which knobs it has; see :mod:`fedkr.generators.base` for the protocol.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from fedkr.artifacts import Artifact
+from fedkr.data.imageset import ImageSet
+from fedkr.generators.base import Knobs, Task
+from fedkr.progress import Progress
+from fedkr.training import Training
+
+STAGE = "generator"
+
+
+class Work(Protocol):
+    """A training under way."""
+
+    @property
+    def step(self) -> int:
+        """Steps taken."""
+
+    def advance(self, until: int, progress: Progress) -> None:
+        """Train up to step ``until``; raise :class:`fedkr.training.DivergedError` on NaN or infinity."""
+
+    def state(self) -> dict[str, Tensor]:
+        """Return all that :meth:`restore` needs, copied; the weights that draw are under the generator's prefix."""
+
+    def restore(self, tensors: dict[str, Tensor], step: int) -> None:
+        """Continue where :meth:`state` was taken, bit by bit."""
+
+
+class CheckpointedGenerator(ABC):
+    """A generator with one network ``net``, whose checkpoints are the states of one training.
+
+    Attributes:
+        prefix: of the names of the tensors that draw, in a checkpoint; all others only continue the training.
+    """
+
+    prefix = "average."
+
+    def __init__(self, task: Task, options: Any) -> None:
+        self.task, self.options = task, options
+        self.net: nn.Module
+
+    @abstractmethod
+    def begin(self, data: ImageSet, seed: tuple[object, ...]) -> Work:
+        """Return the training at step 0; all its randomness must come from ``seed`` and the step's number."""
+
+    @abstractmethod
+    def sample(self, labels: NDArray[np.int64], knobs: Knobs, *seed: object) -> Iterator[NDArray[np.uint8]]:
+        """Yield uint8 batches ``[B, H, W, C]``; see :class:`fedkr.generators.base.Generator`."""
+
+    @abstractmethod
+    def default_knobs(self) -> Knobs:
+        """Return the sampling knobs to start from."""
+
+    def knob_candidates(self) -> list[Knobs]:
+        """Return the knob settings that tuning tries: the default alone, unless a generator has better."""
+        return [self.default_knobs()]
+
+    def fit(
+        self,
+        data: ImageSet,
+        *,
+        seed: tuple[object, ...],
+        progress: Progress,
+        save: Callable[[int, Artifact], None],
+        state: Artifact | None,
+    ) -> None:
+        """Train on ``data`` and save ``checkpoints`` times; see :class:`fedkr.generators.base.Generator`."""
+        config, device = self.task.config, self.task.runtime.device
+        work = self.begin(data, seed)
+        if state is not None:
+            work.restore({k: v.to(device) for k, v in state.tensors.items()}, state.info["step"])
+        for step in checkpoint_steps(config.steps, config.checkpoints):
+            if step > work.step:
+                work.advance(step, progress)
+                save(step, Artifact(work.state(), {"step": step}))
+        progress.finish(STAGE)
+
+    def load(self, artifact: Artifact) -> None:
+        """Take the weights of a checkpoint that draw."""
+        weights = {k.removeprefix(self.prefix): v for k, v in self.prune(artifact).tensors.items()}
+        self.net.load_state_dict(weights)
+        self.net.eval()
+
+    def prune(self, artifact: Artifact) -> Artifact:
+        """Keep the weights that draw only."""
+        return Artifact({k: v for k, v in artifact.tensors.items() if k.startswith(self.prefix)}, artifact.info)
+
+
+class LossWork:
+    """The :class:`Work` of one network with one loss.
+
+    Args:
+        training: network, optimiser and moving average.
+        loss_at: the loss (a scalar tensor) at a step.
+        steps: the last step.
+    """
+
+    def __init__(self, training: Training, loss_at: Callable[[int], Tensor], steps: int) -> None:
+        self.training, self.loss_at, self.steps = training, loss_at, steps
+        self.state, self.restore = training.state, training.restore
+
+    @property
+    def step(self) -> int:
+        """Steps taken."""
+        return self.training.step
+
+    def advance(self, until: int, progress: Progress) -> None:
+        """Train up to step ``until``."""
+        self.training.advance(self.loss_at, until, progress, STAGE, total=self.steps)
+
+
+def checkpoint_steps(steps: int, checkpoints: int) -> list[int]:
+    """Return the steps at which a checkpoint is kept: evenly over the last two thirds, last step included."""
+    first = steps / 3 if checkpoints > 1 else steps
+    return sorted({math.ceil(s) for s in np.linspace(first, steps, checkpoints)})
