@@ -47,7 +47,7 @@ def heading(text: str) -> str:
 
 def table(titles: Sequence[str], rows: Sequence[Sequence[Cell]], numbers_from: int, row_styles: Sequence[str]) -> str:
     """Return a table that scrolls sideways on a narrow screen; columns from ``numbers_from`` on are set right."""
-    kinds = [' class="number"' if column >= numbers_from else "" for column in range(len(titles))]
+    kinds = [_column(title, column >= numbers_from) for column, title in enumerate(titles)]
     head = "".join(f"<th{kind}>{escape(title)}</th>" for kind, title in zip(kinds, titles, strict=True))
     body = "\n".join(
         f'<tr class="{style}">'
@@ -56,6 +56,13 @@ def table(titles: Sequence[str], rows: Sequence[Sequence[Cell]], numbers_from: i
         for row, style in zip(rows, row_styles, strict=True)
     )
     return f'<div class="scroll"><table><thead><tr>{head}</tr></thead>\n<tbody>{body}</tbody></table></div>'
+
+
+def _column(title: str, number: bool) -> str:
+    if number:
+        return ' class="number"'
+    # Names of sites are short, and "site-0" would break at its hyphen.
+    return ' class="name"' if title == "site" else ""
 
 
 def svg_figure(figure: Figure | None, alt: str, caption: str = "") -> str:
@@ -93,8 +100,12 @@ def folded(title: str, remark: str, *parts: str, opened: bool = False) -> str:
 
 def notice(title: str, lines: Sequence[str]) -> str:
     """Return a marked list, or nothing where there are no lines."""
-    items = "".join(f"<li>{escape(line)}</li>" for line in lines)
-    return f'<div class="notice"><b>{escape(title)}</b><ul>{items}</ul></div>' if lines else ""
+    return f'<div class="notice"><b>{escape(title)}</b>{bullets(lines)}</div>' if lines else ""
+
+
+def bullets(lines: Sequence[str]) -> str:
+    """Return a list."""
+    return f"<ul>{''.join(f'<li>{escape(line)}</li>' for line in lines)}</ul>"
 
 
 def definitions(values: dict[str, Any]) -> str:

@@ -9,6 +9,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from fedkr.report.results import Results
 from fedkr.report.samples import SiteSamples, shown_classes, tile_grid
+from fedkr.report.wording import references_label
 
 SUFFIX = ".report"
 GRID_COLUMNS = 8
@@ -45,7 +46,9 @@ def _write_curves(writer: SummaryWriter, results: Results) -> None:
 
 def _write_audit(writer: SummaryWriter, results: Results) -> None:
     for row in results.get("audit", []):
-        _scalar(writer, f"audit_auc/{row['target']}/{row['attack']}/{row['site']}", row.get("auc"), 0)
+        references = references_label(row.get("references"))
+        attack = f"{row['attack']}-{references}" if references else row["attack"]
+        _scalar(writer, f"audit_auc/{row['target']}/{attack}/{row['site']}", row.get("auc"), 0)
 
 
 def _write_grids(writer: SummaryWriter, site: str, samples: SiteSamples) -> None:

@@ -7,6 +7,7 @@ from importlib.resources import files
 
 from matplotlib.figure import Figure
 
+from fedkr.report.audit_section import audit_section
 from fedkr.report.elements import (
     Cell,
     Markup,
@@ -23,20 +24,16 @@ from fedkr.report.elements import (
     table,
 )
 from fedkr.report.plots import draw_figures
-from fedkr.report.results import AuditRow, Results, SiteRecycling, headline_rows, site_totals, strategy_by_name
+from fedkr.report.results import Results, SiteRecycling, headline_rows, site_totals, strategy_by_name
 from fedkr.report.samples import SiteSamples
-from fedkr.report.verdict import CHANCE, accuracy_verdict, audit_verdict, uncertainty
+from fedkr.report.verdict import accuracy_verdict, audit_verdict, uncertainty
 from fedkr.report.wording import (
-    attack_label,
-    auc_interval,
     decimal,
     duration,
     percent,
     size,
     strategy_label,
     strategy_meaning,
-    target_label,
-    tpr_interval,
 )
 
 # Folded parts are opened before printing: paper has nothing to click on.
@@ -70,7 +67,7 @@ def render_report(results: Results, samples: dict[str, SiteSamples] | None, figu
         "comparison": ("Comparison", _comparison(results, figures)),
         "sites": ("Sites", _sites(results, figures)),
         "shared": ("Shared", _shared(results, samples, figures)),
-        "audit": ("Audit", _audit(results, figures)),
+        "audit": ("Audit", audit_section(results, figures)),
         "cost": ("Cost", _cost(results, figures)),
         "recycling": ("Recycling", _recycling(results, figures)),
         "setup": ("Setup", _setup(results)),
@@ -243,77 +240,6 @@ def _shared(results: Results, samples: dict[str, SiteSamples], figures: Figures)
         paragraph(PRIVATE_IMAGES, "quiet") if private else "",
         *grids,
     )
-
-
-def _audit(results: Results, figures: Figures) -> str:
-    rows = headline_rows(results)
-    if not rows:
-        return section("audit", "What an attacker could learn", paragraph(audit_verdict(results)))
-    attack = attack_label(rows[0]["attack"])
-    return section(
-        "audit",
-        "What an attacker could learn",
-        paragraph(
-            "Each site attacks the models itself, next to its private images: can the attack tell an image that was "
-            "trained on (member) from one that was set apart (non-member)? Only these figures leave the site."
-        ),
-        _audit_table(results, rows),
-        svg_figure(
-            figures.get("roc"),
-            f"ROC curves of the {attack} attack on log-log axes, one panel per target, one line per site",
-            f"ROC of the headline attack ({attack}), log-log. Low false-positive rates matter most: there an attacker "
-            "is sure of single images. In the grey area the sites have too few non-members to say anything.",
-        ),
-        heading("How to read this"),
-        paragraph(
-            "Chance level is an AUC of 0.5 and a TPR equal to the FPR. 'Not resolvable' means that the site has too "
-            "few non-members for that FPR; it does not mean zero. The headline attack was named before the run; the "
-            "others are below, not a choice to pick the best from."
-        ),
-        paragraph(
-            "Limits: these are first-version attacks that use one model's outputs and no reference models. They can "
-            "find leakage, they cannot rule it out; stronger attacks exist. Members and non-members also differ in "
-            "difficulty by chance, which on a small site moves every model's AUC the same way: compare targets within "
-            "a site before comparing sites."
-        ),
-        _all_attacks(results),
-    )
-
-
-def _audit_table(results: Results, rows: list[AuditRow]) -> str:
-    cells: list[list[Cell]] = []
-    styles, previous = [], ""
-    for row in rows:
-        target = target_label(row["target"], results)
-        auc = auc_interval(row)
-        leaking = (row.get("auc_low") or 0.0) > CHANCE
-        cells.append(
-            [
-                Markup(f"<b>{escape(target)}</b>") if target != previous else "",
-                row["site"],
-                Markup(f'<span class="leak">{escape(auc)}</span>') if leaking else auc,
-                tpr_interval(row),
-                f"{row.get('members', 0):,}",
-                f"{row.get('nonmembers', 0):,}",
-            ]
-        )
-        styles.append("first" if previous and target != previous else "")
-        previous = target
-    titles = ["target", "site", "AUC [95 %]", "TPR at 1 % FPR [95 %]", "members", "non-members"]
-    key = '<p class="quiet"><span class="leak">Marked</span>: the 95 % interval lies above guessing.</p>'
-    return table(titles, cells, 2, styles) + key
-
-
-def _all_attacks(results: Results) -> str:
-    rows = results.get("audit", [])
-    if len({row["attack"] for row in rows}) < 2:
-        return ""
-    cells = [
-        [target_label(r["target"], results), r["site"], attack_label(r["attack"]), auc_interval(r), tpr_interval(r)]
-        for r in rows
-    ]
-    titles = ["target", "site", "attack", "AUC [95 %]", "TPR at 1 % FPR [95 %]"]
-    return folded("Every attack", f"{len(rows)} rows", table(titles, cells, 3, [""] * len(cells)))
 
 
 def _cost(results: Results, figures: Figures) -> str:

@@ -7,15 +7,17 @@ from collections import defaultdict
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, NullFormatter, PercentFormatter
+from matplotlib.ticker import MaxNLocator, PercentFormatter
 from numpy.typing import NDArray
 
-from fedkr.report.results import AuditRow, Results, headline_rows, site_totals
+from fedkr.report.audit_plots import forest_chart, plane_chart, roc_chart
+from fedkr.report.results import Results, site_totals
 from fedkr.report.samples import SiteSamples, shown_classes, tile_grid
 from fedkr.report.style import (
     CYCLE,
     HEAT,
     INK,
+    MANY_LINES,
     QUIET,
     RULE,
     clean_axes,
@@ -24,12 +26,11 @@ from fedkr.report.style import (
     strategy_colour,
     text_on,
 )
-from fedkr.report.wording import duration, percent, size, strategy_label, target_label
+from fedkr.report.wording import duration, label_text, percent, size, strategy_label
 
 GRID_COLUMNS = 8
 GRID_ROWS = 20
 TILE_PIXELS = 64
-MANY_LINES = 12
 
 Curve = list[tuple[int, float]]
 
@@ -39,6 +40,8 @@ def draw_figures(results: Results, samples: dict[str, SiteSamples]) -> dict[str,
     figures = {
         "accuracy": accuracy_chart(results),
         "classes": class_histogram(results),
+        "forest": forest_chart(results),
+        "plane": plane_chart(results),
         "roc": roc_chart(results),
         "cost": cost_chart(results),
         "checkpoints": checkpoint_chart(results),
@@ -166,51 +169,6 @@ def _no_real_images(ax: Axes) -> None:
     ax.text(0.5, 0.5, text, ha="center", va="center", fontsize=10, color=QUIET, bbox=box, transform=ax.transAxes)
 
 
-def roc_chart(results: Results) -> Figure | None:
-    """Return the headline attack's ROC on log-log axes: one panel per target, one line per site."""
-    by_target: dict[str, list[AuditRow]] = defaultdict(list)
-    for row in headline_rows(results):
-        if row.get("roc"):
-            by_target[row["target"]].append(row)
-    if not by_target:
-        return None
-    columns = min(2, len(by_target))
-    lines = -(-len(by_target) // columns)
-    figure = new_figure(4.3 * columns, 4.0 * lines)
-    axes = figure.subplots(lines, columns, squeeze=False, sharex=True, sharey=True).ravel()
-    sites = list(dict.fromkeys(row["site"] for rows in by_target.values() for row in rows))
-    floor = 0.5 / max(row.get("nonmembers", 0) or 100 for rows in by_target.values() for row in rows)
-    for ax, (target, rows) in zip(axes, by_target.items(), strict=False):
-        _roc_panel(ax, target_label(target, results), rows, sites, floor)
-    for ax in axes[len(by_target) :]:
-        ax.set_axis_off()
-    if len(sites) <= MANY_LINES:
-        handles, labels = axes[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=min(5, len(labels)), frameon=False, fontsize=9)
-    return figure
-
-
-def _roc_panel(ax: Axes, title: str, rows: list[AuditRow], sites: list[str], floor: float) -> None:
-    clean_axes(ax, title, grid="both")
-    ax.set(xscale="log", yscale="log", xlim=(floor, 1), ylim=(floor, 1), aspect="equal")
-    resolved = 1 / max(row.get("nonmembers", 0) or 100 for row in rows)
-    ax.axvspan(floor, resolved, color="#eceff2", zorder=0, linewidth=0)
-    middle = (floor * resolved) ** 0.5
-    ax.text(middle, 0.9, "not resolvable", fontsize=8, color=QUIET, rotation=90, ha="center", va="top")
-    ax.plot([floor, 1], [floor, 1], color=QUIET, linewidth=1, linestyle=(0, (4, 3)), label="guessing")
-    for row in rows:
-        points = np.clip(np.asarray(row["roc"], float), floor, 1)
-        points = points[points[:, 0] > floor]
-        style = series_style(sites.index(row["site"]))
-        ax.plot(*points.T, label=row["site"], linewidth=1.7 if len(sites) <= MANY_LINES else 0.9, **style)
-    for axis in (ax.xaxis, ax.yaxis):
-        axis.set_major_formatter(PercentFormatter(1.0, decimals=None))
-        axis.set_minor_formatter(NullFormatter())
-    ax.set_xlabel("false-positive rate", fontsize=9)
-    ax.set_ylabel("true-positive rate", fontsize=9)
-    ax.label_outer()
-
-
 def cost_chart(results: Results) -> Figure | None:
     """Return bytes (from and to the sites) and computing time of every strategy."""
     rows = results["strategies"]
@@ -276,9 +234,3 @@ def _curves(curves: dict[str, Curve], x_label: str, y_label: str) -> Figure | No
     if len(curves) <= MANY_LINES:
         ax.legend(frameon=False, fontsize=9, loc="center left", bbox_to_anchor=(1.0, 0.5))
     return figure
-
-
-def label_text(text: str, longest: int = 12) -> str:
-    """Return ``text`` cut to ``longest`` characters, its dollar signs kept from being read as formulas."""
-    cut = text if len(text) <= longest else text[: longest - 1] + "…"
-    return cut.replace("$", r"\$")

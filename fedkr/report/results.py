@@ -3,12 +3,15 @@
 import json
 import math
 import types
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Required, TypedDict, get_args, get_origin, get_type_hints, is_typeddict
 
 import numpy as np
 
+from fedkr.audit import ALL_SITES
 from fedkr.errors import UserError
+from fedkr.report.audit_fields import AuditExtras, AuditRow
 
 RESULTS_FILE = "results.json"
 
@@ -43,33 +46,6 @@ class SiteResult(TypedDict, total=False):
     name: Required[str]
     counts: dict[str, list[int]] | None
     total: list[int]
-
-
-# Written as a call because the key is no identifier; more FPRs may stand beside this one.
-_ResolvedTpr = TypedDict(
-    "_ResolvedTpr",
-    {
-        "tpr_at_fpr_0.01": float | None,
-        "tpr_at_fpr_0.01_low": float | None,
-        "tpr_at_fpr_0.01_high": float | None,
-    },
-    total=False,
-)
-
-
-class AuditRow(_ResolvedTpr, total=False):
-    """One attack on one target at one site; ``roc`` is a list of [fpr, tpr]."""
-
-    target: Required[str]
-    site: Required[str]
-    attack: Required[str]
-    auc: float | None
-    auc_low: float | None
-    auc_high: float | None
-    members: int
-    nonmembers: int
-    headline: int
-    roc: list[list[float]] | None
 
 
 class CheckpointScore(TypedDict):
@@ -119,6 +95,7 @@ class Results(TypedDict, total=False):
     sites: list[SiteResult]
     strategies: Required[list[StrategyResult]]
     audit: list[AuditRow]
+    audit_extras: AuditExtras
     recycling: dict[str, SiteRecycling]
     weights_search: list[SearchPoint]
     missing_sites: list[str]
@@ -159,6 +136,8 @@ def check_results(values: Any) -> Results:
             _check_fractions(score, f"results.strategies[{i}].per_site[{k}]")
     for i, row in enumerate(values.get("audit", [])):
         _check_fractions(row, f"results.audit[{i}]")
+    for i, row in enumerate(values.get("audit_extras", {}).get("canaries", [])):
+        _check_fractions(row, f"results.audit_extras.canaries[{i}]")
     classes = values.get("classes")
     for i, site in enumerate(values.get("sites", [])):
         for split, counts in (site.get("counts") or {}).items():
@@ -195,14 +174,39 @@ def site_totals(site: SiteResult) -> list[int]:
 
 
 def headline_rows(results: Results) -> list[AuditRow]:
-    """Return the audit rows of the attack that was named beforehand (else of the first attack in the list)."""
+    """Return one row per target and site: the attack named beforehand, with the closest kind of references.
+
+    That is the flagged attack, else the configured one, else the target's first. Of several kinds of reference models
+    the strongest leads: whole pipelines, then direct ones. Rows pooled over the sites are not among them.
+    """
+    best: dict[tuple[str, str], AuditRow] = {}
+    for row in headline_attack_rows(results):
+        place = row["target"], row["site"]
+        if row["site"] != ALL_SITES and _kind_rank(row) > _kind_rank(best.get(place)):
+            best[place] = row
+    return list(best.values())
+
+
+def headline_attack_rows(results: Results) -> list[AuditRow]:
+    """Return each target's rows of its headline attack: every site, ``all sites``, every kind of references."""
     rows = results.get("audit", [])
-    flagged = [row for row in rows if row.get("headline")]
-    if flagged or not rows:
-        return flagged
-    named = (results.get("study", {}).get("audit") or {}).get("headline")
-    named = named if any(row["attack"] == named for row in rows) else rows[0]["attack"]
-    return [row for row in rows if row["attack"] == named]
+    configured = (results.get("study", {}).get("audit") or {}).get("headline")
+    attacks: dict[str, set[str]] = {}
+    for target in dict.fromkeys(row["target"] for row in rows):
+        own = [row for row in rows if row["target"] == target]
+        flagged = {row["attack"] for row in own if row.get("headline")}
+        known = {row["attack"] for row in own}
+        attacks[target] = flagged or {configured if configured in known else own[0]["attack"]}
+    return [row for row in rows if row["attack"] in attacks[row["target"]]]
+
+
+def references_kind(row: Mapping[str, Any]) -> str:
+    """Return the kind of an attack's reference models; ``none`` for rows from before there were any."""
+    return row.get("references") or "none"
+
+
+def _kind_rank(row: AuditRow | None) -> int:
+    return -1 if row is None else {"direct": 1, "pipeline": 2}.get(references_kind(row), 0)
 
 
 def strategy_by_name(results: Results, name: str) -> StrategyResult | None:

@@ -18,6 +18,7 @@ RULE = "#d5dbe1"
 # Okabe and Ito's palette, which the common forms of colour blindness keep apart, with yellow left out on white.
 CYCLE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#6b7785")
 STRATEGY_COLOURS = {"fedkr": "#0072B2", "fedavg": "#E69F00", "centralised": "#6b7785", "local": "#CC79A7"}
+MANY_LINES = 12
 HEAT = LinearSegmentedColormap.from_list("fedkr", ["#f4f8fb", "#9cc6e3", "#0072B2", "#00304d"])
 
 _STYLE: dict[str, Any] = {

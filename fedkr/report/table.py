@@ -7,21 +7,32 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from fedkr.report.results import Results, headline_rows
-from fedkr.report.verdict import CHANCE
+from fedkr.audit import ALL_SITES
+from fedkr.audit.verdict import CHANCE, FOUND, NONE_FOUND, UNCLEAR
+from fedkr.report.audit_fields import AuditRow
+from fedkr.report.audit_rows import (
+    adversary,
+    audited_sites,
+    headline_by_target,
+    verdict_counts,
+)
+from fedkr.report.results import Results
 from fedkr.report.wording import (
+    NONE,
     NOT_RESOLVABLE,
     attack_label,
     auc_interval,
     decimal,
     duration,
     percent,
+    references_label,
     size,
     strategy_label,
     target_label,
 )
 
 MANY_SITES = 4
+_VERDICT_TITLES = {FOUND: "leak", UNCLEAR: "unclear", NONE_FOUND: "none"}
 
 
 def print_tables(results: Results, console: Console | None = None) -> None:
@@ -76,28 +87,45 @@ def _at_sites(accuracies: list[float | None]) -> str:
 
 
 def audit_table(results: Results) -> Table:
-    """Return one row per target and site for the headline attack, with what chance would give."""
-    rows = headline_rows(results)
+    """Return the headline attack on each target over all sites together, and how many sites got which verdict."""
+    by_target = headline_by_target(results)
+    rows = [row for shown in by_target.values() for row in shown]
     attack = attack_label(rows[0]["attack"]) if rows else "none"
     table = _table(f"Membership audit, headline attack: {attack}")
-    for title in ("target", "site"):
-        table.add_column(title, no_wrap=True)
-    for title in ("AUC [95 %]", "TPR at 1 % FPR", "members", "others"):
-        table.add_column(title, justify="right", no_wrap=True)
+    table.add_column("target")
+    for title in ("AUC [95 %]", "TPR at 1 %", *_VERDICT_TITLES.values()):
+        table.add_column(title, justify="right")
     previous = ""
-    for row in rows:
-        label = target_label(row["target"], results)
-        if previous and label != previous:
+    for target, shown in by_target.items():
+        row = shown[-1] if shown[-1]["site"] == ALL_SITES else None
+        who = adversary(shown[0])
+        if previous and who != previous:
             table.add_section()
-        leaking = (row.get("auc_low") or 0.0) > CHANCE
+        previous = who
+        counts = verdict_counts(results, target)
+        leaking = row is not None and (row.get("auc_low") or 0.0) > CHANCE
         table.add_row(
-            Text("" if label == previous else label),
-            Text(row["site"]),
-            Text(auc_interval(row), style="red" if leaking else ""),
-            NOT_RESOLVABLE if row.get("tpr_at_fpr_0.01") is None else percent(row.get("tpr_at_fpr_0.01")),
-            f"{row.get('members', 0):,}",
-            f"{row.get('nonmembers', 0):,}",
+            _target(target, shown[0], results),
+            Text(auc_interval(row) if row else NONE, style="red" if leaking else ""),
+            _short_tpr(row) if row else NONE,
+            *(Text(str(counts[verdict]), style="bold" if counts[verdict] else "dim") for verdict in _VERDICT_TITLES),
         )
-        previous = label
-    table.caption = "chance level: AUC 0.5, TPR 1 %; red: interval above it; others: held-out"
+    sites = len(audited_sites(results))
+    table.caption = (
+        f"{sites} site{'s' if sites != 1 else ''} together; chance level: AUC 0.5, TPR 1 %; red: interval above it\n"
+        "below each target: who could attack it · the attack's reference models\n"
+        "leak, unclear, none: how many sites got this verdict"
+    )
     return table
+
+
+def _target(target: str, row: AuditRow, results: Results) -> Text:
+    """Return what was attacked, and below it by whom and with which reference models."""
+    references = references_label(row.get("references"))
+    below = f"{adversary(row)} · {references}" if references else adversary(row)
+    return Text.assemble(target_label(target, results), "\n", (below, "dim"))
+
+
+def _short_tpr(row: AuditRow) -> str:
+    tpr = row.get("tpr_at_fpr_0.01")
+    return NOT_RESOLVABLE if tpr is None else percent(tpr)

@@ -5,10 +5,21 @@ from __future__ import annotations
 import math
 from statistics import fmean
 
-from fedkr.report.results import AuditRow, Results, StrategyResult, headline_rows, strategy_by_name
-from fedkr.report.wording import attack_label, decimal, listing, percent, strategy_label, target_label
+from fedkr.audit import ALL_SITES, VERDICTS
+from fedkr.audit.verdict import CHANCE
+from fedkr.report.audit_fields import AuditRow, VerdictRow
+from fedkr.report.audit_rows import verdict_rows
+from fedkr.report.results import Results, StrategyResult, headline_rows, strategy_by_name
+from fedkr.report.wording import (
+    attack_with_references,
+    decimal,
+    listing,
+    percent,
+    strategy_label,
+    target_label,
+)
 
-CHANCE = 0.5
+NAMED_SITES = 5
 LEVEL_POINTS = 0.05
 
 
@@ -79,22 +90,27 @@ def audit_verdict(results: Results) -> str:
         return "The audit has no figure for the headline attack."
     aucs = [row["auc"] or 0.0 for row in chosen]
     span = f"of {decimal(aucs[0])}" if len(aucs) == 1 else f"between {decimal(min(aucs))} and {decimal(max(aucs))}"
+    verdicts = [row for row in verdict_rows(results) if row["target"] == target and row["site"] != ALL_SITES]
     return (
-        f"Against the {target_label(target, results)}, the headline attack ({attack_label(rows[0]['attack'])}) "
+        f"Against the {target_label(target, results)}, the headline attack ({attack_with_references(chosen[0])}) "
         f"tells training images from held-out ones with an AUC {span} at the sites (0.5 is guessing). "
-        f"{_found(chosen)} {_power(rows)}"
+        f"{_judged(verdicts)} {_power(rows)}"
     ).strip()
 
 
-def _found(rows: list[AuditRow]) -> str:
-    leaking = [row["site"] for row in rows if (row.get("auc_low") or 0.0) > CHANCE]
-    if leaking:
-        return (
-            f"Above guessing by its 95 % interval at {listing(leaking)} ({len(leaking)} of {len(rows)}; chance alone "
-            f"gives about {0.025 * len(rows):.1f}): leakage, or a holdout that happens to be harder, which attacks "
-            "without reference models cannot tell apart."
-        )
-    return "No site's 95 % interval excludes guessing, which is no proof that nothing leaks."
+def _judged(verdicts: list[VerdictRow]) -> str:
+    parts = []
+    for verdict in VERDICTS:
+        rows = [row for row in verdicts if row["verdict"] == verdict]
+        reasons = {row.get("reason", "") for row in rows} - {""}
+        if rows:
+            reason = f" ({reasons.pop()})" if len(reasons) == 1 else ""
+            parts.append(f"{verdict} {_places([row['site'] for row in rows])}{reason}")
+    return f"By the rule that was set beforehand: {'; '.join(parts)}." if parts else ""
+
+
+def _places(sites: list[str]) -> str:
+    return f"at {listing(sites)}" if len(sites) <= NAMED_SITES else f"at {len(sites)} sites"
 
 
 def _power(rows: list[AuditRow]) -> str:

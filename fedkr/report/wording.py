@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from fedkr.report.results import AuditRow, Results
+from collections.abc import Mapping
+from typing import Any
+
+from fedkr.report.audit_fields import AttackFigures
+from fedkr.report.results import Results
 
 STRATEGY_LABELS = {
     "local": "Local only",
@@ -23,12 +27,29 @@ TARGET_LABELS = {
     "teacher": "Site's teacher",
     "local": "Site's own model",
     "centralised": "Centralised model",
+    "site-student": "Student of one site's releases",
+    "release": "Released images",
 }
 ATTACK_LABELS = {
     "loss": "loss threshold",
     "modified-entropy": "modified entropy",
     "confidence": "confidence",
     "logit-margin": "logit margin",
+    "rmia": "RMIA",
+    "rmia-offline": "RMIA (offline)",
+    "lira-online": "LiRA (online)",
+    "lira-online-fixed": "LiRA (online, fixed variance)",
+    "lira-offline": "LiRA (offline)",
+    "lira-offline-fixed": "LiRA (offline, fixed variance)",
+    "distance-pixels": "distance in pixels",
+    "distance-features": "distance in features",
+    "monte-carlo": "Monte-Carlo density",
+    "domias": "DOMIAS",
+}
+ADVERSARY_MEANING = {
+    "outsider": "sees the final model",
+    "server": "sees what each site sent",
+    "owner": "the site itself: this never leaves it",
 }
 NONE = "-"
 NOT_RESOLVABLE = "not resolvable"
@@ -49,6 +70,8 @@ def target_label(target: str, results: Results) -> str:
     if target in TARGET_LABELS:
         return TARGET_LABELS[target]
     kind = (results.get("study", {}).get("strategy") or {}).get("kind", "fedavg")
+    if target == "update":
+        return f"{strategy_label(kind)} update of a site"
     return f"{strategy_label(kind)} model" if target in ("weights", kind) else target
 
 
@@ -90,23 +113,52 @@ def duration(seconds: float | None) -> str:
     return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
 
 
-def auc_interval(row: AuditRow) -> str:
+def references_label(references: str | None) -> str:
+    """Return the kind of an attack's reference models, nothing where it needs none."""
+    return "" if references in (None, "", "none") else str(references)
+
+
+def attack_with_references(row: Mapping[str, Any]) -> str:
+    """Return an attack and the kind of reference models that it used, as in 'RMIA, pipeline references'."""
+    references = references_label(row.get("references"))
+    return attack_label(row["attack"]) + (f", {references} references" if references else "")
+
+
+def auc_interval(row: AttackFigures) -> str:
     """Return '0.512 [0.47, 0.55]', or the AUC alone where there is no interval."""
     low, high = row.get("auc_low"), row.get("auc_high")
     interval = "" if low is None or high is None else f" [{low:.2f}, {high:.2f}]"
     return decimal(row.get("auc")) + interval
 
 
-def tpr_interval(row: AuditRow) -> str:
-    """Return the TPR at 1 % FPR with its interval, or that the non-members are too few to resolve it."""
-    tpr = row.get("tpr_at_fpr_0.01")
+def tpr_interval(row: AttackFigures, fpr: float = 0.01) -> str:
+    """Return the TPR at an FPR with its interval, or that the non-members are too few to resolve it."""
+    tpr, low, high = tpr_figures(row, fpr)
     if tpr is None:
         return NOT_RESOLVABLE
-    low, high = row.get("tpr_at_fpr_0.01_low"), row.get("tpr_at_fpr_0.01_high")
     interval = "" if low is None or high is None else f" [{100 * low:.1f}, {100 * high:.1f}]"
     return percent(tpr) + interval
+
+
+def tpr_figures(row: Mapping[str, Any], fpr: float) -> tuple[float | None, float | None, float | None]:
+    """Return the TPR at an FPR and both ends of its interval, None for what is not there."""
+    key = f"tpr_at_fpr_{fpr:g}"
+    return row.get(key), row.get(f"{key}_low"), row.get(f"{key}_high")
+
+
+def row_fprs(row: Mapping[str, Any]) -> list[float]:
+    """Return the FPRs at which a row has a TPR or says that it is not resolvable, the highest first."""
+    stem = "tpr_at_fpr_"
+    ends = [key.removeprefix(stem) for key in row if key.startswith(stem) and not key.endswith(("_low", "_high"))]
+    return sorted(map(float, ends), reverse=True)
 
 
 def listing(names: list[str]) -> str:
     """Return 'a', 'a and b' or 'a, b and c'."""
     return " and ".join([", ".join(names[:-1]), names[-1]]) if len(names) > 1 else "".join(names)
+
+
+def label_text(text: str, longest: int = 12) -> str:
+    """Return ``text`` cut to ``longest`` characters, its dollar signs kept from being read as formulas."""
+    cut = text if len(text) <= longest else text[: longest - 1] + "…"
+    return cut.replace("$", r"\$")

@@ -1,8 +1,12 @@
 """A small made-up run for the report's tests."""
 
+import copy
+from functools import cache
+
 import numpy as np
 import pytest
 
+from fedkr.audit import auc, pooled_rows, roc_points, tpr_at_fpr, worst_site
 from fedkr.report import SiteSamples
 
 CLASSES = ["<script>alert(1)</script>", "cost $5 & $6", "plain"]
@@ -72,6 +76,118 @@ def results():
         "notes": [],
         "seconds": 200.0,
         "test_images": 360,
+    }
+
+
+# How far the scores of members lie above those of non-members, by target.
+SHIFTS = {"student": 0.03, "fedavg": 0.3, "centralised": 0.35, "site-student": 0.08, "update": 0.5}
+SHIFTS |= {"release": 0.05, "teacher": 1.1, "local": 0.9}
+REFERENCES = {"student": ["direct", "pipeline"], "site-student": ["direct", "pipeline"], "release": ["none"]}
+ADVERSARIES = {"site-student": "server", "update": "server", "release": "server", "teacher": "owner", "local": "owner"}
+COUNTS = {"site-0": (400, 160), "site-1": (220, 60), "site-2": (900, 400)}
+
+
+def measured_row(target, site, attack, references, headline):
+    """A row of an attack on scores drawn for it, with an interval of about the right width."""
+    members, nonmembers = COUNTS[site]
+    rng = np.random.default_rng([len(target), len(attack), len(references), members])
+    inside = rng.normal(SHIFTS[target], 1, members)
+    inside[: members // 40] += 3 * SHIFTS[target]
+    outside = rng.normal(0, 1, nonmembers)
+    half = 0.6 / nonmembers**0.5
+    area = auc(inside, outside)
+    row = {"target": target, "site": site, "attack": attack, "references": references}
+    row |= {"adversary": ADVERSARIES.get(target, "outsider"), "others": site != "site-2"}
+    row |= {"auc": area, "auc_low": max(area - half, 0), "auc_high": min(area + half, 1)}
+    for fpr in (0.01, 0.001):
+        tpr, key = tpr_at_fpr(inside, outside, fpr), f"tpr_at_fpr_{fpr:g}"
+        around = (None, None) if tpr is None else (max(tpr - 0.02, 0.0), min(tpr + 0.03, 1.0))
+        row |= {key: tpr, f"{key}_low": around[0], f"{key}_high": around[1]}
+        if tpr is None:
+            rate = float((inside > outside.max()).mean())
+            row |= {f"unresolved_{key}": rate, f"unresolved_{key}_low": 0.0, f"unresolved_{key}_high": rate + 0.02}
+    row |= {"balanced_accuracy": 0.5 + (area - 0.5) / 2, "members": members, "nonmembers": nonmembers}
+    return row | {"duplicates": 1, "headline": int(headline), "roc": [list(p) for p in roc_points(inside, outside)]}
+
+
+@cache
+def measured_rows():
+    rows = []
+    for target in SHIFTS:
+        for references in REFERENCES.get(target, ["direct"]):
+            named = {"distance-features": True, "distance-pixels": False}
+            if target != "release":
+                named = {"rmia": True, "lira-online": False}
+            rows += [measured_row(target, s, a, references, named[a]) for a in named for s in COUNTS]
+        if target != "release":
+            rows += [measured_row(target, site, "loss", "none", False) for site in COUNTS]
+    return rows + pooled_rows(rows)
+
+
+def audit_extras():
+    sites, targets = list(COUNTS), list(SHIFTS)
+    answers = {"student": "no leakage found", "release": "no leakage found", "site-student": "cannot tell"}
+    reasons = {
+        "no leakage found": "the upper limit 0.54 is at most 0.55, and the site's teacher is detected",
+        "leakage found": "the lower limit 0.57 is above 0.5",
+        "cannot tell": "the interval [0.46, 0.58] allows both: too few images",
+    }
+    verdicts = [
+        {"site": site, "target": target, "verdict": answers.get(target, "leakage found")}
+        for target in targets
+        for site in sites
+    ]
+    verdicts[1]["verdict"] = "cannot tell"
+    attack = {"attack": "rmia", "references": "pipeline"}
+    canary = {"target": "student", **attack, "auc": 0.56, "auc_low": 0.48, "auc_high": 0.64, "included": 98}
+    canary |= {"excluded": 102, "tpr_at_fpr_0.01": 0.04, "tpr_at_fpr_0.01_low": 0.0, "tpr_at_fpr_0.01_high": 0.09}
+    bound = {"target": "student", **attack, "epsilon": 0.31, "largest": 4.6, "delta": 1e-5, "confidence": 0.95}
+    bound |= {"coins": 560, "guesses": 56, "correct": 36}
+    copies = {"released": 1600, "suspects": 7, "verbatim": 0, "share": 0.0044, "chance_share": 0.005, "flagged": 0}
+    copies |= {"members": 400, "members_found": 5, "nonmembers": 160, "nonmembers_found": 2, "p_value": 0.7}
+    aucs = {"student": [0.5, 0.56, 0.52], "fedavg": [0.55, 0.71, None]}
+    return {
+        "blind": [{"site": site, "auc": 0.51, "p_value": 0.3, "rejected": False} for site in sites],
+        "paired": [
+            {
+                "site": s,
+                "target": "student",
+                "other": other,
+                **attack,
+                "difference": d,
+                "low": d - 0.04,
+                "high": d + 0.04,
+            }
+            for other, d in (("fedavg", -0.09), ("centralised", -0.02))
+            for s in sites
+        ],
+        "copies": [{"site": site, **copies} for site in sites],
+        "epsilon": [
+            *({"site": site, **bound, "reason": ""} for site in sites[:2]),
+            {"site": "site-2", "target": "student", **attack, "epsilon": None, "reason": "there are too few coins"},
+        ],
+        "canaries": [{"site": site, **canary} for site in sites],
+        "per_class": [
+            {"site": s, "target": t, **attack, "classes": [0, 1, 2], "auc": values}
+            | {"low": [v and v - 0.05 for v in values], "high": [v and v + 0.05 for v in values]}
+            for t, values in aucs.items()
+            for s in sites
+        ],
+        "verdicts": [v | {"reason": reasons[v["verdict"]]} for v in verdicts],
+        "worst_site": worst_site(row for row in measured_rows() if row["headline"]),
+        "notes": ["site-2 made its references without the other sites' releases: its policy keeps them"],
+    }
+
+
+@pytest.fixture
+def full_results(results):
+    """The run with every attack, target and control of the audit."""
+    options = {"headline": "rmia", "direct_references": 16, "pipeline_references": 8}
+    return results | {
+        "study": {"data": {"name": "digits"}, "strategy": {"kind": "fedavg"}, "audit": options},
+        "sites": [{"name": site, "counts": {"train": [5, 0, 9], "holdout": [2, 1, 3]}} for site in COUNTS],
+        "audit": copy.deepcopy(measured_rows()),
+        "audit_extras": audit_extras(),
     }
 
 

@@ -14,7 +14,7 @@ def page(results, samples):
 
 def test_whole_page_embeds_its_figures_and_asks_the_network_for_nothing(results, samples):
     page = render_report(results, samples)
-    assert page.count("data:image/svg+xml;base64") == 6
+    assert page.count("data:image/svg+xml;base64") == 8
     assert page.count("data:image/png;base64") == 2
     assert not re.search(r"https?://|//cdn|@import|<link|src=\"(?!data:)|url\(", page)
 

@@ -1,6 +1,7 @@
 """The tables on the terminal."""
 
 import io
+import re
 
 import pytest
 from rich.console import Console
@@ -10,7 +11,11 @@ from fedkr.report import print_tables
 
 @pytest.fixture
 def printed(results):
-    console = Console(file=io.StringIO(), width=80)
+    return print_on(80, results)
+
+
+def print_on(width, results):
+    console = Console(file=io.StringIO(), width=width)
     print_tables(results, console)
     return console.file.getvalue()
 
@@ -23,8 +28,15 @@ def test_every_strategy_has_a_row_with_its_scores_and_bytes(printed):
 def test_audit_table_names_headline_attack_and_chance(printed):
     assert "headline attack: modified entropy" in printed
     assert "AUC 0.5" in printed
-    assert "0.510 [0.47, 0.55]" in printed
-    assert "not resolvable" in printed
+    assert re.search(r"FedKR student +0.510 \[0.48, 0.54\] +not resolvable +0 +2 +0", printed)
+
+
+def test_audit_table_of_a_full_audit_counts_verdicts_over_the_sites(full_results):
+    printed = print_on(80, full_results)
+    assert "outsider · pipeline" in printed
+    assert re.search(r"FedKR student .* 0 +1 +2 *\n", printed)
+    assert re.search(r"Site's teacher .* 3 +0 +0 *\n", printed)
+    assert "…" not in printed
 
 
 def test_nothing_is_cut_on_a_terminal_of_eighty_columns(printed):

@@ -21,7 +21,7 @@ def test_verdict_without_a_student_names_the_best(results):
 
 def test_audit_verdict_never_takes_chance_for_proof(results):
     text = audit_verdict(results)
-    assert "no proof that nothing leaks" in text
+    assert "cannot tell at site-0 and site-1" in text
     assert "teachers, which never leave their sites, are detected at 2 of 2" in text
 
 
@@ -29,13 +29,23 @@ def test_audit_verdict_names_the_sites_above_chance(results):
     for row in results["audit"]:
         if row["target"] == "student" and row["site"] == "site-1":
             row.update(auc=0.7, auc_low=0.6, auc_high=0.8)
-    assert "at site-1 (1 of 2" in audit_verdict(results)
+    text = audit_verdict(results)
+    assert "leakage found at site-1 (the 95 % interval of the headline AUC starts at 0.600" in text
+    assert "without reference models, a holdout that happens to be harder looks the same" in text
+    assert "cannot tell at site-0" in text
 
 
 def test_audit_verdict_says_when_the_attack_has_no_power(results):
     for row in results["audit"]:
         row.update(auc=0.5, auc_low=0.45, auc_high=0.55)
-    assert "cannot tell" in audit_verdict(results)
+    assert "little power here" in audit_verdict(results)
+
+
+def test_audit_verdict_of_a_full_audit_names_attack_and_references(full_results):
+    text = audit_verdict(full_results)
+    assert "(RMIA, pipeline references)" in text
+    assert "no leakage found at site-0 and site-2" in text
+    assert "cannot tell at site-1" in text
 
 
 def test_no_audit_is_said_so(results):

@@ -1,0 +1,155 @@
+"""The audit's part of ``results.json``: its rows and, all optional, what an audit measured beside them."""
+
+from __future__ import annotations
+
+from typing import Any, Required, TypedDict
+
+# Written as calls because the keys are no identifiers; more FPRs may stand beside these.
+_ResolvedTpr = TypedDict(
+    "_ResolvedTpr",
+    {
+        "tpr_at_fpr_0.01": float | None,
+        "tpr_at_fpr_0.01_low": float | None,
+        "tpr_at_fpr_0.01_high": float | None,
+    },
+    total=False,
+)
+
+
+class AttackFigures(_ResolvedTpr, total=False):
+    """What one attack achieved, with 95 % intervals; ``references`` is none, direct or pipeline."""
+
+    target: Required[str]
+    site: Required[str]
+    attack: Required[str]
+    references: str
+    auc: float | None
+    auc_low: float | None
+    auc_high: float | None
+
+
+class AuditRow(AttackFigures, total=False):
+    """One attack on one target at one site, or at ``all sites``; ``roc`` is a list of [fpr, tpr].
+
+    Attributes:
+        adversary: outsider (sees the final model), server (sees what each site sent) or owner (sees what never leaves).
+        others: whether the references knew the other sites' releases.
+    """
+
+    adversary: str
+    others: bool | None
+    balanced_accuracy: float | None
+    members: int
+    nonmembers: int
+    duplicates: int
+    headline: int
+    roc: list[list[float]] | None
+
+
+class BlindRow(TypedDict, total=False):
+    """Members against non-members by their images alone; ``rejected`` (Holm over the sites) voids a site's audit."""
+
+    site: Required[str]
+    auc: float | None
+    p_value: float | None
+    rejected: bool
+
+
+class PairedRow(TypedDict, total=False):
+    """AUC of ``target`` minus that of ``other`` on one challenge set, with a 95 % interval."""
+
+    site: Required[str]
+    target: Required[str]
+    other: Required[str]
+    attack: str
+    references: str
+    difference: float | None
+    low: float | None
+    high: float | None
+
+
+class CopyRow(TypedDict, total=False):
+    """Released images that are close to a member (``suspects``), the same of the holdout, and a test for copies.
+
+    Attributes:
+        verbatim: of the suspects, those equal to a member byte by byte.
+        share, chance_share: of the released images, and of the holdout's, that are close to a member.
+        members_found, nonmembers_found: those that a released image is close to.
+        p_value: that no more members are found than non-members; ``flagged`` where it is rejected.
+    """
+
+    site: Required[str]
+    released: int
+    suspects: int
+    verbatim: int
+    share: float | None
+    chance_share: float | None
+    members: int
+    members_found: int
+    nonmembers: int
+    nonmembers_found: int
+    p_value: float | None
+    flagged: int
+
+
+class EpsilonRow(TypedDict, total=False):
+    """A lower bound on epsilon from one run, or the ``reason`` why there is none.
+
+    ``largest`` is what this many coins could show at most.
+    """
+
+    site: Required[str]
+    target: Required[str]
+    attack: str
+    references: str
+    epsilon: float | None
+    largest: float | None
+    delta: float | None
+    confidence: float | None
+    reason: str
+    coins: int
+    guesses: int
+    correct: int
+
+
+class CanaryRow(AttackFigures, total=False):
+    """One attack on the planted images: those that a coin put in against those that it left out."""
+
+    included: int
+    excluded: int
+
+
+class PerClassRow(TypedDict, total=False):
+    """The headline attack's AUC within each class (a name or its label), null where a class has too few images."""
+
+    site: Required[str]
+    target: Required[str]
+    attack: str
+    references: str
+    classes: list[Any]
+    auc: list[float | None]
+    low: list[float | None]
+    high: list[float | None]
+
+
+class VerdictRow(TypedDict, total=False):
+    """'no leakage found', 'leakage found' or 'cannot tell', and why."""
+
+    site: Required[str]
+    target: Required[str]
+    verdict: Required[str]
+    reason: str
+
+
+class AuditExtras(TypedDict, total=False):
+    """What an audit measured beside its attacks' rows."""
+
+    blind: list[BlindRow]
+    paired: list[PairedRow]
+    copies: list[CopyRow]
+    epsilon: list[EpsilonRow]
+    canaries: list[CanaryRow]
+    per_class: list[PerClassRow]
+    verdicts: list[VerdictRow]
+    worst_site: list[AuditRow]
+    notes: list[str]

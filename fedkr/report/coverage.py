@@ -1,0 +1,179 @@
+"""What the audit tested, on how much, and what it did not: a verdict means no more than this list."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import Any
+
+from fedkr.audit import ALL_SITES
+from fedkr.config import ATTACKS, RELEASE_ATTACKS
+from fedkr.report.audit_fields import AuditRow
+from fedkr.report.audit_rows import ADVERSARIES, adversary, audited_sites, audited_targets
+from fedkr.report.results import Results, headline_rows, references_kind
+from fedkr.report.wording import (
+    ADVERSARY_MEANING,
+    attack_label,
+    listing,
+    percent,
+    references_label,
+    row_fprs,
+    target_label,
+    tpr_figures,
+)
+
+NEVER_TESTED = (
+    "an attacker who takes part and poisons what is trained, or who asks for many releases",
+    "reconstruction of images and inference of attributes: the attacks only ask whether an image was trained on",
+    "whether a patient, rather than an image, took part",
+    "another seed: partition, training and sampling were drawn once",
+)
+
+
+def tested(results: Results) -> dict[str, str]:
+    """Return, by topic, what the audit did."""
+    rows = results.get("audit", [])
+    topics = {**_adversaries(results), "Attacks": _attacks(rows), "Reference models": _references(results)}
+    topics |= {"Images": _images(results), "Low false-positive rates": _resolution(results)}
+    return topics | _controls(results)
+
+
+def not_tested(results: Results) -> list[str]:
+    """Return what this audit left out, then what no audit of this kind covers."""
+    rows, extras = results.get("audit", []), results.get("audit_extras", {})
+    kinds = {references_kind(row) for row in rows}
+    run, targets = {row["attack"] for row in rows}, {row["target"] for row in rows}
+    left_out = []
+    if not kinds & {"direct", "pipeline"}:
+        left_out.append(
+            "attacks with reference models, which are stronger: without them, low figures rule out nothing and the "
+            "chance differences in difficulty between members and holdout stay in every figure"
+        )
+    elif "pipeline" not in kinds:
+        left_out.append("references that repeat the whole pipeline, the closest to how a student is made")
+    missing = [attack_label(attack) for attack in ATTACKS if attack not in run]
+    if missing and kinds & {"direct", "pipeline"}:
+        left_out.append(f"attacks left out: {', '.join(missing)}")
+    if "release" not in targets:
+        left_out.append("the released images themselves")
+    if not targets & {"site-student", "update"}:
+        left_out.append("the server as the attacker, who sees what each site sent")
+    if not extras.get("canaries"):
+        left_out.append("canaries, which show the worst case that averages hide")
+    if not any("coins" in row for row in extras.get("epsilon", [])):
+        left_out.append("a lower bound on epsilon, which needs fair coins (audit.coins or canaries)")
+    if not extras.get("blind"):
+        left_out.append("the blind baseline: whether members and non-members differ without any model")
+    return [*left_out, *NEVER_TESTED]
+
+
+def _adversaries(results: Results) -> dict[str, str]:
+    by_adversary: dict[str, list[str]] = defaultdict(list)
+    seen = {row["target"]: adversary(row) for row in results.get("audit", [])}
+    for target in audited_targets(results):
+        by_adversary[seen[target]].append(target_label(target, results))
+    return {
+        f"Adversary: {who}": f"{ADVERSARY_MEANING[who]}. Attacked: {listing(by_adversary[who])}."
+        for who in ADVERSARIES
+        if by_adversary[who]
+    }
+
+
+def _attacks(rows: list[AuditRow]) -> str:
+    run = list(dict.fromkeys(row["attack"] for row in rows))
+    models = [attack_label(attack) for attack in run if attack not in RELEASE_ATTACKS]
+    released = [attack_label(attack) for attack in run if attack in RELEASE_ATTACKS]
+    parts = [f"on models: {', '.join(models)}"] if models else []
+    parts += [f"on the released images, without a model: {', '.join(released)}"] if released else []
+    headline = dict.fromkeys(attack_label(row["attack"]) for row in rows if row.get("headline"))
+    named = f" Named beforehand as headline: {listing(list(headline))}." if headline else ""
+    return f"{_sentence('; '.join(parts))}.{named}"
+
+
+def _references(results: Results) -> str:
+    rows = results.get("audit", [])
+    options = results.get("study", {}).get("audit") or {}
+    kinds = {references_kind(row) for row in rows}
+    parts = []
+    if "direct" in kinds:
+        count = _count(options, "direct_references")
+        parts.append(f"{count}direct ones a site: classifiers trained on random halves of its members and holdout")
+    if "pipeline" in kinds:
+        count = _count(options, "pipeline_references")
+        parts.append(
+            f"{count}pipeline ones a site: teacher, generator and student repeated on random halves, with checkpoint "
+            "and sampling fixed from the real run"
+        )
+    if not parts:
+        return "Not used: each score comes from the attacked model alone."
+    alone = list(dict.fromkeys(row["site"] for row in rows if row.get("others") is False and row["site"] != ALL_SITES))
+    known = f" Without the other sites' releases at {listing(alone)}." if alone else ""
+    return f"{_sentence('; '.join(parts))}. {_used(results)}{known}"
+
+
+def _used(results: Results) -> str:
+    """Say which kind the headline figures rest on, by target."""
+    by_kind: dict[str, dict[str, None]] = defaultdict(dict)
+    for row in headline_rows(results):
+        by_kind[references_label(row.get("references"))][target_label(row["target"], results)] = None
+    return "".join(
+        f"Headline by {kind} ones: {listing(list(by_kind[kind]))}. " for kind in sorted(by_kind) if kind
+    ).strip()
+
+
+def _images(results: Results) -> str:
+    sizes: dict[str, AuditRow] = {}
+    for row in headline_rows(results):
+        sizes.setdefault(row["site"], row)
+    if not sizes:
+        return "Not told."
+    members = [row.get("members", 0) for row in sizes.values()]
+    others = [row.get("nonmembers", 0) for row in sizes.values()]
+    duplicates = sum(row.get("duplicates", 0) for row in sizes.values())
+    removed = f" {duplicates:,} exact duplicates between the two were taken out." if duplicates else ""
+    return (
+        f"{_span(members)} members (trained on) and {_span(others)} non-members (holdout, never trained or selected "
+        f"on) at each of {len(sizes)} site{'s' if len(sizes) != 1 else ''}.{removed}"
+    )
+
+
+def _resolution(results: Results) -> str:
+    rows, sites = headline_rows(results), audited_sites(results)
+    fprs = sorted({fpr for row in rows for fpr in row_fprs(row)}, reverse=True)
+    parts = []
+    for fpr in fprs:
+        able = {row["site"] for row in rows if tpr_figures(row, fpr)[0] is not None}
+        where = "every site" if len(able) == len(sites) else f"{len(able)} of {len(sites)} sites"
+        parts.append(f"{percent(fpr, 0 if fpr >= 0.01 else 1)} at {where}")
+    return (
+        f"Resolvable: {'; '.join(parts)}. Elsewhere there are fewer than 1 / FPR non-members."
+        if parts
+        else "Not measured."
+    )
+
+
+def _controls(results: Results) -> dict[str, str]:
+    extras = results.get("audit_extras", {})
+    topics = {}
+    if any(row["target"] == "teacher" for row in results.get("audit", [])):
+        topics["Positive control"] = "Each site's teacher, which never leaves it: the same attack must find it."
+    if blind := extras.get("blind"):
+        topics["Negative control"] = f"A classifier that sees images and no model, at {len(blind)} sites."
+    if canaries := extras.get("canaries"):
+        sites = {row["site"]: row.get("included", 0) + row.get("excluded", 0) for row in canaries}
+        topics["Canaries"] = f"{_span(list(sites.values()))} planted images a site, each put in by a fair coin."
+    if coins := [row["coins"] for row in extras.get("epsilon", []) if "coins" in row]:
+        topics["Coins"] = f"{_span(coins)} fair coins a site for the bound on epsilon."
+    return topics
+
+
+def _count(options: dict[str, Any], name: str) -> str:
+    return f"{options[name]} " if options.get(name) else ""
+
+
+def _span(counts: list[int]) -> str:
+    low, high = min(counts), max(counts)
+    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:]

@@ -1,0 +1,96 @@
+"""The page's audit: verdicts, what was tested, and everything that is folded."""
+
+import re
+
+import pytest
+
+from fedkr.report import check_results, coverage, plain, render_report
+
+
+@pytest.fixture
+def page(full_results):
+    return re.sub(r"<[^>]+>", " ", audit_of(full_results))
+
+
+def audit_of(results):
+    return render_report(results, None, figures={}).split('id="audit"')[1].split("</section>")[0]
+
+
+def test_all_that_an_audit_measured_is_accepted(full_results):
+    assert check_results(plain(full_results))["audit_extras"] == full_results["audit_extras"]
+
+
+def test_a_verdict_stands_for_every_target_and_site_with_its_adversary_and_reason(full_results):
+    section = audit_of(full_results)
+    matrix = section.split("<tbody>")[1].split("</tbody>")[0]
+    assert matrix.count('class="pill') == 8 * 3
+    for text in ("outsider: sees the final model", "server: sees what each site sent", "owner: the site itself"):
+        assert text in matrix
+    assert "too few images" in section
+
+
+def test_many_sites_are_counted_instead_of_drawn_side_by_side(full_results):
+    rows = [row for row in full_results["audit"] if row["site"] == "site-0"]
+    full_results["audit"] = [row | {"site": f"clinic {i}"} for i in range(9) for row in rows]
+    del full_results["audit_extras"]["verdicts"]
+    section = audit_of(full_results)
+    assert "leakage found (sites)" in section
+    assert "<th>clinic 8</th>" not in section
+
+
+def test_verdicts_that_a_run_did_not_write_are_judged_by_the_same_rule(results):
+    section = audit_of(results)
+    assert "only RMIA with reference models is strong enough to pass student" in section
+    assert "no leakage found</span>" not in section
+
+
+def test_a_rejected_blind_baseline_voids_the_audit_of_its_site(full_results):
+    full_results["audit_extras"]["blind"][1].update(p_value=0.0005, rejected=True)
+    section = audit_of(full_results)
+    assert "site-1: audit void" in section
+    assert "1 of 3 sites void" in section
+    assert "audit void" not in audit_of(full_results | {"audit_extras": {}})
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("Paired differences", "-0.090 [-0.13, -0.05]", "Lower bound on epsilon", "≥ 0.31", "36 of 56"),
+        *("there are too few coins", "Canaries", "0.560 [0.48, 0.64]", "Copy check", "7 (0.4 %)", "Blind baseline"),
+        *("By class", "0.71", "Every attack", "LiRA (online)", "pipeline", "AOP", "not resolvable"),
+        *("Most exposed site", "local report", "site-2 made its references without the other sites"),
+    ],
+)
+def test_everything_that_was_measured_is_on_the_page(page, text):
+    assert text in page
+
+
+def test_page_of_a_full_audit_holds_nothing_unfinished(page):
+    assert not re.search(r"\bNone\b|\bnan\b", page)
+
+
+def test_classes_are_named_and_those_with_too_few_images_left_empty(full_results):
+    fold = audit_of(full_results).split("By class")[1]
+    assert "cost $5 &amp; $6" in fold
+    fedavg = fold.split("FedAvg model")[1].split("</tbody>")[0]
+    assert fedavg.count(">0.71<") == fedavg.count(">-<") == 3
+
+
+def test_what_was_tested_names_attacks_references_images_and_resolution(full_results):
+    topics = coverage.tested(full_results)
+    assert "RMIA, LiRA (online), loss threshold" in topics["Attacks"]
+    assert "16 direct ones a site" in topics["Reference models"]
+    assert "Without the other sites' releases at site-2" in topics["Reference models"]
+    assert "220 to 900 members" in topics["Images"]
+    assert "1 % at 2 of 3 sites" in topics["Low false-positive rates"]
+    assert topics["Coins"].startswith("560 fair coins")
+
+
+def test_what_was_not_tested_follows_from_what_is_missing(results, full_results):
+    light, full = " ".join(coverage.not_tested(results)), " ".join(coverage.not_tested(full_results))
+    for text in ("with reference models", "canaries", "released images", "the server as the attacker", "blind"):
+        assert text in light
+    for text in ("canaries", "the server as the attacker", "blind"):
+        assert text not in full
+    assert "poisons" in light
+    assert "poisons" in full
