@@ -1,0 +1,334 @@
+"""Generators against the plain diffusers loop: training, sampling, memory and, if asked for, time to equal CAS.
+
+All are measured in turns, round by round, so that what else the machine does meets each alike; a ratio is the median
+of the rounds' ratios.
+"""
+
+from __future__ import annotations
+
+import itertools
+import multiprocessing
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+from torch.nn import functional as F
+
+from fedkr.artifacts import Artifact
+from fedkr.benchmarks.plain_diffusion import PlainDiffusion
+from fedkr.config import ClassifierConfig, DataConfig, GeneratorConfig
+from fedkr.data import load_source
+from fedkr.data.imageset import ImageSet
+from fedkr.data.source import Source
+from fedkr.environment import hardware, package_versions
+from fedkr.errors import UserError
+from fedkr.generators import build_generator
+from fedkr.generators.checkpointed import CheckpointedGenerator
+from fedkr.progress import Progress, SilentProgress
+from fedkr.recycle.classifier import real_batches, train_classifier
+from fedkr.training import Runtime, predict_logits
+
+PLAIN = "plain"
+KINDS = (PLAIN, "edm", "biggan_deep")
+DDIM_STEPS = 50
+# Longer than any measurement: the schedules of fedkr's generators decay at the end only.
+ENDLESS = 10**6
+LEAST_STEPS = 2
+CLASSIFIER = ClassifierConfig(arch="resnet8", width=16, steps=300)
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What is measured.
+
+    Attributes:
+        size: side of the images in pixels, a multiple of 4.
+        batch: images a training step.
+        width: feature channels of every network's first level.
+        steps: training steps in one round.
+        images: drawn in one round.
+        rounds: how often each is measured.
+    """
+
+    size: int = 28
+    batch: int = 32
+    width: int = 32
+    steps: int = 8
+    images: int = 256
+    rounds: int = 5
+
+
+class Contestant(Protocol):
+    """What is trained, drawn from and timed."""
+
+    def advance(self, until: int) -> None:
+        """Train up to step ``until``."""
+
+    def draw(self, labels: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """Return one image a label."""
+
+
+class Plain:
+    """The plain loop."""
+
+    def __init__(self, data: ImageSet, budget: Budget, runtime: Runtime) -> None:
+        self.loop = PlainDiffusion(data, budget.batch, budget.width, runtime.device)
+        self.advance = self.loop.advance
+
+    def draw(self, labels: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """Return one image a label, by 50 steps of DDIM."""
+        return self.loop.sample(labels, DDIM_STEPS)
+
+
+class Fedkr:
+    """A generator of fedkr with its default options; ``steps`` is what its learning-rate schedule ends at."""
+
+    def __init__(self, kind: str, data: ImageSet, budget: Budget, runtime: Runtime, steps: int = ENDLESS) -> None:
+        config = GeneratorConfig(kind, steps, budget.batch, 1, {"width": budget.width})
+
+        def build() -> CheckpointedGenerator:
+            generator = build_generator(
+                config,
+                channels=data.channels,
+                size=data.size,
+                classes=len(data.classes),
+                flip="none",
+                runtime=runtime,
+            )
+            assert isinstance(generator, CheckpointedGenerator)
+            return generator
+
+        self.work, self.drawing = build().begin(data, ("benchmark",)), build()
+
+    def advance(self, until: int) -> None:
+        """Train up to step ``until``."""
+        self.work.advance(until, SilentProgress())
+
+    def draw(self, labels: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """Return one image a label, with the default knobs, by the weights of the last :meth:`take`."""
+        return np.concatenate(list(self.drawing.sample(labels, self.drawing.default_knobs(), "benchmark")))
+
+    def take(self) -> None:
+        """Take over the averaged weights of now: a checkpoint's cost, not that of drawing."""
+        self.drawing.load(Artifact(self.work.state(), {}))
+
+
+def contestant(kind: str, data: ImageSet, budget: Budget, runtime: Runtime) -> Plain | Fedkr:
+    """Return what is measured under the name ``kind``."""
+    return Plain(data, budget, runtime) if kind == PLAIN else Fedkr(kind, data, budget, runtime)
+
+
+def enlarged_digits(size: int) -> ImageSet:
+    """Return scikit-learn's digits bilinearly enlarged to uint8 ``[N, size, size, 1]``."""
+    digits = load_source(DataConfig()).pool
+    pixels = torch.tensor(digits.images).permute(0, 3, 1, 2).float()
+    larger = F.interpolate(pixels, size=(size, size), mode="bilinear", align_corners=False)
+    images = larger.round_().clamp_(0, 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous().numpy()
+    return ImageSet(images, digits.labels, digits.classes)
+
+
+def measure_generators(budget: Budget, runtime: Runtime, progress: Progress) -> dict[str, Any]:
+    """Train and sample the plain loop and fedkr's generators in turns; return the figures.
+
+    Returns:
+        ``rows``, one a kind: ``train`` and ``sample`` in images/s (medians), ``train_ratio`` and ``sample_ratio`` to
+        the plain loop (medians of the rounds' ratios), and ``peak_mib``, the memory that training and sampling took
+        in a process of their own.
+
+    Raises:
+        UserError: a number that makes no benchmark.
+    """
+    _check(budget)
+    data, labels = enlarged_digits(budget.size), np.arange(budget.images) % 10
+    measured = {kind: contestant(kind, data, budget, runtime) for kind in KINDS}
+    for one in measured.values():
+        _round(one, budget, LEAST_STEPS, labels[:LEAST_STEPS])
+    rates: dict[str, list[tuple[float, float]]] = {kind: [] for kind in KINDS}
+    for turn in range(budget.rounds):
+        for place, (kind, one) in enumerate(measured.items()):
+            rates[kind].append(_round(one, budget, LEAST_STEPS + (turn + 1) * budget.steps, labels))
+            progress.update("measure", turn * len(KINDS) + place + 1, budget.rounds * len(KINDS), unit="turn")
+    progress.finish("measure")
+    return {
+        "budget": asdict(budget),
+        "data": "scikit-learn digits, enlarged",
+        "rows": [_row(kind, rates, peak_mib(kind, budget, runtime)) for kind in KINDS],
+        "runtime": runtime.describe() | {"threads": torch.get_num_threads()},
+        "hardware": hardware(),
+        "versions": package_versions(),
+    }
+
+
+def _round(one: Contestant, budget: Budget, until: int, labels: NDArray[np.int64]) -> tuple[float, float]:
+    """Return images/s of training up to ``until`` and of drawing."""
+    _, training = timed(lambda: one.advance(until))
+    if isinstance(one, Fedkr):
+        one.take()
+    _, drawing = timed(lambda: one.draw(labels))
+    return budget.steps * budget.batch / training, len(labels) / drawing
+
+
+def timed(work: Callable[[], Any]) -> tuple[Any, float]:
+    """Return what ``work`` returns and the seconds it took, a GPU's queue included."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    began = time.perf_counter()
+    result = work()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return result, time.perf_counter() - began
+
+
+def _row(kind: str, rates: dict[str, list[tuple[float, float]]], peak: float) -> dict[str, Any]:
+    row: dict[str, Any] = {"kind": kind, "peak_mib": peak}
+    for place, name in enumerate(("train", "sample")):
+        own, plain = ([pair[place] for pair in rates[k]] for k in (kind, PLAIN))
+        row[name] = statistics.median(own)
+        row[f"{name}_ratio"] = statistics.median(a / b for a, b in zip(own, plain, strict=True))
+    return row
+
+
+def peak_mib(kind: str, budget: Budget, runtime: Runtime) -> float:
+    """Return the most memory in MiB that two steps and one sampling batch take, beyond what was there before.
+
+    On CPU a process of its own, since memory that a process gave back still counts as its peak.
+    """
+    if runtime.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        _use(kind, budget, runtime)
+        return (torch.cuda.max_memory_allocated() - before) / 2**20
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(_peak_of_process, (kind, budget, runtime, torch.get_num_threads()))
+
+
+def _use(kind: str, budget: Budget, runtime: Runtime) -> None:
+    one = contestant(kind, enlarged_digits(budget.size), budget, runtime)
+    one.advance(LEAST_STEPS)
+    if isinstance(one, Fedkr):
+        one.take()
+    one.draw(np.arange(budget.images) % 10)
+
+
+def _peak_of_process(kind: str, budget: Budget, runtime: Runtime, threads: int) -> float:
+    torch.set_num_threads(threads)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    _use(kind, budget, runtime)
+    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    return grown / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+def measure_cas(
+    config: DataConfig, steps: int, points: int, budget: Budget, runtime: Runtime, progress: Progress
+) -> dict[str, Any]:
+    """Train the plain loop and ``edm`` for ``steps`` steps each; return what CAS each has after how many seconds.
+
+    Args:
+        config: the dataset, at its own size.
+        steps: training steps of each.
+        points: how often CAS is measured on the way.
+        budget: batch and width.
+        runtime: where and how.
+        progress: is told of each point.
+
+    Returns:
+        ``curves``: for each kind, rows of step, training ``seconds``, ``sample_seconds`` and ``cas``; ``target``, the
+        lower of the two best CAS; ``seconds_to_target`` for each; and the ``ratio`` of the plain loop's to edm's.
+    """
+    source = load_source(config)
+    makers: dict[str, Callable[[], Contestant]] = {
+        PLAIN: lambda: Plain(source.pool, budget, runtime),
+        "edm": lambda: Fedkr("edm", source.pool, budget, runtime, steps),
+    }
+    curves = {
+        kind: _cas_curve(make(), source, [round(steps * (i + 1) / points) for i in range(points)], runtime, progress)
+        for kind, make in makers.items()
+    }
+    target = min(max(row["cas"] for row in rows) for rows in curves.values())
+    reached = {kind: next(r["seconds"] for r in rows if r["cas"] >= target) for kind, rows in curves.items()}
+    ratio = reached[PLAIN] / reached["edm"]
+    return {"data": config.name, "curves": curves, "target": target, "seconds_to_target": reached, "ratio": ratio}
+
+
+def _cas_curve(
+    one: Contestant, source: Source, steps: list[int], runtime: Runtime, progress: Progress
+) -> list[dict[str, float]]:
+    labels, seconds, rows = np.sort(source.pool.labels), 0.0, list[dict[str, float]]()
+    for step in steps:
+        seconds += timed(lambda until=step: one.advance(until))[1]  # type: ignore[misc]
+        if isinstance(one, Fedkr):
+            one.take()
+        images, sampling = timed(lambda: one.draw(labels))
+        cas = score(ImageSet(images, labels, source.pool.classes), source.test, runtime)
+        rows.append({"step": step, "seconds": seconds, "sample_seconds": sampling, "cas": cas})
+        progress.update("cas", len(rows), len(steps), unit="point", cas=cas)
+    progress.finish("cas")
+    return rows
+
+
+def score(drawn: ImageSet, test: ImageSet, runtime: Runtime) -> float:
+    """Return CAS: the accuracy on real images of a small classifier trained on drawn ones (Ravuri & Vinyals 2019)."""
+    classifier = train_classifier(
+        CLASSIFIER,
+        real_batches(drawn, CLASSIFIER.batch, "benchmark"),
+        channels=drawn.channels,
+        size=drawn.size,
+        classes=len(drawn.classes),
+        flip="none",
+        runtime=runtime,
+        seed=("benchmark",),
+        progress=SilentProgress(),
+        stage="classifier",
+    )
+    return float((predict_logits(classifier, test.images, runtime).argmax(1) == test.labels).mean())
+
+
+def print_generators(result: dict[str, Any], console: Console | None = None) -> None:
+    """Print what :func:`measure_generators` returned, with ``cas`` of :func:`measure_cas` where it is there."""
+    console, budget = console or Console(), result["budget"]
+    title = f"{budget['size']}x{budget['size']}, width {budget['width']}, batch {budget['batch']}"
+    table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD)
+    table.add_column("generator")
+    for name in ("training images/s", "to plain", "sampling images/s", "to plain", "peak MiB"):
+        table.add_column(name, justify="right")
+    for row in result["rows"]:
+        rates = itertools.chain(*((f"{row[n]:,.1f}", f"{row[f'{n}_ratio']:.2f}x") for n in ("train", "sample")))
+        table.add_row(row["kind"], *rates, f"{row['peak_mib']:,.0f}")
+    runtime, where = result["runtime"], result["hardware"]
+    device = where["gpus"][0] if runtime["device"] == "cuda" else f"{where['processor']}, {where['cores']} cores"
+    table.caption = f"{device}; {runtime['precision']}, {runtime['threads']} torch thread(s)"
+    table.caption_justify = "left"
+    console.print(table)
+    if "cas" in result:
+        console.print(_cas_table(result["cas"]))
+
+
+def _cas_table(cas: dict[str, Any]) -> Table:
+    title = f"CAS on {cas['data']}; {cas['target']:.3f} is reached {cas['ratio']:.1f}x as fast by edm"
+    table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD)
+    table.add_column("generator")
+    for name in ("step", "training s", "sampling s", "CAS"):
+        table.add_column(name, justify="right")
+    for kind, rows in cas["curves"].items():
+        for row in rows:
+            seconds = (f"{row['seconds']:.1f}", f"{row['sample_seconds']:.1f}")
+            table.add_row(kind, str(row["step"]), *seconds, f"{row['cas']:.3f}")
+    return table
+
+
+def _check(budget: Budget) -> None:
+    for name, value in asdict(budget).items():
+        if value < 1:
+            raise UserError(f"--{name} {value}: must be at least 1")
+    if budget.size % 4 or budget.size < 8:
+        raise UserError(f"--size {budget.size}: must be 8 or more and a multiple of 4")

@@ -1,0 +1,82 @@
+"""``fedkr bench generator``: every contestant is trained and drawn from, and ratios are to the plain loop."""
+
+import io
+import json
+
+import numpy as np
+import pytest
+from rich.console import Console
+from typer.testing import CliRunner
+
+from fedkr.benchmarks import generator
+from fedkr.benchmarks.generator import Budget, Plain, measure_cas, measure_generators, print_generators
+from fedkr.cli import app
+from fedkr.config import ClassifierConfig, DataConfig
+from fedkr.errors import UserError
+from fedkr.progress import SilentProgress
+from fedkr.training import Runtime
+
+TINY = Budget(size=8, batch=4, width=8, steps=1, images=4, rounds=1)
+
+
+@pytest.fixture(scope="module")
+def result():
+    with pytest.MonkeyPatch.context() as patch:
+        # A process for each figure takes seconds to import.
+        patch.setattr(generator, "peak_mib", lambda *_: 1.0)
+        return measure_generators(TINY, Runtime.choose("cpu", "float32", 1), SilentProgress())
+
+
+def test_each_generator_is_measured_and_the_plain_loop_is_the_measure(result):
+    assert [row["kind"] for row in result["rows"]] == ["plain", "edm", "biggan_deep"]
+    plain = result["rows"][0]
+    assert (plain["train_ratio"], plain["sample_ratio"]) == (1.0, 1.0)
+    assert all(row["train"] > 0 and row["sample"] > 0 for row in result["rows"])
+
+
+def test_the_table_names_generators_ratios_and_the_machine(result):
+    page = io.StringIO()
+    print_generators(result, Console(file=page, width=140))
+    for text in ("plain", "edm", "biggan_deep", "1.00x", "float32, 1 torch thread(s)"):
+        assert text in page.getvalue()
+
+
+def test_the_plain_loop_learns_and_draws_by_averaged_weights(runtime, pictures):
+    data = pictures((8, 8))
+    plain = Plain(data, TINY, runtime)
+    plain.advance(1)
+    before = [p.clone() for p in plain.loop.net.parameters()]
+    images = plain.draw(np.array([0, 1]))
+    assert (images.shape, images.dtype) == ((2, 8, 8, 1), np.uint8)
+    assert all(p.equal(q) for p, q in zip(before, plain.loop.net.parameters(), strict=True))
+    plain.advance(2)
+    assert any(not p.equal(q) for p, q in zip(before, plain.loop.net.parameters(), strict=True))
+
+
+def test_time_to_equal_cas_is_of_the_cas_that_both_reach(runtime, monkeypatch):
+    monkeypatch.setattr(generator, "CLASSIFIER", ClassifierConfig(arch="resnet8", width=4, steps=1, batch=8))
+    monkeypatch.setattr(generator, "DDIM_STEPS", 2)
+    scores = iter([0.2, 0.5, 0.6, 0.9])
+    monkeypatch.setattr(generator, "score", lambda *_: next(scores))
+    cas = measure_cas(DataConfig(limit=40), 2, 2, TINY, runtime, SilentProgress())
+    assert cas["target"] == 0.5
+    curves = cas["curves"]
+    assert cas["seconds_to_target"] == {"plain": curves["plain"][1]["seconds"], "edm": curves["edm"][0]["seconds"]}
+
+
+@pytest.mark.parametrize(("budget", "line"), [(Budget(rounds=0), "--rounds 0"), (Budget(size=30), "--size 30")])
+def test_a_number_that_makes_no_benchmark_is_named(budget, line, runtime):
+    with pytest.raises(UserError, match=line):
+        measure_generators(budget, runtime, SilentProgress())
+
+
+def test_the_command_writes_its_figures(tmp_path, monkeypatch):
+    monkeypatch.setattr(generator, "peak_mib", lambda *_: 1.0)
+    out = tmp_path / "figures.json"
+    options = {"size": 8, "batch": 4, "width": 8, "steps": 1, "images": 4, "rounds": 1, "device": "cpu", "out": out}
+    named = [text for name, value in options.items() for text in (f"--{name}", str(value))]
+    finished = CliRunner().invoke(app, ["bench", "generator", *named])
+    assert finished.exit_code == 0, finished.output
+    figures = json.loads(out.read_text())
+    assert {"rows", "runtime", "hardware", "versions"} <= set(figures)
+    assert figures["runtime"]["threads"] == 1
