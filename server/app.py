@@ -16,10 +16,10 @@ from flwr.serverapp import Grid, ServerApp
 import fedkr
 from fedkr.artifacts import StageStore, write_atomic
 from fedkr.config import Study
+from fedkr.environment import hardware, package_versions
 from fedkr.errors import UserError
 from fedkr.progress import FileProgress
 from fedkr.report import write_report
-from fedkr.report.environment import hardware, package_versions
 from fedkr.training import Runtime
 from server.comparison import Comparison
 from server.coordinator import Coordinator

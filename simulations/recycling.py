@@ -17,9 +17,9 @@ from rich.table import Table
 from fedkr.artifacts import write_atomic
 from fedkr.config import Study
 from fedkr.data import load_source
+from fedkr.environment import hardware, package_versions
 from fedkr.progress import FileProgress
 from fedkr.recycle.single_site import ABLATION, FULL, SingleSite, Variant
-from fedkr.report.environment import hardware, package_versions
 from fedkr.training import Runtime
 from simulations.guard import guarded
 from simulations.live import LiveView

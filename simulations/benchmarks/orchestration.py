@@ -11,8 +11,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from fedkr.environment import hardware, package_versions
 from fedkr.report import load_results
-from fedkr.report.environment import hardware, package_versions
 from server.composition import compose_study
 from simulations.study import run_study
 

@@ -24,9 +24,9 @@ import fedkr
 from fedkr import wire
 from fedkr.artifacts import StageStore
 from fedkr.config import Study
+from fedkr.environment import hardware, package_versions
 from fedkr.progress import SilentProgress
 from fedkr.release import Release
-from fedkr.report.environment import hardware, package_versions
 from fedkr.training import Runtime
 from server.coordinator import Coordinator
 from server.strategies.fedkr import FedKR

@@ -4,7 +4,7 @@ import importlib.metadata
 import json
 import os
 
-from fedkr.report.environment import hardware, package_versions
+from fedkr.environment import hardware, package_versions
 
 
 def test_versions_are_those_that_are_installed():
