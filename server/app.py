@@ -19,7 +19,6 @@ from fedkr.config import Study
 from fedkr.environment import hardware, package_versions
 from fedkr.errors import UserError
 from fedkr.progress import FileProgress
-from fedkr.report import write_report
 from fedkr.training import Runtime
 from server.comparison import Comparison
 from server.coordinator import Coordinator
@@ -40,6 +39,9 @@ def main(grid: Grid, context: Context) -> None:
         results = run_on_server(grid, study, run_dir, driven)
         write_atomic(run_dir / "server" / "results.json", json.dumps(results).encode())
         if not driven:
+            # Imported here: every process that starts an app would load matplotlib for it.
+            from fedkr.report import write_report
+
             logger.info("└── %s", write_report(run_dir, results, None))
     except Exception as error:
         leave_note(run_dir, error)
