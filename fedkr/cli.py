@@ -23,6 +23,8 @@ app = typer.Typer(
 )
 site_app = typer.Typer(name="site", help="What a hospital runs on its own machine.", no_args_is_help=True)
 app.add_typer(site_app)
+bench_app = typer.Typer(name="bench", help="Measure one way of computing against another, here.", no_args_is_help=True)
+app.add_typer(bench_app)
 
 # Flags such as --help, --cfg and --multirun belong to the Hydra application behind `simulate`.
 HYDRA_ARGUMENTS = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
@@ -132,6 +134,66 @@ def check(site: Annotated[Path, typer.Argument(metavar="SITE_YAML", help="The si
         from sites.check import check_site
 
         print(json.dumps(check_site(site), indent=2, ensure_ascii=False))
+
+    _leave(work)
+
+
+@bench_app.command("audit")
+def bench_audit(
+    models: Annotated[int, typer.Option(help="How many reference models, an even number.")] = 64,
+    size: Annotated[int, typer.Option(help="Height and width of the images in pixels.")] = 28,
+    steps: Annotated[int, typer.Option(help="Training steps of each model.")] = 20,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    threads: Annotated[int, typer.Option(help="torch threads on a processor.")] = 1,
+    out: Annotated[Path | None, typer.Option(help="Also write the figures, as JSON, to this file.")] = None,
+) -> None:
+    """Train the audit's reference models together and one after the other, in one run, and compare the times."""
+
+    def work() -> None:
+        from fedkr.artifacts import write_atomic
+        from fedkr.benchmarks.audit import measure_audit, print_audit
+        from fedkr.training import Runtime
+
+        result = measure_audit(models, size, steps, Runtime.choose(device, threads=threads))
+        print_audit(result)
+        if out is not None:
+            write_atomic(out, json.dumps(result, indent=1).encode() + b"\n")
+
+    _leave(work)
+
+
+@bench_app.command("generator")
+def bench_generator(
+    size: Annotated[int, typer.Option(help="Height and width of the images in pixels, a multiple of 4.")] = 28,
+    batch: Annotated[int, typer.Option(help="Images a training step.")] = 32,
+    width: Annotated[int, typer.Option(help="Feature channels of each network's first level.")] = 32,
+    steps: Annotated[int, typer.Option(help="Training steps a round.")] = 8,
+    images: Annotated[int, typer.Option(help="Images drawn a round.")] = 256,
+    rounds: Annotated[int, typer.Option(help="How often each is measured, in turns.")] = 5,
+    cas: Annotated[str, typer.Option(help="Dataset to compare the time to equal CAS on, such as digits.")] = "",
+    cas_steps: Annotated[int, typer.Option(help="Training steps of each for CAS.")] = 600,
+    root: Annotated[Path, typer.Option(help="Folder of that dataset's file.")] = Path("data"),
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    threads: Annotated[int, typer.Option(help="torch threads on a processor.")] = 1,
+    out: Annotated[Path | None, typer.Option(help="Also write the figures, as JSON, to this file.")] = None,
+) -> None:
+    """Train and sample edm and biggan_deep against the plain diffusers loop, in one run, and compare."""
+
+    def work() -> None:
+        from fedkr.artifacts import write_atomic
+        from fedkr.benchmarks.generator import Budget, measure_cas, measure_generators, print_generators
+        from fedkr.config import DataConfig
+        from fedkr.progress import SilentProgress
+        from fedkr.training import Runtime
+
+        budget, runtime = Budget(size, batch, width, steps, images, rounds), Runtime.choose(device, threads=threads)
+        result = measure_generators(budget, runtime, SilentProgress())
+        if cas:
+            data = DataConfig(name=cas, root=str(root))
+            result["cas"] = measure_cas(data, cas_steps, 4, budget, runtime, SilentProgress())
+        print_generators(result)
+        if out is not None:
+            write_atomic(out, json.dumps(result, indent=1).encode() + b"\n")
 
     _leave(work)
 
