@@ -26,8 +26,8 @@ from simulations.exported import DESCRIPTION_FILE, INPUT, ONNX_FILE, OUTPUT, WEI
 
 LIMITS = (
     "Not a medical device and not for clinical use: nobody has validated it on patients, no regulator has seen it.",
-    "The audit is a first version: attacks without reference models. Stronger ones exist, and an interval that holds "
-    "0.5 is no proof that nothing leaks.",
+    "An audit finds leakage, it cannot rule it out: an interval that holds 0.5 is no proof, and of the attacks above "
+    "those without reference models are the weaker ones.",
     "The images of the releases are synthetic, but the generators that drew them learnt from private images: whoever "
     "passes a release on should read the audit first.",
     "It knows the classes above and no others: an image of none of them also gets probabilities that sum to one.",
@@ -148,7 +148,7 @@ def _audit(results: Results) -> list[str]:
     headline = headline_rows(results)
     rows = [row for row in results.get("audit", []) if row["target"] == "student" or row in headline]
     if rows:
-        titles = ["model", "site", "attack", "AUC [95 %]", "TPR at 1 % FPR [95 %]", "members", "non-members"]
+        titles = ["model", "site", "attack", "references", "AUC [95 %]", "TPR at 1 % FPR [95 %]", "members", "non-members"]
         lines += ["", *_table(titles, [_audit_row(row, results) for row in rows])]
         lines += ["", "Guessing gives an AUC of 0.5 and a TPR of 1 %. Only this student is part of the export."]
     return lines
@@ -159,6 +159,7 @@ def _audit_row(row: AuditRow, results: Results) -> list[str]:
         target_label(row["target"], results),
         row["site"],
         attack_label(row["attack"]),
+        row.get("references", "none"),
         auc_interval(row),
         tpr_interval(row),
         _count(row.get("members")),
