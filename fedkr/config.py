@@ -164,7 +164,7 @@ class AuditConfig:
     enabled: bool = True
     attacks: list[str] = field(default_factory=lambda: ["loss", "modified-entropy"])
     headline: str = "modified-entropy"
-    targets: list[str] = field(default_factory=lambda: ["student", "weights", "teacher", "centralised"])
+    targets: list[str] = field(default_factory=lambda: ["student", "weights", "teacher", "centralised", "release"])
     fprs: list[float] = field(default_factory=lambda: [0.01, 0.001])
     bootstrap: int = 1000
     direct_references: int = 0

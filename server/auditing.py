@@ -209,11 +209,14 @@ class ServerAudit:
         pending, lost = [], dict[str, str]()
         for site in self.sites:
             others = self._others(site)
-            shared = None if others is None else (others.images, others.soft_labels)
-            sizes = [] if others is None else list(others.sizes)
-            content = wire.request_content(
-                self.coordinator.study_json, shared=shared, sizes=sizes, targets=[str(target) for target in targets]
-            )
+            content = wire.request_content(self.coordinator.study_json, targets=list(targets))
+            if others is not None:
+                content = wire.request_content(
+                    self.coordinator.study_json,
+                    shared=(others.images, others.soft_labels),
+                    sizes=list(others.sizes),
+                    targets=list(targets),
+                )
             about = fingerprint([targets, others and others.digest()])
             composed = self.coordinator.compose("references", wire.REFERENCES, {site: content}, about, lost)
             pending.append(self.coordinator.send(composed))
@@ -224,7 +227,7 @@ class ServerAudit:
 
     def _others(self, site: str) -> Draws | None:
         """Return the union of what the other sites released, where their policies let it reach other sites."""
-        open_to_all = {s for s, member in self.coordinator.members.items() if member.card["recipients"] == "federation"}
+        open_to_all = {s for s, member in self.coordinator.members.items() if member.card.get("recipients") == "federation"}
         files = [
             [path for other, path in exchange.items() if other != site and other in open_to_all]
             for exchange in self.found.releases

@@ -66,7 +66,7 @@ def numbers():
 
     def numbers(folder):
         results = json.loads((folder / "results.json").read_text())
-        names = ("strategies", "audit", "weights_search", "recycling", "missing_sites")
+        names = ("strategies", "audit", "audit_extras", "weights_search", "recycling", "missing_sites")
         models = {
             path.stem: {name: tensor.numpy().tobytes() for name, tensor in read_artifact(path).tensors.items()}
             for path in (folder / "models").glob("*.safetensors")

@@ -90,6 +90,17 @@ def test_a_site_whose_process_died_under_a_driver_of_ray_asks_for_a_new_run(fede
     assert caught.value.restart
 
 
+@pytest.mark.parametrize("answer", [Error(SITE_ERROR, "UserError"), UNDELIVERED, None])
+def test_a_site_without_an_answer_that_the_study_can_do_without_stays_in_it(federation, answer):
+    _, coordinator = federation(but("site-2", answer), deadline=0.2)
+    content, lost = wire.request_content(coordinator.study_json), {}
+    contents = dict.fromkeys(coordinator.members, content)
+    pending = coordinator.send(coordinator.compose("s", wire.LOCAL, contents, lost=lost))
+    assert list(coordinator.collect_metrics(pending, lambda site, metrics: None)) == ["site-0", "site-1"]
+    assert list(lost) == ["site-2"]
+    assert coordinator.missing == {} and list(coordinator.members) == ["site-0", "site-1", "site-2"]
+
+
 def test_a_node_that_is_gone_when_it_is_asked_loses_its_site_only(federation, ask_all):
     grid, coordinator = federation({wire.LOCAL: figures}, min_sites=2)
     grid.gone.add(1001)

@@ -5,7 +5,8 @@ import json
 
 import pytest
 
-from fedkr.config import Study
+from fedkr.audit import ALL_SITES
+from fedkr.config import RELEASE_ATTACKS, Study
 from fedkr.data import load_source
 from server.composition import compose_study
 from simulations.study import simulated_sites
@@ -44,15 +45,28 @@ def test_results_name_all_strategies_with_their_costs_at_each_site(results):
     assert sent["local"] == 0 < sent["fedkr"] < sent["fedavg"]
 
 
-def test_every_target_is_audited_at_every_site_by_every_attack(results):
+def test_every_target_is_audited_at_every_site_and_over_all_sites_by_every_attack(results):
     audited = {(row["target"], row["site"], row["attack"]) for row in results["audit"]}
-    attacks = results["study"]["audit"]["attacks"]
-    assert audited == {(t, s, a) for t in TARGETS for s in ("site-0", "site-1") for a in attacks}
+    attacks = [(target, attack) for target in TARGETS for attack in results["study"]["audit"]["attacks"]]
+    attacks += [("release", attack) for attack in RELEASE_ATTACKS]
+    assert audited == {(t, s, a) for t, a in attacks for s in ("site-0", "site-1", ALL_SITES)}
     for row in results["audit"]:
         assert set(row) >= AUDIT_KEYS
         assert 0 <= row["auc_low"] <= row["auc"] <= row["auc_high"] <= 1
+        assert row["references"] == "none"
         # Too few non-members to see one false positive in a hundred.
         assert row["nonmembers"] < 100 and row["tpr_at_fpr_0.01"] is None
+
+
+def test_beside_the_attacks_are_blind_baseline_paired_differences_copies_and_verdicts(results):
+    extras = results["audit_extras"]
+    for name in ("blind", "copies"):
+        assert [row["site"] for row in extras[name]] == ["site-0", "site-1"]
+    assert {(row["target"], row["other"], row["site"]) for row in extras["paired"]} == {
+        ("student", other, site) for other in ("fedavg", "centralised") for site in ("site-0", "site-1")
+    }
+    assert {row["target"] for row in extras["verdicts"]} == TARGETS | {"release"}
+    assert extras["notes"] == [] and results["notes"] == []
 
 
 def test_results_say_what_ran_where(results, golden_overrides):

@@ -178,7 +178,7 @@ def tiny_study():
         (wire.RELEASE, {"round": 1}),
         (wire.AUDIT, {"target": "teacher"}),
         (wire.AUDIT, {"target": "release"}),
-        (wire.REFERENCES, {"targets": ["teacher"], "sizes": []}),
+        (wire.REFERENCES, {"targets": ["teacher"]}),
         (wire.COMPARE, {"pairs": "[]"}),
     ],
 )

@@ -249,3 +249,25 @@ def test_a_run_whose_every_candidate_diverges_says_which_option_to_lower(share, 
     sites.diverging = {("lr0.1-e1", 1)}
     with pytest.raises(StudyFailedError, match=r"lower strategy.lrs"):
         share()
+
+
+def test_the_sites_weights_of_the_chosen_round_are_kept_for_the_audit_and_no_others(share, sites, study, tmp_path):
+    study.audit.enabled, study.audit.targets = True, ["update"]
+    sites.scores["final"] = 0.9
+    result = share()
+    assert list(result.updates) == ["site-0", "site-1", "site-2"]
+    for update in result.updates.values():
+        assert update.tensors.keys() == {name.removeprefix("model.") for name in result.weights.tensors}
+    shares = [10 / 60, 20 / 60, 30 / 60]
+    mean = sum(s * u.tensors["head.bias"] for s, u in zip(shares, result.updates.values(), strict=True))
+    assert torch.allclose(mean, result.weights.tensors["model.head.bias"].float(), atol=1e-6)
+    assert len(list(tmp_path.glob("server/stages/*.sites"))) == 1
+    again = share()
+    assert {site: equal(update, again.updates[site]) for site, update in result.updates.items()} == dict.fromkeys(
+        result.updates, True
+    )
+
+
+def test_no_sites_weights_are_kept_where_no_audit_asks_for_them(share, sites, tmp_path):
+    assert share().updates == {}
+    assert not list(tmp_path.glob("server/stages/*.sites"))
