@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import itertools
 import multiprocessing
-import resource
 import statistics
-import sys
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
 import numpy as np
+import psutil
 import torch
 from numpy.typing import NDArray
 from rich.box import SIMPLE_HEAD
@@ -44,6 +44,7 @@ DDIM_STEPS = 50
 # Longer than any measurement: the schedules of fedkr's generators decay at the end only.
 ENDLESS = 10**6
 LEAST_STEPS = 2
+WATCH_SECONDS = 0.005
 CLASSIFIER = ClassifierConfig(arch="resnet8", width=16, steps=300)
 
 
@@ -79,15 +80,16 @@ class Contestant(Protocol):
 
 
 class Plain:
-    """The plain loop."""
+    """The plain loop, which draws by ``draw_steps`` steps of DDIM."""
 
-    def __init__(self, data: ImageSet, budget: Budget, runtime: Runtime) -> None:
+    def __init__(self, data: ImageSet, budget: Budget, runtime: Runtime, draw_steps: int = DDIM_STEPS) -> None:
+        self.draw_steps = draw_steps
         self.loop = PlainDiffusion(data, budget.batch, budget.width, runtime.device)
         self.advance = self.loop.advance
 
     def draw(self, labels: NDArray[np.int64]) -> NDArray[np.uint8]:
-        """Return one image a label, by 50 steps of DDIM."""
-        return self.loop.sample(labels, DDIM_STEPS)
+        """Return one image a label."""
+        return self.loop.sample(labels, self.draw_steps)
 
 
 class Fedkr:
@@ -123,9 +125,11 @@ class Fedkr:
         self.drawing.load(Artifact(self.work.state(), {}))
 
 
-def contestant(kind: str, data: ImageSet, budget: Budget, runtime: Runtime) -> Plain | Fedkr:
+def contestant(
+    kind: str, data: ImageSet, budget: Budget, runtime: Runtime, draw_steps: int = DDIM_STEPS
+) -> Plain | Fedkr:
     """Return what is measured under the name ``kind``."""
-    return Plain(data, budget, runtime) if kind == PLAIN else Fedkr(kind, data, budget, runtime)
+    return Plain(data, budget, runtime, draw_steps) if kind == PLAIN else Fedkr(kind, data, budget, runtime)
 
 
 def enlarged_digits(size: int) -> ImageSet:
@@ -213,7 +217,8 @@ def peak_mib(kind: str, budget: Budget, runtime: Runtime) -> float:
 
 
 def _use(kind: str, budget: Budget, runtime: Runtime) -> None:
-    one = contestant(kind, enlarged_digits(budget.size), budget, runtime)
+    # Each of DDIM's steps takes the same memory.
+    one = contestant(kind, enlarged_digits(budget.size), budget, runtime, draw_steps=LEAST_STEPS)
     one.advance(LEAST_STEPS)
     if isinstance(one, Fedkr):
         one.take()
@@ -222,10 +227,23 @@ def _use(kind: str, budget: Budget, runtime: Runtime) -> None:
 
 def _peak_of_process(kind: str, budget: Budget, runtime: Runtime, threads: int) -> float:
     torch.set_num_threads(threads)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    _use(kind, budget, runtime)
-    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-    return grown / (2**20 if sys.platform == "darwin" else 2**10)
+    # Not the kernel's own peak: a new process is credited with that of the one that started it.
+    process, over = psutil.Process(), threading.Event()
+    before = process.memory_info().rss
+    seen = [before]
+
+    def watch() -> None:
+        while not over.wait(WATCH_SECONDS):
+            seen.append(process.memory_info().rss)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        _use(kind, budget, runtime)
+    finally:
+        over.set()
+        watcher.join()
+    return (max(seen) - before) / 2**20
 
 
 def measure_cas(

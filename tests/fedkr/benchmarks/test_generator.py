@@ -55,7 +55,6 @@ def test_the_plain_loop_learns_and_draws_by_averaged_weights(runtime, pictures):
 
 def test_time_to_equal_cas_is_of_the_cas_that_both_reach(runtime, monkeypatch):
     monkeypatch.setattr(generator, "CLASSIFIER", ClassifierConfig(arch="resnet8", width=4, steps=1, batch=8))
-    monkeypatch.setattr(generator, "DDIM_STEPS", 2)
     scores = iter([0.2, 0.5, 0.6, 0.9])
     monkeypatch.setattr(generator, "score", lambda *_: next(scores))
     cas = measure_cas(DataConfig(limit=40), 2, 2, TINY, runtime, SilentProgress())
@@ -80,3 +79,8 @@ def test_the_command_writes_its_figures(tmp_path, monkeypatch):
     figures = json.loads(out.read_text())
     assert {"rows", "runtime", "hardware", "versions"} <= set(figures)
     assert figures["runtime"]["threads"] == 1
+
+
+def test_a_larger_network_takes_more_memory(runtime):
+    small, large = (generator.peak_mib("plain", Budget(size=8, batch=4, width=w, images=4), runtime) for w in (8, 128))
+    assert 0 < small < large
