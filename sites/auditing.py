@@ -206,6 +206,7 @@ class SiteAudit:
         return scores
 
     def _direct(self, others: Draws | None) -> ReferenceSignals:
+        # One regeneration round: in an epoch the target saw as many of the others' images.
         count, extra = self.config.direct_references, None if others is None else others(0)
         more = 0 if extra is None else len(extra[0])
         config, images = self.study.student, len(self.candidates) // 2 + more
