@@ -55,6 +55,18 @@ def kr(context: typer.Context) -> None:
     _leave(work)
 
 
+@app.command(context_settings=HYDRA_ARGUMENTS, add_help_option=False)
+def leakage(context: typer.Context) -> None:
+    """Accuracy and leakage against the amount of synthetic data, of a RUN or of a study (options as in simulate)."""
+
+    def work() -> int:
+        from simulations.leakage import main as run_application
+
+        return run_application(context.args)
+
+    _leave(work)
+
+
 @app.command()
 def report(run: RunFolder) -> None:
     """Draw a run's report again from its results."""
