@@ -7,7 +7,7 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -96,6 +96,58 @@ def summary(
 
             write_atomic(out, json.dumps(found, indent=1).encode() + b"\n")
         print(as_csv(found), end="")
+
+    _leave(work)
+
+
+@app.command()
+def audit(
+    context: typer.Context,
+    run: Annotated[Path | None, typer.Argument(metavar="RUN", help="Folder of a finished run.")] = None,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="OVERRIDES", help="As in simulate: audit=..., audit.*=..., backend=..."),
+    ] = None,
+    model: Annotated[
+        Path | None, typer.Option(help="Not a run: TorchScript, weights (.safetensors, .pt) or an export folder.")
+    ] = None,
+    data: Annotated[Path | None, typer.Option(help="Its npz: train_* members, holdout_* or val_* non-members.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder to write to; audit-MODEL if not given.")] = None,
+    preset: Annotated[str, typer.Option(help="light (no reference models) or full.")] = "full",
+    references: Annotated[int, typer.Option(help="Reference models of full, an even number.")] = 16,
+    arch: Annotated[str | None, typer.Option(help="Architecture of weights and references; resnet14.")] = None,
+    width: Annotated[int | None, typer.Option(min=1, help="Its width; 16.")] = None,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Training steps that the model had on its data; 500.")
+    ] = None,
+    classes: Annotated[int | None, typer.Option(min=2, help="Classes of the model, if the data lack some.")] = None,
+    mean: Annotated[str, typer.Option(help="Mean of the model's input, of images in [0, 1].")] = "0.5",
+    std: Annotated[str, typer.Option(help="Its standard deviation; 0.5 with mean 0.5 is [-1, 1].")] = "0.5",
+    flip: Annotated[str, typer.Option(help="Mirror images that count as real: none, horizontal, both.")] = "none",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    threads: Annotated[int, typer.Option(min=1, help="torch threads on a processor.")] = 1,
+    seed: Annotated[int, typer.Option(help="Seed of reference models and intervals.")] = 0,
+) -> None:
+    """Audit a finished run again, or with --model and --data a classifier that came from elsewhere."""
+
+    def work() -> None:
+        if model is not None and data is not None and run is None:
+            from simulations.audit_outside import Request, audit_outside
+
+            how: dict[str, Any] = {"arch": arch, "width": width, "steps": steps, "classes": classes}
+            how |= {"mean": mean, "std": std, "flip": flip, "device": device, "threads": threads, "seed": seed}
+            audit_outside(Request(model, data, out, preset, references, **how))
+            return
+        if run is None or model is not None or data is not None:
+            raise UserError("fedkr audit: give either a RUN folder, or --model FILE and --data NPZ")
+        for name in context.params:
+            source = context.get_parameter_source(name)
+            if name not in ("run", "overrides") and source is not None and source.name == "COMMANDLINE":
+                raise UserError(f"--{name}: only with --model; a run takes overrides, such as audit=full")
+        _must_exist(run, "run folder")
+        from simulations.audit_again import audit_again
+
+        audit_again(run, overrides or [])
 
     _leave(work)
 

@@ -97,6 +97,18 @@ def read_source(file: NpzFile, classes: Sequence[str] = (), test_fraction: float
     return Source(pool, ImageSet(test[0], test[1], names), val=len(splits["val"][1]) if "val" in splits else 0)
 
 
+def read_splits(file: NpzFile, names: Sequence[str], classes: Sequence[str] = ()) -> dict[str, ImageSet]:
+    """Return the splits ``names`` as they stand in the file, ``train`` and those of the others that it has.
+
+    Raises:
+        UserError: as :func:`read_source`.
+    """
+    splits = {name: _read_split(file, name) for name in names if name == "train" or _has_split(file, name)}
+    _check_shapes(file, splits)
+    known = _class_names(file, splits, classes)
+    return {name: ImageSet(images, labels, known, groups) for name, (images, labels, groups) in splits.items()}
+
+
 def _has_split(file: NpzFile, split: str) -> bool:
     return f"{split}_images" in file or f"{split}_labels" in file
 
