@@ -227,7 +227,8 @@ class ServerAudit:
 
     def _others(self, site: str) -> Draws | None:
         """Return the union of what the other sites released, where their policies let it reach other sites."""
-        open_to_all = {s for s, member in self.coordinator.members.items() if member.card.get("recipients") == "federation"}
+        members = self.coordinator.members.items()
+        open_to_all = {name for name, member in members if member.card.get("recipients") == "federation"}
         files = [
             [path for other, path in exchange.items() if other != site and other in open_to_all]
             for exchange in self.found.releases

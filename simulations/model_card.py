@@ -148,7 +148,8 @@ def _audit(results: Results) -> list[str]:
     headline = headline_rows(results)
     rows = [row for row in results.get("audit", []) if row["target"] == "student" or row in headline]
     if rows:
-        titles = ["model", "site", "attack", "references", "AUC [95 %]", "TPR at 1 % FPR [95 %]", "members", "non-members"]
+        titles = ["model", "site", "attack", "references", "AUC [95 %]", "TPR at 1 % FPR [95 %]"]
+        titles += ["members", "non-members"]
         lines += ["", *_table(titles, [_audit_row(row, results) for row in rows])]
         lines += ["", "Guessing gives an AUC of 0.5 and a TPR of 1 %. Only this student is part of the export."]
     return lines
