@@ -1,7 +1,8 @@
 """``biggan_deep``: a reconstruction of KR's generator, which is unpublished, from its ancestor GaFi (arXiv 2305.10118).
 
-GaFi's recipe is BigGAN-deep with hinge loss, three discriminator steps for each of the generator's, and a moving
-average of the weights that starts late; width, depth and the average are options, so that it also fits processors.
+GaFi's recipe is BigGAN-deep with hinge loss, three discriminator steps for each of the generator's, a small learning
+rate and a moving average of the weights that starts late, for hundreds of epochs. All of these are options, and the
+defaults are for minutes on processors; the YAML file says GaFi's own values.
 The knob is the standard deviation ``sigma`` of the latent at sampling: GaFi's Expansion Trick, 1.00 to 2.00.
 
 The averaged weights need batch statistics and spectral vectors of their own: an average of those seen in training
@@ -56,8 +57,8 @@ class Options:
     attention: int = 16
     latent: int = 128
     embedding: int = 128
-    lr: float = 2e-4
-    d_steps: int = 3
+    lr: float = 1e-3
+    d_steps: int = 1
     ema: float = 0.999
     ema_start: int = 100
     augment: list[str] = field(default_factory=list)
