@@ -1,0 +1,113 @@
+"""The audit for papers, made tiny: every target, references of both kinds, canaries; resumed, and the same on Ray."""
+
+import json
+
+import pytest
+
+from fedkr.audit import ALL_SITES
+from fedkr.config import RELEASE_ATTACKS
+
+SITES = ("site-0", "site-1")
+# What each target's audit shows: who could do it, and which references calibrate the attack on it.
+TARGETS = {
+    "student": ("outsider", {"direct", "pipeline"}),
+    "fedavg": ("outsider", {"direct"}),
+    "centralised": ("outsider", {"direct"}),
+    "site-student": ("server", {"direct", "pipeline"}),
+    "update": ("server", {"direct"}),
+    "release": ("server", set()),
+    "teacher": ("owner", {"direct"}),
+    "local": ("owner", {"direct"}),
+}
+WITH_OTHERS = {"student", "fedavg", "centralised", "update"}
+
+
+@pytest.fixture(scope="module")
+def overrides(small_overrides):
+    less = ("generator.steps=6", "generator.checkpoints=1", "teacher.steps=6", "student.steps=8", "data.limit=240")
+    kept = [option for option in small_overrides if not option.startswith("audit.targets")]
+    references = ("audit=full", "audit.direct_references=4", "audit.pipeline_references=4")
+    coins = ("audit.canaries=8", "audit.guesses=4", "audit.permutations=200", "recycle.refuse_collapsed=false")
+    return [*kept, *less, *references, *coins, "audit.bootstrap=10"]
+
+
+@pytest.fixture(scope="module")
+def full_run(run, overrides, tmp_path_factory):
+    """The run folder of the study: to be read, not to be changed but by a repeated command."""
+    return run(overrides, tmp_path_factory.mktemp("full") / "run")
+
+
+@pytest.fixture(scope="module")
+def results(full_run):
+    return json.loads((full_run / "results.json").read_text())
+
+
+def test_every_target_has_its_adversary_and_its_references_at_every_site_and_over_all(results):
+    for target, (adversary, kinds) in TARGETS.items():
+        rows = [row for row in results["audit"] if row["target"] == target]
+        assert {row["adversary"] for row in rows} == {adversary}
+        assert {row["site"] for row in rows} == {*SITES, ALL_SITES}
+        assert {row["references"] for row in rows} == kinds | {"none"}
+        attacks = results["study"]["audit"]["attacks"]
+        assert {row["attack"] for row in rows} == set(RELEASE_ATTACKS if target == "release" else attacks)
+        known = {row["others"] for row in rows if row["references"] != "none"}
+        assert known == (set() if target == "release" else {target in WITH_OTHERS})
+    assert {row["target"] for row in results["audit"]} == set(TARGETS)
+
+
+def test_the_headline_of_what_is_trained_on_releases_has_pipeline_references(results):
+    headlines = {row["target"]: (row["attack"], row["references"]) for row in results["audit"] if row["headline"]}
+    assert headlines["student"] == headlines["site-student"] == ("rmia", "pipeline")
+    assert headlines["fedavg"] == headlines["teacher"] == ("rmia", "direct")
+    assert headlines["release"] == ("distance-features", "none")
+
+
+def test_beside_the_rows_is_all_that_an_audit_measures(results):
+    extras = results["audit_extras"]
+    assert [row["site"] for row in extras["blind"]] == [row["site"] for row in extras["copies"]] == list(SITES)
+    assert {(row["target"], row["other"]) for row in extras["paired"]} == {
+        ("student", "fedavg"), ("student", "centralised"), ("site-student", "update"),
+    }  # fmt: skip
+    assert all(row["references"] == "direct" and row["attack"] == "rmia" for row in extras["paired"][:2])
+    assert {(row["target"], row["site"]) for row in extras["verdicts"]} == {(t, s) for t in TARGETS for s in SITES}
+    assert {row["target"] for row in extras["epsilon"]} == set(TARGETS)
+    assert all((row["coins"], row["guesses"]) == (8, 4) for row in extras["epsilon"])
+    assert {row["target"] for row in extras["canaries"]} == set(TARGETS)
+    assert extras["notes"] == []
+
+
+def test_no_scores_references_or_shadows_are_at_the_server(full_run):
+    held = [path for folder in ("server", "models", "centralised") for path in (full_run / folder).rglob("*")]
+    assert not [path for path in held if "scores" in path.name or "shadow" in path.name or "signals" in path.name]
+    results = json.loads((full_run / "results.json").read_text())
+    images = min(row["members"] for row in results["audit"] if row["site"] != ALL_SITES)
+    assert all(len(values) < images for values in lists_of_numbers(results["audit_extras"]))
+
+
+def lists_of_numbers(value):
+    if isinstance(value, dict):
+        return [found for item in value.values() for found in lists_of_numbers(item)]
+    if isinstance(value, list) and value and not isinstance(value[0], (dict, list)):
+        return [value]
+    return [found for item in value for found in lists_of_numbers(item)] if isinstance(value, list) else []
+
+
+def test_each_site_has_a_page_of_its_own_in_its_workspace(full_run):
+    for site in SITES:
+        page = (full_run / "sites" / site / "audit.html").read_text()
+        assert "centralised" in page and "site-student" in page
+
+
+def test_a_run_that_stopped_before_its_end_repeats_no_stage(full_run, overrides, run, stages, numbers):
+    before, known = stages(full_run), numbers(full_run)
+    for folder in (full_run, full_run / "server"):
+        (folder / "results.json").unlink()
+    run(overrides, full_run)
+    assert stages(full_run) == before
+    assert numbers(full_run) == known
+
+
+def test_ray_gives_the_numbers_of_the_inline_run_bit_by_bit(full_run, overrides, run, numbers, tmp_path):
+    found, expected = numbers(run([*overrides, "backend=ray"], tmp_path / "ray")), numbers(full_run)
+    for part, values in expected.items():
+        assert found[part] == values, part
