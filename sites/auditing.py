@@ -30,7 +30,6 @@ from fedkr.audit import (
     to_metrics,
 )
 from fedkr.audit.copies import ReleaseCopies, check_copies
-from fedkr.audit.local_report import write_local_report
 from fedkr.audit.names import RELEASE
 from fedkr.audit.pipeline_shadows import Draws, PipelineShadows, scaled_steps
 from fedkr.audit.reference_attacks import ReferenceModels
@@ -150,6 +149,9 @@ class SiteAudit:
 
     def write_report(self) -> Path:
         """Write ``audit.html`` into the workspace: the most exposed images and closest copies, for the site alone."""
+        # Imported here: every process of a site would load matplotlib for it.
+        from fedkr.audit.local_report import write_local_report
+
         reports = self._kept_reports()
         copies = self._copies() if any(report.target == RELEASE for report in reports) else None
         path = self.stages.folder.parent / REPORT_FILE
