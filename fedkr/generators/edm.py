@@ -56,7 +56,6 @@ class Options:
     steps_sample: int = 10
     guidance: float = 1.0
     churn: float = 0.0
-    compile: bool = False
 
 
 class Generator(CheckpointedGenerator):
@@ -79,8 +78,6 @@ class Generator(CheckpointedGenerator):
             conditions=CONDITIONS if options.augment else 0,
         )
         self.net = task.runtime.place(net)
-        if options.compile:
-            self.net.compile()
 
     def begin(self, data: ImageSet, seed: tuple[object, ...]) -> LossWork:
         """Train with the EDM loss (equation 8)."""
