@@ -115,7 +115,7 @@ def test_other_names_are_none_of_an_audit(name):
 
 
 def test_names_depend_on_the_options_of_the_study():
-    light = metric_names(AuditConfig())
+    light = metric_names(AuditConfig(targets=["student"]))
     assert "loss/auc" in light and "loss/tpr-at-fpr-0.001-low" in light
     assert not {"rmia@direct/auc", "loss/tpr-at-fpr-0.5", "canary:loss/auc", "domias/auc"} & light
     assert {"rmia@pipeline/auc", "canary:rmia@direct/auc", "domias/auc"} <= metric_names(CONFIG)

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sklearn.metrics import roc_auc_score
 
 from fedkr.data import ImageSet
 from fedkr.evaluation import Utility
@@ -119,7 +118,8 @@ def test_of_equal_scores_the_first_is_taken():
 def test_chance_has_the_deviation_of_the_rank_statistic():
     labels = np.repeat([0, 1], [30, 10])
     rng = np.random.default_rng(0)
-    aucs = [roc_auc_score(labels, rng.random(40)) for _ in range(4000)]
+    ranks = rng.random((4000, 40)).argsort(axis=1).argsort(axis=1) + 1
+    aucs = (ranks[:, labels == 1].sum(axis=1) - 10 * 11 / 2) / (30 * 10)
     mean, deviation = chance_auc(labels)
     assert mean == 0.5
     assert np.std(aucs) == pytest.approx(deviation, rel=0.05)
