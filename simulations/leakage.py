@@ -90,7 +90,9 @@ def measure_study(study: Study) -> Path:
 
 
 def _measured(study: Study) -> Path:
-    run_dir, console, command = Path(study.run_dir), Console(), command_of(study)
+    run_dir, console = Path(study.run_dir), Console()
+    # The digest says what the data are, and is found again wherever they lie.
+    command = command_of(dataclasses.replace(study, data_digest=""))
     study = dataclasses.replace(study, audit=curve_audit(study.audit))
     with only_run_in(run_dir), LiveView(live_folders(run_dir, study.federation.sites)):
         results = LeakageCurve(study).results(curve_points())
@@ -142,7 +144,7 @@ class LeakageCurve:
         slices = [draw_slices(audit.pipeline, max(point.slices for point in points)) for audit in self.audits]
         rows = [self.point(point, slices) for point in points]
         return {
-            "study": dataclasses.asdict(dataclasses.replace(self.study, run_dir="", out="")),
+            "study": dataclasses.asdict(without_folders(self.study)),
             "seed": self.study.seed,
             "headline": f"{HEADLINE}@direct",
             "references": self.study.audit.direct_references,
@@ -256,6 +258,12 @@ def union(sites: Sequence[Draws], rounds: int) -> Draws:
     images = [np.concatenate([images for images, _ in parts]) for parts in drawn]
     labels = [np.concatenate([labels for _, labels in parts]) for parts in drawn]
     return Draws(np.concatenate(images), np.concatenate(labels).astype(np.float16), tuple(map(len, images)))
+
+
+def without_folders(study: Study) -> Study:
+    """Return the study without where its files lie on this machine."""
+    data = dataclasses.replace(study.data, root="", path=Path(study.data.path).name)
+    return dataclasses.replace(study, data=data, run_dir="", out="")
 
 
 def accuracy(logits: np.ndarray, test: ImageSet) -> Row:

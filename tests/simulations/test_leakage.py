@@ -78,6 +78,12 @@ def test_no_score_of_a_single_image_is_in_the_results(curve):
     assert all(len(found) < longest / 4 for found in lists(results))
 
 
+def test_no_folder_of_this_machine_is_in_the_results(curve):
+    results, study, folder = curve
+    assert str(folder) not in json.dumps(results)
+    assert study.data.root not in json.dumps(results["study"])
+
+
 def test_the_curve_is_written_as_json_csv_and_png(curve, tmp_path):
     results, _, _ = curve
     leakage.write_results(results, tmp_path)
