@@ -86,7 +86,7 @@ def test_the_card_has_data_figures_audit_limits_and_the_command(exported):
     card = (exported / "MODEL_CARD.md").read_text()
     assert "| site-0 | 129 | 91 | 10 | rare |" in card
     assert "| FedKR | 90.0 % | 90.0 % | 0.970 |" in card
-    assert "| FedKR student | site-0 | loss threshold | 0.520 [0.42, 0.62] | not resolvable | 80 | 40 |" in card
+    assert "| FedKR student | site-0 | loss threshold | none | 0.520 [0.42, 0.62] | not resolvable | 80 | 40 |" in card
     assert "Site's teacher | site-0 | modified entropy" in card
     assert "Site's teacher | site-0 | loss threshold" not in card
     assert "not for clinical use" in card
