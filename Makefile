@@ -11,10 +11,10 @@ BIN := $(VENV)/bin
 demo: $(VENV)/.installed
 	$(BIN)/fedkr simulate
 
-# The real runs under tests/simulations start processes of their own, so they come one after the other.
+# Real runs start processes of their own and fill the machine, so they come alone, one after the other.
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile --ignore=tests/simulations
-	$(BIN)/python -m pytest tests/simulations
+	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile -m "not alone"
+	$(BIN)/python -m pytest -m alone tests/simulations
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

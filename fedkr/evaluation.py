@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,6 +21,13 @@ class Utility:
     loss: float
     confusion: list[int]
     count: int
+
+    def recalls(self, least: int = 1) -> list[float | None]:
+        """Return each class' recall, None for a class with fewer than ``least`` images."""
+        classes = math.isqrt(len(self.confusion))
+        matrix = np.array(self.confusion).reshape(classes, classes)
+        totals = matrix.sum(axis=1)
+        return [float(c / t) if t >= least else None for c, t in zip(matrix.diagonal(), totals, strict=True)]
 
 
 def measure_utility(logits: NDArray[np.float32], labels: NDArray[np.int64], classes: int) -> Utility:

@@ -18,7 +18,7 @@ from fedkr.errors import UserError
 # float16 rounds each of up to some hundred probabilities by 0.05 %.
 ROW_SUM_TOLERANCE = 0.01
 MANIFEST_FIELDS = frozenset(
-    {"site", "round", "slices", "count", "left_out", "knobs", "checkpoint", "scores", "teacher"}
+    {"site", "round", "slices", "count", "left_out", "knobs", "checkpoint", "scores", "recalls", "teacher"}
 )
 
 

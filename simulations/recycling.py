@@ -19,7 +19,7 @@ from fedkr.config import Study
 from fedkr.data import load_source
 from fedkr.environment import hardware, package_versions
 from fedkr.progress import FileProgress
-from fedkr.recycle.single_site import ABLATION, FULL, SingleSite, Variant
+from fedkr.recycle.single_site import ABLATION, USUAL, SingleSite, Variant
 from fedkr.training import Runtime
 from simulations.guard import guarded
 from simulations.live import LiveView
@@ -33,7 +33,7 @@ ABLATION_FLAG = "--ablation"
 def main(arguments: Sequence[str]) -> int:
     """Run ``fedkr kr`` on command-line arguments: overrides as in ``fedkr simulate``, and ``--ablation``."""
     overrides = [argument for argument in arguments if argument != ABLATION_FLAG]
-    variants = ABLATION if ABLATION_FLAG in arguments else (FULL,)
+    variants = ABLATION if ABLATION_FLAG in arguments else USUAL
     return compose_and_run(overrides, lambda study: run_single_site(study, variants), PROGRAM, CONFIG)
 
 

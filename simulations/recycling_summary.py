@@ -20,7 +20,7 @@ from scipy.stats import t as student_t
 
 from fedkr.artifacts import write_atomic
 from fedkr.errors import UserError
-from fedkr.recycle.single_site import FIXED, FULL
+from fedkr.recycle.single_site import FIXED, FULL, HARD_FIXED, USUAL
 from fedkr.report.style import CYCLE, clean_axes, new_figure, series_style
 from simulations.guard import guarded
 
@@ -131,18 +131,19 @@ def spread(values: Sequence[float | None]) -> dict[str, Any]:
 def tables(summary: dict[str, Any]) -> str:
     """Return the tables as Markdown: the gap on each dataset, then each dataset's ablation."""
     lines = [
-        "| dataset | train | real images, accuracy | student, accuracy | gap, points | real AUC | student AUC "
-        "| search / generator | one set / generator |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| dataset | train | real images, accuracy | student, accuracy | gap, points | gap of hard labels, fixed set "
+        "| real AUC | student AUC | search / generator | one set / generator |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for name, d in summary["datasets"].items():
-        full, cost = d["rows"][FULL.name], d["costs"]
+        full, plain, cost = d["rows"][FULL.name], d["rows"].get(HARD_FIXED.name), d["costs"]
         cells = [
             name,
             str(d["images"]["train"]),
             _cell(d["reference"]["accuracy"], 100),
             _cell(full["accuracy"], 100),
             _cell(full["gap"], 1, signed=True),
+            _cell(plain["gap"], 1, signed=True) if plain else "-",
             _cell(d["reference"]["auc"], 1, 3),
             _cell(full["auc"], 1, 3),
             f"{100 * cost['search_share']['mean']:.0f} %",
@@ -150,13 +151,18 @@ def tables(summary: dict[str, Any]) -> str:
         ]
         lines.append(f"| {' | '.join(cells)} |")
     for name, d in summary["datasets"].items():
-        if len(d["rows"]) > 1:
+        if ablated(d):
             lines += ["", f"### {name}", "", "| variant | accuracy | AUC | gap, points |", "|---|---|---|---|"]
             lines += [
                 f"| {n} | {_cell(r['accuracy'], 100)} | {_cell(r['auc'], 1, 3)} | {_cell(r['gap'], 1, signed=True)} |"
                 for n, r in d["rows"].items()
             ]
     return "\n".join(lines) + "\n"
+
+
+def ablated(dataset: dict[str, Any]) -> bool:
+    """Whether a dataset's runs have more rows than every run has."""
+    return bool(set(dataset["rows"]) - {variant.name for variant in USUAL})
 
 
 def draw(summary: dict[str, Any]) -> bytes:
@@ -186,11 +192,13 @@ def _draw_gaps(ax: Axes, summary: dict[str, Any]) -> None:
 
 
 def _draw_ablation(ax: Axes, summary: dict[str, Any]) -> None:
-    chosen = {n: d for n, d in summary["datasets"].items() if len(d["rows"]) > 1}
+    chosen = {n: d for n, d in summary["datasets"].items() if ablated(d)}
     names = [n for n in next(iter(chosen.values()))["rows"] if not n.startswith(RATIO_NAME)] if chosen else []
     for index, (dataset, d) in enumerate(chosen.items()):
         offset = (index - (len(chosen) - 1) / 2) * 0.25
         for row, name in enumerate(names):
+            if name not in d["rows"]:
+                continue
             gap = d["rows"][name]["gap"]
             ax.errorbar(
                 gap["mean"], row + offset, xerr=gap["sd"] or 0, fmt="o", color=CYCLE[index], capsize=3, markersize=5

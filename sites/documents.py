@@ -92,6 +92,7 @@ MANIFEST: dict[str, Check] = {
     "knobs": IS_KNOBS,
     "checkpoint": is_count,
     "scores": IS_SCORES,
+    "recalls": list_of(lambda value: value is None or is_rate(value), MOST_CLASSES),
     "teacher": fields(step=is_count, val_accuracy=is_number),
 }
 CARD: dict[str, Check] = {

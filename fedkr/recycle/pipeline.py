@@ -130,8 +130,8 @@ class SitePipeline:
             return read_artifact(done).info
         state_path = self.stages.path("generator-state", self._generator_key())
         state = read_artifact(state_path) if state_path.exists() else None
-        info: dict[str, Any] = {"steps": [], "seconds": 0.0} if state is None else {**state.info}
-        info = {"steps": list(info["steps"]), "seconds": info["seconds"]}
+        known = {} if state is None else state.info
+        info: dict[str, Any] = {"steps": list(known.get("steps", [])), "seconds": known.get("seconds", 0.0)}
         generator, before, started = self.build_generator(), info["seconds"], time.perf_counter()
 
         def save(step: int, artifact: Artifact) -> None:
@@ -154,7 +154,10 @@ class SitePipeline:
         return read_artifact(self._checkpoint_path(step))
 
     def choose(self) -> dict[str, Any]:
-        """Checkpoint Optimisation, then Tuning; return checkpoint, knobs, every tried score, and the seconds it took.
+        """Checkpoint Optimisation, then Tuning.
+
+        Returns:
+            ``checkpoint``, ``knobs``, every tried score, ``recalls`` of the winner's student, ``seconds`` it took.
 
         A site with one class has nothing to score by: it keeps the last checkpoint and the default knobs.
 
@@ -166,14 +169,15 @@ class SitePipeline:
     def _search(self) -> Artifact:
         checkpoints, generator = sorted(self.generator_checkpoints()), self.build_generator()
         started, knobs, best = time.perf_counter(), generator.default_knobs(), max(checkpoints)
-        rows: dict[str, list[dict[str, Any]]] = {"checkpoints": [], "tuning": []}
+        rows: dict[str, list[Any]] = {"checkpoints": [], "tuning": [], "recalls": []}
         if len(self.kept) > 1:
             scorer = CandidateScorer(
                 self.study, self.data, self.labeller(), self.seed("search"), self.runtime, self.progress, self.judge
             )
             best, score = self._best_checkpoint(scorer, generator, checkpoints, rows["checkpoints"])
             generator.load(self.checkpoint(best))
-            knobs = self._tune(scorer, generator, score, rows["tuning"])
+            knobs, score = self._tune(scorer, generator, score, rows["tuning"])
+            rows["recalls"] += score.recalls
         seconds = time.perf_counter() - started
         return Artifact({}, {"checkpoint": best, "knobs": knobs, **rows, "seconds": seconds})
 
@@ -207,7 +211,9 @@ class SitePipeline:
                 "(recycle.refuse_collapsed=false releases it all the same)"
             )
 
-    def _tune(self, scorer: CandidateScorer, generator: Generator, score: Score, rows: list[dict[str, Any]]) -> Knobs:
+    def _tune(
+        self, scorer: CandidateScorer, generator: Generator, score: Score, rows: list[dict[str, Any]]
+    ) -> tuple[Knobs, Score]:
         """Tuning, one kind of knob after the other, as GaFi does: the generator's own, class shares, filter."""
         recycle, knobs = self.study.recycle, generator.default_knobs()
         own = generator.knob_candidates()[: recycle.tuning_budget]
@@ -228,7 +234,7 @@ class SitePipeline:
             rows += [{"knobs": k, **s.as_row()} for k, (s, _) in zip(tried, results, strict=True)]
             chosen = best_of(results)
             knobs, score = tried[chosen], results[chosen][0]
-        return knobs
+        return knobs, score
 
     def release(self, round_number: int, max_images: int | None = None) -> Release:
         """Return the release of a round: fresh images from the chosen generator, labelled by the teacher.
@@ -270,6 +276,7 @@ class SitePipeline:
             "knobs": choice["knobs"],
             "checkpoint": choice["checkpoint"],
             "scores": {name: choice[name] for name in ("checkpoints", "tuning")},
+            "recalls": choice.get("recalls", []),
             "teacher": {"step": teacher["step"], "val_accuracy": teacher.get("accuracy", 1.0)},
         }
         return Release(images, normalised_float16(soft), manifest)

@@ -28,20 +28,31 @@ from fedkr.recycle.teacher import SoftLabeller
 from fedkr.seeds import derive_seed
 from fedkr.training import Runtime, predict_logits
 
+LEAST_FOR_RECALL = 5
+
 
 @dataclass(frozen=True)
 class Score:
-    """A candidate's figure on val (higher is better), for ties its negative loss, and what the collapse check reads."""
+    """A candidate's figure on val.
+
+    Attributes:
+        value: what is compared, higher is better.
+        tie: for ties, the negative loss.
+        auc: for the collapse check.
+        recalls: of each class, for the report; None for a class with few val images, whose recall would tell of
+            single ones.
+    """
 
     value: float
     tie: float
     auc: float | None = None
+    recalls: tuple[float | None, ...] = ()
 
     @staticmethod
     def of(utility: Utility, metric: str) -> Score:
         """Read the score that ``recycle.metric`` names; accuracy where val has one class only."""
         value = utility.auc if metric == "auc" and utility.auc is not None else utility.accuracy
-        return Score(value, -utility.loss, utility.auc)
+        return Score(value, -utility.loss, utility.auc, tuple(utility.recalls(LEAST_FOR_RECALL)))
 
     def as_row(self) -> dict[str, float]:
         """Return the score as the report has it."""
@@ -93,15 +104,11 @@ class StudentTrial:
         self.work, self.judge, self.metric, self.progress, self.stage = work, judge, metric, progress, stage
 
     def advance(self, until: int) -> Score:
-        """Train the student up to step ``until`` and return its score."""
-        return Score.of(self.measure(until), self.metric)
-
-    def measure(self, until: int) -> Utility:
-        """Train the student up to step ``until`` and return its figures on the judge's images."""
+        """Train the student up to step ``until`` and return its score on the judge's images."""
         self.work.advance(until, self.progress, self.stage)
         self.progress.finish(self.stage)
         logits = predict_logits(self.work.model, self.judge.images, self.work.runtime)
-        return measure_utility(logits, self.judge.labels, len(self.judge.classes))
+        return Score.of(measure_utility(logits, self.judge.labels, len(self.judge.classes)), self.metric)
 
 
 class CandidateScorer:

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedkr.artifacts import Artifact, StageStore
-from fedkr.config import GeneratorConfig, Study
+from fedkr.config import Study
 from fedkr.data.imageset import ImageSet, SiteData
 from fedkr.data.source import Source
 from fedkr.data.stratify import deal
@@ -64,13 +64,16 @@ class Variant:
 
 
 FULL = Variant("full method")
+HARD_FIXED = Variant("hard labels, fixed set", labels="hard", fresh=False)
 FIXED = Variant("fixed set", fresh=False)
+# What a run compares without being asked for more: the method, and synthetic data as it is used without it.
+USUAL = (FULL, HARD_FIXED)
 ABLATION = (
     FULL,
     Variant("averaged labels", labels="averaged"),
     Variant("hard labels", labels="hard"),
     FIXED,
-    Variant("hard labels, fixed set", labels="hard", fresh=False),
+    HARD_FIXED,
     Variant("no checkpoint optimisation", optimised=False),
     Variant("no tuning", tuned=False),
     *(Variant(f"fixed set, ratio {ratio:g}", fresh=False, ratio=ratio) for ratio in (0.1, 0.3, 3.0, 10.0)),
@@ -124,9 +127,9 @@ class SingleSite:
         if variant.copies > 1:
             options = {"kind": study.generator.kind, "copies": variant.copies, "options": study.generator.options}
             mixture = dataclasses.replace(study.generator, kind="mixture", options=options)
-            study = dataclasses.replace(study, generator=GeneratorConfig(**vars(mixture)))
+            study = dataclasses.replace(study, generator=mixture)
         pipeline = self._pipeline(study, variant.judge)
-        key = {"choice": pipeline.choice_key(), "teacher": dataclasses.asdict(study.teacher)}
+        key = {"choice": pipeline.choice_key()}
         settings = {name: value for name, value in dataclasses.asdict(variant).items() if name != "name"}
         stage = self.stages.run("student", key | settings, lambda: self._distil(variant, pipeline))
         return {"name": variant.name, **stage.info}
@@ -187,7 +190,8 @@ class SyntheticSource:
         )
         threshold = self.knobs.get("filter", recycle.filter)
         images = self._sample(labels, number)
-        soft: NDArray[np.floating] = np.eye(len(train.classes), dtype=np.float32)[labels]
+        hard = np.eye(len(train.classes), dtype=np.float32)[labels]
+        soft: NDArray[np.floating] = hard
         if threshold or self.variant.labels == "averaged":
             soft = self.labeller(images, *self.seed, number)
 
@@ -197,8 +201,7 @@ class SyntheticSource:
 
         images, soft = confident(images, soft, labels, threshold, again)
         self.sets, self.images = self.sets + 1, self.images + len(images)
-        hard = self.variant.labels == "hard"
-        return images, np.eye(len(train.classes), dtype=np.float32)[labels] if hard else soft
+        return images, hard if self.variant.labels == "hard" else soft
 
     def _sample(self, labels: NDArray[np.int64], *seed: object) -> NDArray[np.uint8]:
         started = time.perf_counter()
@@ -225,12 +228,9 @@ def official_splits(source: Source, val_share: float) -> SiteData:
 def figures(logits: NDArray[np.float32], test: ImageSet) -> Row:
     """Return accuracy, balanced accuracy, AUC and each class' recall (None for a class without test images)."""
     utility = measure_utility(logits, test.labels, len(test.classes))
-    confusion = np.array(utility.confusion).reshape(len(test.classes), -1)
-    totals = confusion.sum(axis=1)
-    recalls = [float(c / t) if t else None for c, t in zip(confusion.diagonal(), totals, strict=True)]
     return {
         "accuracy": utility.accuracy,
         "balanced_accuracy": utility.balanced_accuracy,
         "auc": utility.auc,
-        "recalls": recalls,
+        "recalls": utility.recalls(),
     }

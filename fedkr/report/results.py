@@ -70,6 +70,7 @@ class SiteRecycling(TypedDict, total=False):
     teacher: dict[str, Any]
     images: int
     left_out: list[str]
+    recalls: list[float | None]
 
 
 class SearchPoint(TypedDict):

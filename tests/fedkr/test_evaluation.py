@@ -25,6 +25,13 @@ def test_a_small_case_worked_out_by_hand():
     assert found.count == 4
 
 
+def test_a_recall_is_given_for_classes_with_enough_images_only():
+    logits = np.eye(3, dtype=np.float32)[[0, 0, 1, 1, 0]] * 5
+    found = measure_utility(logits, np.array([0, 0, 0, 1, 1]), 3)
+    assert found.recalls() == [pytest.approx(2 / 3), 0.5, None]
+    assert found.recalls(least=3) == [pytest.approx(2 / 3), None, None]
+
+
 @pytest.mark.parametrize("classes", [2, 3, 7])
 def test_figures_are_sklearns(classes):
     logits, labels = drawn(200, classes)

@@ -2,8 +2,10 @@
 
 import dataclasses
 import json
+import os
 
 import numpy as np
+import psutil
 import pytest
 
 from fedkr.artifacts import Artifact, model_tensors, write_artifact
@@ -74,3 +76,20 @@ def finished_run(tmp_path_factory):
 def exported(finished_run):
     """Return the folder that the run was exported to."""
     return export_run(finished_run)
+
+
+@pytest.fixture
+def leftovers():
+    """Return the command lines of the processes that a run left behind, those that name its folder."""
+
+    def leftovers(folder):
+        found = []
+        for process in psutil.process_iter():
+            try:
+                if process.pid != os.getpid() and any(str(folder) in word for word in process.cmdline()):
+                    found.append(process.cmdline())
+            except psutil.Error:
+                continue
+        return found
+
+    return leftovers

@@ -9,6 +9,8 @@ from fedkr.config import Study
 from fedkr.errors import UserError
 from simulations.audit_again import EARLIER, audit_again, finished_study, with_overrides
 
+pytestmark = pytest.mark.alone
+
 STRONGER = ["audit.attacks=[rmia,loss]", "audit.headline=rmia", "audit.direct_references=4", "audit.queries=1"]
 STRONGER += ["audit.pipeline_references=0", "audit.targets=[student,teacher,centralised,update]", "audit.bootstrap=10"]
 OF_AN_AUDIT = ("references", "signals", "scores", "others", "audit", "compare", "describe")

@@ -7,6 +7,8 @@ import pytest
 from fedkr.audit import ALL_SITES
 from fedkr.config import RELEASE_ATTACKS
 
+pytestmark = pytest.mark.alone
+
 SITES = ("site-0", "site-1")
 # What each target's audit shows: who could do it, and which references calibrate the attack on it.
 TARGETS = {
@@ -107,7 +109,11 @@ def test_a_run_that_stopped_before_its_end_repeats_no_stage(full_run, overrides,
     assert numbers(full_run) == known
 
 
-def test_ray_gives_the_numbers_of_the_inline_run_bit_by_bit(full_run, overrides, run, numbers, tmp_path):
-    found, expected = numbers(run([*overrides, "backend=ray"], tmp_path / "ray")), numbers(full_run)
+def test_ray_gives_the_numbers_of_the_inline_run_bit_by_bit(full_run, overrides, run, numbers, leftovers, tmp_path):
+    folder = run([*overrides, "backend=ray"], tmp_path / "ray")
+    assert json.loads((folder / "results.json").read_text())["backend"] == "ray"
+    found, expected = numbers(folder), numbers(full_run)
+    assert found["models"].keys() == expected["models"].keys() == {"student", "weights", "centralised"}
     for part, values in expected.items():
         assert found[part] == values, part
+    assert not leftovers(folder)

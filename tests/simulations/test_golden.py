@@ -11,6 +11,8 @@ from fedkr.data import load_source
 from server.composition import compose_study
 from simulations.study import simulated_sites
 
+pytestmark = pytest.mark.alone
+
 FIGURES = {"accuracy", "balanced_accuracy", "auc"}
 STRATEGY_KEYS = FIGURES | {"name", "bytes_up", "bytes_down", "seconds", "per_site"}
 AUDIT_KEYS = {

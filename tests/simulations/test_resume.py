@@ -12,6 +12,8 @@ import pytest
 
 from simulations.backends.processes import users_of
 
+pytestmark = pytest.mark.alone
+
 PATIENCE = 240
 
 

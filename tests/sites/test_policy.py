@@ -360,6 +360,9 @@ def test_exact_class_counts_on_the_card_are_refused_where_the_policy_withholds_t
         {"scores": {"images": [1, 2, 3]}},
         {"scores": {"tuning": [{"score": 0.1}] * 129}},
         {"scores": [0.1] * 1000},
+        {"recalls": [0.5, 1.5]},
+        {"recalls": [0.5] * 1001},
+        {"recalls": {"patient": 0.5}},
     ],
 )
 def test_a_manifest_with_anything_but_its_fields_is_refused(release_content, changed):

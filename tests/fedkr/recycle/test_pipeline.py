@@ -14,6 +14,7 @@ from fedkr.progress import SilentProgress
 from fedkr.recycle import SitePipeline
 from fedkr.recycle import pipeline as pipeline_module
 from fedkr.recycle.pipeline import content_digest, normalised_float16
+from fedkr.recycle.search import LEAST_FOR_RECALL
 from fedkr.release import check_release
 from fedkr.training import Runtime
 
@@ -113,6 +114,8 @@ def test_a_whole_pipeline_makes_a_release_and_never_looks_at_test_or_holdout(bui
     assert len(release) == tiny_study.recycle.rounds * len(pipeline.data.train)
     assert release.manifest["site"] == "site-0"
     assert release.manifest["checkpoint"] in (2, 6)
+    few = pipeline.data.val.class_counts() < LEAST_FOR_RECALL
+    assert [recall is None for recall in release.manifest["recalls"]] == few.tolist()
     assert len(release.manifest["scores"]["checkpoints"]) == 2
 
 

@@ -18,6 +18,8 @@ from simulations.backends.processes import users_of
 from simulations.backends.ray import RayBackend
 from simulations.backends.superlink import SuperLink, choose_port, free_port
 
+pytestmark = pytest.mark.alone
+
 APP = Path(__file__).with_name("tiny_app.py")
 
 
