@@ -36,6 +36,8 @@ from fedkr.report.wording import (
 )
 
 PLANE_FPR = 0.01
+# No tick above 100 %, and room for half a marker.
+ACCURACY_TOP = 1.003
 _MARKERS = {"release": "s", "update": "^"}
 _PART = {
     "release": ": released images",
@@ -217,7 +219,7 @@ def _plane_panel(ax: Axes, points: list[PlanePoint], title: str, keys: tuple[str
     accuracies = [point.accuracy for point in points]
     middle = (max(accuracies) + min(accuracies)) / 2
     half = 0.62 * max(max(accuracies) - min(accuracies), 0.05)
-    ax.set_ylim(middle - half, middle + half)
+    ax.set_ylim(middle - half, min(middle + half, ACCURACY_TOP))
     ax.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     ax.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
 

@@ -7,7 +7,7 @@ from statistics import fmean
 
 from fedkr.audit import ALL_SITES, VERDICTS
 from fedkr.audit.verdict import CHANCE
-from fedkr.report.audit_fields import AuditRow, VerdictRow
+from fedkr.report.audit_fields import AuditRow
 from fedkr.report.audit_rows import verdict_rows
 from fedkr.report.results import Results, StrategyResult, headline_rows, strategy_by_name
 from fedkr.report.wording import (
@@ -79,26 +79,44 @@ def wilson_half_width(fraction: float, count: int) -> float:
 
 
 def audit_verdict(results: Results) -> str:
-    """Return what the headline attack found on the student, and whether it can find anything at these sites."""
+    """Return what the headline attacks found on the student and the released images, and if they can find anything."""
     rows = headline_rows(results)
     if not rows:
         return "No audit was run: nothing is known about what these models reveal."
-    student = [row for row in rows if row["target"] == "student" and row.get("auc") is not None]
-    target = "student" if student else rows[0]["target"]
-    chosen = student or [row for row in rows if row["target"] == target and row.get("auc") is not None]
-    if not chosen:
+    known = [row for row in rows if row.get("auc") is not None]
+    if not known:
         return "The audit has no figure for the headline attack."
-    aucs = [row["auc"] or 0.0 for row in chosen]
-    span = f"of {decimal(aucs[0])}" if len(aucs) == 1 else f"between {decimal(min(aucs))} and {decimal(max(aucs))}"
+    by_target = {name: [row for row in known if row["target"] == name] for name in ("student", "release")}
+    chosen = by_target["student"] or [row for row in known if row["target"] == known[0]["target"]]
+    target = target_label(chosen[0]["target"], results)
+    parts = [
+        f"Against the {target}, the headline attack ({attack_with_references(chosen[0])}) tells training images from "
+        f"held-out ones with an AUC {_span(chosen)} at the sites (0.5 is guessing).",
+        _judged(chosen[0]["target"], results),
+    ]
+    released = by_target["release"]
+    if released and released != chosen:
+        parts.append(
+            f"Against the released images, which the server sees ({attack_with_references(released[0])}): AUC "
+            f"{_span(released)}. {_judged('release', results)}"
+        )
+    return " ".join(filter(None, [*parts, _power(rows)]))
+
+
+def most_exposed(results: Results) -> tuple[float, str] | None:
+    """Return the highest headline AUC at a site, on the student or on its released images, and on which of them."""
+    shared = [row for row in headline_rows(results) if row["target"] in ("student", "release")]
+    found = [(row["auc"], target_label(row["target"], results)) for row in shared if row["auc"] is not None]
+    return max(found, default=None)
+
+
+def _span(rows: list[AuditRow]) -> str:
+    aucs = [row["auc"] or 0.0 for row in rows]
+    return f"of {decimal(aucs[0])}" if len(aucs) == 1 else f"between {decimal(min(aucs))} and {decimal(max(aucs))}"
+
+
+def _judged(target: str, results: Results) -> str:
     verdicts = [row for row in verdict_rows(results) if row["target"] == target and row["site"] != ALL_SITES]
-    return (
-        f"Against the {target_label(target, results)}, the headline attack ({attack_with_references(chosen[0])}) "
-        f"tells training images from held-out ones with an AUC {span} at the sites (0.5 is guessing). "
-        f"{_judged(verdicts)} {_power(rows)}"
-    ).strip()
-
-
-def _judged(verdicts: list[VerdictRow]) -> str:
     parts = []
     for verdict in VERDICTS:
         rows = [row for row in verdicts if row["verdict"] == verdict]

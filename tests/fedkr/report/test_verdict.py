@@ -2,7 +2,7 @@
 
 import pytest
 
-from fedkr.report.verdict import accuracy_verdict, audit_verdict, uncertainty, wilson_half_width
+from fedkr.report.verdict import accuracy_verdict, audit_verdict, most_exposed, uncertainty, wilson_half_width
 from fedkr.report.wording import duration, size, tpr_interval
 
 
@@ -48,9 +48,26 @@ def test_audit_verdict_of_a_full_audit_names_attack_and_references(full_results)
     assert "cannot tell at site-1" in text
 
 
+def test_audit_verdict_does_not_hide_what_the_released_images_tell(full_results):
+    rows = [row for row in full_results["audit"] if row["target"] == "release" and row["headline"]]
+    known = [row for row in full_results["audit_extras"]["verdicts"] if row["target"] == "release"]
+    assert {row["attack"] for row in rows} == {"distance-features"} and known
+    text = audit_verdict(full_results)
+    assert "Against the released images, which the server sees (distance in features): AUC" in text
+    assert text.count("By the rule that was set beforehand") == 2
+
+
+def test_the_most_exposed_of_what_is_shared_is_named(full_results):
+    for row in full_results["audit"]:
+        if row["target"] == "release" and row["site"] == "site-1":
+            row["auc"] = 0.93
+    assert most_exposed(full_results) == (0.93, "Released images")
+
+
 def test_no_audit_is_said_so(results):
     results["audit"] = []
     assert "No audit was run" in audit_verdict(results)
+    assert most_exposed(results) is None
 
 
 def test_uncertainty_of_the_test_set_is_given_in_points(results):
