@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import importlib
 import json
 import sys
 from collections.abc import Callable
@@ -34,37 +35,19 @@ RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a fini
 @app.command(context_settings=HYDRA_ARGUMENTS, add_help_option=False)
 def simulate(context: typer.Context) -> None:
     """Run a study on this machine or a Ray cluster (`fedkr simulate --help` lists its options)."""
-
-    def work() -> int:
-        from simulations.main import main as run_application
-
-        return run_application(context.args)
-
-    _leave(work)
+    _application(context, "simulations.main")
 
 
 @app.command(context_settings=HYDRA_ARGUMENTS, add_help_option=False)
 def kr(context: typer.Context) -> None:
     """Measure Knowledge Recycling at one site against real images (options as in simulate; --ablation for all rows)."""
-
-    def work() -> int:
-        from simulations.recycling import main as run_application
-
-        return run_application(context.args)
-
-    _leave(work)
+    _application(context, "simulations.recycling")
 
 
 @app.command(context_settings=HYDRA_ARGUMENTS, add_help_option=False)
 def leakage(context: typer.Context) -> None:
     """Accuracy and leakage against the amount of synthetic data, of a RUN or of a study (options as in simulate)."""
-
-    def work() -> int:
-        from simulations.leakage import main as run_application
-
-        return run_application(context.args)
-
-    _leave(work)
+    _application(context, "simulations.leakage")
 
 
 @app.command()
@@ -91,10 +74,7 @@ def summary(
         from simulations.summary import as_csv, summarise
 
         found = summarise(runs)
-        if out is not None:
-            from fedkr.artifacts import write_atomic
-
-            write_atomic(out, json.dumps(found, indent=1).encode() + b"\n")
+        _write_json(out, found)
         print(as_csv(found), end="")
 
     _leave(work)
@@ -214,14 +194,12 @@ def bench_audit(
     """Train the audit's reference models together and one after the other, in one run, and compare the times."""
 
     def work() -> None:
-        from fedkr.artifacts import write_atomic
         from fedkr.benchmarks.audit import measure_audit, print_audit
         from fedkr.training import Runtime
 
         result = measure_audit(models, size, steps, Runtime.choose(device, threads=threads))
         print_audit(result)
-        if out is not None:
-            write_atomic(out, json.dumps(result, indent=1).encode() + b"\n")
+        _write_json(out, result)
 
     _leave(work)
 
@@ -244,7 +222,6 @@ def bench_generator(
     """Train and sample edm and biggan_deep against the plain diffusers loop, in one run, and compare."""
 
     def work() -> None:
-        from fedkr.artifacts import write_atomic
         from fedkr.benchmarks.generator import Budget, measure_cas, measure_generators, print_generators
         from fedkr.config import DataConfig
         from fedkr.progress import SilentProgress
@@ -256,8 +233,7 @@ def bench_generator(
             data = DataConfig(name=cas, root=str(root))
             result["cas"] = measure_cas(data, cas_steps, 4, budget, runtime, SilentProgress())
         print_generators(result)
-        if out is not None:
-            write_atomic(out, json.dumps(result, indent=1).encode() + b"\n")
+        _write_json(out, result)
 
     _leave(work)
 
@@ -273,10 +249,23 @@ def main() -> None:
     app(prog_name="fedkr")
 
 
+def _application(context: typer.Context, module: str) -> NoReturn:
+    """Hand the whole command line to the ``main`` of a module, which is a Hydra application."""
+    _leave(lambda: importlib.import_module(module).main(context.args))
+
+
 def _leave(work: Callable[[], int | None]) -> NoReturn:
     from simulations.guard import guarded
 
     raise typer.Exit(guarded(work))
+
+
+def _write_json(out: Path | None, values: object) -> None:
+    """Write what a command found to the file that ``--out`` named, if any."""
+    if out is not None:
+        from fedkr.artifacts import write_atomic
+
+        write_atomic(out, json.dumps(values, indent=1).encode() + b"\n")
 
 
 def _must_exist(path: Path, what: str) -> None:
