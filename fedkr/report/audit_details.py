@@ -11,19 +11,9 @@ from matplotlib.colors import to_hex
 
 from fedkr.audit import ALL_SITES
 from fedkr.audit.verdict import CHANCE, FOUND, NONE_FOUND, UNCLEAR
-from fedkr.report.audit_fields import AuditRow, EpsilonRow, PerClassRow
-from fedkr.report.audit_rows import (
-    audited_targets,
-    void_sites,
-)
-from fedkr.report.elements import (
-    Cell,
-    Markup,
-    folded,
-    heading,
-    paragraph,
-    table,
-)
+from fedkr.report.audit_fields import AttackFigures, AuditRow, EpsilonRow, PerClassRow
+from fedkr.report.audit_rows import audited_targets, void_sites
+from fedkr.report.elements import Cell, Markup, folded, heading, paragraph, table
 from fedkr.report.results import Results
 from fedkr.report.style import HEAT, text_on
 from fedkr.report.wording import (
@@ -41,6 +31,7 @@ from fedkr.report.wording import (
 
 HEAT_RANGE = 0.25
 Cells = list[list[Cell]]
+FIGURE_TITLES = ("site", "attack", "AUC [95 %]", "TPR at 1 % FPR [95 %]")
 _PILLS = {NONE_FOUND: "clear", FOUND: "leak", UNCLEAR: "unsure"}
 PAIRED = (
     "AUC of the first minus AUC of the second, on the same images: chance differences in difficulty cancel. Below 0 "
@@ -96,6 +87,12 @@ def _pill(text: str, style: str) -> Markup:
 def marked(text: str, low: float | None, above: float) -> Cell:
     """Return a figure, marked where the lower end of its interval lies above a value."""
     return Markup(f'<span class="leak">{escape(text)}</span>') if low is not None and low > above else text
+
+
+def figure_cells(row: AttackFigures) -> list[Cell]:
+    """Return an attack's cells under :data:`FIGURE_TITLES`; the AUC is marked where its interval is above chance."""
+    auc = marked(auc_interval(row), row.get("auc_low"), CHANCE)
+    return [row["site"], attack_with_references(row), auc, tpr_interval(row)]
 
 
 def _fold(title: str, remark: str, text: str, titles: list[str], cells: Cells, numbers_from: int) -> str:
@@ -188,16 +185,13 @@ def _canaries(results: Results) -> str:
     cells: Cells = [
         [
             target_label(row["target"], results),
-            row["site"],
-            attack_with_references(row),
-            marked(auc_interval(row), row.get("auc_low"), CHANCE),
-            tpr_interval(row),
+            *figure_cells(row),
             f"{row.get('included', 0):,}",
             f"{row.get('excluded', 0):,}",
         ]
         for row in rows
     ]
-    titles = ["target", "site", "attack", "AUC [95 %]", "TPR at 1 % FPR [95 %]", "in", "out"]
+    titles = ["target", *FIGURE_TITLES, "in", "out"]
     return _fold("Canaries", "planted images: the worst case", CANARIES, titles, cells, 3)
 
 
@@ -234,17 +228,8 @@ def _number(count: int | None) -> str:
 
 def _worst_sites(results: Results) -> str:
     rows = results.get("audit_extras", {}).get("worst_site", [])
-    cells: Cells = [
-        [
-            target_label(row["target"], results),
-            row["site"],
-            attack_with_references(row),
-            marked(auc_interval(row), row.get("auc_low"), CHANCE),
-            tpr_interval(row),
-        ]
-        for row in rows
-    ]
-    titles = ["target", "site", "attack", "AUC [95 %]", "TPR at 1 % FPR [95 %]"]
+    cells: Cells = [[target_label(row["target"], results), *figure_cells(row)] for row in rows]
+    titles = ["target", *FIGURE_TITLES]
     return _fold("Most exposed site", "of each target, by the headline attack", WORST, titles, cells, 3)
 
 

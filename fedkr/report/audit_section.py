@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from fedkr.audit import VERDICTS
 from fedkr.audit.verdict import CHANCE, LARGEST_PASS, STRONGEST
-from fedkr.report.audit_details import audit_details, marked, verdict_pill
+from fedkr.report.audit_details import FIGURE_TITLES, audit_details, figure_cells, verdict_pill
 from fedkr.report.audit_fields import AuditRow, VerdictRow
 from fedkr.report.audit_rows import (
     adversary,
@@ -42,7 +42,6 @@ from fedkr.report.wording import (
     ADVERSARY_MEANING,
     NONE,
     attack_label,
-    attack_with_references,
     auc_interval,
     percent,
     references_label,
@@ -167,7 +166,7 @@ def _coverage(results: Results) -> str:
             folded(
                 "Not tested",
                 "what these verdicts say nothing about",
-                bullets([*not_tested(results)]),
+                bullets(not_tested(results)),
             ),
             notice("Notes of the audit:", notes),
         ]
@@ -233,10 +232,11 @@ def _forest(results: Results, figures: Figures) -> str:
     for row in rows:
         target = target_label(row["target"], results)
         new = target != previous
-        cells.append([Markup(f"<b>{escape(target)}</b>") if new else "", *_figures_of(row)])
+        sizes = [f"{row.get(side, 0):,}" for side in ("members", "nonmembers")]
+        cells.append([Markup(f"<b>{escape(target)}</b>") if new else "", *figure_cells(row), *sizes])
         styles.append("first" if previous and new else "")
         previous = target
-    titles = ["target", *_figure_titles()]
+    titles = ["target", *FIGURE_TITLES, "members", "non-members"]
     key = Markup('<span class="leak">Marked</span>: the 95 % interval lies above guessing (AUC 0.5).')
     return "\n".join(
         [
@@ -249,21 +249,6 @@ def _forest(results: Results, figures: Figures) -> str:
             folded("As numbers", f"{len(rows)} rows", table(titles, cells, 3, styles), paragraph(key, "quiet")),
         ]
     )
-
-
-def _figure_titles() -> list[str]:
-    return ["site", "attack", "AUC [95 %]", "TPR at 1 % FPR [95 %]", "members", "non-members"]
-
-
-def _figures_of(row: AuditRow) -> list[Cell]:
-    return [
-        row["site"],
-        attack_with_references(row),
-        marked(auc_interval(row), row.get("auc_low"), CHANCE),
-        tpr_interval(row),
-        f"{row.get('members', 0):,}",
-        f"{row.get('nonmembers', 0):,}",
-    ]
 
 
 def _roc(results: Results, figures: Figures) -> str:
