@@ -7,6 +7,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
+from importlib.resources import files
 from typing import Any
 
 from matplotlib.figure import Figure
@@ -27,6 +28,38 @@ Cell = str | Markup
 def html_of(cell: Cell) -> str:
     """Return a cell's HTML: markup as it is, text escaped."""
     return cell.html if isinstance(cell, Markup) else escape(cell)
+
+
+def page(title: str, subtitle: str, body: str, footer: str, *, links: str = "", script: str = "") -> str:
+    """Return a whole self-contained page.
+
+    Args:
+        title: of the window and the head.
+        subtitle: below it.
+        body: finished sections.
+        footer: last line.
+        links: finished links to the sections; without them there is no bar.
+        script: JavaScript of the page, if any.
+    """
+    bar = f"<nav><div>{links}</div></nav>\n" if links else ""
+    code = f"<script>{script}</script>\n" if script else ""
+    return f"""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{escape(title)}</title>
+<style>{files("fedkr.report").joinpath("page.css").read_text()}</style>
+</head>
+<body>
+<header><div><h1>{escape(title)}</h1><p>{escape(subtitle)}</p></div></header>
+{bar}<main>
+{body}
+</main>
+<footer>{escape(footer)}</footer>
+{code}</body>
+</html>
+"""
 
 
 def paragraph(text: Cell, style: str = "") -> str:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from html import escape
-from importlib.resources import files
 from typing import Any
 
 from fedkr.report.audit_details import audit_details, verdict_pill
 from fedkr.report.audit_plots import forest_chart, roc_chart
 from fedkr.report.coverage import tested
-from fedkr.report.elements import bullets, definitions, heading, html_of, notice, section, svg_figure
+from fedkr.report.elements import bullets, definitions, heading, html_of, notice, page, section, svg_figure
 from fedkr.report.results import Results, check_results
 
 TITLE = "Membership audit of a classifier"
@@ -63,24 +62,8 @@ def render_outside(document: Mapping[str, Any]) -> str:
         ),
         section("setup", "Setup", definitions({"Model": document["kind"], "Reference recipe": document["recipe"]})),
     ]
-    title = f"{TITLE}: {document['model']}"
-    return f"""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{escape(title)}</title>
-<style>{files("fedkr.report").joinpath("page.css").read_text()}</style>
-</head>
-<body>
-<header><div><h1>{escape(title)}</h1><p>against {escape(document["data"])}</p></div></header>
-<main>
-{"".join(part for part in body if part)}
-</main>
-<footer>Made by fedkr {escape(document["fedkr"])}. audit.json holds every figure.</footer>
-</body>
-</html>
-"""
+    footer = f"Made by fedkr {document['fedkr']}. audit.json holds every figure."
+    return page(f"{TITLE}: {document['model']}", f"against {document['data']}", "\n".join(body), footer)
 
 
 def _topics(document: Mapping[str, Any], results: Results) -> dict[str, str]:
