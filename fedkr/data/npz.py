@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedkr.config import DataConfig
-from fedkr.data.imageset import ImageSet
+from fedkr.data.imageset import ImageSet, joined
 from fedkr.data.source import Source, set_apart_test
 from fedkr.errors import UserError
 
@@ -84,24 +84,26 @@ def read_source(file: NpzFile, classes: Sequence[str] = (), test_fraction: float
         test_fraction: share of the pool set apart where the file has no ``test_images``.
 
     Raises:
-        UserError: a missing array, a wrong shape or dtype, NaN, counts, sizes or labels that do not fit together.
+        UserError: as :func:`read_splits`; or train has groups and val has none, or the other way round.
     """
-    splits = {"train": _read_split(file, "train")}
-    splits |= {name: _read_split(file, name) for name in ("val", "test") if _has_split(file, name)}
-    _check_shapes(file, splits)
-    names = _class_names(file, splits, classes)
+    splits = read_splits(file, ("train", "val", "test"), classes)
     test = splits.pop("test", None)
-    pool = _joined(file, splits, names)
+    without = [name for name, part in splits.items() if part.groups is None]
+    if without and len(without) < len(splits):
+        raise UserError(
+            f"{file.path}: {without[0]}_groups is missing while another split has groups; give both or neither"
+        )
+    pool = joined(list(splits.values()))
     if test is None:
         return set_apart_test(pool, test_fraction, str(file.path))
-    return Source(pool, ImageSet(test[0], test[1], names), val=len(splits["val"][1]) if "val" in splits else 0)
+    return Source(pool, test, val=len(splits["val"]) if "val" in splits else 0)
 
 
 def read_splits(file: NpzFile, names: Sequence[str], classes: Sequence[str] = ()) -> dict[str, ImageSet]:
     """Return the splits ``names`` as they stand in the file, ``train`` and those of the others that it has.
 
     Raises:
-        UserError: as :func:`read_source`.
+        UserError: a missing array, a wrong shape or dtype, NaN, counts, sizes or labels that do not fit together.
     """
     splits = {name: _read_split(file, name) for name in names if name == "train" or _has_split(file, name)}
     _check_shapes(file, splits)
@@ -197,14 +199,3 @@ def _stored_names(file: NpzFile) -> tuple[str, ...]:
             f"{file.path}: classes has dtype {names.dtype} and shape {list(names.shape)}; save it as text, [K]"
         )
     return tuple(str(name) for name in names)
-
-
-def _joined(file: NpzFile, splits: dict[str, Arrays], names: tuple[str, ...]) -> ImageSet:
-    images, labels, groups = zip(*splits.values(), strict=True)
-    without = [split for split, member in zip(splits, groups, strict=True) if member is None]
-    if without and len(without) < len(splits):
-        raise UserError(
-            f"{file.path}: {without[0]}_groups is missing while another split has groups; give both or neither"
-        )
-    patients = None if without else np.concatenate(groups)
-    return ImageSet(np.concatenate(images), np.concatenate(labels), names, patients)
