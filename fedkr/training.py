@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from fedkr.errors import UserError
 from fedkr.progress import Progress
@@ -36,7 +37,8 @@ class Runtime:
 
         Args:
             device: ``auto`` (a GPU when there is one), ``cpu``, ``cuda`` or ``cuda:N``.
-            precision: ``auto`` is bfloat16 autocast on GPUs and on processors with AMX, float32 elsewhere.
+            precision: ``auto`` is bfloat16 autocast on GPUs and processors that compute in it (from Ampere on, and
+                with AMX), float32 elsewhere.
             threads: torch threads on CPU; the last digits of every result depend on it.
 
         Raises:
@@ -45,9 +47,11 @@ class Runtime:
         torch.set_num_threads(threads)
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
-        if device.startswith("cuda") and not torch.cuda.is_available():
-            raise UserError(f"device={device!r}: this machine has no CUDA GPU; use device=cpu or device=auto")
-        fast = device.startswith("cuda") or bool(torch.cpu.get_capabilities().get("amx_bf16", False))
+        if device.startswith("cuda"):
+            _check_gpu(device)
+            fast = torch.cuda.is_bf16_supported(including_emulation=False)
+        else:
+            fast = bool(torch.cpu.get_capabilities().get("amx_bf16", False))
         use_bfloat16 = precision == "bfloat16" or (precision == "auto" and fast)
         return Runtime(torch.device(device), torch.bfloat16 if use_bfloat16 else None)
 
@@ -67,6 +71,15 @@ class Runtime:
             "device": self.device.type,
             "precision": str(self.autocast_dtype or torch.float32).removeprefix("torch."),
         }
+
+
+def _check_gpu(device: str) -> None:
+    """Raise :class:`UserError` for a name that is no GPU of this machine."""
+    if not torch.cuda.is_available():
+        raise UserError(f"device={device!r}: this machine has no CUDA GPU; use device=cpu or device=auto")
+    known = ["cuda", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
+    if device not in known:
+        raise UserError(f"device={device!r}: no GPU of this machine; one of: {', '.join(known)}")
 
 
 def to_model_input(images: Tensor) -> Tensor:
@@ -146,7 +159,7 @@ class Training:
         decay = min(self.ema_decay, (1 + self.step) / (10 + self.step)) if self.step > self.ema_start else 0.0
         state = self.model.state_dict()
         floats = [k for k, v in self.average.items() if v.is_floating_point()]
-        torch._foreach_lerp_([self.average[k] for k in floats], [state[k] for k in floats], 1.0 - decay)
+        get_ema_multi_avg_fn(decay)([self.average[k] for k in floats], [state[k] for k in floats], self.step)
 
     def tell(self, loss: Tensor, progress: Progress, stage: str, total: int, last: bool) -> None:
         """Report the step just taken; now and then, and at the ``last``, read its loss.
@@ -159,7 +172,8 @@ class Training:
             return
         value = float(loss.detach())
         if not math.isfinite(value):
-            lr = self.optimizer.param_groups[0]["lr"]
+            # Not the rate of this step: the option is what can be lowered.
+            lr = self.base_lrs[0]
             raise DivergedError(f"{stage}: the loss is {value} at step {self.step}; lower its lr (now {lr:g})")
         progress.update(stage, self.step, total, loss=value)
 

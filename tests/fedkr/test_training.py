@@ -81,7 +81,7 @@ def test_a_loss_that_is_no_number_stops_training_in_one_line_that_names_stage_st
 
 def test_a_loss_that_is_no_number_at_the_last_step_is_noticed_too():
     training, loss_at = a_training()
-    with pytest.raises(DivergedError, match="at step 3"):
+    with pytest.raises(DivergedError, match=r"at step 3; lower its lr \(now 0.1\)"):
         training.advance(lambda step: loss_at(step) * math.nan, 3, SilentProgress(), "student")
 
 
@@ -164,6 +164,25 @@ def test_the_runtime_names_what_results_depend_on(runtime):
 def test_a_device_that_is_not_there_is_one_line():
     with pytest.raises(UserError, match=r"device='cuda:1': this machine has no CUDA GPU; use device=cpu"):
         Runtime.choose("cuda:1")
+
+
+@pytest.fixture
+def one_old_gpu(monkeypatch):
+    """A machine with one GPU that does not compute in bfloat16."""
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda including_emulation=True: including_emulation)
+
+
+@pytest.mark.parametrize("device", ["cuda:1", "cuda:", "cuda:one"])
+def test_a_gpu_that_is_not_there_is_answered_with_those_that_are(one_old_gpu, device):
+    with pytest.raises(UserError, match=f"^device='{device}': no GPU of this machine; one of: cuda, cuda:0$"):
+        Runtime.choose(device)
+
+
+def test_a_gpu_that_only_emulates_bfloat16_computes_in_float32(one_old_gpu):
+    assert Runtime.choose("auto").describe() == {"device": "cuda", "precision": "float32"}
+    assert Runtime.choose("cuda:0", "bfloat16").describe()["precision"] == "bfloat16"
 
 
 @pytest.mark.parametrize(("size", "most"), [(8, 512), (64, 512), (128, 128), (224, 41)])
