@@ -43,8 +43,11 @@ def augment(images: Tensor, policy: str, flip: str, generator: torch.Generator) 
     if policy == "none":
         return images
     strength = STRENGTHS[policy]
-    grid = F.affine_grid(_affine(len(images), strength, flip, generator), list(images.shape), align_corners=False)
-    views = F.grid_sample(images, grid.to(images.device), padding_mode="border", align_corners=False)
+    affine = _affine(len(images), strength, flip, generator).to(images.device)
+    # Autocast would round positions to bfloat16 on a GPU: up to half a pixel on large images.
+    with torch.autocast("cuda", enabled=False):
+        grid = F.affine_grid(affine, list(images.shape), align_corners=False)
+    views = F.grid_sample(images, grid, padding_mode="border", align_corners=False)
     if strength.contrast:
         gain = 1 + strength.contrast * _uniform((len(images), 2), generator).to(images.device)
         views = (views * gain[:, :1, None, None] + (gain[:, 1:, None, None] - 1)).clamp_(-1, 1)

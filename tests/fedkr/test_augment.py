@@ -51,6 +51,15 @@ def test_each_image_of_a_batch_gets_a_view_of_its_own():
     assert len({view.numpy().tobytes() for view in views}) == 12
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+def test_a_gpu_makes_the_same_views_in_autocast_too():
+    original = images((6, 1, 224, 224))
+    expected = augment(original, "strong", "both", torch_rng("views"))
+    with torch.autocast("cuda", dtype=torch.bfloat16):
+        views = augment(original.cuda(), "strong", "both", torch_rng("views"))
+    assert torch.allclose(views.cpu(), expected, atol=1e-3)
+
+
 def mirrors(flip):
     """Which mirror images of a constant gradient, shifted by at most an eighth, are seen among many views."""
     ramp = torch.linspace(-1, 1, 16)
