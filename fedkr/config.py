@@ -305,13 +305,13 @@ def check_study(study: Study) -> None:
     """Raise :class:`UserError` for the first value that no run could work with."""
     _one_of("device", study.device.split(":")[0], ("auto", "cpu", "cuda"))
     _one_of("precision", study.precision, ("auto", "float32", "bfloat16"))
-    _at_least("threads", study.threads, 1)
+    at_least("threads", study.threads, 1)
     _one_of("data.flip", study.data.flip, ("none", "horizontal", "both"))
     _check_federation(study.federation)
     _check_partition(study.partition)
     _check_split(study.split)
     for key in ("steps", "batch", "checkpoints"):
-        _at_least(f"generator.{key}", getattr(study.generator, key), 1)
+        at_least(f"generator.{key}", getattr(study.generator, key), 1)
     _check_classifiers(study.teacher, study.student)
     _check_recycle(study.recycle)
     _check_strategy(study.strategy)
@@ -320,18 +320,18 @@ def check_study(study: Study) -> None:
 
 
 def _check_federation(federation: FederationConfig) -> None:
-    _at_least("federation.sites", federation.sites, 1)
-    _at_least("federation.min_sites", federation.min_sites, 0)
-    _positive("federation.deadline", federation.deadline)
-    _positive("federation.register_deadline", federation.register_deadline)
+    at_least("federation.sites", federation.sites, 1)
+    at_least("federation.min_sites", federation.min_sites, 0)
+    positive("federation.deadline", federation.deadline)
+    positive("federation.register_deadline", federation.register_deadline)
     if federation.min_sites > federation.sites:
         raise UserError(f"federation.min_sites={federation.min_sites}: more than federation.sites={federation.sites}")
 
 
 def _check_partition(partition: PartitionConfig) -> None:
     _one_of("partition.kind", partition.kind, PARTITIONS)
-    _positive("partition.alpha", partition.alpha)
-    _at_least("partition.classes_per_site", partition.classes_per_site, 1)
+    positive("partition.alpha", partition.alpha)
+    at_least("partition.classes_per_site", partition.classes_per_site, 1)
 
 
 def _check_split(split: SplitConfig) -> None:
@@ -348,32 +348,34 @@ def _check_classifiers(teacher: TeacherConfig, student: StudentConfig) -> None:
         _one_of(f"{name}.augment", model.augment, AUGMENTATIONS)
         _one_of(f"{name}.norm", model.norm, ("batch", "group"))
         for key in ("steps", "batch", "width"):
-            _at_least(f"{name}.{key}", getattr(model, key), 1)
-        _positive(f"{name}.lr", model.lr)
+            at_least(f"{name}.{key}", getattr(model, key), 1)
+        positive(f"{name}.lr", model.lr)
         for key in ("mixup", "weight_decay"):
-            _at_least(f"{name}.{key}", getattr(model, key), 0)
+            at_least(f"{name}.{key}", getattr(model, key), 0)
         if not 0 <= model.label_smoothing < 1:
             raise UserError(f"{name}.label_smoothing={model.label_smoothing}: a share, from 0 to below 1")
     _one_of("teacher.single_class", teacher.single_class, ("error", "constant"))
     for key in ("evaluations", "patience"):
-        _at_least(f"teacher.{key}", getattr(teacher, key), 1)
+        at_least(f"teacher.{key}", getattr(teacher, key), 1)
     _one_of("student.loss", student.loss, ("cross_entropy", "kl"))
-    _at_least("student.regenerate_every", student.regenerate_every, 1)
+    at_least("student.regenerate_every", student.regenerate_every, 1)
 
 
 def _check_recycle(recycle: RecycleConfig) -> None:
     _one_of("recycle.exchange", recycle.exchange, ("once", "each"))
-    for balance in (recycle.balance, *recycle.tune_balances):
-        _one_of("recycle.balance", balance, ("histogram", "balanced", "tempered"))
-    for threshold in (recycle.filter, *recycle.tune_filters):
-        if not 0 <= threshold < 1:
-            raise UserError(f"recycle.filter={threshold}: a confidence, from 0 (off) to below 1")
+    for name, balances in (("balance", [recycle.balance]), ("tune_balances", recycle.tune_balances)):
+        for balance in balances:
+            _one_of(f"recycle.{name}", balance, ("histogram", "balanced", "tempered"))
+    for name, thresholds in (("filter", [recycle.filter]), ("tune_filters", recycle.tune_filters)):
+        for threshold in thresholds:
+            if not 0 <= threshold < 1:
+                raise UserError(f"recycle.{name}={threshold}: a confidence, from 0 (off) to below 1")
     _one_of("recycle.metric", recycle.metric, ("accuracy", "auc"))
     for key in ("search_steps", "search_images", "search_rungs", "rounds", "views", "min_class_count"):
-        _at_least(f"recycle.{key}", getattr(recycle, key), 1)
-    _at_least("recycle.tuning_budget", recycle.tuning_budget, 0)
-    _positive("recycle.ratio", recycle.ratio)
-    _positive("recycle.temperature", recycle.temperature)
+        at_least(f"recycle.{key}", getattr(recycle, key), 1)
+    at_least("recycle.tuning_budget", recycle.tuning_budget, 0)
+    positive("recycle.ratio", recycle.ratio)
+    positive("recycle.temperature", recycle.temperature)
 
 
 def _check_strategy(strategy: StrategyConfig) -> None:
@@ -382,15 +384,15 @@ def _check_strategy(strategy: StrategyConfig) -> None:
     if not strategy.lrs or not strategy.local_epochs:
         raise UserError("strategy.lrs and strategy.local_epochs: name at least one value each")
     for rate in strategy.lrs:
-        _positive("strategy.lrs", rate)
+        positive("strategy.lrs", rate)
     for epochs in strategy.local_epochs:
-        _at_least("strategy.local_epochs", epochs, 1)
-    _at_least("strategy.rounds", strategy.rounds, 1)
+        at_least("strategy.local_epochs", epochs, 1)
+    at_least("strategy.rounds", strategy.rounds, 1)
     searched = len(strategy.lrs) * len(strategy.local_epochs) > 1
     # A round reports the val score of the model that enters it: the first tells nothing about the candidate.
-    _at_least("strategy.search_rounds", strategy.search_rounds, 2 if searched else 0)
+    at_least("strategy.search_rounds", strategy.search_rounds, 2 if searched else 0)
     if searched:
-        _at_least("strategy.rounds", strategy.rounds, 2)
+        at_least("strategy.rounds", strategy.rounds, 2)
 
 
 def _check_audit(audit: AuditConfig) -> None:
@@ -400,21 +402,25 @@ def _check_audit(audit: AuditConfig) -> None:
         _one_of("audit.targets", value, AUDIT_TARGETS)
     for value in audit.canary_kinds:
         _one_of("audit.canary_kinds", value, CANARY_KINDS)
-    if audit.enabled:
-        _check_references(audit)
     for fpr in audit.fprs:
         if not 0 < fpr < 1:
             raise UserError(f"audit.fprs={fpr}: a false-positive rate, between 0 and 1")
+    if not audit.enabled:
+        return
+    _one_of("audit.headline", audit.headline, tuple(audit.attacks))
+    for key in ("bootstrap", "permutations", "queries"):
+        at_least(f"audit.{key}", getattr(audit, key), 1)
+    for key in ("canaries", "guesses"):
+        at_least(f"audit.{key}", getattr(audit, key), 0)
+    if not 0 <= audit.delta <= 1:
+        raise UserError(f"audit.delta={audit.delta}: a probability, well below one in the number of coins")
+    if audit.gamma < 1:
+        raise UserError(f"audit.gamma={audit.gamma}: RMIA's threshold is 1 or more")
+    _check_references(audit)
 
 
 def _check_references(audit: AuditConfig) -> None:
-    _one_of("audit.headline", audit.headline, tuple(audit.attacks))
-    for key in ("bootstrap", "permutations", "queries"):
-        _at_least(f"audit.{key}", getattr(audit, key), 1)
-    for key in ("canaries", "guesses", "delta", "pipeline_references"):
-        _at_least(f"audit.{key}", getattr(audit, key), 0)
-    if audit.gamma < 1:
-        raise UserError(f"audit.gamma={audit.gamma}: RMIA's threshold is 1 or more")
+    at_least("audit.pipeline_references", audit.pipeline_references, 0)
     needing = [attack for attack in audit.attacks if attack in REFERENCE_ATTACKS]
     if needing and audit.direct_references < LEAST_REFERENCES:
         raise UserError(
@@ -427,9 +433,9 @@ def _check_references(audit: AuditConfig) -> None:
 
 def _check_backend(backend: BackendConfig) -> None:
     _one_of("backend.kind", backend.kind, BACKENDS)
-    _at_least("backend.cpus_per_site", backend.cpus_per_site, 1)
+    at_least("backend.cpus_per_site", backend.cpus_per_site, 1)
     for key in ("gpus_per_site", "cpus", "port", "restarts"):
-        _at_least(f"backend.{key}", getattr(backend, key), 0)
+        at_least(f"backend.{key}", getattr(backend, key), 0)
     if backend.address and backend.kind != "ray":
         raise UserError(
             f"backend.address={backend.address!r}: only backend=ray takes one (an existing Ray cluster); "
@@ -442,11 +448,13 @@ def _one_of(name: str, value: str, known: tuple[str, ...]) -> None:
         raise UserError(f"{name}={value!r}: unknown value{nearest(value, known)}")
 
 
-def _at_least(name: str, value: float, least: int) -> None:
+def at_least(name: str, value: float, least: int) -> None:
+    """Raise :class:`UserError` naming an option below its least value."""
     if value < least:
         raise UserError(f"{name}={value}: must be at least {least}")
 
 
-def _positive(name: str, value: float) -> None:
+def positive(name: str, value: float) -> None:
+    """Raise :class:`UserError` naming an option that is not above 0."""
     if not value > 0:
         raise UserError(f"{name}={value}: must be above 0")

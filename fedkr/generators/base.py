@@ -84,32 +84,33 @@ class Generator(Protocol):
         """Return a checkpoint without what only continued training needs."""
 
 
-def load_generator_module(kind: str, where: str = "generator") -> Any:
-    """Import the module of a generator kind; raise :class:`UserError` for an unknown one."""
-    if "." not in kind and kind not in BUILT_IN:
-        raise UserError(f"{where}.kind={kind!r}: unknown generator{nearest(kind, BUILT_IN)}")
-    try:
-        return importlib.import_module(kind if "." in kind else f"fedkr.generators.{kind}")
-    except ModuleNotFoundError as error:
-        raise UserError(f"{where}.kind={kind!r}: {error}; install it or put it on PYTHONPATH") from None
-
-
 def build_generator(
-    config: GeneratorConfig,
-    *,
-    channels: int,
-    size: int,
-    classes: int,
-    flip: str,
-    runtime: Runtime,
-    where: str = "generator",
+    config: GeneratorConfig, *, channels: int, size: int, classes: int, flip: str, runtime: Runtime
 ) -> Generator:
     """Build the generator that ``config`` names; the arguments are those of :class:`Task`.
 
     Raises:
         UserError: an unknown kind or option.
     """
-    module = load_generator_module(config.kind, where)
-    options = read_dataclass(module.Options, config.options, f"{where}.options")
-    task = Task(config, channels=channels, size=size, classes=classes, flip=flip, runtime=runtime, where=where)
+    return generator_for(Task(config, channels=channels, size=size, classes=classes, flip=flip, runtime=runtime))
+
+
+def generator_for(task: Task) -> Generator:
+    """Build the generator of a task; raise :class:`UserError` for an unknown kind or option."""
+    config = task.config
+    module = _load_module(config.kind, task.where)
+    options = read_dataclass(module.Options, config.options, f"{task.where}.options")
     return cast(Generator, module.Generator(task, options))
+
+
+def _load_module(kind: str, where: str) -> Any:
+    if "." not in kind and kind not in BUILT_IN:
+        raise UserError(f"{where}.kind={kind!r}: unknown generator{nearest(kind, BUILT_IN)}")
+    try:
+        module = importlib.import_module(kind if "." in kind else f"fedkr.generators.{kind}")
+    except ImportError as error:
+        raise UserError(f"{where}.kind={kind!r}: {error}; install it or put it on PYTHONPATH") from None
+    for name in ("Options", "Generator"):
+        if not hasattr(module, name):
+            raise UserError(f"{where}.kind={kind!r}: the module has no class {name}; see fedkr/generators/README.md")
+    return module

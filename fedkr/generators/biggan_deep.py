@@ -23,13 +23,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from fedkr.batches import BatchOrder
-from fedkr.config import nearest
+from fedkr.config import at_least, nearest, positive
 from fedkr.data.imageset import ImageSet
 from fedkr.errors import UserError
 from fedkr.generators.adversarial import AdversarialTraining, discriminator_hinge, generator_hinge
 from fedkr.generators.base import Knobs, Task
 from fedkr.generators.biggan_networks import BOTTLENECK, Discriminator, ImageGenerator, Shape, power_iteration
-from fedkr.generators.checkpointed import STAGE, CheckpointedGenerator
+from fedkr.generators.checkpointed import STAGE, CheckpointedGenerator, check_decay
 from fedkr.generators.differentiable_augment import AUGMENTATIONS, differentiable_augment
 from fedkr.generators.pixels import mirror, to_uint8
 from fedkr.progress import Progress
@@ -220,16 +220,13 @@ def check_options(options: Options, size: int, where: str) -> None:
     if options.width < 1 or options.width % BOTTLENECK:
         raise UserError(f"{where}.width={options.width}: must be a multiple of {BOTTLENECK}")
     for name in ("multiplier", "blocks", "latent", "embedding", "d_steps"):
-        if getattr(options, name) < 1:
-            raise UserError(f"{where}.{name}={getattr(options, name)}: must be at least 1")
+        at_least(f"{where}.{name}", getattr(options, name), 1)
     for name in ("attention", "ema_start"):
         if getattr(options, name) < 0:
             raise UserError(f"{where}.{name}={getattr(options, name)}: must not be negative")
     for name in ("lr", "sigma"):
-        if not getattr(options, name) > 0:
-            raise UserError(f"{where}.{name}={getattr(options, name)}: must be above 0")
-    if not 0 < options.ema < 1:
-        raise UserError(f"{where}.ema={options.ema}: a decay between 0 and 1, such as 0.999")
+        positive(f"{where}.{name}", getattr(options, name))
+    check_decay(f"{where}.ema", options.ema)
     for name in options.augment:
         if name not in AUGMENTATIONS:
             raise UserError(f"{where}.augment={name!r}: unknown augmentation{nearest(name, AUGMENTATIONS)}")

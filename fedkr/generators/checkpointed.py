@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from fedkr.artifacts import Artifact
 from fedkr.data.imageset import ImageSet
+from fedkr.errors import UserError
 from fedkr.generators.base import Knobs, Task
 from fedkr.progress import Progress
 from fedkr.training import Training
@@ -122,6 +123,12 @@ class LossWork:
     def advance(self, until: int, progress: Progress) -> None:
         """Train up to step ``until``."""
         self.training.advance(self.loss_at, until, progress, STAGE, total=self.steps)
+
+
+def check_decay(name: str, value: float) -> None:
+    """Raise :class:`UserError` naming a moving average's decay that is none."""
+    if not 0 < value < 1:
+        raise UserError(f"{name}={value}: a decay between 0 and 1, such as 0.999")
 
 
 def checkpoint_steps(steps: int, checkpoints: int) -> list[int]:

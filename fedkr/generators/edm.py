@@ -16,11 +16,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fedkr.batches import BatchOrder
-from fedkr.config import nearest
+from fedkr.config import at_least, nearest, positive
 from fedkr.data.imageset import ImageSet
 from fedkr.errors import UserError
 from fedkr.generators.base import Knobs, Task
-from fedkr.generators.checkpointed import CheckpointedGenerator, LossWork
+from fedkr.generators.checkpointed import CheckpointedGenerator, LossWork, check_decay
 from fedkr.generators.edm_augment import CONDITIONS, augment_and_tell
 from fedkr.generators.edm_network import GROUPS, build_unet, noise_input, reset_weights
 from fedkr.generators.edm_samplers import SOLVERS, solve
@@ -189,10 +189,15 @@ def check_options(task: Task, options: Options, divisor: int) -> None:
     if options.width < 1 or options.width % GROUPS:
         raise UserError(f"{where}.width={options.width}: must be a multiple of {GROUPS}")
     for name in ("multiplier", "blocks", "steps_sample"):
-        if getattr(options, name) < 1:
-            raise UserError(f"{where}.{name}={getattr(options, name)}: must be at least 1")
-    if not 0 <= options.augment < 1:
-        raise UserError(f"{where}.augment={options.augment}: a probability, from 0 to below 1")
+        at_least(f"{where}.{name}", getattr(options, name), 1)
+    for name in ("lr", "sigma_data", "sigma_min"):
+        positive(f"{where}.{name}", getattr(options, name))
+    check_decay(f"{where}.ema", options.ema)
+    for name in ("augment", "drop_class"):
+        if not 0 <= getattr(options, name) < 1:
+            raise UserError(f"{where}.{name}={getattr(options, name)}: a probability, from 0 to below 1")
+    if not options.sigma_max > options.sigma_min:
+        raise UserError(f"{where}.sigma_max={options.sigma_max}: must be above sigma_min={options.sigma_min}")
     if options.churn < 0:
         raise UserError(f"{where}.churn={options.churn}: must not be negative")
     if options.solver not in SOLVERS:

@@ -16,9 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedkr.artifacts import Artifact
+from fedkr.config import at_least
 from fedkr.data.imageset import ImageSet
-from fedkr.errors import UserError
-from fedkr.generators.base import Knobs, Task, build_generator
+from fedkr.generators.base import Knobs, Task, generator_for
+from fedkr.generators.checkpointed import STAGE
 from fedkr.progress import Progress
 from fedkr.training import DivergedError
 
@@ -48,19 +49,16 @@ class Generator:
 
     def __init__(self, task: Task, options: Options) -> None:
         where = f"{task.where}.options"
-        if options.copies < 1:
-            raise UserError(f"{where}.copies={options.copies}: must be at least 1")
+        at_least(f"{where}.copies", options.copies, 1)
         copy = (where, MemberOptions(options.kind, options.options))
         listed = [(f"{where}.members[{i}]", member) for i, member in enumerate(options.members)]
         self.members = [
-            build_generator(
-                dataclasses.replace(task.config, kind=member.kind, options=member.options),
-                channels=task.channels,
-                size=task.size,
-                classes=task.classes,
-                flip=task.flip,
-                runtime=task.runtime,
-                where=place,
+            generator_for(
+                dataclasses.replace(
+                    task,
+                    config=dataclasses.replace(task.config, kind=member.kind, options=member.options),
+                    where=place,
+                )
             )
             for place, member in listed or [copy] * options.copies
         ]
@@ -88,7 +86,7 @@ class Generator:
             states = [new or old for new, old in zip(reached, states, strict=True)]
             together = combine([artifact for artifact in states if artifact is not None])
             save(together.info["step"], together)
-        progress.finish("generator")
+        progress.finish(STAGE)
 
     def _to_next_checkpoint(
         self, index: int, data: ImageSet, seed: tuple[object, ...], progress: Progress, state: Artifact | None

@@ -76,6 +76,8 @@ def test_a_whole_number_is_taken_for_a_real_one() -> None:
         ("generator.checkpoints", 0),
         ("recycle.exchange", "twice"),
         ("recycle.ratio", 0.0),
+        ("recycle.tune_balances", ["even"]),
+        ("recycle.tune_filters", [1.0]),
         ("recycle.rounds", 0),
         ("partition.alpha", -1.0),
         ("partition.alpha", float("nan")),
@@ -89,6 +91,8 @@ def test_a_whole_number_is_taken_for_a_real_one() -> None:
         ("strategy.compare", ["fedprox"]),
         ("audit.attacks", ["guess"]),
         ("audit.headline", "confidence"),
+        ("audit.delta", 2.0),
+        ("audit.pipeline_references", 3),
         ("device", "tpu"),
     ],
 )

@@ -1,4 +1,4 @@
-"""When checkpoints are kept, and the part that trained generators share."""
+"""When checkpoints are kept."""
 
 import pytest
 

@@ -221,6 +221,10 @@ def test_the_network_computes_the_numbers_of_diffusers_own(build):
         ({"width": 12}, "generator.options.width=12: must be a multiple of 8"),
         ({"solver": "huen"}, "generator.options.solver='huen': unknown solver; did you mean 'heun'"),
         ({"augment": 1.5}, "generator.options.augment=1.5: a probability, from 0 to below 1"),
+        ({"drop_class": 1.0}, "generator.options.drop_class=1.0: a probability, from 0 to below 1"),
+        ({"lr": 0}, "generator.options.lr=0.0: must be above 0"),
+        ({"ema": 0}, "generator.options.ema=0.0: a decay between 0 and 1, such as 0.999"),
+        ({"sigma_max": 0.001}, "generator.options.sigma_max=0.001: must be above sigma_min=0.002"),
         ({"churn": -1}, "generator.options.churn=-1.0: must not be negative"),
         ({"steps_sample": 0}, "generator.options.steps_sample=0: must be at least 1"),
         ({"wdith": 8}, r"generator\.options\.wdith: no such option; did you mean 'width'"),
@@ -232,7 +236,7 @@ def test_settings_that_cannot_work_are_one_line(build, settings, named):
         build(**settings)
 
 
-@pytest.mark.parametrize("kind", ["emd", "no.such.module"])
+@pytest.mark.parametrize("kind", ["emd", "no.such.module", "json.decoder"])
 def test_an_unknown_generator_is_named(runtime, kind):
     with pytest.raises(UserError, match=f"generator.kind='{kind}'"):
         build_generator(GeneratorConfig(kind=kind), channels=1, size=8, classes=2, flip="none", runtime=runtime)
