@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from html import escape
-from importlib.resources import files
 
 from matplotlib.figure import Figure
 
@@ -16,6 +15,7 @@ from fedkr.report.elements import (
     folded,
     heading,
     notice,
+    page,
     paragraph,
     png_figure,
     preformatted,
@@ -24,9 +24,10 @@ from fedkr.report.elements import (
     table,
 )
 from fedkr.report.plots import draw_figures
-from fedkr.report.results import Results, SiteRecycling, headline_rows, site_totals, strategy_by_name
+from fedkr.report.results import Results, SiteRecycling, site_totals, strategy_by_name
 from fedkr.report.samples import SiteSamples
-from fedkr.report.verdict import accuracy_verdict, audit_verdict, uncertainty
+from fedkr.report.search_section import search_section
+from fedkr.report.verdict import accuracy_verdict, audit_verdict, most_exposed, uncertainty
 from fedkr.report.wording import (
     decimal,
     duration,
@@ -69,31 +70,12 @@ def render_report(results: Results, samples: dict[str, SiteSamples] | None, figu
         "shared": ("Shared", _shared(results, samples, figures)),
         "audit": ("Audit", audit_section(results, figures)),
         "cost": ("Cost", _cost(results, figures)),
-        "recycling": ("Recycling", _recycling(results, figures)),
+        "recycling": ("Recycling", search_section(results, figures)),
         "setup": ("Setup", _setup(results)),
     }
     links = "".join(f'<a href="#{name}">{title}</a>' for name, (title, body) in parts.items() if body)
-    title = _title(results)
     body = "\n".join(body for _, body in parts.values())
-    return f"""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{escape(title)}</title>
-<style>{files("fedkr.report").joinpath("page.css").read_text()}</style>
-</head>
-<body>
-<header><div><h1>{escape(title)}</h1><p>{escape(_subtitle(results))}</p></div></header>
-<nav><div>{links}</div></nav>
-<main>
-{body}
-</main>
-<footer>{escape(_imprint(results))}</footer>
-<script>{SCRIPT}</script>
-</body>
-</html>
-"""
+    return page(_title(results), _subtitle(results), body, _imprint(results), links=links, script=SCRIPT)
 
 
 def _title(results: Results) -> str:
@@ -144,11 +126,8 @@ def _figures(results: Results) -> list[tuple[str, str]]:
             entries.append((decimal(student.get("auc")), "AUC of the student on the task"))
         if student.get("bytes_up") is not None:
             entries.append((size(student.get("bytes_up")), "sent by all sites together"))
-    aucs = [row["auc"] for row in headline_rows(results) if row["target"] == "student" and row.get("auc") is not None]
-    if aucs:
-        entries.append(
-            (decimal(max(a for a in aucs if a is not None)), "highest membership AUC of a site (0.5: guessing)")
-        )
+    if exposed := most_exposed(results):
+        entries.append((decimal(exposed[0]), f"highest membership AUC of a site (0.5: guessing): {exposed[1]}"))
     return entries
 
 
@@ -260,49 +239,6 @@ def _cost(results: Results, figures: Figures) -> str:
         svg_figure(figures.get("cost"), "Bytes and computing time of each strategy", COST_NOTE),
         folded("Per site", f"{len(rows)} rows", table(titles, rows, 2, [""] * len(rows))) if rows else "",
     )
-
-
-def _recycling(results: Results, figures: Figures) -> str:
-    tried = results.get("recycling", {})
-    rows: list[list[Cell]] = [[site, *_choices(entry)] for site, entry in tried.items()]
-    titles = ["site", "sampler chosen", "best checkpoint", "its score", "tuned score", "teacher on val"]
-    search = svg_figure(
-        figures.get("weights_search"),
-        "Validation accuracy of the weight-sharing baseline by round",
-        "The weight-sharing baseline's settings and round are chosen on the sites' val splits.",
-    )
-    return section(
-        "recycling",
-        "How the sites chose",
-        paragraph(
-            "Every checkpoint of a site's generator, then every setting of its sampler, is scored by a classifier that "
-            "trains on the generated images alone and is tested on the site's val split."
-        )
-        if tried
-        else "",
-        svg_figure(figures.get("checkpoints"), "Score of each generator checkpoint, one line per site"),
-        table(titles, rows, 2, [""] * len(rows)) if rows else "",
-        heading("Weight-sharing baseline") + search if search else "",
-    )
-
-
-def _choices(entry: SiteRecycling) -> list[Cell]:
-    checkpoints = [point for point in entry.get("checkpoints", []) if point["score"] is not None]
-    best = max(checkpoints, key=lambda point: point["score"] or 0.0, default=None)
-    trials = [trial for trial in entry.get("tuning", []) if trial["score"] is not None]
-    tuned = max(trials, key=lambda trial: trial["score"] or 0.0, default=None)
-    knobs = ", ".join(f"{name} {_knob(value)}" for name, value in (tuned["knobs"] if tuned else {}).items())
-    return [
-        knobs or "-",
-        f"step {best['step']:,}" if best else "-",
-        percent(best["score"]) if best else "-",
-        percent(tuned["score"]) if tuned else "-",
-        percent((entry.get("teacher") or {}).get("val_accuracy")),
-    ]
-
-
-def _knob(value: object) -> str:
-    return f"{value:g}" if isinstance(value, (int, float)) else str(value)
 
 
 def _setup(results: Results) -> str:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from fedkr.report.audit_plots import forest_chart, plane_chart, roc_chart
 from fedkr.report.results import Results, site_totals
 from fedkr.report.samples import SiteSamples, shown_classes, tile_grid
+from fedkr.report.search_section import site_search_chart
 from fedkr.report.style import (
     CYCLE,
     HEAT,
@@ -32,8 +33,6 @@ GRID_COLUMNS = 8
 GRID_ROWS = 20
 TILE_PIXELS = 64
 
-Curve = list[tuple[int, float]]
-
 
 def draw_figures(results: Results, samples: dict[str, SiteSamples]) -> dict[str, Figure]:
     """Return every figure that there is something to draw for, by name; ``samples-<site>`` for the sites' images."""
@@ -44,7 +43,7 @@ def draw_figures(results: Results, samples: dict[str, SiteSamples]) -> dict[str,
         "plane": plane_chart(results),
         "roc": roc_chart(results),
         "cost": cost_chart(results),
-        "checkpoints": checkpoint_chart(results),
+        "site_search": site_search_chart(results),
         "weights_search": search_chart(results),
     }
     figures |= {f"samples-{site}": sample_grid(few) for site, few in samples.items()}
@@ -196,27 +195,14 @@ def cost_chart(results: Results) -> Figure | None:
     return figure
 
 
-def checkpoint_chart(results: Results) -> Figure | None:
-    """Return each site's score of the generator's checkpoints, the chosen one marked."""
-    curves: dict[str, Curve] = {
-        site: [(point["step"], point["score"]) for point in tried.get("checkpoints", []) if point["score"] is not None]
-        for site, tried in results.get("recycling", {}).items()
-    }
-    return _curves({site: curve for site, curve in curves.items() if curve}, "generator step", "score on val")
-
-
 def search_chart(results: Results) -> Figure | None:
     """Return the weight-sharing baseline's val accuracy by round, one line for each setting tried."""
-    curves: dict[str, Curve] = defaultdict(list)
+    curves: dict[str, list[tuple[int, float]]] = defaultdict(list)
     for point in results.get("weights_search", []):
         if point["val_accuracy"] is not None:
             epochs = point["local_epochs"]
             name = f"lr {point['lr']:g}, {epochs} local epoch{'s' if epochs != 1 else ''}"
             curves[name].append((point["round"], point["val_accuracy"]))
-    return _curves(curves, "round", "accuracy on val")
-
-
-def _curves(curves: dict[str, Curve], x_label: str, y_label: str) -> Figure | None:
     if not curves:
         return None
     figure = new_figure(7.0, 3.0)
@@ -227,8 +213,8 @@ def _curves(curves: dict[str, Curve], x_label: str, y_label: str) -> Figure | No
         ax.plot(x, y, label=name, linewidth=1.7, marker="o", markersize=3, **style)
         best = int(np.argmax(y))
         ax.scatter(x[best], y[best], s=60, facecolor="white", edgecolor=style["color"], linewidth=1.8, zorder=3)
-    ax.set_xlabel(f"{x_label} · ring: the best", fontsize=9)
-    ax.set_ylabel(y_label, fontsize=9)
+    ax.set_xlabel("round · ring: the best", fontsize=9)
+    ax.set_ylabel("accuracy on val", fontsize=9)
     ax.yaxis.set_major_formatter(PercentFormatter(1.0))
     ax.xaxis.set_major_locator(MaxNLocator(8, integer=True))
     if len(curves) <= MANY_LINES:

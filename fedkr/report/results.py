@@ -5,7 +5,7 @@ import math
 import types
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Required, TypedDict, get_args, get_origin, get_type_hints, is_typeddict
+from typing import Any, NotRequired, Required, TypedDict, get_args, get_origin, get_type_hints, is_typeddict
 
 import numpy as np
 
@@ -49,10 +49,14 @@ class SiteResult(TypedDict, total=False):
 
 
 class CheckpointScore(TypedDict):
-    """One generator checkpoint and the accuracy of a classifier trained on its images (site's val split)."""
+    """One generator checkpoint, and how a classifier trained on its images does on the site's val split.
+
+    ``score`` is what ``recycle.metric`` names; the lower ``loss`` decides between equal ones.
+    """
 
     step: int
     score: float | None
+    loss: NotRequired[float | None]
 
 
 class TuningTrial(TypedDict):
@@ -60,13 +64,20 @@ class TuningTrial(TypedDict):
 
     knobs: dict[str, Any]
     score: float | None
+    loss: NotRequired[float | None]
 
 
 class SiteRecycling(TypedDict, total=False):
-    """What one site tried on its way to its release, and what it released."""
+    """What one site tried on its way to its release, and what it released.
+
+    ``checkpoint`` (its step) and ``knobs`` are what it chose; ``recalls`` are those of each class on val, by the
+    classifier that scored this choice, null for a class with too few images.
+    """
 
     checkpoints: list[CheckpointScore]
     tuning: list[TuningTrial]
+    checkpoint: int
+    knobs: dict[str, Any]
     teacher: dict[str, Any]
     images: int
     left_out: list[str]

@@ -12,7 +12,7 @@ from fedkr.report.wording import label_text
 def test_every_figure_is_drawn_as_svg_and_png(results, samples):
     figures = plots.draw_figures(results, samples)
     assert set(figures) == {
-        *("accuracy", "classes", "forest", "plane", "roc", "cost", "checkpoints", "weights_search"),
+        *("accuracy", "classes", "forest", "plane", "roc", "cost", "site_search", "weights_search"),
         *("samples-site-0", "samples-site-1"),
     }
     for figure in figures.values():
