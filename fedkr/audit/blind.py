@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 
-from fedkr.audit.challenge import Challenge
+from fedkr.audit.challenge import Challenge, image_digests
 from fedkr.errors import UserError
 from fedkr.seeds import numpy_rng
 
@@ -38,7 +38,8 @@ def blind_baseline(challenge: Challenge, seed: int, permutations: int = 2000) ->
     The classifier is a ridge regression on coarse pixels, simple statistics and random Fourier features of both
     (Rahimi & Recht 2007). Its cross-validated scores are linear in the membership labels, so that all permutations
     cost one matrix product. The permutations exchange images within a class, as the stratified split did, or whole
-    groups; folds never divide a group and do not depend on membership, so the test is exact.
+    groups; folds never divide a group and do not depend on membership, so the test is exact. Copies of an image, of
+    which only those on one side are left in a challenge, change places together, with images of as many copies.
 
     Args:
         challenge: a site's members and non-members.
@@ -124,10 +125,18 @@ def _block_features(images: NDArray[np.uint8]) -> NDArray[np.float32]:
 
 
 def _exchangeable(challenge: Challenge, classes: NDArray[np.int64]) -> tuple[NDArray[np.intp], NDArray[np.int64]]:
-    """Return each image's unit ``[N]`` (itself, or its group) and each unit's stratum (its class, or one for all)."""
+    """Return each image's unit ``[N]`` (itself with its copies, or its group) and each unit's stratum.
+
+    The stratum is one for all groups, and else the class and the number of copies.
+    """
     groups = challenge.members.groups, challenge.nonmembers.groups
     if groups[0] is None or groups[1] is None:
-        return np.arange(len(classes)), classes
+        seen: dict[tuple[int, bytes], int] = {}
+        sides = enumerate((challenge.members, challenge.nonmembers))
+        names = [(side, digest) for side, part in sides for digest in image_digests(part.images)]
+        units = np.array([seen.setdefault(name, len(seen)) for name in names])
+        firsts, copies = np.unique(units, return_index=True, return_counts=True)[1:]
+        return units, classes[firsts] * (1 + copies.max()) + copies
     units = np.unique(np.concatenate([groups[0], groups[1]]), return_inverse=True)[1]
     return units, np.zeros(int(units.max()) + 1, np.int64)
 

@@ -54,6 +54,20 @@ def test_patients_whose_images_look_alike_do_not_void_a_clean_split():
     assert np.mean(np.array(p_values) <= 0.1) <= 0.25
 
 
+def test_copies_that_stay_on_one_side_do_not_void_a_clean_split():
+    rng = np.random.default_rng(6)
+    p_values = []
+    for seed in range(20):
+        pictures = image_set(rng, 60)
+        inside = rng.permutation(60) < 40
+        # Half of the pictures occur twice; pairs that the split parted would not be in the challenge.
+        sides = [
+            pictures.subset(np.repeat(np.flatnonzero(side), 1 + np.flatnonzero(side) % 2)) for side in (inside, ~inside)
+        ]
+        p_values.append(blind_baseline(Challenge(*sides, 0), seed=seed, permutations=99).p_value)
+    assert np.mean(np.array(p_values) <= 0.1) <= 0.25
+
+
 def test_a_thousand_small_images_take_less_than_two_seconds():
     rng = np.random.default_rng(4)
     challenge = Challenge(image_set(rng, 750, size=28), image_set(rng, 250, size=28), 0)
