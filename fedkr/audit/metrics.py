@@ -157,7 +157,8 @@ def membership_metrics(
     """Return an attack's figures with 95 % intervals.
 
     The intervals are percentiles of a bootstrap stratified by membership that re-estimates the threshold of each TPR
-    in each resample; where groups (patients) are given, whole groups are resampled.
+    in each resample; where groups (patients) are given, whole groups are resampled. One image or patient alone on a
+    side cannot be resampled: the intervals are then 0 to 1.
 
     Args:
         member_scores: float ``[n]``, higher is more member-like.
@@ -180,9 +181,10 @@ def membership_metrics(
     counts = RocCounts(members, nonmembers)
     resampled = [(counts.auc(*weights), counts.tpr(*weights, fprs)) for weights in resamples(units, bootstrap, rng)]
     aucs, tprs = (np.concatenate(parts) for parts in zip(*resampled, strict=True))
-    low, high = np.quantile(aucs, LIMITS)
+    several = several_units(units)
+    low, high = np.quantile(aucs, LIMITS) if several else (0.0, 1.0)
     rates = counts.tpr(np.ones((1, len(members))), np.ones((1, len(nonmembers))), fprs)[0]
-    intervals = np.quantile(tprs, LIMITS, axis=0).T
+    intervals = np.quantile(tprs, LIMITS, axis=0).T if several else np.tile([0.0, 1.0], (len(fprs), 1))
     return MembershipMetrics(
         auc=auc(members, nonmembers),
         auc_low=float(low),
@@ -226,7 +228,7 @@ def _draw(unit: NDArray[np.intp], size: int, rng: np.random.Generator) -> Floats
 def _balanced_accuracy(
     members: Floats, nonmembers: Floats, units: tuple[NDArray[np.intp], NDArray[np.intp]], rng: np.random.Generator
 ) -> float | None:
-    if min(int(unit.max()) for unit in units) < 1:
+    if not several_units(units):
         return None
     choosing = [_half(unit, rng) for unit in units]
     threshold = _best_threshold(members[choosing[0]], nonmembers[choosing[1]])
@@ -262,6 +264,11 @@ def unit_index(scores: Floats, groups: NDArray[np.int64] | None) -> NDArray[np.i
     if groups.shape != scores.shape:
         raise UserError(f"groups: expected {len(scores)}, one a score, got shape {list(groups.shape)}")
     return np.unique(groups, return_inverse=True)[1]
+
+
+def several_units(units: tuple[NDArray[np.intp], NDArray[np.intp]]) -> bool:
+    """Say whether either side has more than one unit (see :func:`unit_index`), so that resampling tells anything."""
+    return all(int(unit.max()) > 0 for unit in units)
 
 
 def _checked(side: str, scores: ArrayLike) -> Floats:

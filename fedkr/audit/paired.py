@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fedkr.audit.metrics import LIMITS, RocCounts, resamples, unit_index
+from fedkr.audit.metrics import LIMITS, RocCounts, resamples, several_units, unit_index
 from fedkr.errors import UserError
 
 
@@ -32,7 +32,8 @@ def paired_difference(
 
     The interval is the percentile interval of a paired bootstrap, stratified by membership: each resample holds the
     same images for both models, so that what is hard about an image for both cancels out. (DeLong et al. 1988 give
-    the same without resampling, but cannot resample whole groups.)
+    the same without resampling, but cannot resample whole groups.) One image or patient alone on a side cannot be
+    resampled: the interval is then -1 to 1.
 
     Args:
         scores_a: float ``[N]``, members first; natural images only.
@@ -55,11 +56,11 @@ def paired_difference(
         raise UserError(f"audit.bootstrap={bootstrap}: must be at least 1")
     sides = (slice(None, members), slice(members, None))
     counts = [RocCounts(*(scores[side] for side in sides)) for scores in pair]
-    units = [unit_index(pair[0][side], None if groups is None else groups[side]) for side in sides]
+    inside, outside = (unit_index(pair[0][side], None if groups is None else groups[side]) for side in sides)
     drawn = [
         counts[0].auc(*weights) - counts[1].auc(*weights)
-        for weights in resamples((units[0], units[1]), bootstrap, np.random.default_rng(seed))
+        for weights in resamples((inside, outside), bootstrap, np.random.default_rng(seed))
     ]
-    low, high = np.quantile(np.concatenate(drawn), LIMITS)
+    low, high = np.quantile(np.concatenate(drawn), LIMITS) if several_units((inside, outside)) else (-1.0, 1.0)
     once = np.ones((1, members)), np.ones((1, len(pair[0]) - members))
     return PairedDifference(float(counts[0].auc(*once)[0] - counts[1].auc(*once)[0]), float(low), float(high))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from fedkr.audit.challenge import Challenge
 from fedkr.audit.figures import ClassAuc
 from fedkr.audit.metrics import Floats, membership_metrics
 
-# With fewer on a side an interval says nothing, and a figure could be about a handful of people.
+# With fewer images, or patients, on a side an interval says nothing, and a figure could be about a handful of people.
 LEAST_OF_CLASS = 10
 
 
@@ -20,7 +22,7 @@ def class_aucs(scores: Floats, challenge: Challenge, *, bootstrap: int, seed: in
         seed: of the resamples.
 
     Returns:
-        None for a class with fewer than ten members or ten non-members.
+        None for a class with fewer than ten members or ten non-members (with groups: fewer than ten groups).
     """
     split = len(challenge.members)
     return [
@@ -33,12 +35,13 @@ def _class_auc(
     members: Floats, nonmembers: Floats, challenge: Challenge, label: int, bootstrap: int, seed: int
 ) -> ClassAuc | None:
     chosen = challenge.members.labels == label, challenge.nonmembers.labels == label
-    if min(int(side.sum()) for side in chosen) < LEAST_OF_CLASS:
-        return None
     groups = [
         None if side.groups is None else side.groups[mask]
         for side, mask in zip((challenge.members, challenge.nonmembers), chosen, strict=True)
     ]
+    units = [int(mask.sum()) if own is None else len(np.unique(own)) for mask, own in zip(chosen, groups, strict=True)]
+    if min(units) < LEAST_OF_CLASS:
+        return None
     figures = membership_metrics(
         members[chosen[0]],
         nonmembers[chosen[1]],

@@ -144,6 +144,16 @@ def test_balanced_accuracy_is_none_where_a_side_cannot_be_halved():
     assert membership_metrics([1.0], [0.0, 2.0], fprs=[], bootstrap=1, seed=0).balanced_accuracy is None
 
 
+@pytest.mark.parametrize("alone", ["member", "nonmember"])
+def test_one_patient_on_a_side_leaves_everything_open(alone):
+    members, nonmembers = normal_pairs(3.0, np.random.default_rng(7))
+    groups = {"member_groups": np.arange(150), "nonmember_groups": 900 + np.arange(100)}
+    groups[f"{alone}_groups"][:] = 7
+    found = membership_metrics(members, nonmembers, fprs=[0.1], bootstrap=20, seed=0, **groups)
+    assert found.auc > 0.9 and (found.auc_low, found.auc_high) == (0.0, 1.0)
+    assert (found.tprs[0].low, found.tprs[0].high) == (0.0, 1.0)
+
+
 def test_the_same_seed_gives_the_same_figures_and_another_seed_others():
     members, nonmembers = normal_pairs(0.5, np.random.default_rng(4))
     runs = [membership_metrics(members, nonmembers, fprs=[0.01], bootstrap=50, seed=seed) for seed in (1, 1, 2)]

@@ -54,6 +54,12 @@ def test_resampling_whole_groups_widens_the_interval_of_repeated_images():
     assert plain.high - plain.low < 0.7 * (grouped.high - grouped.low)
 
 
+def test_one_patient_on_a_side_leaves_everything_open():
+    groups = np.where(np.arange(2 * MEMBERS) < MEMBERS, np.arange(2 * MEMBERS), -1)
+    found = paired_difference(*pair(np.random.default_rng(5)), MEMBERS, 20, 0, groups)
+    assert (found.low, found.high) == (-1, 1) and found.difference != 0
+
+
 @pytest.mark.parametrize(
     ("a", "b", "members", "bootstrap", "words"),
     [

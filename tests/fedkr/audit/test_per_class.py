@@ -39,13 +39,23 @@ def test_a_class_with_fewer_than_ten_on_a_side_has_no_figure(challenge):
     assert [entry is None for entry in found] == [False, False, True, True]
 
 
-def test_whole_groups_are_resampled_within_a_class(challenge):
-    groups = np.arange(len(challenge.members)) // 5, 100 + np.arange(len(challenge.nonmembers)) // 5
+def of_patients(challenge, images):
+    """Return the challenge with so many consecutive images of each patient."""
+    groups = np.arange(len(challenge.members)) // images, 100 + np.arange(len(challenge.nonmembers)) // images
     sides = [
         dataclasses.replace(part, groups=group)
         for part, group in zip((challenge.members, challenge.nonmembers), groups, strict=True)
     ]
-    grouped = dataclasses.replace(challenge, members=sides[0], nonmembers=sides[1])
+    return dataclasses.replace(challenge, members=sides[0], nonmembers=sides[1])
+
+
+def test_a_class_of_fewer_than_ten_patients_has_no_figure_however_many_images_they_have(challenge):
+    found = class_aucs(scores(challenge), of_patients(challenge, images=10), bootstrap=20, seed=0)
+    assert found == [None] * 4
+
+
+def test_whole_groups_are_resampled_within_a_class(challenge):
     values = scores(challenge)
-    plain, found = (class_aucs(values, one, bootstrap=50, seed=0)[0] for one in (challenge, grouped))
+    both = challenge, of_patients(challenge, images=2)
+    plain, found = (class_aucs(values, one, bootstrap=50, seed=0)[0] for one in both)
     assert plain.auc == found.auc and plain.low != found.low
