@@ -30,14 +30,13 @@ from fedkr.audit.names import (
 from fedkr.audit.paired import PairedDifference, paired_difference
 from fedkr.audit.per_class import class_aucs
 from fedkr.audit.pooling import ALL_SITES, pooled_rows, worst_site
-from fedkr.audit.queries import query_images, query_views
+from fedkr.audit.queries import query_views
 from fedkr.audit.reference_attacks import ReferenceSignals, reference_attack_score, reference_signals
 from fedkr.audit.release_attacks import (
     CopyCheck,
     closest_distance_score,
     copy_check,
     domias_kde_score,
-    domias_ratio_score,
     monte_carlo_score,
     pixels,
     principal_components,
@@ -77,7 +76,6 @@ __all__ = [
     "closest_distance_score",
     "copy_check",
     "domias_kde_score",
-    "domias_ratio_score",
     "epsilon_lower_bound",
     "from_metrics",
     "headline_key",
@@ -94,7 +92,6 @@ __all__ = [
     "pixels",
     "pooled_rows",
     "principal_components",
-    "query_images",
     "query_views",
     "reference_attack_score",
     "reference_signals",

@@ -40,11 +40,6 @@ def query_views(images: Images, queries: int, flip: str) -> Iterator[Images]:
     return (_shifted(_mirrored(images, *mirror), *shift) for mirror, shift in views[:queries])
 
 
-def query_images(images: Images, queries: int, flip: str) -> Images:
-    """Return uint8 ``[A, N, H, W, C]``: all views of :func:`query_views` at once, which takes A times the memory."""
-    return np.stack(list(query_views(images, queries, flip)))
-
-
 def _mirrored(images: Images, vertical: bool, horizontal: bool) -> Images:
     return images[:, :: -1 if vertical else 1, :: -1 if horizontal else 1]
 

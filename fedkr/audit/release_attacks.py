@@ -13,7 +13,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import logsumexp
-from sklearn.linear_model import LogisticRegression
 
 from fedkr.errors import UserError
 
@@ -95,20 +94,6 @@ def domias_kde_score(images: Floats, released: Floats, reference: Floats) -> Flo
         reference: ``[P, d]`` images of the same distribution, none of them in the challenge set.
     """
     return log_kde(images, released) - log_kde(images, reference)
-
-
-def domias_ratio_score(images: Floats, released: Floats, reference: Floats) -> Floats:
-    """Return DOMIAS' log density ratio from a logistic regression of released against reference images.
-
-    Its log-odds less those of the class sizes estimate ``log p_released - log p_reference`` (Sugiyama et al. 2012).
-    Shapes as in :func:`domias_kde_score`; the fit carries scikit-learn's default penalty (C = 1).
-    """
-    _check(images, released)
-    _check(images, reference)
-    rows = np.concatenate([released, reference])
-    labels = np.repeat([1, 0], [len(released), len(reference)])
-    fit = LogisticRegression(tol=1e-10, max_iter=5000).fit(rows, labels)
-    return fit.decision_function(images) - np.log(len(released) / len(reference))
 
 
 def log_kde(images: Floats, sample: Floats) -> Floats:

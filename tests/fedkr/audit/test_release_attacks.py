@@ -8,7 +8,6 @@ from fedkr.audit.release_attacks import (
     closest_distance_score,
     copy_check,
     domias_kde_score,
-    domias_ratio_score,
     monte_carlo_score,
     nearest,
     pixels,
@@ -61,29 +60,6 @@ def test_domias_by_kernel_density_equals_the_ratio_of_densities_in_a_loop(rows):
     images, released, reference = (part[:40] for part in rows)
     expected = [math.log(loop_density(x, released) / loop_density(x, reference)) for x in images]
     np.testing.assert_allclose(domias_kde_score(images, released, reference), expected, atol=1e-6)
-
-
-def newton_log_ratio(images, released, reference):
-    """Penalised logistic regression by Newton steps, one example at a time; the intercept is not penalised."""
-    d = images.shape[1]
-    beta = np.zeros(d + 1)
-    for _ in range(40):
-        gradient, hessian = np.zeros(d + 1), np.zeros((d + 1, d + 1))
-        for label, sample in ((1, released), (0, reference)):
-            for y in sample:
-                row = np.append(y, 1.0)
-                p = 1 / (1 + math.exp(-row @ beta))
-                gradient += (p - label) * row
-                hessian += p * (1 - p) * np.outer(row, row)
-        penalty = np.append(np.ones(d), 0.0)
-        beta -= np.linalg.solve(hessian + np.diag(penalty), gradient + penalty * beta)
-    return [float(np.append(x, 1.0) @ beta) - math.log(len(released) / len(reference)) for x in images]
-
-
-def test_domias_by_density_ratio_equals_a_logistic_regression_by_newton_steps(rows):
-    images, released, reference = rows
-    expected = newton_log_ratio(images[:20], released[:50], reference[:30])
-    np.testing.assert_allclose(domias_ratio_score(images[:20], released[:50], reference[:30]), expected, atol=1e-6)
 
 
 def test_domias_reads_the_density_that_members_added():
