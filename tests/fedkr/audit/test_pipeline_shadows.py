@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from fedkr.artifacts import StageStore
+from fedkr.audit import pipeline_shadows
 from fedkr.audit.pipeline_shadows import Draws, PipelineShadows, joined_draws, scaled_steps, shadow_study
 from fedkr.audit.reference_models import balanced_membership
 from fedkr.data import ImageSet, SiteData
@@ -109,6 +110,21 @@ def test_students_answer_for_every_shadow_and_are_trained_once(shadows, target, 
     monkeypatch.setattr("fedkr.audit.pipeline_shadows.distill_student", lambda *a, **k: pytest.fail("trained again"))
     again = shadows.students(draws(6, 6))
     assert np.array_equal(again.logits(candidates.images), students.logits(candidates.images))
+
+
+def test_where_the_policy_cuts_all_releases_alike_a_shadows_student_takes_the_targets_steps(
+    target, candidates, monkeypatch
+):
+    trained, train = [], pipeline_shadows.distill_student
+
+    def watched(config, *args, **settings):
+        trained.append(config.steps)
+        return train(config, *args, **settings)
+
+    monkeypatch.setattr(pipeline_shadows, "distill_student", watched)
+    membership = balanced_membership(2, len(candidates), np.random.default_rng(1))
+    PipelineShadows(target, candidates, membership, max_images=16).students(None)
+    assert trained == [target.study.student.steps] * 2
 
 
 def test_students_with_other_sites_releases_are_other_students_of_the_same_shadows(shadows, candidates, monkeypatch):
