@@ -93,8 +93,10 @@ class _Reader:
         self.headline = headline_key(target, config.headline, self.present)
 
     def report(self) -> AuditReport:
+        """Return the whole report."""
+        known = metric_names(self.config)
         for name in self.metrics:
-            if AUDIT_METRICS.fullmatch(name) and name not in metric_names(self.config):
+            if AUDIT_METRICS.fullmatch(name) and name not in known:
                 raise UserError(f"{name} is no metric of this study's audit")
         rows = [self.row(key, "") for key in self.present]
         planted = [key for key in self.present if f"{CANARY}{key}/auc" in self.metrics]
@@ -110,6 +112,7 @@ class _Reader:
         )
 
     def row(self, key: str, prefix: str) -> AttackResult:
+        """Return the row ``key``, with the prefix ``CANARY`` that on the canaries."""
         attack, kind = self.present[key]
         at = f"{prefix}{key}/"
         others = self.count(f"{at}others", most=1) if attack in REFERENCE_ATTACKS else None
@@ -127,6 +130,7 @@ class _Reader:
         )
 
     def measured(self, at: str, planted: bool) -> MembershipMetrics:
+        """Return the figures whose names begin with ``at``; ``planted`` ones have no balanced accuracy."""
         nonmembers = self.count(f"{at}nonmembers", least=1)
         halves = f"{at}balanced-accuracy"
         auc, low, high = self.interval(f"{at}auc")
@@ -144,6 +148,7 @@ class _Reader:
         )
 
     def roc(self, at: str) -> list[tuple[float, float]]:
+        """Return the points (FPR, TPR) of two rising axes of one length."""
         fprs, tprs = (self.rates(f"{at}roc-{axis}", ROC_POINTS) for axis in ("fpr", "tpr"))
         for axis, values in (("fpr", fprs), ("tpr", tprs)):
             if values != sorted(values) or len(values) != len(fprs):
@@ -151,6 +156,7 @@ class _Reader:
         return list(zip(fprs, tprs, strict=True))
 
     def per_class(self, key: str) -> list[ClassAuc | None]:
+        """Return the AUC of each class by the row ``key``, None for a class that has none; empty where none came."""
         names = [f"{key}/{name}" for name in CLASS_AUCS]
         if names[0] not in self.metrics:
             return []
@@ -166,6 +172,7 @@ class _Reader:
         return found
 
     def epsilon(self) -> tuple[OneRunBound | None, str]:
+        """Return the bound, worked out from its counts, or None and why there is none."""
         if "epsilon/reason" in self.metrics:
             return None, REASONS[self.count("epsilon/reason", most=len(REASONS) - 1)]
         if "epsilon/coins" not in self.metrics:
@@ -180,27 +187,32 @@ class _Reader:
         return OneRunBound(bounds[0], self.config.delta, CONFIDENCE, coins, guesses, correct, bounds[1]), ""
 
     def interval(self, name: str) -> tuple[float, float, float]:
+        """Return a rate with its lower and upper limit."""
         value, low, high = (self.rate(f"{name}{end}") for end in ("", "-low", "-high"))
         if low > high:
             raise UserError(f"{name}: the lower limit {low} is above the upper limit {high}")
         return value, low, high
 
     def rate(self, name: str) -> float:
+        """Return a number between 0 and 1."""
         return _rate(name, self.required(name))
 
     def rates(self, name: str, longest: int, none: bool = False) -> list[float]:
+        """Return at most ``longest`` numbers between 0 and 1; with ``none``, ``NO_FIGURE`` may be among them."""
         values = self.required(name)
         if not isinstance(values, list) or len(values) > longest:
             raise UserError(f"{name}={str(values)[:40]}: expected a list of at most {longest} rates")
         return [NO_FIGURE if none and value == NO_FIGURE else _rate(name, value) for value in values]
 
     def count(self, name: str, least: int = 0, most: int = LARGEST_COUNT) -> int:
+        """Return a whole number between ``least`` and ``most``."""
         value = self.required(name)
         if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
             raise UserError(f"{name}={value!r}: expected a count between {least} and {most}")
         return value
 
     def required(self, name: str) -> Any:
+        """Return a metric that must be there."""
         if name not in self.metrics:
             raise UserError(f"{name} is missing")
         return self.metrics[name]

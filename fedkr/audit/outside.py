@@ -234,9 +234,9 @@ class OutsideAuditor:
 
     def _control(self) -> Predict:
         """Return the control's predictions: a classifier of the recipe's architecture, overfitted to the members."""
-        epochs = CONTROL_EPOCHS * len(self.members) // self.recipe.batch
+        steps = CONTROL_EPOCHS * len(self.members) // self.recipe.batch
         plain: dict[str, Any] = {"augment": "none", "weight_decay": 0.0, "label_smoothing": 0.0, "mixup": 0.0}
-        config = dataclasses.replace(self.recipe, **plain, steps=max(self.recipe.steps, epochs))
+        config = dataclasses.replace(self.recipe, **plain, steps=max(self.recipe.steps, steps))
         members = self.members
         key = self.key | {"control": dataclasses.asdict(config), "members": content_digest(members)}
 
