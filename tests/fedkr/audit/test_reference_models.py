@@ -26,20 +26,6 @@ from fedkr.training import DivergedError, Runtime, predict_logits
 PLAIN = ClassifierConfig(arch="resnet8", width=4, steps=4, batch=8, lr=0.05, augment="none")
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Tests share the machine with other work."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture
-def runtime():
-    return Runtime.choose("cpu", "float32", 1)
-
-
 @pytest.fixture
 def candidates():
     """Noisy dark and bright squares."""

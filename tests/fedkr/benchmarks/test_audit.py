@@ -4,7 +4,6 @@ import io
 import json
 
 import pytest
-import torch
 from rich.console import Console
 from typer.testing import CliRunner
 
@@ -15,15 +14,6 @@ from fedkr.errors import UserError
 from fedkr.training import Runtime
 
 TINY = ClassifierConfig(arch="resnet8", width=4, batch=8)
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Tests share the machine with other work."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
