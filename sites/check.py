@@ -90,7 +90,10 @@ def _may_leave(file: SiteFile) -> list[str]:
         receivers = "the server only" if policy.recipients == "server" else "the server and the other sites"
         lines.append(f"a release goes to {receivers}")
         if not policy.exact_counts:
-            lines.append("a release must have recycle.balance=balanced in its study: class proportions may not leave")
+            lines.append(
+                "a release must have recycle.balance=balanced and no recycle.tune_balances in its study: class "
+                "proportions may not leave"
+            )
     return lines
 
 

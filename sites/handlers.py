@@ -63,10 +63,14 @@ def train_local(site: Site, request: wire.Request) -> RecordDict:
 def train_release(site: Site, request: wire.Request) -> RecordDict:
     """Answer ``train.release``: run Knowledge Recycling and return regenerated images with soft labels."""
     started = time.perf_counter()
-    if not site.policy.exact_counts and site.study.recycle.balance != "balanced":
+    recycle = site.study.recycle
+    # Tuning may choose any of its candidates.
+    shown = [balance for balance in (recycle.balance, *recycle.tune_balances) if balance != "balanced"]
+    if shown and not site.policy.exact_counts:
         raise PolicyError(
-            f"recycle.balance={site.study.recycle.balance!r} would show the site's class counts: "
-            "set recycle.balance=balanced, or exact_counts: true in the site's policy"
+            f"recycle.balance={recycle.balance!r} with recycle.tune_balances={recycle.tune_balances} could show the "
+            "site's class counts: set recycle.balance=balanced and recycle.tune_balances=[], or exact_counts: true in "
+            "the site's policy"
         )
     release = site.pipeline.release(int(request.settings["round"]), site.policy.max_images)
     return wire.release_reply(release, time.perf_counter() - started)

@@ -5,9 +5,23 @@ import pytest
 import yaml
 
 from fedkr import wire
+from fedkr.config import Study
 from fedkr.release import Release
 
 CLASSES = ["healthy", "ill", "rare"]
+
+
+@pytest.fixture
+def study(tmp_path):
+    """A study whose every stage takes milliseconds, and which a site may release for."""
+    study = Study(device="cpu", precision="float32", run_dir=str(tmp_path / "run"))
+    for model in (study.teacher, study.student):
+        model.arch, model.width, model.steps, model.batch = "resnet8", 4, 3, 16
+    study.generator.steps, study.generator.checkpoints = 2, 1
+    study.generator.options = {"width": 8, "steps_sample": 2}
+    study.recycle.search_steps, study.recycle.tuning_budget, study.recycle.views = 2, 1, 1
+    study.recycle.rounds, study.recycle.balance, study.audit.bootstrap = 2, "balanced", 10
+    return study
 
 
 @pytest.fixture

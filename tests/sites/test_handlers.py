@@ -10,7 +10,6 @@ import torch
 from flwr.app import Message, Metadata
 
 from fedkr import wire
-from fedkr.config import Study
 from fedkr.errors import UserError
 from fedkr.models import build_classifier
 from fedkr.release import check_release
@@ -18,18 +17,6 @@ from fedkr.training import predict_logits
 from sites.handlers import HANDLERS, audited_model, public_count
 from sites.policy import COUNT_STEP, PolicyError
 from sites.workspace import open_site
-
-
-@pytest.fixture
-def study(tmp_path):
-    study = Study(device="cpu", precision="float32", run_dir=str(tmp_path / "run"))
-    for model in (study.teacher, study.student):
-        model.arch, model.width, model.steps, model.batch = "resnet8", 4, 3, 16
-    study.generator.steps, study.generator.checkpoints = 2, 1
-    study.generator.options = {"width": 8, "steps_sample": 2}
-    study.recycle.search_steps, study.recycle.tuning_budget, study.recycle.views = 2, 1, 1
-    study.recycle.rounds, study.recycle.balance, study.audit.bootstrap = 2, "balanced", 10
-    return study
 
 
 @pytest.fixture
@@ -118,9 +105,10 @@ def test_a_released_set_shares_no_image_with_the_site(site, ask):
     assert not real & {image.tobytes() for image in release.images}
 
 
-def test_the_classes_own_proportions_are_refused_where_exact_counts_may_not_leave(site, ask, study):
-    study.recycle.balance = "histogram"
-    with pytest.raises(PolicyError, match=r"set recycle\.balance=balanced"):
+@pytest.mark.parametrize(("balance", "tuned"), [("histogram", []), ("balanced", ["tempered"])])
+def test_the_classes_own_proportions_are_refused_where_exact_counts_may_not_leave(site, ask, study, balance, tuned):
+    study.recycle.balance, study.recycle.tune_balances = balance, tuned
+    with pytest.raises(PolicyError, match=r"set recycle\.balance=balanced and recycle\.tune_balances"):
         ask(site(exact_counts=False), wire.RELEASE, round=1)
     assert wire.read_release(ask(site(exact_counts=True), wire.RELEASE, round=1))
 
