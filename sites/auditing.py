@@ -35,6 +35,7 @@ from fedkr.audit.pipeline_shadows import Draws, PipelineShadows, scaled_steps
 from fedkr.audit.reference_attacks import ReferenceModels
 from fedkr.audit.reference_models import balanced_membership, train_references
 from fedkr.audit.released import audit_release
+from fedkr.audit.verdict import NEEDS_PIPELINE
 from fedkr.config import REFERENCE_ATTACKS
 from fedkr.data import ImageSet, content_digest
 from fedkr.data.imageset import joined
@@ -47,8 +48,6 @@ from sites.workspace import Site
 REPORT_FILE = "audit.html"
 # Trained on this site's images alone, directly or by its releases: so are their references.
 OF_ONE_SITE = frozenset({"teacher", "local", "site-student"})
-# Trained on releases, so that references which repeat the pipeline are calibrated for them.
-OF_RELEASES = frozenset({"student", "site-student"})
 
 
 class SiteAudit:
@@ -90,11 +89,12 @@ class SiteAudit:
 
     def references(self, target: str) -> list[ReferenceSignals]:
         """Return what the reference models for a target answer, training those that are not in the workspace."""
-        if not self.uses_references:
+        # A release has no model that references could stand beside.
+        if not self.uses_references or target == RELEASE:
             return []
         others = None if target in OF_ONE_SITE else self.others
         found = [self._direct(others)]
-        if self.config.pipeline_references and target in OF_RELEASES:
+        if self.config.pipeline_references and target in NEEDS_PIPELINE:
             found.append(self._pipeline(others))
         return found
 
@@ -105,8 +105,11 @@ class SiteAudit:
             target: which model, as the report names it.
             model: on the runtime's device.
             about: digest of its weights, empty for the site's own models.
+
+        Raises:
+            UserError: a target whose name is none, or a model that cannot be audited.
         """
-        references = self.references(target)
+        path, references = self._scores_path(target, about), self.references(target)
         report = audit_model(
             partial(predict_logits, model, runtime=self.site.runtime),
             self.challenge,
@@ -118,7 +121,7 @@ class SiteAudit:
             population=self.population if references else None,
             flip=self.study.data.flip,
         )
-        self._keep_scores(report, about)
+        self._keep_scores(report, path)
         return report
 
     def attack_releases(self) -> tuple[AuditReport, ReleaseCopies]:
@@ -131,7 +134,7 @@ class SiteAudit:
             config=self.config,
             seed=self.study.seed,
         )
-        self._keep_scores(report, "")
+        self._keep_scores(report, self._scores_path(RELEASE, ""))
         return report, self._copies()
 
     def _releases(self) -> list[Release]:
@@ -142,10 +145,15 @@ class SiteAudit:
     def _copies(self) -> ReleaseCopies:
         return check_copies(self._releases(), self.challenge, site=self.site.name, seed=self.study.seed)
 
-    def _keep_scores(self, report: AuditReport, about: str) -> None:
+    def _keep_scores(self, report: AuditReport, path: Path) -> None:
         scores = {name: torch.from_numpy(values) for name, values in report.scores.items()}
-        info = {"target": report.target, "study": self.study.identity(), "metrics": to_metrics(report)}
-        write_artifact(self._scores_path(report.target, about), Artifact(scores, info))
+        info = {"target": report.target, **self._scored, "metrics": to_metrics(report)}
+        write_artifact(path, Artifact(scores, info))
+
+    @cached_property
+    def _scored(self) -> dict[str, str]:
+        """What scores are of: this study, and the images as they are now."""
+        return {"study": self.study.identity(), "candidates": content_digest(self.candidates)}
 
     def write_report(self) -> Path:
         """Write ``audit.html`` into the workspace: the most exposed images and closest copies, for the site alone."""
@@ -158,11 +166,11 @@ class SiteAudit:
         return write_local_report(path, self.site.name, reports, self.challenge, copies)
 
     def _kept_reports(self) -> list[AuditReport]:
-        """Return this study's reports with the scores of single images, each target's latest."""
+        """Return this study's reports on the images as they are, with single scores, each target's latest."""
         found: dict[str, AuditReport] = {}
         for path in sorted(self.stages.folder.glob("scores-*.safetensors"), key=lambda path: path.stat().st_mtime_ns):
             kept = read_artifact(path)
-            if kept.info["study"] == self.study.identity():
+            if self._scored.items() <= kept.info.items():
                 target = kept.info["target"]
                 report = from_metrics(kept.info["metrics"], target, self.site.name, self.config)
                 scores = {name: tensor.numpy() for name, tensor in kept.tensors.items()}
@@ -196,8 +204,10 @@ class SiteAudit:
         return blind_baseline(self.challenge, seed, self.config.permutations)
 
     def _scores_path(self, target: str, about: str) -> Path:
-        key = {"study": self.study.identity(), "about": about, "candidates": content_digest(self.candidates)}
-        return self.stages.path(f"scores-{target}", key)
+        if Path(target).name != target:
+            # The server names the target; no name of its choice may lead out of the workspace.
+            raise UserError(f"target={target!r} is no name of a target")
+        return self.stages.path(f"scores-{target}", self._scored | {"about": about})
 
     def _scores(self, row: str, target: str, about: str) -> NDArray[np.float64]:
         path = self._scores_path(target, about)

@@ -10,7 +10,6 @@ from fedkr import wire
 from fedkr.artifacts import read_artifact
 from fedkr.audit import row_key
 from fedkr.audit.pipeline_shadows import Draws
-from fedkr.config import Study
 from fedkr.errors import UserError
 from fedkr.models import build_classifier
 from sites.auditing import REPORT_FILE, SiteAudit
@@ -21,16 +20,10 @@ NONE = {"direct_references": 0, "pipeline_references": 0}
 
 
 @pytest.fixture
-def study(tmp_path):
-    study = Study(device="cpu", precision="float32", run_dir=str(tmp_path / "run"))
-    for model in (study.teacher, study.student):
-        model.arch, model.width, model.steps, model.batch = "resnet8", 4, 3, 16
-    study.generator.steps, study.generator.checkpoints = 2, 1
-    study.generator.options = {"width": 8, "steps_sample": 2}
-    study.recycle.search_steps, study.recycle.tuning_budget, study.recycle.views = 2, 1, 1
-    study.recycle.rounds, study.recycle.balance = 2, "balanced"
+def study(study):
+    """The site's small study, audited with reference models."""
     audit = study.audit
-    audit.bootstrap, audit.permutations, audit.attacks, audit.headline = 10, 20, ["rmia", "loss"], "rmia"
+    audit.permutations, audit.attacks, audit.headline = 20, ["rmia", "loss"], "rmia"
     audit.direct_references, audit.pipeline_references = 4, 4
     return study
 
@@ -70,6 +63,7 @@ def test_each_target_is_attacked_with_references_that_went_its_way(site, others)
     assert kinds(work, "fedavg") == kinds(work, "centralised") == kinds(work, "update") == [("direct", True)]
     assert kinds(work, "student") == [("direct", True), ("pipeline", True)]
     assert kinds(work, "site-student") == [("direct", False), ("pipeline", False)]
+    assert kinds(work, "release") == []
 
 
 def test_every_candidate_is_in_half_of_the_references(site):
@@ -135,6 +129,19 @@ def test_an_audit_has_rows_of_every_kind_of_references_and_names_none_of_the_sco
     lists = {name: value for name, value in metrics.items() if isinstance(value, list)}
     assert all(name.endswith(("roc-fpr", "roc-tpr", "class-auc", "-low", "-high")) for name in lists)
     assert metrics["rmia@direct/others"] == 0
+
+
+@pytest.mark.parametrize("target", ["../student", "x/../../student", "/tmp/student"])
+def test_no_name_of_a_target_leads_out_of_the_workspace(site, study, target, tmp_path):
+    before = set(tmp_path.rglob("*student*"))
+    pair = wire.Pair("loss", target, "", "student", "")
+    for message_type, asked in (
+        (wire.AUDIT, request(study, a_model(study).state_dict(), target=target)),
+        (wire.COMPARE, request(study, pairs=wire.pairs_setting([pair]))),
+    ):
+        with pytest.raises(UserError, match="is no name of a target"):
+            metrics_of(site, message_type, asked)
+    assert set(tmp_path.rglob("*student*")) == before
 
 
 def test_a_release_is_attacked_without_a_model_and_checked_for_copies(site, study):
