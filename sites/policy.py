@@ -124,8 +124,9 @@ def check_request(policy: Policy, message_type: str) -> None:
 
 def weight_shapes(request: RecordDict) -> dict[str, tuple[int, ...]]:
     """Return name and shape of each array of the model that a request sends; nothing else may come back."""
-    record = request.array_records.get(wire.ARRAYS)
-    return {} if record is None else {name: tuple(array.shape) for name, array in record.items()}
+    # Not by RecordDict's views, which would keep the request in memory until the collector runs.
+    record = request.get(wire.ARRAYS)
+    return {name: tuple(array.shape) for name, array in record.items()} if isinstance(record, ArrayRecord) else {}
 
 
 def check_reply(
