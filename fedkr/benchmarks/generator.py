@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -34,6 +35,7 @@ from fedkr.environment import hardware, package_versions
 from fedkr.errors import UserError
 from fedkr.generators import build_generator
 from fedkr.generators.checkpointed import CheckpointedGenerator
+from fedkr.generators.edm_network import GROUPS
 from fedkr.progress import Progress, SilentProgress
 from fedkr.recycle.classifier import real_batches, train_classifier
 from fedkr.training import Runtime, predict_logits
@@ -75,6 +77,9 @@ class Contestant(Protocol):
     def advance(self, until: int) -> None:
         """Train up to step ``until``."""
 
+    def take(self) -> None:
+        """Take over the averaged weights of now for drawing: a checkpoint's cost, not that of drawing."""
+
     def draw(self, labels: NDArray[np.int64]) -> NDArray[np.uint8]:
         """Return one image a label."""
 
@@ -86,6 +91,9 @@ class Plain:
         self.draw_steps = draw_steps
         self.loop = PlainDiffusion(data, budget.batch, budget.width, runtime.device)
         self.advance = self.loop.advance
+
+    def take(self) -> None:
+        """Do nothing: the loop itself swaps its weights as it draws."""
 
     def draw(self, labels: NDArray[np.int64]) -> NDArray[np.uint8]:
         """Return one image a label."""
@@ -99,6 +107,7 @@ class Fedkr:
         config = GeneratorConfig(kind, steps, budget.batch, 1, {"width": budget.width})
 
         def build() -> CheckpointedGenerator:
+            """Return one of two: the one in training, and the one that draws with what the other has learnt."""
             generator = build_generator(
                 config,
                 channels=data.channels,
@@ -116,18 +125,16 @@ class Fedkr:
         """Train up to step ``until``."""
         self.work.advance(until, SilentProgress())
 
-    def draw(self, labels: NDArray[np.int64]) -> NDArray[np.uint8]:
-        """Return one image a label, with the default knobs, by the weights of the last :meth:`take`."""
-        return np.concatenate(list(self.drawing.sample(labels, self.drawing.default_knobs(), "benchmark")))
-
     def take(self) -> None:
-        """Take over the averaged weights of now: a checkpoint's cost, not that of drawing."""
+        """Take over the averaged weights of now for drawing."""
         self.drawing.load(Artifact(self.work.state(), {}))
 
+    def draw(self, labels: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """Return one image a label, with the default knobs."""
+        return np.concatenate(list(self.drawing.sample(labels, self.drawing.default_knobs(), "benchmark")))
 
-def contestant(
-    kind: str, data: ImageSet, budget: Budget, runtime: Runtime, draw_steps: int = DDIM_STEPS
-) -> Plain | Fedkr:
+
+def contestant(kind: str, data: ImageSet, budget: Budget, runtime: Runtime, draw_steps: int = DDIM_STEPS) -> Contestant:
     """Return what is measured under the name ``kind``."""
     return Plain(data, budget, runtime, draw_steps) if kind == PLAIN else Fedkr(kind, data, budget, runtime)
 
@@ -176,8 +183,7 @@ def measure_generators(budget: Budget, runtime: Runtime, progress: Progress) -> 
 def _round(one: Contestant, budget: Budget, until: int, labels: NDArray[np.int64]) -> tuple[float, float]:
     """Return images/s of training up to ``until`` and of drawing."""
     _, training = timed(lambda: one.advance(until))
-    if isinstance(one, Fedkr):
-        one.take()
+    one.take()
     _, drawing = timed(lambda: one.draw(labels))
     return budget.steps * budget.batch / training, len(labels) / drawing
 
@@ -208,10 +214,10 @@ def peak_mib(kind: str, budget: Budget, runtime: Runtime) -> float:
     On CPU a process of its own, since memory that a process gave back still counts as its peak.
     """
     if runtime.device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats(runtime.device)
+        before = torch.cuda.memory_allocated(runtime.device)
         _use(kind, budget, runtime)
-        return (torch.cuda.max_memory_allocated() - before) / 2**20
+        return (torch.cuda.max_memory_allocated(runtime.device) - before) / 2**20
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         return pool.apply(_peak_of_process, (kind, budget, runtime, torch.get_num_threads()))
 
@@ -220,8 +226,7 @@ def _use(kind: str, budget: Budget, runtime: Runtime) -> None:
     # Each of DDIM's steps takes the same memory.
     one = contestant(kind, enlarged_digits(budget.size), budget, runtime, draw_steps=LEAST_STEPS)
     one.advance(LEAST_STEPS)
-    if isinstance(one, Fedkr):
-        one.take()
+    one.take()
     one.draw(np.arange(budget.images) % 10)
 
 
@@ -283,9 +288,8 @@ def _cas_curve(
 ) -> list[dict[str, float]]:
     labels, seconds, rows = np.sort(source.pool.labels), 0.0, list[dict[str, float]]()
     for step in steps:
-        seconds += timed(lambda until=step: one.advance(until))[1]  # type: ignore[misc]
-        if isinstance(one, Fedkr):
-            one.take()
+        seconds += timed(partial(one.advance, step))[1]
+        one.take()
         images, sampling = timed(lambda: one.draw(labels))
         cas = score(ImageSet(images, labels, source.pool.classes), source.test, runtime)
         rows.append({"step": step, "seconds": seconds, "sample_seconds": sampling, "cas": cas})
@@ -350,3 +354,5 @@ def _check(budget: Budget) -> None:
             raise UserError(f"--{name} {value}: must be at least 1")
     if budget.size % 4 or budget.size < 8:
         raise UserError(f"--size {budget.size}: must be 8 or more and a multiple of 4")
+    if budget.width % GROUPS:
+        raise UserError(f"--width {budget.width}: must be a multiple of {GROUPS}")

@@ -82,18 +82,16 @@ class PlainDiffusion:
         self.average.store(self.net.parameters())
         self.average.copy_to(self.net.parameters())
         self.net.eval()
-        parts = [
-            self._draw(torch.from_numpy(labels[i : i + SAMPLE_BATCH]), steps)
-            for i in range(0, len(labels), SAMPLE_BATCH)
-        ]
+        starts = range(0, len(labels), SAMPLE_BATCH)
+        parts = [self._draw(torch.from_numpy(labels[i : i + SAMPLE_BATCH]), steps, i) for i in starts]
         self.average.restore(self.net.parameters())
         return np.concatenate(parts)
 
-    def _draw(self, labels: torch.Tensor, steps: int) -> NDArray[np.uint8]:
+    def _draw(self, labels: torch.Tensor, steps: int, start: int) -> NDArray[np.uint8]:
         scheduler = DDIMScheduler(num_train_timesteps=NOISE_LEVELS)
         scheduler.set_timesteps(steps)
         shape = (len(labels), self.data.channels, self.data.size, self.data.size)
-        x = torch.randn(shape, generator=torch_rng("plain", "sample")).to(self.device)
+        x = torch.randn(shape, generator=torch_rng("plain", "sample", start)).to(self.device)
         for time in scheduler.timesteps:
             output = self.net(x, time, class_labels=labels.to(self.device)).sample
             x = scheduler.step(output, time, x).prev_sample

@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
-from fedkr.benchmarks import generator
+from fedkr.benchmarks import generator, plain_diffusion
 from fedkr.benchmarks.generator import Budget, Plain, measure_cas, measure_generators, print_generators
 from fedkr.cli import app
 from fedkr.config import ClassifierConfig, DataConfig
@@ -53,6 +53,12 @@ def test_the_plain_loop_learns_and_draws_by_averaged_weights(runtime, pictures):
     assert any(not p.equal(q) for p, q in zip(before, plain.loop.net.parameters(), strict=True))
 
 
+def test_the_plain_loop_never_draws_one_image_twice(runtime, pictures, monkeypatch):
+    monkeypatch.setattr(plain_diffusion, "SAMPLE_BATCH", 2)
+    images = Plain(pictures((8, 8)), TINY, runtime).draw(np.zeros(6, np.int64))
+    assert len({image.tobytes() for image in images}) == 6
+
+
 def test_time_to_equal_cas_is_of_the_cas_that_both_reach(runtime, monkeypatch):
     monkeypatch.setattr(generator, "CLASSIFIER", ClassifierConfig(arch="resnet8", width=4, steps=1, batch=8))
     scores = iter([0.2, 0.5, 0.6, 0.9])
@@ -63,7 +69,10 @@ def test_time_to_equal_cas_is_of_the_cas_that_both_reach(runtime, monkeypatch):
     assert cas["seconds_to_target"] == {"plain": curves["plain"][1]["seconds"], "edm": curves["edm"][0]["seconds"]}
 
 
-@pytest.mark.parametrize(("budget", "line"), [(Budget(rounds=0), "--rounds 0"), (Budget(size=30), "--size 30")])
+@pytest.mark.parametrize(
+    ("budget", "line"),
+    [(Budget(rounds=0), "--rounds 0"), (Budget(size=30), "--size 30"), (Budget(width=12), "--width 12")],
+)
 def test_a_number_that_makes_no_benchmark_is_named(budget, line, runtime):
     with pytest.raises(UserError, match=line):
         measure_generators(budget, runtime, SilentProgress())
