@@ -20,16 +20,15 @@ from fedkr.audit import (
     ALL_SITES,
     AuditReport,
     from_metrics,
+    headline_key,
     holm_reject,
     pooled_rows,
-    row_key,
     site_verdicts,
     worst_site,
 )
 from fedkr.audit.copies import read_copy_metrics
 from fedkr.audit.names import RELEASE
 from fedkr.audit.pipeline_shadows import Draws
-from fedkr.audit.reference_attacks import KINDS
 from fedkr.config import REFERENCE_ATTACKS, Study, fingerprint
 from fedkr.errors import UserError
 from fedkr.progress import Progress
@@ -122,10 +121,12 @@ def run_audit(
 def with_summaries(rows: Iterable[Row], extras: Extras) -> tuple[list[Row], Extras]:
     """Return rows and extras with what follows from all sites' rows: pooled rows, verdicts, worst sites."""
     own = [row for row in rows if row["site"] != ALL_SITES]
-    void = [row["site"] for row in extras.get("blind", []) if row["rejected"]]
+    blind = {row["site"]: row["rejected"] for row in extras.get("blind", [])}
+    void = [site for site, rejected in blind.items() if rejected]
+    untested = {row["site"] for row in own} - set(blind)
     worst = worst_site(row for row in own if row.get("headline"))
     return [*own, *pooled_rows(own)], extras | {
-        "verdicts": [verdict.as_row() for verdict in site_verdicts(own, void)],
+        "verdicts": [verdict.as_row() for verdict in site_verdicts(own, void, untested)],
         "worst_site": [{name: value for name, value in row.items() if name != "roc"} for row in worst],
     }
 
@@ -306,8 +307,7 @@ class ServerAudit:
 
 def common_row(headline: str, first: Collection[str], second: Collection[str]) -> str | None:
     """Return the headline attack's row, with the strongest references, that is among the rows of two reports."""
-    wanted = (row_key(headline, kind) for kind in (*reversed(KINDS), "none"))
-    return next((key for key in wanted if key in first and key in second), None)
+    return headline_key("", headline, set(first) & set(second))
 
 
 def read_audit(study: Study, target: str, site: str, metrics: dict[str, Any]) -> AuditReport:

@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from fedkr.audit.names import RELEASE
 from fedkr.audit.pooling import ALL_SITES
 
 NONE_FOUND, FOUND, UNCLEAR = VERDICTS = ("no leakage found", "leakage found", "cannot tell")
@@ -13,7 +14,7 @@ NONE_FOUND, FOUND, UNCLEAR = VERDICTS = ("no leakage found", "leakage found", "c
 CHANCE, LARGEST_PASS = 0.5, 0.55
 STRONGEST = "rmia"
 CONTROL = "teacher"
-RELEASE, RELEASE_STUDENT = "release", "site-student"
+RELEASE_STUDENT = "site-student"
 # What is trained on releases: a direct reference never saw a generator, and would attack another kind of model.
 NEEDS_PIPELINE = frozenset({"student", RELEASE_STUDENT})
 Row = Mapping[str, Any]
@@ -33,12 +34,15 @@ class SiteVerdict:
         return {"site": self.site, "target": self.target, "verdict": self.verdict, "reason": self.reason}
 
 
-def site_verdicts(rows: Iterable[Row], void_sites: Collection[str] = ()) -> list[SiteVerdict]:
+def site_verdicts(
+    rows: Iterable[Row], void_sites: Collection[str] = (), untested_sites: Collection[str] = ()
+) -> list[SiteVerdict]:
     """Return a verdict for every target at every site.
 
     Args:
         rows: of ``results.json``; pooled ones are passed over, and of each target and site the headline row is read.
         void_sites: where the blind baseline was rejected.
+        untested_sites: where it gave no answer.
     """
     headlines: dict[tuple[str, str], Row | None] = {}
     for row in rows:
@@ -52,6 +56,7 @@ def site_verdicts(rows: Iterable[Row], void_sites: Collection[str] = ()) -> list
             site=site,
             target=target,
             void=site in void_sites,
+            untested=site in untested_sites,
             student=headlines.get((site, RELEASE_STUDENT)) if target == RELEASE else None,
         )
         for (site, target), row in headlines.items()
@@ -59,13 +64,21 @@ def site_verdicts(rows: Iterable[Row], void_sites: Collection[str] = ()) -> list
 
 
 def site_verdict(
-    row: Row | None, control: Row | None, *, site: str, target: str, void: bool = False, student: Row | None = None
+    row: Row | None,
+    control: Row | None,
+    *,
+    site: str,
+    target: str,
+    void: bool = False,
+    untested: bool = False,
+    student: Row | None = None,
 ) -> SiteVerdict:
     """Judge one target at one site.
 
     ``leakage found`` where the headline AUC's lower limit is above 0.5. ``no leakage found`` only where its upper limit
-    is at most 0.55, by RMIA (with pipeline references for what was trained on releases), and the site's teacher, which
-    knows its images by heart, is detected by the same attack. Everything else is ``cannot tell``.
+    is at most 0.55, by RMIA (with pipeline references for what was trained on releases), the site's teacher, which
+    knows its images by heart, is detected by RMIA (with direct references), and the blind baseline was tested.
+    Everything else is ``cannot tell``.
 
     A release has no model. RMIA reaches it only through a student trained on that site's releases alone, and its own
     distance and density attacks are weak: a release passes only where both find nothing, and fails where either finds
@@ -77,26 +90,30 @@ def site_verdict(
         site: the site.
         target: what was audited.
         void: whether the blind baseline told members from non-members.
+        untested: whether it gave no answer; a difference between the two could then hide a leak.
         student: for a release, the headline row of the student of this site's releases, or None.
     """
     chain = [row, student] if target == RELEASE else [row]
-    verdict, reason = _judged(chain, control, target, void)
+    if void:
+        reason = "members and non-members differ without any model (blind baseline), which voids the audit"
+        return SiteVerdict(site, target, UNCLEAR, reason)
+    verdict, reason = _judged(chain, control, target)
+    if verdict == NONE_FOUND and untested:
+        verdict, reason = UNCLEAR, "nothing was found, but the blind baseline, which could void the audit, is missing"
     return SiteVerdict(site, target, verdict, reason)
 
 
-def _judged(chain: list[Row | None], control: Row | None, target: str, void: bool) -> tuple[str, str]:
-    if void:
-        return UNCLEAR, "members and non-members differ without any model (blind baseline), which voids the audit"
+def _judged(chain: list[Row | None], control: Row | None, target: str) -> tuple[str, str]:
     for row in chain:
         if row is not None and (row.get("auc_low") or 0.0) > CHANCE:
             return FOUND, _found(row)
     problem = _weakness(chain, target) or _without_control(control)
-    if problem:
+    if problem or control is None:
         return UNCLEAR, problem
     highest = max(row["auc_high"] for row in chain if row is not None)
     return NONE_FOUND, (
         f"the 95 % interval of the headline AUC ends at {highest:.3f}, at most {LARGEST_PASS}, "
-        "and the same attack detects the site's teacher"
+        f"and the site's teacher is detected ({_attack(control)})"
     )
 
 

@@ -238,6 +238,7 @@ def test_figures_that_cannot_be_read_leave_the_site_out_of_them(audit, sites, mo
     _, extras, _ = audit()
     assert extras["blind"] == [] and len(extras["notes"]) == 3
     assert "'blind/auc' is missing or out of range" in extras["notes"][0]
+    assert not [row for row in extras["verdicts"] if row["verdict"] == "no leakage found"]
 
 
 def test_without_references_no_site_is_asked_to_train_any(audit, sites, study):

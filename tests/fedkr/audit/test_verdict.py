@@ -19,7 +19,7 @@ def judge(headline, control=DETECTED, **more):
 def test_a_low_upper_limit_passes_where_the_teacher_is_detected():
     verdict = judge(row())
     assert verdict.verdict == "no leakage found"
-    assert "0.540" in verdict.reason
+    assert "0.540" in verdict.reason and "teacher is detected (rmia, direct references)" in verdict.reason
     assert judge(row(high=0.55)).verdict == "no leakage found"
 
 
@@ -58,6 +58,16 @@ def test_direct_references_pass_what_was_trained_on_real_images():
 def test_a_rejected_blind_baseline_voids_even_a_detection():
     verdict = judge(row(low=0.8, high=0.9), void=True)
     assert verdict.verdict == "cannot tell" and "blind baseline" in verdict.reason
+
+
+def test_without_a_blind_baseline_nothing_passes_and_a_detection_stands():
+    assert judge(row(), untested=True).verdict == "cannot tell"
+    assert "blind baseline" in judge(row(), untested=True).reason
+    assert judge(row(low=0.6, high=0.7), untested=True).verdict == "leakage found"
+    assert {v.verdict for v in site_verdicts([row(), DETECTED], untested_sites=["a"])} == {
+        "cannot tell",
+        "leakage found",
+    }
 
 
 def test_a_release_passes_only_with_the_student_of_its_own_images():
