@@ -26,6 +26,8 @@ logger = logging.getLogger("fedkr.server")
 POLL_SECONDS = 0.2
 # Flower drops a message after its time to live; the deadline must come first.
 SPARE_SECONDS = 600.0
+# A site's name becomes part of the names of files, and must not lead into another folder.
+SITE_NAME = re.compile(r"[^./\\\0][^/\\\0]*")
 
 
 @dataclass(frozen=True)
@@ -132,6 +134,11 @@ class Coordinator:
         if missing:
             raise StudyFailedError(
                 f"a site's card lacks {sorted(missing)[0]!r}; is its fedkr of version {fedkr.__version__}?"
+            )
+        if not isinstance(card["site"], str) or not SITE_NAME.fullmatch(card["site"]):
+            raise StudyFailedError(
+                f"a site calls itself {card['site']!r}: `name` in its site file must not begin with a dot "
+                "or hold a slash"
             )
         if card["version"] != fedkr.__version__:
             raise StudyFailedError(

@@ -177,6 +177,9 @@ def test_a_study_that_goes_on_without_a_site_that_never_appeared_says_so(federat
         ({"classes": ["ill", "healthy", "rare"]}, "site-1 has classes="),
         ({"size": 28}, "site-1 has size=28, site-0 has 8"),
         ({"site": "site-0"}, "two nodes say that they are 'site-0'"),
+        ({"site": "../site-0"}, r"a site calls itself '\.\./site-0'"),
+        ({"site": "ward/7"}, "must not begin with a dot or hold a slash"),
+        ({"site": 7}, "a site calls itself 7"),
     ],
 )
 def test_a_site_that_does_not_fit_the_others_stops_the_study_before_any_work(federation, values, named):
