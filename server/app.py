@@ -17,12 +17,11 @@ import fedkr
 from fedkr.artifacts import StageStore, write_atomic
 from fedkr.config import Study
 from fedkr.environment import hardware, package_versions
-from fedkr.errors import UserError
 from fedkr.progress import FileProgress
 from fedkr.training import Runtime
 from server.comparison import Comparison
 from server.coordinator import Coordinator
-from server.failure import StudyFailedError, leave_note
+from server.failure import failures_noted
 
 logger = logging.getLogger("fedkr.server")
 
@@ -35,7 +34,7 @@ def main(grid: Grid, context: Context) -> None:
     log_to_stream()
     study, driven = read_study(context)
     run_dir = Path(study.run_dir)
-    try:
+    with failures_noted(run_dir):
         results = run_on_server(grid, study, run_dir, driven)
         write_atomic(run_dir / "server" / "results.json", json.dumps(results).encode())
         if not driven:
@@ -43,11 +42,6 @@ def main(grid: Grid, context: Context) -> None:
             from fedkr.report import write_report
 
             logger.info("└── %s", write_report(run_dir, results, None))
-    except Exception as error:
-        leave_note(run_dir, error)
-        if isinstance(error, (UserError, StudyFailedError)):
-            logger.error("└── fedkr: error: %s", error)
-        raise
 
 
 def log_to_stream() -> None:

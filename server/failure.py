@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import json
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from fedkr.artifacts import write_atomic
+from fedkr.errors import UserError
+
+logger = logging.getLogger("fedkr.server")
 
 
 class StudyFailedError(Exception):
@@ -19,6 +25,18 @@ class StudyFailedError(Exception):
     def __init__(self, reason: str, restart: bool = False) -> None:
         super().__init__(reason)
         self.restart = restart
+
+
+@contextmanager
+def failures_noted(run_dir: Path) -> Iterator[None]:
+    """Whatever ends the block goes on, but first it is noted for the driver and, where it has a line, told the user."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, (UserError, StudyFailedError)):
+            logger.error("└── fedkr: error: %s", error)
+        leave_note(run_dir, error)
+        raise
 
 
 def leave_note(run_dir: Path, error: Exception) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +11,12 @@ from flwr.serverapp import Grid, ServerApp
 
 from fedkr.artifacts import StageStore, write_atomic
 from fedkr.config import Study
-from fedkr.errors import UserError
 from fedkr.progress import FileProgress
 from fedkr.training import Runtime
 from server.app import log_to_stream, read_study
 from server.auditing import read_auditable, run_audit
 from server.coordinator import Coordinator
-from server.failure import StudyFailedError, leave_note
-
-logger = logging.getLogger("fedkr.server")
+from server.failure import failures_noted
 
 # Beside the server's own results.json, which stays as the run wrote it.
 AUDIT_FILE = Path("server") / "audit.json"
@@ -35,13 +31,8 @@ def main(grid: Grid, context: Context) -> None:
     log_to_stream()
     study, _ = read_study(context)
     run_dir = Path(study.run_dir)
-    try:
+    with failures_noted(run_dir):
         write_atomic(run_dir / AUDIT_FILE, json.dumps(audit_on_server(grid, study, run_dir)).encode())
-    except Exception as error:
-        leave_note(run_dir, error)
-        if isinstance(error, (UserError, StudyFailedError)):
-            logger.error("└── fedkr: error: %s", error)
-        raise
 
 
 def audit_on_server(grid: Grid, study: Study, run_dir: Path) -> dict[str, Any]:
@@ -61,7 +52,10 @@ def audit_on_server(grid: Grid, study: Study, run_dir: Path) -> dict[str, Any]:
     coordinator = Coordinator(grid, study, StageStore(folder / "stages"), study.backend.kind == "ray")
     coordinator.gather_members()
     # The models saw nothing of a site that was lost to the run: all its images are non-members.
-    took_part = {site["name"] for site in results["sites"]} - {lost.split(":")[0] for lost in results["missing_sites"]}
+    lost = results["missing_sites"]
+    took_part = {
+        site["name"] for site in results["sites"] if not any(line.startswith(f"{site['name']}: ") for line in lost)
+    }
     coordinator.members = {name: member for name, member in coordinator.members.items() if name in took_part}
     found = read_auditable(run_dir, results)
     rows, extras = run_audit(coordinator, found, runtime, FileProgress(folder))
