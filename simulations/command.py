@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,17 @@ def command_of(study: Study) -> str | None:
         if same:
             return shlex.join(["fedkr", "simulate", *(_without_folder(override) for override in overrides)])
     return None
+
+
+def portable(study: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a study's JSON without what belongs to the machine that ran it; its own file keeps its bare name."""
+    kept = {name: dict(value) if isinstance(value, dict) else value for name, value in study.items()}
+    for option in LOCAL:
+        group, _, name = option.rpartition(".")
+        (kept.get(group, {}) if group else kept).pop(name, None)
+    if kept.get("data", {}).get("path"):
+        kept["data"]["path"] = Path(kept["data"]["path"]).name
+    return kept
 
 
 def _differences(study: Study, base: Study) -> Iterator[str]:

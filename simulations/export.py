@@ -19,7 +19,7 @@ from fedkr.release import Release
 from fedkr.report import Results, load_results
 from fedkr.report.results import RESULTS_FILE
 from fedkr.seeds import numpy_rng
-from simulations.command import LOCAL, command_of
+from simulations.command import command_of, portable
 from simulations.exported import (
     CARD_FILE,
     DESCRIPTION_FILE,
@@ -55,7 +55,7 @@ def export_run(run: Path, out: Path | None = None) -> Path:
     make_folder(out / "releases")
     write_atomic(out / WEIGHTS_FILE, save(student.tensors, description.as_metadata()))
     write_atomic(out / ONNX_FILE, checked_onnx(classifier, description))
-    facts = description.as_json() | _formats(description) | {"study": _portable(results["study"])}
+    facts = description.as_json() | _formats(description) | {"study": portable(results["study"])}
     write_atomic(out / DESCRIPTION_FILE, json.dumps(facts, indent=2, ensure_ascii=False).encode() + b"\n")
     for site, paths in released(results).items():
         write_release(out / "releases" / f"{file_name(site)}.npz", [run / path for path in paths], description.classes)
@@ -107,17 +107,6 @@ def _formats(description: ModelDescription) -> dict[str, Any]:
             },
         }
     }
-
-
-def _portable(study: dict[str, Any]) -> dict[str, Any]:
-    """Return the study's JSON without what belongs to the machine that ran it."""
-    kept = {name: dict(value) if isinstance(value, dict) else value for name, value in study.items()}
-    for option in LOCAL:
-        group, _, name = option.rpartition(".")
-        (kept.get(group, {}) if group else kept).pop(name, None)
-    if kept.get("data", {}).get("path"):
-        kept["data"]["path"] = Path(kept["data"]["path"]).name
-    return kept
 
 
 def make_folder(path: Path) -> None:

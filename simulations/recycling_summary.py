@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import math
 import statistics
@@ -21,8 +20,9 @@ from scipy.stats import t as student_t
 from fedkr.artifacts import write_atomic
 from fedkr.errors import UserError
 from fedkr.recycle.single_site import FIXED, FULL, HARD_FIXED, USUAL
-from fedkr.report.style import CYCLE, clean_axes, new_figure, series_style
+from fedkr.report.style import CYCLE, QUIET, clean_axes, new_figure, series_style, to_png
 from simulations.guard import guarded
+from simulations.summary import common_study, spread
 
 FIGURES = ("accuracy", "auc")
 RATIO_NAME = "fixed set, ratio "
@@ -55,24 +55,22 @@ def read_results(run: Path) -> dict[str, Any]:
 def summarise_dataset(name: str, results: list[dict[str, Any]]) -> dict[str, Any]:
     """Return one dataset's summary over its seeds."""
     results.sort(key=lambda r: r["seed"])
-    seeds = [r["seed"] for r in results]
-    if len(set(seeds)) < len(seeds):
-        raise UserError(f"{name}: two runs of one seed in {seeds}; name each run once")
-    studies = [{k: v for k, v in r["study"].items() if k not in ("seed", "out", "run_dir")} for r in results]
-    if any(study != studies[0] for study in studies):
-        raise UserError(f"{name}: these runs differ in more than their seed")
+    try:
+        study = common_study(results)
+    except UserError as error:
+        raise UserError(f"{name}: {error}") from None
     names = [row["name"] for row in results[0]["rows"]]
     shared = [n for n in names if all(any(row["name"] == n for row in r["rows"]) for r in results)]
     rows = {variant: variant_summary([_row(r, variant) for r in results], results) for variant in shared}
     return {
-        "seeds": seeds,
+        "seeds": [r["seed"] for r in results],
         "images": results[0]["images"],
         "reference": {f: spread([r["reference"][f] for r in results]) for f in FIGURES},
         "rows": rows,
         "costs": costs(results),
         "checkpoints": [r["checkpoints"] for r in results],
         "tuning": [r["tuning"] for r in results],
-        "study": studies[0],
+        "study": study,
         "hardware": results[0]["hardware"],
         "versions": results[0]["versions"],
     }
@@ -104,28 +102,20 @@ def costs(results: list[dict[str, Any]]) -> dict[str, Any]:
 def mean_gap(datasets: dict[str, Any]) -> dict[str, Any]:
     """Return the full method's gap, mean over datasets, with a 95 % interval of the mean over seeds (Student's t).
 
-    Seeds are paired across datasets: each gives one mean. Missing seeds of a dataset leave no interval.
+    Seeds are paired across datasets: each gives one mean. Datasets with other seeds than the rest leave no interval.
     """
-    gaps = {name: d["rows"][FULL.name]["gap"]["values"] for name, d in datasets.items() if FULL.name in d["rows"]}
+    measured = {name: d for name, d in datasets.items() if FULL.name in d["rows"]}
+    gaps = {name: d["rows"][FULL.name]["gap"]["values"] for name, d in measured.items()}
     if not gaps:
         return {"mean": None, "low": None, "high": None, "datasets": []}
     overall = statistics.fmean(statistics.fmean(values) for values in gaps.values())
-    counts = {len(values) for values in gaps.values()}
+    pairs = {tuple(d["seeds"]) for d in measured.values()}
     low = high = None
-    if len(counts) == 1 and (seeds := counts.pop()) > 1:
+    if len(pairs) == 1 and (seeds := len(pairs.pop())) > 1:
         means = [statistics.fmean(values[i] for values in gaps.values()) for i in range(seeds)]
         half = float(student_t.ppf(0.975, seeds - 1)) * statistics.stdev(means) / math.sqrt(seeds)
         low, high = overall - half, overall + half
     return {"mean": overall, "low": low, "high": high, "datasets": list(gaps)}
-
-
-def spread(values: Sequence[float | None]) -> dict[str, Any]:
-    """Return mean, standard deviation (n - 1; None for one value) and the values."""
-    known = [v for v in values if v is not None]
-    if not known:
-        return {"mean": None, "sd": None, "values": list(values)}
-    sd = statistics.stdev(known) if len(known) > 1 else None
-    return {"mean": statistics.fmean(known), "sd": sd, "values": list(values)}
 
 
 def tables(summary: dict[str, Any]) -> str:
@@ -173,9 +163,7 @@ def draw(summary: dict[str, Any]) -> bytes:
     _draw_ablation(axes[0, 1], summary)
     _draw_ratio(axes[1, 0], summary)
     _draw_checkpoints(axes[1, 1], summary)
-    out = io.BytesIO()
-    figure.savefig(out, dpi=110, format="png")
-    return out.getvalue()
+    return to_png(figure, 110)
 
 
 def _draw_gaps(ax: Axes, summary: dict[str, Any]) -> None:
@@ -183,7 +171,7 @@ def _draw_gaps(ax: Axes, summary: dict[str, Any]) -> None:
         gap = d["rows"][FULL.name]["gap"]
         ax.scatter([index] * len(gap["values"]), gap["values"], color=CYCLE[0], alpha=0.45, s=28)
         ax.plot([index - 0.2, index + 0.2], [gap["mean"]] * 2, color=CYCLE[0], linewidth=2.5)
-    ax.axhline(0, color="#66727f", linewidth=1)
+    ax.axhline(0, color=QUIET, linewidth=1)
     ax.axhline(-1.24, color=CYCLE[1], linestyle="--", linewidth=1, label="KR's published mean, nine other sets: -1.24")
     ax.set_xticks(range(len(summary["datasets"])), list(summary["datasets"]))
     ax.set_ylabel("student - real images, points")
@@ -204,7 +192,7 @@ def _draw_ablation(ax: Axes, summary: dict[str, Any]) -> None:
                 gap["mean"], row + offset, xerr=gap["sd"] or 0, fmt="o", color=CYCLE[index], capsize=3, markersize=5
             )
         ax.plot([], [], "o", color=CYCLE[index], label=dataset)
-    ax.axvline(0, color="#66727f", linewidth=1)
+    ax.axvline(0, color=QUIET, linewidth=1)
     ax.set_yticks(range(len(names)), names)
     ax.invert_yaxis()
     ax.set_xlabel("student - real images, points (mean, sd over seeds)")

@@ -5,13 +5,13 @@ from __future__ import annotations
 import csv
 import io
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fedkr.audit import ALL_SITES
 from fedkr.errors import UserError
-from fedkr.report import load_results
+from fedkr.report import headline_rows, load_results
+from simulations.command import portable
 
 FIGURES = ("accuracy", "balanced_accuracy", "auc", "bytes_up", "bytes_down", "seconds")
 
@@ -20,18 +20,16 @@ def summarise(runs: Iterable[Path]) -> dict[str, Any]:
     """Return mean and standard deviation (over seeds, n - 1) of every strategy's figures and of the headline audit.
 
     Raises:
-        UserError: no run, an unfinished one, or runs that differ in more than their seed.
+        UserError: no run, an unfinished one, two of one seed, or runs that differ in more than their seed.
     """
     results = [load_results(run) for run in runs]
     if not results:
         raise UserError("no runs given: name the folders of finished runs that differ in their seed")
-    studies = [_without_seed(dict(r["study"])) for r in results]
-    if any(study != studies[0] for study in studies):
-        raise UserError("these runs differ in more than their seed: summarise one study at a time")
+    study = common_study([dict(r) for r in results])
     names = [row["name"] for row in results[0]["strategies"]]
     strategies = {name: _strategy(name, results) for name in names}
     return {
-        "dataset": studies[0]["data"]["name"],
+        "dataset": study["data"]["name"],
         "seeds": [r["seed"] for r in results],
         "strategies": strategies,
         "audit": _audit(results),
@@ -39,8 +37,23 @@ def summarise(runs: Iterable[Path]) -> dict[str, Any]:
         "backend": results[0].get("backend"),
         "hardware": results[0].get("hardware"),
         "versions": results[0].get("versions"),
-        "study": studies[0],
+        "study": study,
     }
+
+
+def common_study(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return what the studies of several runs share: all but the seed, and where they ran.
+
+    Raises:
+        UserError: two runs of one seed, which would count twice, or runs that differ in more than their seed.
+    """
+    seeds = [r["seed"] for r in results]
+    if len(set(seeds)) < len(seeds):
+        raise UserError(f"two runs of one seed in {seeds}; name each run once")
+    studies = [{name: value for name, value in portable(r["study"]).items() if name != "seed"} for r in results]
+    if any(study != studies[0] for study in studies):
+        raise UserError("these runs differ in more than their seed")
+    return studies[0]
 
 
 def _strategy(name: str, results: list[Any]) -> dict[str, Any]:
@@ -52,9 +65,9 @@ def _audit(results: list[Any]) -> dict[str, Any]:
     """Mean over seeds and sites of the headline attack's AUC for each target, and its worst site."""
     found: dict[str, list[float]] = {}
     for r in results:
-        for row in r.get("audit", []):
-            if row.get("headline") and row["site"] != ALL_SITES and row.get("auc") is not None:
-                found.setdefault(row["target"], []).append(row["auc"])
+        for row in headline_rows(r):
+            if (auc := row.get("auc")) is not None:
+                found.setdefault(row["target"], []).append(auc)
     return {target: {**spread(aucs), "worst": max(aucs)} for target, aucs in found.items()}
 
 
@@ -79,10 +92,3 @@ def as_csv(summary: dict[str, Any]) -> str:
         for figure, value in figures.items():
             writer.writerow([name, figure, value["mean"], value["sd"], *value["values"]])
     return out.getvalue()
-
-
-def _without_seed(study: dict[str, Any]) -> dict[str, Any]:
-    for name in ("seed", "out", "run_dir", "backend"):
-        study.pop(name, None)
-    data = {k: v for k, v in study["data"].items() if k not in ("root", "path", "download")}
-    return {**study, "data": data}

@@ -49,6 +49,18 @@ def test_runs_of_different_studies_are_refused(tmp_path):
         summarise(runs)
 
 
+def test_one_seed_given_twice_is_refused(tmp_path):
+    runs = [finished_run(tmp_path / "a", 3, 0.9), finished_run(tmp_path / "b", 3, 0.8)]
+    with pytest.raises(UserError, match=r"two runs of one seed in \[3, 3\]"):
+        summarise(runs)
+
+
+def test_no_folder_of_this_machine_is_in_the_summary(tmp_path):
+    found = summarise([finished_run(tmp_path / "a", 0, 0.9)])
+    assert str(tmp_path) not in json.dumps(found)
+    assert "root" not in found["study"]["data"]
+
+
 def test_an_unfinished_run_is_named(tmp_path):
     with pytest.raises(UserError, match=r"results\.json"):
         summarise([tmp_path])
