@@ -24,7 +24,7 @@ from fedkr.audit import audit_model, pooled_rows, worst_site
 from fedkr.audit.leakage import CurvePoint, SyntheticSlices, curve_points, draw_slices, training_sets
 from fedkr.audit.pipeline_shadows import Draws
 from fedkr.config import AuditConfig, Study
-from fedkr.data import ImageSet, load_source
+from fedkr.data import ImageSet
 from fedkr.environment import hardware, package_versions
 from fedkr.errors import UserError
 from fedkr.models import build_classifier
@@ -32,19 +32,18 @@ from fedkr.progress import FileProgress
 from fedkr.recycle.classifier import train_on_real
 from fedkr.recycle.distill import distill_student
 from fedkr.training import Runtime, predict_logits
-from server.composition import CONFIG_NAME
 from simulations.centralised import pooled
-from simulations.command import command_of
+from simulations.command import command_of, portable
 from simulations.guard import guarded
 from simulations.leakage_figures import as_csv, as_png
 from simulations.live import LiveView, run_folders
 from simulations.main import PROGRAM as SIMULATE
 from simulations.main import compose_and_run
-from simulations.study import STUDY_FILE, check_models, located, only_run_in, settled
+from simulations.study import STUDY_FILE, only_run_in, prepared
 from sites.auditing import SiteAudit
 from sites.workspace import open_site
 
-PROGRAM, FOLDER = "fedkr leakage", "leakage"
+PROGRAM, CONFIG, FOLDER = "fedkr leakage", "leakage", "leakage"
 HEADLINE = "rmia"
 LEAST_REFERENCES = 16
 Row = dict[str, Any]
@@ -57,7 +56,7 @@ def main(arguments: Sequence[str]) -> int:
         UserError: a folder that is no simulation's, or options beside it.
     """
     if not arguments or arguments[0].startswith("-") or "=" in arguments[0]:
-        return compose_and_run(arguments, measure_study, PROGRAM, CONFIG_NAME)
+        return compose_and_run(arguments, measure_study, PROGRAM, CONFIG)
     if len(arguments) > 1:
         raise UserError(f"{arguments[1]}: a run has its options already; give a run folder or options, not both")
     measure_run(Path(arguments[0]))
@@ -79,13 +78,10 @@ def measure_run(run: Path) -> Path:
 
 def measure_study(study: Study) -> Path:
     """Measure the curve of a study in a run folder of its own; return the folder of the results."""
-    study = located(study)
-    source = load_source(study.data)
-    study = settled(study, source, prefix="leakage-")
-    check_models(study, source)
+    study, _ = prepared(study, Console(), prefix="leakage-")
     run_dir = Path(study.run_dir)
-    run_dir.mkdir(parents=True, exist_ok=True)
-    write_atomic(run_dir / STUDY_FILE, study.to_json().encode())
+    with only_run_in(run_dir):
+        write_atomic(run_dir / STUDY_FILE, study.to_json().encode())
     return _measured(study)
 
 
@@ -144,7 +140,7 @@ class LeakageCurve:
         slices = [draw_slices(audit.pipeline, max(point.slices for point in points)) for audit in self.audits]
         rows = [self.point(point, slices) for point in points]
         return {
-            "study": dataclasses.asdict(without_folders(self.study)),
+            "study": portable(dataclasses.asdict(self.study)),
             "seed": self.study.seed,
             "headline": f"{HEADLINE}@direct",
             "references": self.study.audit.direct_references,
@@ -258,12 +254,6 @@ def union(sites: Sequence[Draws], rounds: int) -> Draws:
     images = [np.concatenate([images for images, _ in parts]) for parts in drawn]
     labels = [np.concatenate([labels for _, labels in parts]) for parts in drawn]
     return Draws(np.concatenate(images), np.concatenate(labels).astype(np.float16), tuple(map(len, images)))
-
-
-def without_folders(study: Study) -> Study:
-    """Return the study without where its files lie on this machine."""
-    data = dataclasses.replace(study.data, root="", path=Path(study.data.path).name)
-    return dataclasses.replace(study, data=data, run_dir="", out="")
 
 
 def accuracy(logits: np.ndarray, test: ImageSet) -> Row:

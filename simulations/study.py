@@ -43,16 +43,10 @@ def run_study(study: Study) -> Path:
         UserError: settings or data that no run could work with, found before anything is started.
         RunFailed: the run ended without completing; the same command continues it.
     """
-    started = time.time()
-    study = located(study)
-    console = Console()
-    source = load_source(study.data)
-    study = settled(study, source)
-    for warning in source.warnings:
-        console.print(f"warning: {warning}", style="yellow", highlight=False, soft_wrap=True)
+    started, console = time.time(), Console()
+    study, source = prepared(study, console)
     run_dir = Path(study.run_dir)
     sites = simulated_sites(study, source)
-    check_models(study, source)
     with only_run_in(run_dir):
         write_atomic(run_dir / STUDY_FILE, study.to_json().encode())
         repeated = finished(study, run_dir) and (run_dir / "results.json").exists()
@@ -67,6 +61,25 @@ def run_study(study: Study) -> Path:
         console.print(f"warning: without {lost}", style="yellow", highlight=False, soft_wrap=True)
     console.print(f"report: {report}", highlight=False, soft_wrap=True)
     return run_dir
+
+
+def prepared(study: Study, console: Console, prefix: str = "") -> tuple[Study, Source]:
+    """Read a study's data and check its models; return it as it will run, with its data.
+
+    Args:
+        study: as it was composed.
+        console: where the data's warnings go.
+        prefix: begins the run folder's name where it is not given.
+
+    Raises:
+        UserError: data or settings that no run could work with.
+    """
+    study = located(study)
+    source = load_source(study.data)
+    for warning in source.warnings:
+        console.print(f"warning: {warning}", style="yellow", highlight=False, soft_wrap=True)
+    check_models(study, source)
+    return settled(study, source, prefix), source
 
 
 def located(study: Study) -> Study:

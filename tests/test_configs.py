@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 import yaml
+from hydra import compose, initialize_config_module
 
 import configs
 from fedkr.config import Study
 from fedkr.errors import UserError
-from server.composition import compose_study
+from server.composition import compose_study, register_schema, study_from_config
 
 ROOT = Path(configs.__file__).parent
 GROUPS = ("dataset", "partition", "generator", "teacher", "student", "strategy", "audit", "backend")
@@ -59,6 +60,16 @@ def test_each_choice_composes_to_a_valid_study(group: str, choice: str) -> None:
         assert getattr(study, group).kind == choice
     if group == "dataset":
         assert study.data.name == choice
+
+
+@pytest.mark.parametrize("dataset", [file.stem for file in sorted((ROOT / "kr").glob("*.yaml"))])
+def test_a_datasets_budgets_for_one_site_compose_to_a_valid_study(dataset: str) -> None:
+    register_schema()
+    with initialize_config_module("configs", version_base="1.3"):
+        study = study_from_config(compose("kr", overrides=[f"dataset={dataset}"]))
+    budgets = yaml.safe_load((ROOT / "kr" / f"{dataset}.yaml").read_text())
+    assert (study.data.name, study.federation.sites) == (dataset, 1)
+    assert study.generator.steps == budgets["generator"]["steps"]
 
 
 def test_every_single_label_medmnist_set_is_a_choice() -> None:

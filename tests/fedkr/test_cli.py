@@ -141,6 +141,15 @@ def test_help_of_simulate_lists_the_groups_and_their_choices(fedkr: Run) -> None
     assert "federation.sites=5" in printed
 
 
+@pytest.mark.parametrize(("command", "words"), [("kr", "--ablation"), ("leakage", "fedkr leakage RUN")])
+def test_help_of_a_command_with_the_same_options_is_its_own(fedkr: Run, command: str, words: str) -> None:
+    status, printed, _ = fedkr(command, "--help")
+    assert status == 0
+    assert f"Usage: fedkr {command} [GROUP=CHOICE" in printed
+    assert words in printed
+    assert "federation.sites=5" in printed
+
+
 def test_report_draws_the_run_again(fedkr: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     offer(monkeypatch, "simulations.study", redraw_report=lambda run: run / "report.html")
     assert fedkr("report", str(tmp_path)) == (0, f"{tmp_path}/report.html\n", "")
