@@ -8,12 +8,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from fedkr.artifacts import Artifact, StageStore, model_tensors, read_artifact, write_artifact
 from fedkr.audit import row_key
 from fedkr.config import Study
-from fedkr.data import ImageSet, SiteData
+from fedkr.data import ImageSet, SiteData, joined
 from fedkr.errors import UserError
 from fedkr.models import build_classifier
 from fedkr.progress import FileProgress
@@ -68,9 +66,7 @@ def run_centralised(study: Study, sites: dict[str, SiteData], test: ImageSet, ru
 
 def pooled(sites: dict[str, SiteData]) -> ImageSet:
     """Return the union of the sites' training splits."""
-    parts = [data.train for data in sites.values()]
-    images, labels = np.concatenate([p.images for p in parts]), np.concatenate([p.labels for p in parts])
-    return ImageSet(images, labels, parts[0].classes)
+    return joined([data.train for data in sites.values()])
 
 
 def _train(study: Study, data: ImageSet, runtime: Runtime, folder: Path) -> Artifact:

@@ -23,7 +23,7 @@ from fedkr.data.imageset import ImageSet
 from fedkr.errors import UserError
 from fedkr.models import build_classifier
 from fedkr.models.resnet import resnet18
-from fedkr.training import Runtime, predict_logits
+from fedkr.training import Runtime, predict_logits, to_model_input
 from fedkr.wire import load_weights
 from simulations.exported import WEIGHTS_FILE, ModelDescription
 
@@ -140,7 +140,7 @@ def check_answers(model: OutsideModel, data: ImageSet, path: Path, runtime: Runt
     probe, classes = data.images[:PROBED], len(data.classes)
     with torch.inference_mode():
         try:
-            out = model(_input(probe, runtime))
+            out = model(to_model_input(torch.from_numpy(probe).to(runtime.device)))
         except Exception as error:  # whatever the model's own code raises
             size = f"{data.channels} x {data.size} x {data.size}"
             reason = str(error).strip().splitlines()[-1:] or [type(error).__name__]
@@ -155,11 +155,6 @@ def check_answers(model: OutsideModel, data: ImageSet, path: Path, runtime: Runt
         raise UserError(f"{path}: gives NaN or infinite logits; check --mean and --std, and the model's weights")
     sums = out.float().sum(dim=1)
     model.gives_probabilities = bool((out >= 0).all() and (sums - 1).abs().max() < 1e-3)
-
-
-def _input(images: NDArray[np.uint8], runtime: Runtime) -> Tensor:
-    x = torch.from_numpy(np.ascontiguousarray(images)).to(runtime.device)
-    return x.permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
 def _exported(path: Path, shape: ImageSet) -> OutsideModel:
@@ -188,7 +183,10 @@ def _check_fit(path: Path, description: ModelDescription, shape: ImageSet) -> No
 
 
 def _is_torchscript(path: Path) -> bool:
-    return zipfile.is_zipfile(path) and any("/code/" in name for name in zipfile.ZipFile(path).namelist())
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return any("/code/" in name for name in archive.namelist())
 
 
 def _torchscript(path: Path) -> OutsideModel:
