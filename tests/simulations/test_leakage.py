@@ -104,6 +104,12 @@ def test_a_folder_that_is_no_run_of_a_simulation_is_refused(tmp_path):
         leakage.main([str(tmp_path)])
 
 
+def test_a_run_folder_that_cannot_be_made_is_named(tmp_path):
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(UserError, match=r"file/run: cannot be the run folder"):
+        leakage.measure_study(compose_study([*SMALL, f"run_dir={tmp_path}/file/run"]))
+
+
 def test_a_run_with_options_beside_it_is_refused(tmp_path):
     with pytest.raises(UserError, match="a run has its options already"):
         leakage.main([str(tmp_path), "seed=1"])
