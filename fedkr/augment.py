@@ -31,6 +31,13 @@ STRENGTHS = {
 }
 
 
+def positions(affine: Tensor, shape: list[int]) -> Tensor:
+    """Return float32 ``[N, H, W, 2]``: where each pixel of a view is taken from, by ``affine [N, 2, 3]``."""
+    # Autocast would round positions to bfloat16: up to half a pixel on large images.
+    with torch.autocast(affine.device.type, enabled=False):
+        return F.affine_grid(affine, shape, align_corners=False)
+
+
 def augment(images: Tensor, policy: str, flip: str, generator: torch.Generator) -> Tensor:
     """Return an augmented view of each image.
 
@@ -44,9 +51,7 @@ def augment(images: Tensor, policy: str, flip: str, generator: torch.Generator) 
         return images
     strength = STRENGTHS[policy]
     affine = _affine(len(images), strength, flip, generator).to(images.device)
-    # Autocast would round positions to bfloat16 on a GPU: up to half a pixel on large images.
-    with torch.autocast("cuda", enabled=False):
-        grid = F.affine_grid(affine, list(images.shape), align_corners=False)
+    grid = positions(affine, list(images.shape))
     views = F.grid_sample(images, grid, padding_mode="border", align_corners=False)
     if strength.contrast:
         gain = 1 + strength.contrast * _uniform((len(images), 2), generator).to(images.device)

@@ -222,16 +222,17 @@ def bench_generator(
     """Train and sample edm and biggan_deep against the plain diffusers loop, in one run, and compare."""
 
     def work() -> None:
-        from fedkr.benchmarks.generator import Budget, measure_cas, measure_generators, print_generators
+        from fedkr.benchmarks.generator import CAS_POINTS, Budget, measure_cas, measure_generators, print_generators
         from fedkr.config import DataConfig
         from fedkr.progress import SilentProgress
         from fedkr.training import Runtime
 
         budget, runtime = Budget(size, batch, width, steps, images, rounds), Runtime.choose(device, threads=threads)
-        result = measure_generators(budget, runtime, SilentProgress())
+        result = {}
         if cas:
             data = DataConfig(name=cas, root=str(root))
-            result["cas"] = measure_cas(data, cas_steps, 4, budget, runtime, SilentProgress())
+            result["cas"] = measure_cas(data, cas_steps, CAS_POINTS, budget, runtime, SilentProgress())
+        result |= measure_generators(budget, runtime, SilentProgress())
         print_generators(result)
         _write_json(out, result)
 

@@ -429,6 +429,11 @@ def _check_references(audit: AuditConfig) -> None:
         )
     if audit.pipeline_references and audit.pipeline_references < LEAST_REFERENCES:
         raise UserError(f"audit.pipeline_references={audit.pipeline_references}: 0, or at least {LEAST_REFERENCES}")
+    for name in ("direct_references", "pipeline_references"):
+        if getattr(audit, name) % 2:
+            raise UserError(
+                f"audit.{name}={getattr(audit, name)}: must be even, since each image is in half of the references"
+            )
 
 
 def _check_backend(backend: BackendConfig) -> None:

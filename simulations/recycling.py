@@ -16,7 +16,6 @@ from rich.table import Table
 
 from fedkr.artifacts import write_atomic
 from fedkr.config import Study
-from fedkr.data import load_source
 from fedkr.environment import hardware, package_versions
 from fedkr.progress import FileProgress
 from fedkr.recycle.single_site import ABLATION, USUAL, SingleSite, Variant
@@ -24,7 +23,7 @@ from fedkr.training import Runtime
 from simulations.guard import guarded
 from simulations.live import LiveView
 from simulations.main import compose_and_run
-from simulations.study import check_models, located, only_run_in, settled
+from simulations.study import STUDY_FILE, only_run_in, prepared
 
 PROGRAM, CONFIG = "fedkr kr", "kr"
 ABLATION_FLAG = "--ablation"
@@ -46,20 +45,18 @@ def run_single_site(study: Study, variants: Sequence[Variant]) -> Path:
     Raises:
         UserError: settings or data that no run could work with.
     """
-    study, console = located(study), Console()
-    source = load_source(study.data)
-    study = settled(study, source, prefix="kr-")
+    console = Console()
+    study, source = prepared(study, console, prefix="kr-")
     run_dir = Path(study.run_dir)
-    for warning in source.warnings:
-        console.print(f"warning: {warning}", style="yellow", highlight=False, soft_wrap=True)
-    check_models(study, source)
     with only_run_in(run_dir):
-        write_atomic(run_dir / "study.json", study.to_json().encode())
+        write_atomic(run_dir / STUDY_FILE, study.to_json().encode())
         console.print(f"run folder: {run_dir}", highlight=False, soft_wrap=True)
         runtime = Runtime.choose(study.device, study.precision, study.threads)
         site = SingleSite(study, source, run_dir / "stages", runtime, FileProgress(run_dir))
         with LiveView({"site": run_dir}):
-            results = measure(site, study, variants)
+            # What an earlier ablation trained stays in the results.
+            known = [variant for variant in ABLATION if variant in variants or site.knows(variant)]
+            results = measure(site, study, known)
         write_atomic(run_dir / "results.json", json.dumps(results, indent=1).encode() + b"\n")
         write_atomic(run_dir / "tuning.csv", search_csv(results).encode())
     console.print(comparison_table(results))

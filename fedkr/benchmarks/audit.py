@@ -12,12 +12,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
-from torch.nn import functional as F
 
 from fedkr.artifacts import StageStore
 from fedkr.audit.reference_models import (
@@ -29,9 +27,8 @@ from fedkr.audit.reference_models import (
     train_chunk,
 )
 from fedkr.audit.reference_training import ReferenceTask
-from fedkr.config import ClassifierConfig, DataConfig
-from fedkr.data.digits import load
-from fedkr.data.imageset import ImageSet
+from fedkr.benchmarks.enlarged import enlarged_digits
+from fedkr.config import ClassifierConfig
 from fedkr.environment import hardware, package_versions
 from fedkr.errors import UserError
 from fedkr.progress import SilentProgress
@@ -42,15 +39,6 @@ LEAST_SIZE = 8
 WARM_UP_STEPS = 2
 # As batched matrix products a stack takes ten times as long as the loop on a processor: not worth waiting for.
 ENGINES_ON_CPU = ("loop", "grouped")
-
-
-def enlarged_digits(size: int) -> ImageSet:
-    """Return the digits that are for training, bilinearly enlarged to uint8 ``[N, size, size, 1]``."""
-    digits = load(DataConfig()).pool
-    pixels = torch.tensor(digits.images).permute(0, 3, 1, 2).float()
-    larger = F.interpolate(pixels, size=(size, size), mode="bilinear", align_corners=False)
-    images = larger.round_().clamp_(0, 255).to(torch.uint8).permute(0, 2, 3, 1).numpy()
-    return ImageSet(np.ascontiguousarray(images), digits.labels, digits.classes)
 
 
 def measure_audit(

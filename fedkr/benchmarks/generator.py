@@ -23,9 +23,9 @@ from numpy.typing import NDArray
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
-from torch.nn import functional as F
 
 from fedkr.artifacts import Artifact
+from fedkr.benchmarks.enlarged import enlarged_digits
 from fedkr.benchmarks.plain_diffusion import PlainDiffusion
 from fedkr.config import ClassifierConfig, DataConfig, GeneratorConfig
 from fedkr.data import load_source
@@ -47,6 +47,7 @@ DDIM_STEPS = 50
 ENDLESS = 10**6
 LEAST_STEPS = 2
 WATCH_SECONDS = 0.005
+CAS_POINTS = 4
 CLASSIFIER = ClassifierConfig(arch="resnet8", width=16, steps=300)
 
 
@@ -137,15 +138,6 @@ class Fedkr:
 def contestant(kind: str, data: ImageSet, budget: Budget, runtime: Runtime, draw_steps: int = DDIM_STEPS) -> Contestant:
     """Return what is measured under the name ``kind``."""
     return Plain(data, budget, runtime, draw_steps) if kind == PLAIN else Fedkr(kind, data, budget, runtime)
-
-
-def enlarged_digits(size: int) -> ImageSet:
-    """Return scikit-learn's digits bilinearly enlarged to uint8 ``[N, size, size, 1]``."""
-    digits = load_source(DataConfig()).pool
-    pixels = torch.tensor(digits.images).permute(0, 3, 1, 2).float()
-    larger = F.interpolate(pixels, size=(size, size), mode="bilinear", align_corners=False)
-    images = larger.round_().clamp_(0, 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous().numpy()
-    return ImageSet(images, digits.labels, digits.classes)
 
 
 def measure_generators(budget: Budget, runtime: Runtime, progress: Progress) -> dict[str, Any]:
@@ -267,7 +259,12 @@ def measure_cas(
     Returns:
         ``curves``: for each kind, rows of step, training ``seconds``, ``sample_seconds`` and ``cas``; ``target``, the
         lower of the two best CAS; ``seconds_to_target`` for each; and the ``ratio`` of the plain loop's to edm's.
+
+    Raises:
+        UserError: fewer steps than points, or a dataset that cannot be read.
     """
+    if steps < points:
+        raise UserError(f"--cas-steps {steps}: must be at least {points}, one for each point of the curve")
     source = load_source(config)
     makers: dict[str, Callable[[], Contestant]] = {
         PLAIN: lambda: Plain(source.pool, budget, runtime),

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from fedkr.augment import positions
+
 # Both mirrors, scale (log2), rotation (cos - 1, sin), both shifts, brightness; all 0 where nothing was done.
 CONDITIONS = 8
 SCALE_LOG2 = 0.2
@@ -54,5 +56,4 @@ def augment_and_tell(images: Tensor, probability: float, rng: torch.Generator) -
 
 
 def _resample(images: Tensor, affine: Tensor) -> Tensor:
-    grid = F.affine_grid(affine, list(images.shape), align_corners=False)
-    return F.grid_sample(images, grid, padding_mode="reflection", align_corners=False)
+    return F.grid_sample(images, positions(affine, list(images.shape)), padding_mode="reflection", align_corners=False)

@@ -123,16 +123,21 @@ class SingleSite:
 
     def student(self, variant: Variant) -> Row:
         """Train a variant's student, or read what is known of it; return its figures on the test images."""
+        pipeline = self._pipeline_of(variant)
+        stage = self.stages.run("student", _key(variant, pipeline), lambda: self._distil(variant, pipeline))
+        return {"name": variant.name, **stage.info}
+
+    def knows(self, variant: Variant) -> bool:
+        """Whether the variant's student was trained before."""
+        return self.stages.path("student", _key(variant, self._pipeline_of(variant))).exists()
+
+    def _pipeline_of(self, variant: Variant) -> SitePipeline:
         study = self.study
         if variant.copies > 1:
             options = {"kind": study.generator.kind, "copies": variant.copies, "options": study.generator.options}
             mixture = dataclasses.replace(study.generator, kind="mixture", options=options)
             study = dataclasses.replace(study, generator=mixture)
-        pipeline = self._pipeline(study, variant.judge)
-        key = {"choice": pipeline.choice_key()}
-        settings = {name: value for name, value in dataclasses.asdict(variant).items() if name != "name"}
-        stage = self.stages.run("student", key | settings, lambda: self._distil(variant, pipeline))
-        return {"name": variant.name, **stage.info}
+        return self._pipeline(study, variant.judge)
 
     def _distil(self, variant: Variant, pipeline: SitePipeline) -> Artifact:
         config, train, started = self.study.student, self.data.train, time.perf_counter()
@@ -154,6 +159,12 @@ class SingleSite:
         costs = {"sets": source.sets, "images": source.images, "sampling_seconds": source.seconds}
         seconds = time.perf_counter() - started
         return Artifact({}, {"step": best.info["step"], **figures(logits, self.test), **costs, "seconds": seconds})
+
+
+def _key(variant: Variant, pipeline: SitePipeline) -> Row:
+    """Return all that a variant's student depends on; what the variant is called does not matter."""
+    settings = {name: value for name, value in dataclasses.asdict(variant).items() if name != "name"}
+    return {"choice": pipeline.choice_key()} | settings
 
 
 class SyntheticSource:

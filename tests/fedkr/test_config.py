@@ -93,6 +93,8 @@ def test_a_whole_number_is_taken_for_a_real_one() -> None:
         ("audit.headline", "confidence"),
         ("audit.delta", 2.0),
         ("audit.pipeline_references", 3),
+        ("audit.pipeline_references", 5),
+        ("audit.direct_references", 5),
         ("device", "tpu"),
     ],
 )

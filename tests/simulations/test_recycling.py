@@ -77,6 +77,11 @@ def test_the_ablation_has_a_row_for_each_variant_and_trains_only_what_is_missing
     assert old.items() < new.items()
 
 
+def test_a_run_without_the_flag_keeps_what_an_ablation_trained(ablation):
+    folder, results, _ = ablation
+    assert [row["name"] for row in kr(folder)["rows"]] == [row["name"] for row in results["rows"]]
+
+
 def test_the_ratio_changes_how_many_images_a_set_has(ablation):
     named = {row["name"]: row for row in ablation[1]["rows"]}
     train = ablation[1]["images"]["train"]

@@ -7,7 +7,8 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
-from fedkr.benchmarks.audit import enlarged_digits, measure_audit, print_audit
+from fedkr.benchmarks.audit import measure_audit, print_audit
+from fedkr.benchmarks.enlarged import enlarged_digits
 from fedkr.cli import app
 from fedkr.config import ClassifierConfig
 from fedkr.errors import UserError
