@@ -197,5 +197,7 @@ def _canary_row(
     sides = own[planted.included], own[~planted.included]
     metrics = membership_metrics(*sides, fprs=config.fprs, bootstrap=config.bootstrap, seed=seed)
     # Half of so few images chooses no threshold worth quoting.
-    metrics = dataclasses.replace(metrics, balanced_accuracy=None)
+    metrics = dataclasses.replace(
+        metrics, balanced_accuracy=None, balanced_accuracy_low=None, balanced_accuracy_high=None
+    )
     return [dataclasses.replace(row, metrics=metrics, duplicates=0, roc=[])]

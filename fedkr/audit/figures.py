@@ -58,7 +58,8 @@ class AttackResult:
             if not entry.resolved:
                 key = f"unresolved_tpr_at_fpr_{entry.fpr:g}"
                 row |= {key: entry.rate, f"{key}_low": entry.rate_low, f"{key}_high": entry.rate_high}
-        row |= {"balanced_accuracy": m.balanced_accuracy, "members": m.members, "nonmembers": m.nonmembers}
+        row |= {f"balanced_accuracy{end}": getattr(m, f"balanced_accuracy{end}") for end in ("", "_low", "_high")}
+        row |= {"members": m.members, "nonmembers": m.nonmembers}
         row |= {"duplicates": self.duplicates, "headline": int(self.headline)}
         return row | {"roc": [list(point) for point in self.roc]}
 

@@ -14,6 +14,7 @@ from fedkr.audit.names import (
     AUDIT_METRICS,
     CANARY,
     CLASS_AUCS,
+    INTERVAL,
     adversary_of,
     headline_key,
     metric_names,
@@ -58,7 +59,9 @@ def _row_figures(row: AttackResult) -> dict[str, Metric | None]:
     for entry in m.tprs:
         key = f"tpr-at-fpr-{entry.fpr:g}"
         values |= {key: entry.rate, f"{key}-low": entry.rate_low, f"{key}-high": entry.rate_high}
-    values |= {"balanced-accuracy": m.balanced_accuracy, "members": m.members, "nonmembers": m.nonmembers}
+    halves = m.balanced_accuracy, m.balanced_accuracy_low, m.balanced_accuracy_high
+    values |= {f"balanced-accuracy{end}": value for end, value in zip(INTERVAL, halves, strict=True)}
+    values |= {"members": m.members, "nonmembers": m.nonmembers}
     values |= {"duplicates": row.duplicates, "others": None if row.others is None else int(row.others)}
     if row.roc:
         values |= {"roc-fpr": [fpr for fpr, _ in row.roc], "roc-tpr": [tpr for _, tpr in row.roc]}
@@ -132,7 +135,8 @@ class _Reader:
     def measured(self, at: str, planted: bool) -> MembershipMetrics:
         """Return the figures whose names begin with ``at``; ``planted`` ones have no balanced accuracy."""
         nonmembers = self.count(f"{at}nonmembers", least=1)
-        halves = f"{at}balanced-accuracy"
+        name = f"{at}balanced-accuracy"
+        halves = self.interval(name) if name in self.metrics and not planted else (None, None, None)
         auc, low, high = self.interval(f"{at}auc")
         return MembershipMetrics(
             auc=auc,
@@ -142,9 +146,11 @@ class _Reader:
                 TprAtFpr(fpr, *self.interval(f"{at}tpr-at-fpr-{fpr:g}"), resolvable(fpr, nonmembers))
                 for fpr in self.config.fprs
             ),
-            balanced_accuracy=self.rate(halves) if halves in self.metrics and not planted else None,
+            balanced_accuracy=halves[0],
             members=self.count(f"{at}members", least=1),
             nonmembers=nonmembers,
+            balanced_accuracy_low=halves[1],
+            balanced_accuracy_high=halves[2],
         )
 
     def roc(self, at: str) -> list[tuple[float, float]]:
@@ -188,7 +194,7 @@ class _Reader:
 
     def interval(self, name: str) -> tuple[float, float, float]:
         """Return a rate with its lower and upper limit."""
-        value, low, high = (self.rate(f"{name}{end}") for end in ("", "-low", "-high"))
+        value, low, high = (self.rate(f"{name}{end}") for end in INTERVAL)
         if low > high:
             raise UserError(f"{name}: the lower limit {low} is above the upper limit {high}")
         return value, low, high

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -62,6 +63,7 @@ class MembershipMetrics:
         tprs: one entry a requested FPR.
         balanced_accuracy: at the best threshold of one half, measured on the other; None with fewer than 2 of a side.
         members, nonmembers: how many examples the figures rest on.
+        balanced_accuracy_low, balanced_accuracy_high: its 95 % interval, the threshold taken as it is.
     """
 
     auc: float
@@ -71,6 +73,8 @@ class MembershipMetrics:
     balanced_accuracy: float | None
     members: int
     nonmembers: int
+    balanced_accuracy_low: float | None = None
+    balanced_accuracy_high: float | None = None
 
 
 class RocCounts:
@@ -185,6 +189,7 @@ def membership_metrics(
     low, high = np.quantile(aucs, LIMITS) if several else (0.0, 1.0)
     rates = counts.tpr(np.ones((1, len(members))), np.ones((1, len(nonmembers))), fprs)[0]
     intervals = np.quantile(tprs, LIMITS, axis=0).T if several else np.tile([0.0, 1.0], (len(fprs), 1))
+    halves = _balanced_accuracy(members, nonmembers, units, bootstrap, rng) if several else (None, None, None)
     return MembershipMetrics(
         auc=auc(members, nonmembers),
         auc_low=float(low),
@@ -193,9 +198,11 @@ def membership_metrics(
             TprAtFpr(fpr, float(rate), float(ends[0]), float(ends[1]), resolvable(fpr, len(nonmembers)))
             for fpr, rate, ends in zip(fprs, rates, intervals, strict=True)
         ),
-        balanced_accuracy=_balanced_accuracy(members, nonmembers, units, rng),
+        balanced_accuracy=halves[0],
         members=len(members),
         nonmembers=len(nonmembers),
+        balanced_accuracy_low=halves[1],
+        balanced_accuracy_high=halves[2],
     )
 
 
@@ -226,14 +233,26 @@ def _draw(unit: NDArray[np.intp], size: int, rng: np.random.Generator) -> Floats
 
 
 def _balanced_accuracy(
-    members: Floats, nonmembers: Floats, units: tuple[NDArray[np.intp], NDArray[np.intp]], rng: np.random.Generator
-) -> float | None:
-    if not several_units(units):
-        return None
+    members: Floats,
+    nonmembers: Floats,
+    units: tuple[NDArray[np.intp], NDArray[np.intp]],
+    bootstrap: int,
+    rng: np.random.Generator,
+) -> tuple[float, float, float]:
+    """Choose the threshold on a random half of the units; return the figure on the other half with its interval."""
     choosing = [_half(unit, rng) for unit in units]
     threshold = _best_threshold(members[choosing[0]], nonmembers[choosing[1]])
-    hits, rejections = members[~choosing[0]] > threshold, nonmembers[~choosing[1]] <= threshold
-    return float((hits.mean() + rejections.mean()) / 2)
+    right = members[~choosing[0]] > threshold, nonmembers[~choosing[1]] <= threshold
+    value = float((right[0].mean() + right[1].mean()) / 2)
+    rest = unit_index(right[0], units[0][~choosing[0]]), unit_index(right[1], units[1][~choosing[1]])
+    if not several_units(rest):
+        return value, 0.0, 1.0
+    drawn = [
+        (hits @ right[0] / hits.sum(1) + passed @ right[1] / passed.sum(1)) / 2
+        for hits, passed in resamples(rest, bootstrap, rng)
+    ]
+    low, high = np.quantile(np.concatenate(drawn), LIMITS)
+    return value, float(low), float(high)
 
 
 def _half(unit: NDArray[np.intp], rng: np.random.Generator) -> NDArray[np.bool_]:
@@ -257,7 +276,7 @@ def _cumulative(weights: Floats) -> Floats:
     return total
 
 
-def unit_index(scores: Floats, groups: NDArray[np.int64] | None) -> NDArray[np.intp]:
+def unit_index(scores: NDArray[Any], groups: NDArray[np.int64] | None) -> NDArray[np.intp]:
     """Return ``[n]``: the resampling unit of each score, its group (patient) or itself."""
     if groups is None:
         return np.arange(len(scores))

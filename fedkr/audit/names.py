@@ -22,8 +22,8 @@ CLASS_AUCS = tuple(f"class-auc{end}" for end in INTERVAL)
 # The bound follows from these and the study's delta, so that whoever reads them works it out again.
 EPSILON_FIGURES = ("coins", "guesses", "correct", "reason")
 _FIGURES = (
-    *(f"auc{end}" for end in INTERVAL),
-    *("balanced-accuracy", "duplicates", "members", "nonmembers", "others"),
+    *(f"{figure}{end}" for figure in ("auc", "balanced-accuracy") for end in INTERVAL),
+    *("duplicates", "members", "nonmembers", "others"),
     *RATES,
 )
 _FPR = r"0\.[0-9]{1,9}|[1-9](\.[0-9]{1,5})?e-[0-9]{2}"

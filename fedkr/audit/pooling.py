@@ -65,7 +65,7 @@ def _pooled(rows: Sequence[Row]) -> dict[str, Any]:
     for key in rows[0]:
         if key.startswith(TPR) and not key.endswith(("_low", "_high")):
             pooled |= _named(key, _pooled_tpr(rows, key, nonmembers))
-    pooled |= {"balanced_accuracy": None, "members": members, "nonmembers": nonmembers}
+    pooled |= _named("balanced_accuracy", None) | {"members": members, "nonmembers": nonmembers}
     pooled["duplicates"] = sum(row.get("duplicates", 0) for row in rows)
     return pooled | {"headline": int(all(row.get("headline") for row in rows)), "roc": None}
 

@@ -21,6 +21,7 @@ from fedkr.report.wording import (
     attack_label,
     attack_with_references,
     auc_interval,
+    balanced_interval,
     decimal,
     percent,
     references_label,
@@ -279,7 +280,7 @@ def _all_attacks(results: Results) -> str:
         return ""
     fprs = sorted({fpr for row in rows for fpr in row_fprs(row)}, reverse=True)
     titles = ["site", "attack", "references", "AUC [95 %]"]
-    titles += [f"TPR at {percent(fpr, 0 if fpr >= 0.01 else 1)} FPR" for fpr in fprs] + ["balanced accuracy"]
+    titles += [f"TPR at {percent(fpr, 0 if fpr >= 0.01 else 1)} FPR" for fpr in fprs] + ["balanced accuracy [95 %]"]
     folds = []
     for target in audited_targets(results):
         own = sorted((row for row in rows if row["target"] == target), key=lambda row: row["site"] != ALL_SITES)
@@ -297,5 +298,5 @@ def _attack_cells(row: AuditRow, fprs: Sequence[float]) -> list[Cell]:
         references_label(row.get("references")) or NONE,
         marked(auc_interval(row), row.get("auc_low"), CHANCE),
         *(tpr_interval(row, fpr) for fpr in fprs),
-        percent(row.get("balanced_accuracy")),
+        balanced_interval(row),
     ]

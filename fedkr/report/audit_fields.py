@@ -39,6 +39,8 @@ class AuditRow(AttackFigures, total=False):
     adversary: str
     others: bool | None
     balanced_accuracy: float | None
+    balanced_accuracy_low: float | None
+    balanced_accuracy_high: float | None
     members: int
     nonmembers: int
     duplicates: int

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from fedkr.report.audit_fields import AttackFigures
+from fedkr.report.audit_fields import AttackFigures, AuditRow
 from fedkr.report.results import Results
 
 STRATEGY_LABELS = {
@@ -136,8 +136,17 @@ def tpr_interval(row: AttackFigures, fpr: float = 0.01) -> str:
     tpr, low, high = tpr_figures(row, fpr)
     if tpr is None:
         return NOT_RESOLVABLE
-    interval = "" if low is None or high is None else f" [{100 * low:.1f}, {100 * high:.1f}]"
-    return percent(tpr) + interval
+    return percent(tpr) + _limits(low, high)
+
+
+def balanced_interval(row: AuditRow) -> str:
+    """Return the balanced accuracy at a threshold of other images, with its interval where there is one."""
+    limits = _limits(row.get("balanced_accuracy_low"), row.get("balanced_accuracy_high"))
+    return percent(row.get("balanced_accuracy")) + limits
+
+
+def _limits(low: float | None, high: float | None) -> str:
+    return "" if low is None or high is None else f" [{100 * low:.1f}, {100 * high:.1f}]"
 
 
 def tpr_figures(row: Mapping[str, Any], fpr: float) -> tuple[float | None, float | None, float | None]:
