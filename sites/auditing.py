@@ -30,7 +30,7 @@ from fedkr.audit import (
     to_metrics,
 )
 from fedkr.audit.copies import ReleaseCopies, check_copies
-from fedkr.audit.names import RELEASE
+from fedkr.audit.names import OF_ONE_SITE, RELEASE
 from fedkr.audit.pipeline_shadows import Draws, PipelineShadows, scaled_steps
 from fedkr.audit.reference_attacks import ReferenceModels
 from fedkr.audit.reference_models import balanced_membership, train_references
@@ -46,8 +46,6 @@ from fedkr.training import predict_logits
 from sites.workspace import Site
 
 REPORT_FILE = "audit.html"
-# Trained on this site's images alone, directly or by its releases: so are their references.
-OF_ONE_SITE = frozenset({"teacher", "local", "site-student"})
 
 
 class SiteAudit:

@@ -12,6 +12,8 @@ from fedkr.config import REFERENCE_ATTACKS, RELEASE_ATTACKS, THRESHOLD_ATTACKS, 
 RELEASE = "release"
 # Named beforehand: nearest neighbours in feature space find copies and near-copies alike, whatever the image's size.
 RELEASE_HEADLINE = "distance-features"
+# Trained on one site's images alone, directly or by its releases: so are their references.
+OF_ONE_SITE = frozenset({"teacher", "local", "site-student"})
 # Everybody else sees the final model only.
 _ADVERSARIES = {"site-student": "server", "update": "server", RELEASE: "server", "teacher": "owner", "local": "owner"}
 

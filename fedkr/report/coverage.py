@@ -6,6 +6,7 @@ from collections import defaultdict
 from typing import Any
 
 from fedkr.audit import ALL_SITES
+from fedkr.audit.names import OF_ONE_SITE
 from fedkr.config import ATTACKS, RELEASE_ATTACKS
 from fedkr.report.audit_fields import AuditRow
 from fedkr.report.audit_rows import ADVERSARIES, adversary, audited_sites, audited_targets
@@ -105,8 +106,9 @@ def _references(results: Results) -> str:
         )
     if not parts:
         return "Not used: each score comes from the attacked model alone."
-    alone = list(dict.fromkeys(row["site"] for row in rows if row.get("others") is False and row["site"] != ALL_SITES))
-    known = f" Without the other sites' releases at {listing(alone)}." if alone else ""
+    pooled = [row for row in rows if row["target"] not in OF_ONE_SITE and row["site"] != ALL_SITES]
+    alone = list(dict.fromkeys(row["site"] for row in pooled if row.get("others") is False))
+    known = f" Without the other sites' releases at {listing(alone)}, though the target knew them." if alone else ""
     return f"{_sentence('; '.join(parts))}. {_used(results)}{known}"
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from fedkr.audit import auc, pooled_rows, roc_points, tpr_at_fpr, worst_site
+from fedkr.audit.names import OF_ONE_SITE
 from fedkr.report import SiteSamples
 
 CLASSES = ["<script>alert(1)</script>", "cost $5 & $6", "plain"]
@@ -97,7 +98,7 @@ def measured_row(target, site, attack, references, headline):
     half = 0.6 / nonmembers**0.5
     area = auc(inside, outside)
     row = {"target": target, "site": site, "attack": attack, "references": references}
-    row |= {"adversary": ADVERSARIES.get(target, "outsider"), "others": site != "site-2"}
+    row |= {"adversary": ADVERSARIES.get(target, "outsider"), "others": site != "site-2" and target not in OF_ONE_SITE}
     row |= {"auc": area, "auc_low": max(area - half, 0), "auc_high": min(area + half, 1)}
     for fpr in (0.01, 0.001):
         tpr, key = tpr_at_fpr(inside, outside, fpr), f"tpr_at_fpr_{fpr:g}"

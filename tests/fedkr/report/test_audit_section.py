@@ -80,7 +80,7 @@ def test_what_was_tested_names_attacks_references_images_and_resolution(full_res
     topics = coverage.tested(full_results)
     assert "RMIA, LiRA (online), loss threshold" in topics["Attacks"]
     assert "16 direct ones a site" in topics["Reference models"]
-    assert "Without the other sites' releases at site-2" in topics["Reference models"]
+    assert "Without the other sites' releases at site-2, though the target knew them" in topics["Reference models"]
     assert "220 to 900 members" in topics["Images"]
     assert "1 % at 2 of 3 sites" in topics["Low false-positive rates"]
     assert topics["Coins"].startswith("560 fair coins")
