@@ -1,8 +1,12 @@
 """A small finished run, made without running anything."""
 
+import contextlib
 import dataclasses
 import json
 import os
+import subprocess
+import sys
+import time
 
 import numpy as np
 import psutil
@@ -93,3 +97,58 @@ def leftovers():
         return found
 
     return leftovers
+
+
+@pytest.fixture
+def patience():
+    """Return how many seconds a run may take to its next stage or its end."""
+    return 240
+
+
+@pytest.fixture
+def command():
+    """Start `fedkr simulate` as a process of its own; whatever happens, it is gone after the test."""
+    with contextlib.ExitStack() as stack:
+
+        def start(overrides, folder):
+            arguments = [sys.executable, "-m", "fedkr.cli", "simulate", *overrides, f"run_dir={folder}"]
+            with folder.with_suffix(".log").open("ab") as log:
+                process = subprocess.Popen(arguments, stdout=log, stderr=log, cwd=folder.parent)
+            stack.callback(end, process)
+            return process
+
+        yield start
+
+
+def end(process):
+    # Asked first, so that a run of several processes takes them all along.
+    process.terminate()
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(20)
+    process.kill()
+    process.wait()
+
+
+@pytest.fixture
+def wait_for_stage(patience):
+    """Wait until a file of a stage appears in a folder while the command still runs."""
+
+    def wait_for_stage(folder, pattern, process):
+        until = time.monotonic() + patience
+        while not list(folder.glob(pattern)):
+            assert process.poll() is None, folder.with_suffix(".log").read_text()
+            assert time.monotonic() < until, f"no {pattern} within {patience} s"
+            time.sleep(0.01)
+
+    return wait_for_stage
+
+
+@pytest.fixture
+def assert_untouched():
+    """Assert that stages are there as they were before, but for a generator's that was not finished."""
+
+    def assert_untouched(before, after):
+        finished = {path: t for path, t in before.items() if not path.name.startswith("generator-state")}
+        assert finished.items() <= after.items()
+
+    return assert_untouched

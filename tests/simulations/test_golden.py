@@ -1,4 +1,4 @@
-"""A whole study in seconds: its figures are those kept, its results are whole, and a second command does nothing."""
+"""A whole study in seconds: its figures are those kept, a second command does nothing, a killed one goes on."""
 
 import dataclasses
 import json
@@ -10,8 +10,6 @@ from fedkr.config import RELEASE_ATTACKS, Study
 from fedkr.data import load_source
 from server.composition import compose_study
 from simulations.study import simulated_sites
-
-pytestmark = pytest.mark.alone
 
 FIGURES = {"accuracy", "balanced_accuracy", "auc"}
 STRATEGY_KEYS = FIGURES | {"name", "bytes_up", "bytes_down", "seconds", "per_site"}
@@ -107,3 +105,21 @@ def test_a_second_command_repeats_no_stage_and_gives_the_same_numbers(
     assert run(golden_overrides, golden_run) == golden_run
     assert stages(golden_run) == before
     assert numbers(golden_run) == known
+
+
+def test_a_killed_command_continues_in_the_middle_of_a_generator_and_of_fedavg(
+    command, wait_for_stage, assert_untouched, run, golden_run, golden_overrides, numbers, stages, tmp_path
+):
+    folder, done = tmp_path / "run", {}
+    for pattern in ("sites/site-1/stages/generator-state-*", "server/stages/fedavg-*-r1-*"):
+        process = command(golden_overrides, folder)
+        wait_for_stage(folder, pattern, process)
+        process.kill()
+        process.wait()
+        assert not (folder / "results.json").exists()
+        assert_untouched(done, stages(folder))
+        done = stages(folder)
+    assert any("fedavg" in path.name for path in done) and any("release" in path.name for path in done)
+    run(golden_overrides, folder)
+    assert_untouched(done, stages(folder))
+    assert numbers(folder) == numbers(golden_run)
