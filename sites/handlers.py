@@ -73,6 +73,9 @@ def train_release(site: Site, request: wire.Request) -> RecordDict:
             "the site's policy"
         )
     release = site.pipeline.release(int(request.settings["round"]), site.policy.max_images)
+    if not site.policy.exact_counts:
+        # A ratio of small counts gives the counts away.
+        release.manifest.pop("recalls", None)
     return wire.release_reply(release, time.perf_counter() - started)
 
 

@@ -253,3 +253,5 @@ def _check_document(policy: Policy, content: RecordDict, name: str, record: Conf
         raise PolicyError(f"{name}: {problem}")
     if name == wire.CARD and "counts" in values and not policy.exact_counts:
         raise PolicyError("card: exact class counts may not leave (policy.exact_counts is false)")
+    if name == wire.MANIFEST and "recalls" in values and not policy.exact_counts:
+        raise PolicyError("manifest: recalls show exact class counts (policy.exact_counts is false)")

@@ -113,6 +113,12 @@ def test_the_classes_own_proportions_are_refused_where_exact_counts_may_not_leav
     assert wire.read_release(ask(site(exact_counts=True), wire.RELEASE, round=1))
 
 
+def test_without_exact_counts_no_recall_leaves_with_a_release(site, ask, study):
+    study.recycle.balance = "balanced"
+    assert "recalls" in wire.read_release(ask(site(exact_counts=True), wire.RELEASE, round=1)).manifest
+    assert "recalls" not in wire.read_release(ask(site(exact_counts=False), wire.RELEASE, round=1)).manifest
+
+
 def test_a_weights_round_scores_the_received_model_and_returns_one_of_the_same_shape(site, ask, study):
     opened = site(exact_counts=True)
     content = ask(opened, wire.TRAIN, **one_round(study))

@@ -341,6 +341,11 @@ def test_exact_class_counts_on_the_card_are_refused_where_the_policy_withholds_t
     refused(wire.DESCRIBE, card(counts={"train": [3, 4]}), "exact class counts", policy=CLOSED)
 
 
+def test_recalls_in_a_manifest_are_refused_where_the_policy_withholds_exact_counts(release_content):
+    refused(wire.RELEASE, release_content(recalls=[0.5, None]), "recalls", policy=CLOSED)
+    check_reply(OPEN, wire.RELEASE, release_content(recalls=[0.5, None]))
+
+
 # Documents.
 
 
