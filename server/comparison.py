@@ -100,9 +100,7 @@ class Comparison:
             cost[name] += info.get(name, 0)
         known = self.extras["recycling"].setdefault(site, dict(info.get("scores", {}), images=0))
         known["images"] += info["count"]
-        known |= {
-            name: info[name] for name in ("left_out", "recalls", "teacher", "checkpoint", "knobs") if name in info
-        }
+        known |= {name: info[name] for name in OF_MANIFEST if name in info}
         self.extras["releases"].setdefault(site, []).append(str(path.relative_to(self.run_dir)))
 
     def _read_local(self, pending: Pending) -> None:

@@ -176,9 +176,8 @@ class PipelineShadows:
     def _train_student(self, m: int, others: Draws | None) -> Artifact:
         own, study = self.release(m), self.target.study
         extra = 0 if others is None else others.sizes[0]
-        # The target's share of the union, by which its epochs are counted; the cap may have cut it.
-        slices = study.recycle.rounds if study.recycle.exchange == "once" else 1
-        usual = max(1, min(round(study.recycle.ratio * len(self.target.data.train)), self.max_images // slices))
+        # The target's share of the union, by which its epochs are counted.
+        _, usual = self.target.slices(self.max_images)
         steps = scaled_steps(study.student.steps, own.sizes[0] + extra, usual + extra)
         model = distill_student(
             dataclasses.replace(study.student, steps=steps),

@@ -261,8 +261,9 @@ def measure_cas(
         lower of the two best CAS; ``seconds_to_target`` for each; and the ``ratio`` of the plain loop's to edm's.
 
     Raises:
-        UserError: fewer steps than points, or a dataset that cannot be read.
+        UserError: numbers that make no benchmark, fewer steps than points, or a dataset that cannot be read.
     """
+    _check(budget)
     if steps < points:
         raise UserError(f"--cas-steps {steps}: must be at least {points}, one for each point of the curve")
     source = load_source(config)

@@ -250,9 +250,12 @@ class SitePipeline:
             self.stages.run("release", key, lambda: self._regenerate(round_number, max_images).as_artifact())
         )
 
-    def _regenerate(self, round_number: int, max_images: int | None) -> Release:
-        choice, teacher, generator = self.choose(), self.teacher().info, self.build_generator()
-        generator.load(self.checkpoint(choice["checkpoint"]))
+    def slices(self, max_images: int | None) -> tuple[int, int]:
+        """Return into how many slices a release divides, and how many images each has.
+
+        Raises:
+            UserError: the cap ``max_images`` leaves no image for each slice.
+        """
         recycle = self.study.recycle
         slices = recycle.rounds if recycle.exchange == "once" else 1
         count = max(1, round(recycle.ratio * len(self.data.train)))
@@ -262,6 +265,12 @@ class SitePipeline:
                 raise UserError(
                     f"the policy's max_images={max_images} is less than one image a slice ({slices} slices)"
                 )
+        return slices, count
+
+    def _regenerate(self, round_number: int, max_images: int | None) -> Release:
+        choice, teacher, generator = self.choose(), self.teacher().info, self.build_generator()
+        generator.load(self.checkpoint(choice["checkpoint"]))
+        recycle, (slices, count) = self.study.recycle, self.slices(max_images)
         rng, balance = numpy_rng(*self.seed("labels"), round_number), choice["knobs"].get("balance", recycle.balance)
         labels = np.concatenate(
             [release_labels(self.data.train, count, balance, recycle.min_class_count, rng) for _ in range(slices)]

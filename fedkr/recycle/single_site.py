@@ -96,13 +96,9 @@ class SingleSite:
     def __init__(self, study: Study, source: Source, folder: Path, runtime: Runtime, progress: Progress) -> None:
         self.study, self.test, self.runtime, self.progress = study, source.test, runtime, progress
         self.data, self.stages = official_splits(source, study.split.val), StageStore(folder)
-        self.pipeline = self._pipeline(study, "val")
-
-    def _pipeline(self, study: Study, judge: str) -> SitePipeline:
-        pipeline = SitePipeline(SITE, self.data, study, self.stages, self.runtime, self.progress)
-        if judge == "test":
-            pipeline.judge = self.test
-        return pipeline
+        # Each reads all images for the names of its stages: one serves all variants that select and generate alike.
+        self._pipelines: dict[tuple[int, str], SitePipeline] = {}
+        self.pipeline = self._pipeline_of(FULL)
 
     def reference(self) -> Row:
         """Return the figures of the classifier trained on real images, the teacher: what a student is compared with."""
@@ -132,12 +128,21 @@ class SingleSite:
         return self.stages.path("student", _key(variant, self._pipeline_of(variant))).exists()
 
     def _pipeline_of(self, variant: Variant) -> SitePipeline:
+        alike = variant.copies, variant.judge
+        if alike not in self._pipelines:
+            self._pipelines[alike] = self._new_pipeline(variant)
+        return self._pipelines[alike]
+
+    def _new_pipeline(self, variant: Variant) -> SitePipeline:
         study = self.study
         if variant.copies > 1:
             options = {"kind": study.generator.kind, "copies": variant.copies, "options": study.generator.options}
             mixture = dataclasses.replace(study.generator, kind="mixture", options=options)
             study = dataclasses.replace(study, generator=mixture)
-        return self._pipeline(study, variant.judge)
+        pipeline = SitePipeline(SITE, self.data, study, self.stages, self.runtime, self.progress)
+        if variant.judge == "test":
+            pipeline.judge = self.test
+        return pipeline
 
     def _distil(self, variant: Variant, pipeline: SitePipeline) -> Artifact:
         config, train, started = self.study.student, self.data.train, time.perf_counter()
