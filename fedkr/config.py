@@ -99,6 +99,7 @@ class TeacherConfig(ClassifierConfig):
 
     patience: int = 4
     evaluations: int = 10
+    keep: str = "accuracy"
     calibrate: bool = False
     single_class: str = "error"
 
@@ -354,6 +355,7 @@ def _check_classifiers(teacher: TeacherConfig, student: StudentConfig) -> None:
             at_least(f"{name}.{key}", getattr(model, key), 0)
         if not 0 <= model.label_smoothing < 1:
             raise UserError(f"{name}.label_smoothing={model.label_smoothing}: a share, from 0 to below 1")
+    _one_of("teacher.keep", teacher.keep, ("accuracy", "loss"))
     _one_of("teacher.single_class", teacher.single_class, ("error", "constant"))
     for key in ("evaluations", "patience"):
         at_least(f"teacher.{key}", getattr(teacher, key), 1)

@@ -94,9 +94,9 @@ def cosine(step: int, steps: int, warmup: int = 0) -> float:
     return 0.5 * (1.0 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
 
 
-def flat_warmup(step: int, steps: int, warmup: int = 50) -> float:
-    """Return the factor of a linear warm-up, then flat, then a linear decay over the last fifth."""
-    return min(1.0, (step + 1) / warmup, max(0.0, (steps - step) / (0.2 * steps)))
+def flat_warmup(step: int, steps: int, decay: float, warmup: int = 50) -> float:
+    """Return the factor of a linear warm-up, then flat, then a linear decay over the last share ``decay`` of steps."""
+    return min(1.0, (step + 1) / warmup, max(0.0, (steps - step) / (decay * steps)))
 
 
 class Training:

@@ -44,6 +44,7 @@ class Options:
     multiplier: int = 2
     blocks: int = 1
     lr: float = 2e-3
+    decay: float = 0.2
     ema: float = 0.995
     drop_class: float = 0.1
     augment: float = 0.0
@@ -85,7 +86,12 @@ class Generator(CheckpointedGenerator):
         reset_weights(self.net, *seed)
         optimizer = torch.optim.AdamW(self.net.parameters(), lr=o.lr, betas=(0.9, 0.99), weight_decay=0.0, fused=True)
         training = Training(
-            self.net, optimizer, lambda step: flat_warmup(step, steps), self.task.runtime, ema_decay=o.ema, clip=1.0
+            self.net,
+            optimizer,
+            lambda step: flat_warmup(step, steps, o.decay),
+            self.task.runtime,
+            ema_decay=o.ema,
+            clip=1.0,
         )
         return LossWork(training, self._loss(data, seed), steps)
 
@@ -193,6 +199,8 @@ def check_options(task: Task, options: Options, divisor: int) -> None:
     for name in ("lr", "sigma_data", "sigma_min"):
         positive(f"{where}.{name}", getattr(options, name))
     check_decay(f"{where}.ema", options.ema)
+    if not 0 < options.decay <= 1:
+        raise UserError(f"{where}.decay={options.decay}: a share of the steps, above 0 and up to 1")
     for name in ("augment", "drop_class"):
         if not 0 <= getattr(options, name) < 1:
             raise UserError(f"{where}.{name}={getattr(options, name)}: a probability, from 0 to below 1")

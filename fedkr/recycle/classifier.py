@@ -78,10 +78,11 @@ class ClassifierTraining:
         inputs = to_model_input(torch.from_numpy(images).to(self.runtime.device))
         labels = torch.from_numpy(targets).to(self.runtime.device).float()
         inputs = augment(inputs, self.config.augment, self.flip, torch_rng(*self.seed, "augment", step))
-        if self.relabel is not None:
-            labels = self.relabel(inputs)
         if self.config.mixup:
             inputs, labels = mix(inputs, labels, self.config.mixup, step, self.seed)
+        if self.relabel is not None:
+            # Asked about the very images that the student sees, mixed ones too (Beyer et al. 2022).
+            labels = self.relabel(inputs)
         if self.config.label_smoothing:
             labels = labels.lerp(torch.full_like(labels, 1 / labels.shape[1]), self.config.label_smoothing)
         loss = soft_label_loss(self.model(inputs), labels, getattr(self.config, "loss", "cross_entropy"))

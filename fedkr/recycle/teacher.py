@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 import torch
@@ -87,7 +88,7 @@ def keep_best(
     Args:
         work: the training; its own configuration says how many steps.
         judge: images that choose; the site's val split.
-        stopping: how often to look, and the patience.
+        stopping: how often to look, the patience, and by which figure.
         progress: is told of every step.
         stage: name of the work, as it is shown.
 
@@ -102,13 +103,18 @@ def keep_best(
         figures = {name: getattr(utility, name) for name in ("accuracy", "auc", "loss")}
         curve.append({"step": work.training.step, **figures})
         since_best += 1
-        if not best.info or (utility.accuracy, -utility.loss) >= (best.info["accuracy"], -best.info["loss"]):
+        if not best.info or _rank(figures, stopping.keep) >= _rank(best.info, stopping.keep):
             best, since_best = Artifact(model_tensors(work.model), dict(curve[-1])), 0
         elif since_best >= stopping.patience:
             break
     progress.finish(stage)
     best.info |= {"curve": curve, "temperature": 1.0}
     return best
+
+
+def _rank(figures: dict[str, Any], keep: str) -> tuple[float, ...]:
+    """Return what to compare evaluations by; on a small split many have equal accuracies, and the loss decides."""
+    return (-figures["loss"],) if keep == "loss" else (figures["accuracy"], -figures["loss"])
 
 
 def load_teacher(config: TeacherConfig, data: SiteData, artifact: Artifact, runtime: Runtime) -> nn.Module:

@@ -131,11 +131,18 @@ def test_cosine_warms_up_linearly_and_ends_near_zero():
 
 
 def test_the_generators_schedule_is_flat_between_warm_up_and_the_last_fifth():
-    factors = [flat_warmup(step, 1000) for step in range(1000)]
+    factors = [flat_warmup(step, 1000, decay=0.2) for step in range(1000)]
     assert factors[0] == pytest.approx(1 / 50)
     assert set(factors[49:801]) == {1.0}
     assert factors[900] == pytest.approx(0.5)
-    assert min(flat_warmup(step, 1) for step in range(1)) > 0
+    assert min(flat_warmup(step, 1, decay=0.2) for step in range(1)) > 0
+
+
+def test_the_generators_schedule_can_fall_all_the_way():
+    factors = [flat_warmup(step, 1000, decay=1.0) for step in range(1000)]
+    assert max(factors) == factors[47] == pytest.approx(0.953)
+    assert factors[500] == pytest.approx(0.5)
+    assert all(a > b > 0 for a, b in itertools.pairwise(factors[50:]))
 
 
 def test_pixels_become_numbers_between_minus_one_and_one():

@@ -221,6 +221,7 @@ def test_the_network_computes_the_numbers_of_diffusers_own(build):
         ({"width": 12}, "generator.options.width=12: must be a multiple of 8"),
         ({"solver": "huen"}, "generator.options.solver='huen': unknown solver; did you mean 'heun'"),
         ({"augment": 1.5}, "generator.options.augment=1.5: a probability, from 0 to below 1"),
+        ({"decay": 0.0}, "generator.options.decay=0.0: a share of the steps, above 0 and up to 1"),
         ({"drop_class": 1.0}, "generator.options.drop_class=1.0: a probability, from 0 to below 1"),
         ({"lr": 0}, "generator.options.lr=0.0: must be above 0"),
         ({"ema": 0}, "generator.options.ema=0.0: a decay between 0 and 1, such as 0.999"),
