@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import importlib
 import json
 import sys
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -14,6 +16,7 @@ import typer
 
 from fedkr import __version__
 from fedkr.errors import UserError
+from fedkr.progress import FileProgress
 
 app = typer.Typer(
     name="fedkr",
@@ -224,15 +227,15 @@ def bench_generator(
     def work() -> None:
         from fedkr.benchmarks.generator import CAS_POINTS, Budget, measure_cas, measure_generators, print_generators
         from fedkr.config import DataConfig
-        from fedkr.progress import SilentProgress
         from fedkr.training import Runtime
 
         budget, runtime = Budget(size, batch, width, steps, images, rounds), Runtime.choose(device, threads=threads)
         result = {}
-        if cas:
-            data = DataConfig(name=cas, root=str(root))
-            result["cas"] = measure_cas(data, cas_steps, CAS_POINTS, budget, runtime, SilentProgress())
-        result |= measure_generators(budget, runtime, SilentProgress())
+        with _shown("benchmark") as progress:
+            if cas:
+                data = DataConfig(name=cas, root=str(root))
+                result["cas"] = measure_cas(data, cas_steps, CAS_POINTS, budget, runtime, progress)
+            result |= measure_generators(budget, runtime, progress)
         print_generators(result)
         _write_json(out, result)
 
@@ -259,6 +262,15 @@ def _leave(work: Callable[[], int | None]) -> NoReturn:
     from simulations.guard import guarded
 
     raise typer.Exit(guarded(work))
+
+
+@contextlib.contextmanager
+def _shown(name: str) -> Iterator[FileProgress]:
+    """Show on the terminal, under ``name``, the progress of work that has no folder of its own."""
+    from simulations.live import LiveView
+
+    with tempfile.TemporaryDirectory() as folder, LiveView({name: Path(folder)}):
+        yield FileProgress(Path(folder))
 
 
 def _write_json(out: Path | None, values: object) -> None:

@@ -153,6 +153,7 @@ def measure_generators(budget: Budget, runtime: Runtime, progress: Progress) -> 
     """
     _check(budget)
     data, labels = enlarged_digits(budget.size), np.arange(budget.images) % 10
+    progress.update("measure", 0, budget.rounds * len(KINDS), unit="turn")
     measured = {kind: contestant(kind, data, budget, runtime) for kind in KINDS}
     for one in measured.values():
         _round(one, budget, LEAST_STEPS, labels[:LEAST_STEPS])
@@ -271,10 +272,8 @@ def measure_cas(
         PLAIN: lambda: Plain(source.pool, budget, runtime),
         "edm": lambda: Fedkr("edm", source.pool, budget, runtime, steps),
     }
-    curves = {
-        kind: _cas_curve(make(), source, [round(steps * (i + 1) / points) for i in range(points)], runtime, progress)
-        for kind, make in makers.items()
-    }
+    at = [round(steps * (i + 1) / points) for i in range(points)]
+    curves = {kind: _cas_curve(kind, make(), source, at, runtime, progress) for kind, make in makers.items()}
     target = min(max(row["cas"] for row in rows) for rows in curves.values())
     reached = {kind: next(r["seconds"] for r in rows if r["cas"] >= target) for kind, rows in curves.items()}
     ratio = reached[PLAIN] / reached["edm"]
@@ -282,17 +281,18 @@ def measure_cas(
 
 
 def _cas_curve(
-    one: Contestant, source: Source, steps: list[int], runtime: Runtime, progress: Progress
+    kind: str, one: Contestant, source: Source, steps: list[int], runtime: Runtime, progress: Progress
 ) -> list[dict[str, float]]:
-    labels, seconds, rows = np.sort(source.pool.labels), 0.0, list[dict[str, float]]()
+    labels, seconds, rows, stage = np.sort(source.pool.labels), 0.0, list[dict[str, float]](), f"CAS of {kind}"
+    progress.update(stage, 0, len(steps), unit="point")
     for step in steps:
         seconds += timed(partial(one.advance, step))[1]
         one.take()
         images, sampling = timed(lambda: one.draw(labels))
         cas = score(ImageSet(images, labels, source.pool.classes), source.test, runtime)
         rows.append({"step": step, "seconds": seconds, "sample_seconds": sampling, "cas": cas})
-        progress.update("cas", len(rows), len(steps), unit="point", cas=cas)
-    progress.finish("cas")
+        progress.update(stage, len(rows), len(steps), unit="point", cas=cas)
+    progress.finish(stage)
     return rows
 
 
