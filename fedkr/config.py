@@ -130,6 +130,7 @@ class RecycleConfig:
     search_steps: int = 100
     search_images: int = 512
     search_rungs: int = 1
+    tolerance: float = 0.0
     tuning_budget: int = 3
     tune_balances: list[str] = field(default_factory=list)
     tune_filters: list[float] = field(default_factory=list)
@@ -375,7 +376,8 @@ def _check_recycle(recycle: RecycleConfig) -> None:
     _one_of("recycle.metric", recycle.metric, ("accuracy", "auc"))
     for key in ("search_steps", "search_images", "search_rungs", "rounds", "views", "min_class_count"):
         at_least(f"recycle.{key}", getattr(recycle, key), 1)
-    at_least("recycle.tuning_budget", recycle.tuning_budget, 0)
+    for key in ("tuning_budget", "tolerance"):
+        at_least(f"recycle.{key}", getattr(recycle, key), 0)
     positive("recycle.ratio", recycle.ratio)
     positive("recycle.temperature", recycle.temperature)
 

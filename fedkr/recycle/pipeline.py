@@ -21,7 +21,15 @@ from fedkr.generators import Generator, Knobs, build_generator
 from fedkr.progress import Progress
 from fedkr.recycle.classifier import train_on_real
 from fedkr.recycle.drawing import BALANCES, SoftSet, confident, release_labels, sampling_knobs
-from fedkr.recycle.search import CandidateScorer, Score, best_of, chance_auc, halve
+from fedkr.recycle.search import (
+    CandidateScorer,
+    Score,
+    best_of,
+    chance_auc,
+    halve,
+    latest_near_best,
+    standard_error,
+)
 from fedkr.recycle.teacher import SoftLabeller, load_teacher, train_teacher
 from fedkr.release import Release
 from fedkr.seeds import numpy_rng
@@ -192,7 +200,9 @@ class SitePipeline:
         results = halve(trials, recycle.search_steps, recycle.search_rungs)
         rows += [{"step": s, **score.as_row()} for s, (score, _) in zip(checkpoints, results, strict=True)]
         self._refuse_collapsed([score for score, _ in results])
-        chosen = best_of(results)
+        best = results[best_of(results)][0]
+        margin = recycle.tolerance * standard_error(best.value, self.judge.labels, recycle.metric)
+        chosen = latest_near_best(results, margin) if recycle.tolerance else best_of(results)
         return checkpoints[chosen], results[chosen][0]
 
     def _refuse_collapsed(self, scores: list[Score]) -> None:
@@ -336,7 +346,15 @@ class SitePipeline:
         recycle, used = (
             self.study.recycle,
             (
-                *("search_steps", "search_images", "search_rungs", "tuning_budget", "tune_balances", "tune_filters"),
+                *(
+                    "search_steps",
+                    "search_images",
+                    "search_rungs",
+                    "tolerance",
+                    "tuning_budget",
+                    "tune_balances",
+                    "tune_filters",
+                ),
                 "refuse_collapsed",
                 *("metric", "views", "temperature", "balance", "filter"),
             ),

@@ -97,6 +97,31 @@ def best_of(results: Sequence[tuple[Score, int]]) -> int:
     return max(finalists, key=lambda index: results[index][0].order())
 
 
+def latest_near_best(results: Sequence[tuple[Score, int]], margin: float) -> int:
+    """Return the last index, among those trained the furthest, whose score is within ``margin`` of the best one's.
+
+    For checkpoints in the order of their steps. Short students are noisy judges, and training longer rarely harms a
+    generator: only a loss beyond the noise speaks against it (as in the one-standard-error rule, Breiman et al. 1984).
+    """
+    best = results[best_of(results)]
+    near = [
+        index
+        for index, (score, steps) in enumerate(results)
+        if steps == best[1] and score.value >= best[0].value - margin
+    ]
+    return max(near)
+
+
+def standard_error(value: float, labels: np.ndarray, metric: str) -> float:
+    """Return the standard error of a score of ``metric``, measured on int ``labels [N]``.
+
+    That of a share for accuracy. For AUC that of chance, shrunk as a share's is away from one half: near enough for
+    a tolerance.
+    """
+    spread = math.sqrt(value * (1 - value))
+    return 2 * spread * chance_auc(labels)[1] if metric == "auc" else spread / math.sqrt(len(labels))
+
+
 class StudentTrial:
     """A short GKD student on what one candidate draws; scored on ``judge``."""
 

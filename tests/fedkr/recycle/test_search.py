@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from fedkr.data import ImageSet
 from fedkr.evaluation import Utility
 from fedkr.recycle.drawing import release_labels
-from fedkr.recycle.search import Score, best_of, chance_auc, halve
+from fedkr.recycle.search import Score, best_of, chance_auc, halve, latest_near_best, standard_error
 
 
 def a_set(*counts):
@@ -113,6 +113,29 @@ def test_an_early_leader_that_was_dropped_later_is_not_the_best():
 
 def test_of_equal_scores_the_first_is_taken():
     assert best_of(halve([Scripted(0.5), Scripted(0.5)], 8, 1)) == 0
+
+
+def test_a_later_checkpoint_is_taken_where_it_is_as_good_but_for_noise():
+    results = halve([Scripted(v) for v in (0.90, 0.88, 0.80)], 8, 1)
+    assert latest_near_best(results, 0.0) == 0
+    assert latest_near_best(results, 0.03) == 1
+    assert latest_near_best(results, 0.2) == 2
+
+
+def test_a_checkpoint_that_was_dropped_is_not_taken_for_being_late():
+    results = halve([Scripted(v) for v in (0.5, 0.4, 0.1, 0.3)], 8, 2)
+    assert [steps for _, steps in results] == [8, 8, 4, 4]
+    assert latest_near_best(results, 1.0) == 1
+
+
+def test_standard_errors_are_those_that_scores_have():
+    rng, labels = np.random.default_rng(0), np.repeat([0, 1], [60, 20])
+    shares = (rng.random((4000, 80)) < 0.9).mean(axis=1)
+    assert standard_error(0.9, labels, "accuracy") == pytest.approx(shares.std(), rel=0.05)
+    # Normal scores a deviation apart have an AUC of 0.76.
+    scores = rng.normal(size=(4000, 80)) + labels
+    areas = (scores[:, 60:, None] > scores[:, None, :60]).mean(axis=(1, 2))
+    assert standard_error(areas.mean(), labels, "auc") == pytest.approx(areas.std(), rel=0.15)
 
 
 def test_chance_has_the_deviation_of_the_rank_statistic():
