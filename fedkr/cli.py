@@ -230,6 +230,7 @@ def bench_generator(
         from fedkr.training import Runtime
 
         budget, runtime = Budget(size, batch, width, steps, images, rounds), Runtime.choose(device, threads=threads)
+        budget.check()
         result = {}
         with _shown("benchmark") as progress:
             if cas:
@@ -267,9 +268,11 @@ def _leave(work: Callable[[], int | None]) -> NoReturn:
 @contextlib.contextmanager
 def _shown(name: str) -> Iterator[FileProgress]:
     """Show on the terminal, under ``name``, the progress of work that has no folder of its own."""
+    from rich.console import Console
+
     from simulations.live import LiveView
 
-    with tempfile.TemporaryDirectory() as folder, LiveView({name: Path(folder)}):
+    with tempfile.TemporaryDirectory() as folder, LiveView({name: Path(folder)}, Console(stderr=True)):
         yield FileProgress(Path(folder))
 
 

@@ -99,7 +99,7 @@ class TeacherConfig(ClassifierConfig):
 
     patience: int = 4
     evaluations: int = 10
-    keep: str = "accuracy"
+    keep_by: str = "accuracy"
     calibrate: bool = False
     single_class: str = "error"
 
@@ -130,7 +130,7 @@ class RecycleConfig:
     search_steps: int = 100
     search_images: int = 512
     search_rungs: int = 1
-    tolerance: float = 0.0
+    search_tolerance: float = 0.0
     tuning_budget: int = 3
     tune_balances: list[str] = field(default_factory=list)
     tune_filters: list[float] = field(default_factory=list)
@@ -356,7 +356,7 @@ def _check_classifiers(teacher: TeacherConfig, student: StudentConfig) -> None:
             at_least(f"{name}.{key}", getattr(model, key), 0)
         if not 0 <= model.label_smoothing < 1:
             raise UserError(f"{name}.label_smoothing={model.label_smoothing}: a share, from 0 to below 1")
-    _one_of("teacher.keep", teacher.keep, ("accuracy", "loss"))
+    _one_of("teacher.keep_by", teacher.keep_by, ("accuracy", "loss"))
     _one_of("teacher.single_class", teacher.single_class, ("error", "constant"))
     for key in ("evaluations", "patience"):
         at_least(f"teacher.{key}", getattr(teacher, key), 1)
@@ -376,8 +376,9 @@ def _check_recycle(recycle: RecycleConfig) -> None:
     _one_of("recycle.metric", recycle.metric, ("accuracy", "auc"))
     for key in ("search_steps", "search_images", "search_rungs", "rounds", "views", "min_class_count"):
         at_least(f"recycle.{key}", getattr(recycle, key), 1)
-    for key in ("tuning_budget", "tolerance"):
-        at_least(f"recycle.{key}", getattr(recycle, key), 0)
+    at_least("recycle.tuning_budget", recycle.tuning_budget, 0)
+    if not recycle.search_tolerance >= 0:
+        raise UserError(f"recycle.search_tolerance={recycle.search_tolerance}: standard errors, 0 (off) or more")
     positive("recycle.ratio", recycle.ratio)
     positive("recycle.temperature", recycle.temperature)
 

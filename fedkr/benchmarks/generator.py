@@ -71,6 +71,16 @@ class Budget:
     images: int = 256
     rounds: int = 5
 
+    def check(self) -> None:
+        """Raise :class:`UserError` for the first number that makes no benchmark."""
+        for name, value in asdict(self).items():
+            if value < 1:
+                raise UserError(f"--{name} {value}: must be at least 1")
+        if self.size % 4 or self.size < 8:
+            raise UserError(f"--size {self.size}: must be 8 or more and a multiple of 4")
+        if self.width % GROUPS:
+            raise UserError(f"--width {self.width}: must be a multiple of {GROUPS}")
+
 
 class Contestant(Protocol):
     """What is trained, drawn from and timed."""
@@ -151,22 +161,27 @@ def measure_generators(budget: Budget, runtime: Runtime, progress: Progress) -> 
     Raises:
         UserError: a number that makes no benchmark.
     """
-    _check(budget)
+    budget.check()
     data, labels = enlarged_digits(budget.size), np.arange(budget.images) % 10
-    progress.update("measure", 0, budget.rounds * len(KINDS), unit="turn")
     measured = {kind: contestant(kind, data, budget, runtime) for kind in KINDS}
     for one in measured.values():
         _round(one, budget, LEAST_STEPS, labels[:LEAST_STEPS])
     rates: dict[str, list[tuple[float, float]]] = {kind: [] for kind in KINDS}
+    progress.update("measure", 0, budget.rounds * len(KINDS), unit="turn")
     for turn in range(budget.rounds):
         for place, (kind, one) in enumerate(measured.items()):
             rates[kind].append(_round(one, budget, LEAST_STEPS + (turn + 1) * budget.steps, labels))
             progress.update("measure", turn * len(KINDS) + place + 1, budget.rounds * len(KINDS), unit="turn")
     progress.finish("measure")
+    rows = list[dict[str, Any]]()
+    for kind in KINDS:
+        progress.update("memory", len(rows), len(KINDS), unit="generator")
+        rows.append(_row(kind, rates, peak_mib(kind, budget, runtime)))
+    progress.finish("memory")
     return {
         "budget": asdict(budget),
         "data": "scikit-learn digits, enlarged",
-        "rows": [_row(kind, rates, peak_mib(kind, budget, runtime)) for kind in KINDS],
+        "rows": rows,
         "runtime": runtime.describe() | {"threads": torch.get_num_threads()},
         "hardware": hardware(),
         "versions": package_versions(),
@@ -264,7 +279,7 @@ def measure_cas(
     Raises:
         UserError: numbers that make no benchmark, fewer steps than points, or a dataset that cannot be read.
     """
-    _check(budget)
+    budget.check()
     if steps < points:
         raise UserError(f"--cas-steps {steps}: must be at least {points}, one for each point of the curve")
     source = load_source(config)
@@ -272,8 +287,8 @@ def measure_cas(
         PLAIN: lambda: Plain(source.pool, budget, runtime),
         "edm": lambda: Fedkr("edm", source.pool, budget, runtime, steps),
     }
-    at = [round(steps * (i + 1) / points) for i in range(points)]
-    curves = {kind: _cas_curve(kind, make(), source, at, runtime, progress) for kind, make in makers.items()}
+    points_at = [round(steps * (i + 1) / points) for i in range(points)]
+    curves = {kind: _cas_curve(kind, make(), source, points_at, runtime, progress) for kind, make in makers.items()}
     target = min(max(row["cas"] for row in rows) for rows in curves.values())
     reached = {kind: next(r["seconds"] for r in rows if r["cas"] >= target) for kind, rows in curves.items()}
     ratio = reached[PLAIN] / reached["edm"]
@@ -344,13 +359,3 @@ def _cas_table(cas: dict[str, Any]) -> Table:
             seconds = (f"{row['seconds']:.1f}", f"{row['sample_seconds']:.1f}")
             table.add_row(kind, str(row["step"]), *seconds, f"{row['cas']:.3f}")
     return table
-
-
-def _check(budget: Budget) -> None:
-    for name, value in asdict(budget).items():
-        if value < 1:
-            raise UserError(f"--{name} {value}: must be at least 1")
-    if budget.size % 4 or budget.size < 8:
-        raise UserError(f"--size {budget.size}: must be 8 or more and a multiple of 4")
-    if budget.width % GROUPS:
-        raise UserError(f"--width {budget.width}: must be a multiple of {GROUPS}")

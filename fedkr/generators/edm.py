@@ -44,7 +44,7 @@ class Options:
     multiplier: int = 2
     blocks: int = 1
     lr: float = 2e-3
-    decay: float = 0.2
+    lr_decay: float = 0.2
     ema: float = 0.995
     drop_class: float = 0.1
     augment: float = 0.0
@@ -88,7 +88,7 @@ class Generator(CheckpointedGenerator):
         training = Training(
             self.net,
             optimizer,
-            lambda step: flat_warmup(step, steps, o.decay),
+            lambda step: flat_warmup(step, steps, o.lr_decay),
             self.task.runtime,
             ema_decay=o.ema,
             clip=1.0,
@@ -199,8 +199,8 @@ def check_options(task: Task, options: Options, divisor: int) -> None:
     for name in ("lr", "sigma_data", "sigma_min"):
         positive(f"{where}.{name}", getattr(options, name))
     check_decay(f"{where}.ema", options.ema)
-    if not 0 < options.decay <= 1:
-        raise UserError(f"{where}.decay={options.decay}: a share of the steps, above 0 and up to 1")
+    if not 0 < options.lr_decay <= 1:
+        raise UserError(f"{where}.lr_decay={options.lr_decay}: a share of the steps, above 0 and up to 1")
     for name in ("augment", "drop_class"):
         if not 0 <= getattr(options, name) < 1:
             raise UserError(f"{where}.{name}={getattr(options, name)}: a probability, from 0 to below 1")

@@ -26,9 +26,8 @@ from fedkr.recycle.search import (
     Score,
     best_of,
     chance_auc,
+    choose_checkpoint,
     halve,
-    latest_near_best,
-    standard_error,
 )
 from fedkr.recycle.teacher import SoftLabeller, load_teacher, train_teacher
 from fedkr.release import Release
@@ -37,6 +36,12 @@ from fedkr.training import Runtime
 
 # In standard deviations of chance: no checkpoint above the first while the teacher is above the second is a collapse.
 COLLAPSED, LEARNED = 2.0, 3.0
+# Of `recycle`: what the choice of checkpoint and knobs depends on.
+SEARCH_SETTINGS = (
+    *("search_steps", "search_images", "search_rungs", "search_tolerance"),
+    *("tuning_budget", "tune_balances", "tune_filters", "refuse_collapsed"),
+    *("metric", "views", "temperature", "balance", "filter"),
+)
 
 
 class SitePipeline:
@@ -192,17 +197,16 @@ class SitePipeline:
     def _best_checkpoint(
         self, scorer: CandidateScorer, generator: Generator, checkpoints: list[int], rows: list[dict[str, Any]]
     ) -> tuple[int, Score]:
-        """Checkpoint Optimisation; return the best checkpoint's step and its score."""
+        """Checkpoint Optimisation; return the chosen checkpoint's step and its score."""
         recycle, knobs, trials = self.study.recycle, generator.default_knobs(), []
         for step in checkpoints:
             generator.load(self.checkpoint(step))
             trials.append(scorer.trial(generator, knobs, f"checkpoint {step}"))
-        results = halve(trials, recycle.search_steps, recycle.search_rungs)
+        # With a tolerance the last checkpoint is taken unless it is clearly worse: it must not be dropped half-way.
+        results = halve(trials, recycle.search_steps, recycle.search_rungs, spare_last=recycle.search_tolerance > 0)
         rows += [{"step": s, **score.as_row()} for s, (score, _) in zip(checkpoints, results, strict=True)]
         self._refuse_collapsed([score for score, _ in results])
-        best = results[best_of(results)][0]
-        margin = recycle.tolerance * standard_error(best.value, self.judge.labels, recycle.metric)
-        chosen = latest_near_best(results, margin) if recycle.tolerance else best_of(results)
+        chosen = choose_checkpoint(results, recycle.search_tolerance, self.judge.labels)
         return checkpoints[chosen], results[chosen][0]
 
     def _refuse_collapsed(self, scores: list[Score]) -> None:
@@ -343,28 +347,13 @@ class SitePipeline:
 
     def choice_key(self) -> dict[str, Any]:
         """Return all that the choice of checkpoint and knobs depends on."""
-        recycle, used = (
-            self.study.recycle,
-            (
-                *(
-                    "search_steps",
-                    "search_images",
-                    "search_rungs",
-                    "tolerance",
-                    "tuning_budget",
-                    "tune_balances",
-                    "tune_filters",
-                ),
-                "refuse_collapsed",
-                *("metric", "views", "temperature", "balance", "filter"),
-            ),
-        )
+        recycle = self.study.recycle
         return (
             self._teacher_key()
             | self._generator_key()
             | {"student": dataclasses.asdict(self.study.student), "ratio": recycle.ratio}
             | {"judge": content_digest(self.judge)}
-            | {name: getattr(recycle, name) for name in used}
+            | {name: getattr(recycle, name) for name in SEARCH_SETTINGS}
         )
 
 

@@ -41,18 +41,22 @@ class Score:
         auc: for the collapse check.
         recalls: of each class, for the report; None for a class with few val images, whose recall would tell of
             single ones.
+        metric: what ``value`` is: ``accuracy`` or ``auc``.
     """
 
     value: float
     tie: float
     auc: float | None = None
     recalls: tuple[float | None, ...] = ()
+    metric: str = "accuracy"
 
     @staticmethod
     def of(utility: Utility, metric: str) -> Score:
         """Read the score that ``recycle.metric`` names; accuracy where val has one class only."""
-        value = utility.auc if metric == "auc" and utility.auc is not None else utility.accuracy
-        return Score(value, -utility.loss, utility.auc, tuple(utility.recalls(LEAST_FOR_RECALL)))
+        recalls = tuple(utility.recalls(LEAST_FOR_RECALL))
+        if metric == "auc" and utility.auc is not None:
+            return Score(utility.auc, -utility.loss, utility.auc, recalls, metric)
+        return Score(utility.accuracy, -utility.loss, utility.auc, recalls)
 
     def as_row(self) -> dict[str, float]:
         """Return the score as the report has it."""
@@ -70,13 +74,14 @@ class Trial(Protocol):
         """Train the student up to step ``until`` and return its score."""
 
 
-def halve(trials: Sequence[Trial], steps: int, rungs: int) -> list[tuple[Score, int]]:
+def halve(trials: Sequence[Trial], steps: int, rungs: int, spare_last: bool = False) -> list[tuple[Score, int]]:
     """Train all trials a little, the better half twice as far, and so on; return each one's last score and step.
 
     Args:
         trials: at least one.
         steps: how far the last ones are trained.
         rungs: how often scores are compared; 1 trains every trial to the end.
+        spare_last: train the last trial to the end whatever its score.
     """
     results: dict[int, tuple[Score, int]] = {}
     alive = list(range(len(trials)))
@@ -86,7 +91,7 @@ def halve(trials: Sequence[Trial], steps: int, rungs: int) -> list[tuple[Score, 
             results[index] = trials[index].advance(until), until
         alive.sort(key=lambda index: results[index][0].order(), reverse=True)
         # The last comparison is between two at least, wherever there are two.
-        alive = sorted(alive[: max(2, math.ceil(len(alive) / 2))])
+        alive = sorted({*alive[: max(2, math.ceil(len(alive) / 2))], *([len(trials) - 1] if spare_last else [])})
     return [results[index] for index in range(len(trials))]
 
 
@@ -97,29 +102,36 @@ def best_of(results: Sequence[tuple[Score, int]]) -> int:
     return max(finalists, key=lambda index: results[index][0].order())
 
 
-def latest_near_best(results: Sequence[tuple[Score, int]], margin: float) -> int:
-    """Return the last index, among those trained the furthest, whose score is within ``margin`` of the best one's.
+def choose_checkpoint(results: Sequence[tuple[Score, int]], tolerance: float, labels: np.ndarray) -> int:
+    """Return the index of the checkpoint to go on with, among those trained the furthest.
 
-    For checkpoints in the order of their steps. Short students are noisy judges, and training longer rarely harms a
-    generator: only a loss beyond the noise speaks against it (as in the one-standard-error rule, Breiman et al. 1984).
+    Short students on small val splits are noisy judges. With a tolerance a lower score speaks against a later
+    checkpoint only where it is more than noise: of diffusion models the later one is nearly always the better. (The
+    one-standard-error rule of Breiman et al. 1984 has the same scale and the other direction.) What a longer
+    training memorises, the audit has to tell.
+
+    Args:
+        results: of the checkpoints in the order of their steps.
+        tolerance: in standard errors of the best score; 0 takes the best.
+        labels: int ``[N]`` of the images that students were scored on.
     """
-    best = results[best_of(results)]
-    near = [
-        index
-        for index, (score, steps) in enumerate(results)
-        if steps == best[1] and score.value >= best[0].value - margin
-    ]
-    return max(near)
+    best = best_of(results)
+    if not tolerance:
+        return best
+    score, furthest = results[best]
+    least = score.value - tolerance * standard_error(score, labels)
+    return max(i for i, (other, steps) in enumerate(results) if steps == furthest and other.value >= least)
 
 
-def standard_error(value: float, labels: np.ndarray, metric: str) -> float:
-    """Return the standard error of a score of ``metric``, measured on int ``labels [N]``.
+def standard_error(score: Score, labels: np.ndarray) -> float:
+    """Return the standard error of a score on int ``labels [N]``; never 0, as a share of 1 on few images is luck too.
 
-    That of a share for accuracy. For AUC that of chance, shrunk as a share's is away from one half: near enough for
-    a tolerance.
+    That of a share for accuracy. For AUC that of chance (with several classes the mean over them), shrunk as a
+    share's is away from one half: near enough for a tolerance.
     """
-    spread = math.sqrt(value * (1 - value))
-    return 2 * spread * chance_auc(labels)[1] if metric == "auc" else spread / math.sqrt(len(labels))
+    share = (score.value * len(labels) + 1) / (len(labels) + 2)
+    spread = math.sqrt(share * (1 - share))
+    return 2 * spread * chance_auc(labels)[1] if score.metric == "auc" else spread / math.sqrt(len(labels))
 
 
 class StudentTrial:

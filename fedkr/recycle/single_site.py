@@ -46,7 +46,7 @@ class Variant:
             a release carries) or ``hard`` (the class that was asked for).
         fresh: regenerate every ``student.regenerate_every`` epochs, or train on one fixed set.
         ratio: images of a set, as a multiple of the training images.
-        optimised: take the best checkpoint, or the last.
+        optimised: take the checkpoint that the search chose, or the last.
         tuned: take the knobs that tuning found, or the generator's own.
         copies: generators that draw equal shares.
         judge: split that chooses checkpoint, knobs and the student's best evaluation: ``val``, or ``test`` to show

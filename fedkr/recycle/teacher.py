@@ -103,7 +103,7 @@ def keep_best(
         figures = {name: getattr(utility, name) for name in ("accuracy", "auc", "loss")}
         curve.append({"step": work.training.step, **figures})
         since_best += 1
-        if not best.info or _rank(figures, stopping.keep) >= _rank(best.info, stopping.keep):
+        if not best.info or _rank(figures, stopping.keep_by) >= _rank(best.info, stopping.keep_by):
             best, since_best = Artifact(model_tensors(work.model), dict(curve[-1])), 0
         elif since_best >= stopping.patience:
             break
@@ -112,9 +112,9 @@ def keep_best(
     return best
 
 
-def _rank(figures: dict[str, Any], keep: str) -> tuple[float, ...]:
-    """Return what to compare evaluations by; on a small split many have equal accuracies, and the loss decides."""
-    return (-figures["loss"],) if keep == "loss" else (figures["accuracy"], -figures["loss"])
+def _rank(figures: dict[str, Any], keep_by: str) -> tuple[float, ...]:
+    """Return what to compare evaluations by: accuracy with the loss for ties (a small split has many), or the loss."""
+    return (-figures["loss"],) if keep_by == "loss" else (figures["accuracy"], -figures["loss"])
 
 
 def load_teacher(config: TeacherConfig, data: SiteData, artifact: Artifact, runtime: Runtime) -> nn.Module:

@@ -31,6 +31,7 @@ CAPTION = (
     "order in which they were tried. Ring: chosen."
 )
 HALVED = " Those that successive halving dropped have the score at which it dropped them."
+TOLERATED = " A later checkpoint was taken before a better one where the two scores differ by no more than noise."
 RECALLS = (
     "Share of each class' val images that the chosen setting's classifier recognises: where it is low, the generator "
     "draws the class badly. A dash: too few val images of the class, whose recall would tell of single ones."
@@ -161,7 +162,8 @@ def _ring(ax: Axes, points: list[tuple[float, float, bool]], colour: str) -> Non
 def search_section(results: Results, figures: Figures) -> str:
     """Return the section: how each site chose, and how the weight-sharing baseline did."""
     tried = results.get("recycling", {})
-    halved = (results.get("study", {}).get("recycle") or {}).get("search_rungs", 1) > 1
+    recycle = results.get("study", {}).get("recycle") or {}
+    remarks = HALVED * (recycle.get("search_rungs", 1) > 1) + TOLERATED * (recycle.get("search_tolerance", 0) > 0)
     weights = svg_figure(
         figures.get("weights_search"),
         "Validation accuracy of the weight-sharing baseline by round",
@@ -174,7 +176,7 @@ def search_section(results: Results, figures: Figures) -> str:
         svg_figure(
             figures.get("site_search"),
             "Score on val of each generator checkpoint and sampler setting, a panel for each site",
-            CAPTION + (HALVED if halved else ""),
+            CAPTION + remarks,
         ),
         _choices(results),
         _candidates(results),
@@ -204,7 +206,7 @@ def _choices(results: Results) -> str:
                 percent((tried.get("teacher") or {}).get("val_accuracy")),
             ]
         )
-    titles = ["site", "sampler chosen", "classes left out", "best checkpoint", "its score", "tuned score"]
+    titles = ["site", "sampler chosen", "classes left out", "checkpoint chosen", "its score", "tuned score"]
     return table([*titles, "teacher on val"], rows, 3, [""] * len(rows)) if rows else ""
 
 

@@ -107,6 +107,29 @@ def test_mixup_keeps_each_label_row_a_distribution_and_mixes_images_alike():
     assert torch.equal(mixed, again)
 
 
+def test_the_teacher_is_asked_about_the_mixed_images_that_the_student_sees(pictures, runtime):
+    config, data, asked = dataclasses.replace(CONFIG, mixup=0.4), pictures((20, 16, 12)), []
+
+    def relabel(inputs):
+        asked.append(inputs)
+        return torch.full((len(inputs), 4), 0.25)
+
+    model = build_classifier(config, 1, 8, 4, "s")
+    seen = []
+    model.register_forward_pre_hook(lambda module, arguments: seen.append(arguments[0]))
+    batches = real_batches(data, config.batch, "s")
+    work = ClassifierTraining(model, config, batches, flip="none", runtime=runtime, seed=("s",), relabel=relabel)
+    work.advance(2, SilentProgress(), "student")
+    assert all(torch.equal(a, b) for a, b in zip(asked, seen, strict=True))
+    weights = [tensor.clone() for tensor in model.state_dict().values()]
+
+    plain = build_classifier(config, 1, 8, 4, "s")
+    ClassifierTraining(plain, config, batches, flip="none", runtime=runtime, seed=("s",)).advance(
+        2, SilentProgress(), "student"
+    )
+    assert any(not torch.equal(a, b) for a, b in zip(weights, plain.state_dict().values(), strict=True))
+
+
 def test_weight_decay_spares_biases_and_norms():
     model = build_classifier(CONFIG, 1, 8, 4, "s")
     matrices, vectors = sgd(model, CONFIG).param_groups

@@ -277,6 +277,16 @@ def test_the_checkpoint_and_then_the_knobs_with_the_best_score_are_chosen(build,
     assert [row["knobs"]["guidance"] for row in choice["tuning"]] == [1.0, 2.0]
 
 
+def test_with_a_tolerance_the_last_checkpoint_is_chosen_unless_it_is_clearly_worse(
+    build, calls, monkeypatch, tiny_study
+):
+    scored_by(monkeypatch, {3: 0.52, 6: 0.5})
+    assert build().choose()["checkpoint"] == 3
+    assert build(study=other(tiny_study, recycle__search_tolerance=1.0)).choose()["checkpoint"] == 6
+    scored_by(monkeypatch, {3: 0.9, 6: 0.2})
+    assert build(study=other(tiny_study, recycle__search_tolerance=1.5)).choose()["checkpoint"] == 3
+
+
 def test_what_is_released_comes_of_the_chosen_checkpoint_and_knobs(build, calls, monkeypatch):
     scored_by(monkeypatch, {3: 0.5, 2.0: 0.1})
     build().choose()

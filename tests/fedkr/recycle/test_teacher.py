@@ -71,11 +71,11 @@ def test_of_equal_accuracies_the_one_with_less_loss_is_kept(train, site_data, sc
     assert equal(train(dataclasses.replace(CONFIG, patience=9)).tensors, seen[1])
 
 
-@pytest.mark.parametrize(("keep", "kept"), [("accuracy", 1), ("loss", 2)])
-def test_what_is_kept_has_the_best_of_the_named_figure(train, site_data, scripted, keep, kept):
+@pytest.mark.parametrize(("keep_by", "kept"), [("accuracy", 1), ("loss", 2)])
+def test_what_is_kept_has_the_best_of_the_named_figure(train, site_data, scripted, keep_by, kept):
     # The second is right and hardly sure, the third wrong at times and surer.
     seen = scripted(site_data, [0.4, 1.0, 0.8, 0.4, 0.4, 0.4], {1: 0.1, 2: 2.0})
-    assert equal(train(dataclasses.replace(CONFIG, patience=9, keep=keep)).tensors, seen[kept])
+    assert equal(train(dataclasses.replace(CONFIG, patience=9, keep_by=keep_by)).tensors, seen[kept])
 
 
 def test_a_teacher_that_gets_better_to_the_end_uses_all_its_steps(train, site_data, scripted):
