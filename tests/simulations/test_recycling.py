@@ -26,7 +26,7 @@ SMALL = [
     *("generator.steps=6", "generator.batch=8", "generator.checkpoints=2"),
     *("generator.options.width=8", "generator.options.steps_sample=2"),
     *("recycle.search_steps=2", "recycle.search_images=16", "recycle.search_rungs=1", "recycle.tuning_budget=2"),
-    *("recycle.views=2", "recycle.refuse_collapsed=false"),
+    *("recycle.views=2", "recycle.refuse_collapsed=false", "recycle.search_tolerance=0"),
 ]
 COSTS = {"seconds", "sampling_seconds", "generator_seconds", "search_seconds"}
 JUDGED_BY_TEST = next(variant for variant in ABLATION if variant.judge == "test")
