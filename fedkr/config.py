@@ -376,9 +376,8 @@ def _check_recycle(recycle: RecycleConfig) -> None:
     _one_of("recycle.metric", recycle.metric, ("accuracy", "auc"))
     for key in ("search_steps", "search_images", "search_rungs", "rounds", "views", "min_class_count"):
         at_least(f"recycle.{key}", getattr(recycle, key), 1)
-    at_least("recycle.tuning_budget", recycle.tuning_budget, 0)
-    if not recycle.search_tolerance >= 0:
-        raise UserError(f"recycle.search_tolerance={recycle.search_tolerance}: standard errors, 0 (off) or more")
+    for key in ("tuning_budget", "search_tolerance"):
+        at_least(f"recycle.{key}", getattr(recycle, key), 0)
     positive("recycle.ratio", recycle.ratio)
     positive("recycle.temperature", recycle.temperature)
 
@@ -460,7 +459,8 @@ def _one_of(name: str, value: str, known: tuple[str, ...]) -> None:
 
 def at_least(name: str, value: float, least: int) -> None:
     """Raise :class:`UserError` naming an option below its least value."""
-    if value < least:
+    # Not `value < least`: no comparison holds of NaN.
+    if not value >= least:
         raise UserError(f"{name}={value}: must be at least {least}")
 
 

@@ -21,14 +21,7 @@ from fedkr.generators import Generator, Knobs, build_generator
 from fedkr.progress import Progress
 from fedkr.recycle.classifier import train_on_real
 from fedkr.recycle.drawing import BALANCES, SoftSet, confident, release_labels, sampling_knobs
-from fedkr.recycle.search import (
-    CandidateScorer,
-    Score,
-    best_of,
-    chance_auc,
-    choose_checkpoint,
-    halve,
-)
+from fedkr.recycle.search import CandidateScorer, Score, best_of, chance_auc, choose_checkpoint, halve
 from fedkr.recycle.teacher import SoftLabeller, load_teacher, train_teacher
 from fedkr.release import Release
 from fedkr.seeds import numpy_rng

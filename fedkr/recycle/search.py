@@ -84,14 +84,14 @@ def halve(trials: Sequence[Trial], steps: int, rungs: int, spare_last: bool = Fa
         spare_last: train the last trial to the end whatever its score.
     """
     results: dict[int, tuple[Score, int]] = {}
-    alive = list(range(len(trials)))
+    alive, spared = list(range(len(trials))), {len(trials) - 1} if spare_last else set()
     for rung in range(rungs):
         until = max(1, math.ceil(steps / 2 ** (rungs - 1 - rung)))
         for index in alive:
             results[index] = trials[index].advance(until), until
         alive.sort(key=lambda index: results[index][0].order(), reverse=True)
         # The last comparison is between two at least, wherever there are two.
-        alive = sorted({*alive[: max(2, math.ceil(len(alive) / 2))], *([len(trials) - 1] if spare_last else [])})
+        alive = sorted(spared.union(alive[: max(2, math.ceil(len(alive) / 2))]))
     return [results[index] for index in range(len(trials))]
 
 
