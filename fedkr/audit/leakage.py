@@ -110,6 +110,7 @@ def training_sets(point: CurvePoint, sites: Sequence[SyntheticSlices]) -> Callab
     """Return the union of the sites' sets that the point's student learns from, by regeneration round 0, 1, ..."""
 
     def draw(number: int) -> SoftSet:
+        """Return the images and labels of round ``number``, all sites joined."""
         parts = []
         for site in sites:
             if point.sweep == RATIO:

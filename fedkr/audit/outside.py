@@ -241,6 +241,7 @@ class OutsideAuditor:
         key = self.key | {"control": dataclasses.asdict(config), "members": content_digest(members)}
 
         def train() -> Artifact:
+            """Overfit the classifier to the members."""
             seed = (self.seed, self.data.name, "control")
             how: dict[str, Any] = {
                 "flip": "none",

@@ -163,6 +163,7 @@ class PipelineShadows:
         folder = self.target.stages.folder / f"shadow-{m}-{fingerprint(self._key(m))}"
 
         def compute() -> Artifact:
+            """Run the pipeline on the members of shadow ``m`` and keep what it would release."""
             pipeline = self._pipeline(m, StageStore(folder))
             recycle = pipeline.study.recycle
             exchanges = 1 if recycle.exchange == "once" else recycle.rounds

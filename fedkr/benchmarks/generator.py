@@ -174,9 +174,10 @@ def measure_generators(budget: Budget, runtime: Runtime, progress: Progress) -> 
             progress.update("measure", turn * len(KINDS) + place + 1, budget.rounds * len(KINDS), unit="turn")
     progress.finish("measure")
     rows = list[dict[str, Any]]()
+    progress.update("memory", 0, len(KINDS), unit="generator")
     for kind in KINDS:
-        progress.update("memory", len(rows), len(KINDS), unit="generator")
         rows.append(_row(kind, rates, peak_mib(kind, budget, runtime)))
+        progress.update("memory", len(rows), len(KINDS), unit="generator")
     progress.finish("memory")
     return {
         "budget": asdict(budget),
@@ -246,6 +247,7 @@ def _peak_of_process(kind: str, budget: Budget, runtime: Runtime, threads: int) 
     seen = [before]
 
     def watch() -> None:
+        """Note the memory in use until the work is over."""
         while not over.wait(WATCH_SECONDS):
             seen.append(process.memory_info().rss)
 

@@ -99,6 +99,7 @@ class Generator(CheckpointedGenerator):
         order = BatchOrder(len(data), self.task.config.batch, *seed)
 
         def at(step: int) -> Tensor:
+            """Return the loss of the images, noise levels and noise of ``step``."""
             chosen, rng = order.at(step), torch_rng(*seed, "noise", step)
             images = mirror(to_model_input(torch.from_numpy(data.images[chosen])), self.task.flip, rng)
             told = None
@@ -176,6 +177,7 @@ class Generator(CheckpointedGenerator):
         o, guidance, null = self.options, knobs["guidance"], torch.full_like(labels, self.task.classes)
 
         def network(scaled: Tensor, sigma: Tensor) -> Tensor:
+            """Return the raw output, guided away from the output without a class."""
             level = noise_input(sigma).to(scaled.device)
             with self.task.runtime.autocast():
                 output = self._network(scaled, level, labels).float()

@@ -31,6 +31,7 @@ def real_batches(data: ImageSet, batch: int, *seed: object) -> BatchSource:
     order, one_hot = BatchOrder(len(data), batch, *seed), np.eye(len(data.classes), dtype=np.float32)
 
     def at(step: int) -> Batch:
+        """Return the batch of ``step``."""
         chosen = order.at(step)
         return data.images[chosen], one_hot[data.labels[chosen]]
 

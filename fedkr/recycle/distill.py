@@ -28,6 +28,7 @@ def regenerated_batches(
     """
 
     def ordered(number: int) -> tuple[SoftSet, BatchOrder]:
+        """Draw the set of round ``number`` and the order of its batches."""
         drawn = draw(number)
         return drawn, BatchOrder(len(drawn[0]), batch, *seed)
 
@@ -35,6 +36,7 @@ def regenerated_batches(
     first = held[0][1]
 
     def at(step: int) -> Batch:
+        """Return the batch of ``step``; draw its round's set first where another is held."""
         wanted = first.epoch(step) // regenerate_every
         if wanted not in held:
             held.clear()

@@ -87,6 +87,7 @@ class SitePipeline:
         config = self.study.student
 
         def compute() -> Artifact:
+            """Train on the site's real images."""
             model = train_on_real(
                 config,
                 self.data.train,
@@ -141,6 +142,7 @@ class SitePipeline:
         generator, before, started = self.build_generator(), info["seconds"], time.perf_counter()
 
         def save(step: int, artifact: Artifact) -> None:
+            """Write the checkpoint that draws, and the state that a killed training goes on from."""
             write_artifact(self._checkpoint_path(step), generator.prune(artifact))
             info["steps"].append(step)
             info["seconds"] = before + time.perf_counter() - started
@@ -303,6 +305,7 @@ class SitePipeline:
         labeller, seed = self.labeller(), (*self.seed("regenerate"), round_number)
 
         def draw(wanted: NDArray[np.int64], *more: object) -> SoftSet:
+            """Draw an image for each wanted class and label it, batch by batch."""
             images, soft, done = [], [], 0
             for batch in generator.sample(wanted, sampling_knobs(knobs), *seed, *more):
                 images.append(batch)

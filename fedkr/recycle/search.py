@@ -183,6 +183,7 @@ class CandidateScorer:
         labels = release_labels(train, self.count, knobs.get("balance", recycle.balance), least, rng)
 
         def draw(wanted: np.ndarray, *seed: object) -> tuple[np.ndarray, np.ndarray]:
+            """Draw an image for each wanted class and label it."""
             images = np.concatenate(list(generator.sample(wanted, sampling_knobs(knobs), *self.seed, *seed)))
             return images, self.labeller(images, *self.seed, *seed)
 

@@ -212,6 +212,7 @@ class SyntheticSource:
             soft = self.labeller(images, *self.seed, number)
 
         def again(wanted: NDArray[np.int64], *more: object) -> SoftSet:
+            """Draw anew for the classes of rejected images, and label."""
             drawn = self._sample(wanted, number, *more)
             return drawn, self.labeller(drawn, *self.seed, number, *more)
 
