@@ -59,14 +59,14 @@ def summarise_dataset(name: str, results: list[dict[str, Any]]) -> dict[str, Any
         study = common_study(results)
     except UserError as error:
         raise UserError(f"{name}: {error}") from None
-    names = [row["name"] for row in results[0]["rows"]]
-    shared = [n for n in names if all(any(row["name"] == n for row in r["rows"]) for r in results)]
-    rows = {variant: variant_summary([_row(r, variant) for r in results], results) for variant in shared}
+    ablated = [r for r in results if {row["name"] for row in r["rows"]} - {variant.name for variant in USUAL}]
     return {
         "seeds": [r["seed"] for r in results],
         "images": results[0]["images"],
         "reference": {f: spread([r["reference"][f] for r in results]) for f in FIGURES},
-        "rows": rows,
+        "rows": shared_rows(results),
+        # Long, so often of fewer seeds: a variant is compared with the others of its own seeds only.
+        "ablation": {"seeds": [r["seed"] for r in ablated], "rows": shared_rows(ablated)} if ablated else None,
         "costs": costs(results),
         "checkpoints": [r["checkpoints"] for r in results],
         "tuning": [r["tuning"] for r in results],
@@ -74,6 +74,13 @@ def summarise_dataset(name: str, results: list[dict[str, Any]]) -> dict[str, Any
         "hardware": results[0]["hardware"],
         "versions": results[0]["versions"],
     }
+
+
+def shared_rows(results: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the summaries of the variants that every one of the runs has."""
+    names = [row["name"] for row in results[0]["rows"]]
+    shared = [n for n in names if all(any(row["name"] == n for row in r["rows"]) for r in results)]
+    return {variant: variant_summary([_row(r, variant) for r in results], results) for variant in shared}
 
 
 def variant_summary(rows: list[dict[str, Any]], results: list[dict[str, Any]]) -> dict[str, Any]:
@@ -141,18 +148,14 @@ def tables(summary: dict[str, Any]) -> str:
         ]
         lines.append(f"| {' | '.join(cells)} |")
     for name, d in summary["datasets"].items():
-        if ablated(d):
-            lines += ["", f"### {name}", "", "| variant | accuracy | AUC | gap, points |", "|---|---|---|---|"]
+        if d["ablation"]:
+            lines += ["", f"### {_title(name, d)}", ""]
+            lines += ["| variant | accuracy | AUC | gap, points |", "|---|---|---|---|"]
             lines += [
                 f"| {n} | {_cell(r['accuracy'], 100)} | {_cell(r['auc'], 1, 3)} | {_cell(r['gap'], 1, signed=True)} |"
-                for n, r in d["rows"].items()
+                for n, r in d["ablation"]["rows"].items()
             ]
     return "\n".join(lines) + "\n"
-
-
-def ablated(dataset: dict[str, Any]) -> bool:
-    """Whether a dataset's runs have more rows than every run has."""
-    return bool(set(dataset["rows"]) - {variant.name for variant in USUAL})
 
 
 def draw(summary: dict[str, Any]) -> bytes:
@@ -180,18 +183,19 @@ def _draw_gaps(ax: Axes, summary: dict[str, Any]) -> None:
 
 
 def _draw_ablation(ax: Axes, summary: dict[str, Any]) -> None:
-    chosen = {n: d for n, d in summary["datasets"].items() if ablated(d)}
-    names = [n for n in next(iter(chosen.values()))["rows"] if not n.startswith(RATIO_NAME)] if chosen else []
+    chosen = {n: d for n, d in summary["datasets"].items() if d["ablation"]}
+    rows = [d["ablation"]["rows"] for d in chosen.values()]
+    names = [n for n in rows[0] if not n.startswith(RATIO_NAME)] if rows else []
     for index, (dataset, d) in enumerate(chosen.items()):
         offset = (index - (len(chosen) - 1) / 2) * 0.25
         for row, name in enumerate(names):
-            if name not in d["rows"]:
+            if name not in rows[index]:
                 continue
-            gap = d["rows"][name]["gap"]
+            gap = rows[index][name]["gap"]
             ax.errorbar(
                 gap["mean"], row + offset, xerr=gap["sd"] or 0, fmt="o", color=CYCLE[index], capsize=3, markersize=5
             )
-        ax.plot([], [], "o", color=CYCLE[index], label=dataset)
+        ax.plot([], [], "o", color=CYCLE[index], label=_title(dataset, d))
     ax.axvline(0, color=QUIET, linewidth=1)
     ax.set_yticks(range(len(names)), names)
     ax.invert_yaxis()
@@ -203,16 +207,17 @@ def _draw_ablation(ax: Axes, summary: dict[str, Any]) -> None:
 
 def _draw_ratio(ax: Axes, summary: dict[str, Any]) -> None:
     for index, (dataset, d) in enumerate(summary["datasets"].items()):
-        known = {float(n.removeprefix(RATIO_NAME)): r for n, r in d["rows"].items() if n.startswith(RATIO_NAME)}
-        if FIXED.name in d["rows"] and known:
-            known[1.0] = d["rows"][FIXED.name]
+        rows = d["ablation"]["rows"] if d["ablation"] else {}
+        known = {float(n.removeprefix(RATIO_NAME)): r for n, r in rows.items() if n.startswith(RATIO_NAME)}
+        if FIXED.name in rows and known:
+            known[1.0] = rows[FIXED.name]
         points = sorted((ratio, row["accuracy"]) for ratio, row in known.items())
         if points:
             ax.errorbar(
                 [ratio for ratio, _ in points],
                 [100 * accuracy["mean"] for _, accuracy in points],
                 yerr=[100 * (accuracy["sd"] or 0) for _, accuracy in points],
-                label=dataset,
+                label=_title(dataset, d),
                 marker="o",
                 capsize=3,
                 **series_style(index),
@@ -234,6 +239,11 @@ def _draw_checkpoints(ax: Axes, summary: dict[str, Any]) -> None:
     ax.set_ylabel("score on val of a short student")
     ax.legend(frameon=False, fontsize=8)
     clean_axes(ax, "Checkpoint optimisation, a line a seed", grid="y")
+
+
+def _title(name: str, dataset: dict[str, Any]) -> str:
+    seeds = dataset["ablation"]["seeds"]
+    return f"{name}, seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
 
 
 def _row(results: dict[str, Any], name: str) -> dict[str, Any]:

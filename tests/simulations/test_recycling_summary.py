@@ -96,6 +96,16 @@ def test_only_rows_that_every_run_has_are_summarised(tmp_path):
     assert set(rows) == {variant.name for variant in (*USUAL, FIXED)}
 
 
+def test_the_ablation_compares_the_variants_of_its_own_seeds_only(tmp_path):
+    found = [finished_run(tmp_path / "a", 4, 0.88, variants=ABLATION), finished_run(tmp_path / "b", 5, 0.92)]
+    summary = summarise(found)
+    digits = summary["datasets"]["digits"]
+    assert (digits["seeds"], set(digits["rows"])) == ([4, 5], {variant.name for variant in USUAL})
+    assert (digits["ablation"]["seeds"], list(digits["ablation"]["rows"])) == ([4], [v.name for v in ABLATION])
+    assert digits["ablation"]["rows"][FULL.name]["accuracy"]["mean"] == 0.88
+    assert "### digits, seed 4\n" in tables(summary)
+
+
 def test_runs_of_one_dataset_with_other_settings_are_refused(tmp_path):
     found = [finished_run(tmp_path / "a", 0, 0.9), finished_run(tmp_path / "b", 1, 0.9, threads=2)]
     with pytest.raises(UserError, match=r"^digits: these runs differ in more than their seed$"):
