@@ -78,6 +78,25 @@ def test_what_is_kept_has_the_best_of_the_named_figure(train, site_data, scripte
     assert equal(train(dataclasses.replace(CONFIG, patience=9, keep_by=keep_by)).tensors, seen[kept])
 
 
+@pytest.mark.parametrize(
+    ("right", "kept"),
+    [
+        ([3, 14, 6, 13, 12, 6], 3),
+        ([3, 13, 12, 6, 14, 2], 4),
+        ([14, 3, 3, 3, 3, 3], 0),
+        ([14, 14, 14, 14, 14, 14], 5),
+    ],
+)
+def test_with_a_tolerance_the_last_evaluation_is_kept_that_is_not_clearly_worse(
+    train, site_data, scripted, right, kept
+):
+    # Of 15 val images 14 have a standard error of 1.2 images: 13 are within it, 12 are not.
+    seen = scripted(site_data, [count / len(site_data.val) for count in right])
+    found = train(dataclasses.replace(CONFIG, patience=9, keep_tolerance=1.0))
+    assert equal(found.tensors, seen[kept])
+    assert len(found.info["curve"]) == 6
+
+
 def test_a_teacher_that_gets_better_to_the_end_uses_all_its_steps(train, site_data, scripted):
     seen = scripted(site_data, [0.2, 0.3, 0.4, 0.6, 0.8, 1.0])
     found = train()
