@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import importlib
 import json
 import sys
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -16,7 +14,6 @@ import typer
 
 from fedkr import __version__
 from fedkr.errors import UserError
-from fedkr.progress import FileProgress
 
 app = typer.Typer(
     name="fedkr",
@@ -228,11 +225,12 @@ def bench_generator(
         from fedkr.benchmarks.generator import CAS_POINTS, Budget, measure_cas, measure_generators, print_generators
         from fedkr.config import DataConfig
         from fedkr.training import Runtime
+        from simulations.live import shown
 
         budget, runtime = Budget(size, batch, width, steps, images, rounds), Runtime.choose(device, threads=threads)
         budget.check()
         result = {}
-        with _shown("benchmark") as progress:
+        with shown("benchmark") as progress:
             if cas:
                 data = DataConfig(name=cas, root=str(root))
                 result["cas"] = measure_cas(data, cas_steps, CAS_POINTS, budget, runtime, progress)
@@ -263,17 +261,6 @@ def _leave(work: Callable[[], int | None]) -> NoReturn:
     from simulations.guard import guarded
 
     raise typer.Exit(guarded(work))
-
-
-@contextlib.contextmanager
-def _shown(name: str) -> Iterator[FileProgress]:
-    """Show on the terminal, under ``name``, the progress of work that has no folder of its own."""
-    from rich.console import Console
-
-    from simulations.live import LiveView
-
-    with tempfile.TemporaryDirectory() as folder, LiveView({name: Path(folder)}, Console(stderr=True)):
-        yield FileProgress(Path(folder))
 
 
 def _write_json(out: Path | None, values: object) -> None:

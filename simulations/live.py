@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import tempfile
 import threading
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -16,7 +19,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from fedkr.progress import read_progress
+from fedkr.progress import FileProgress, read_progress
 
 log = logging.getLogger(__name__)
 
@@ -102,6 +105,13 @@ class LiveView:
     ) -> None:
         self._stop.set()
         self._thread.join(timeout=5.0)
+
+
+@contextlib.contextmanager
+def shown(name: str) -> Iterator[FileProgress]:
+    """Show on stderr, under ``name``, the progress of work that has no folder of its own."""
+    with tempfile.TemporaryDirectory() as folder, LiveView({name: Path(folder)}, Console(stderr=True)):
+        yield FileProgress(Path(folder))
 
 
 def watch(

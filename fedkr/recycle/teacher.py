@@ -104,7 +104,7 @@ def keep_best(
         figures = {name: getattr(utility, name) for name in ("accuracy", "auc", "loss")}
         curve.append({"step": work.training.step, **figures})
         new = Artifact(model_tensors(work.model), dict(curve[-1]))
-        kept = _still_to_keep(kept, new, stopping, len(judge))
+        kept = still_to_keep(kept, new, stopping, len(judge))
         since_best = 0 if kept[0] is new else since_best + 1
         if since_best >= stopping.patience:
             break
@@ -113,7 +113,7 @@ def keep_best(
     return kept[-1]
 
 
-def _still_to_keep(kept: list[Artifact], new: Artifact, stopping: TeacherConfig, count: int) -> list[Artifact]:
+def still_to_keep(kept: list[Artifact], new: Artifact, stopping: TeacherConfig, count: int) -> list[Artifact]:
     """Return the evaluations that can still be kept: the best, then later ones, each worse than those before it."""
     best, *others = [one for one in kept if _rank(one, stopping.keep_by) > _rank(new, stopping.keep_by)] + [new]
     if not stopping.keep_tolerance:
