@@ -100,7 +100,6 @@ class TeacherConfig(ClassifierConfig):
     patience: int = 4
     evaluations: int = 10
     keep_by: str = "accuracy"
-    keep_tolerance: float = 0.0
     calibrate: bool = False
     single_class: str = "error"
 
@@ -357,13 +356,7 @@ def _check_classifiers(teacher: TeacherConfig, student: StudentConfig) -> None:
             at_least(f"{name}.{key}", getattr(model, key), 0)
         if not 0 <= model.label_smoothing < 1:
             raise UserError(f"{name}.label_smoothing={model.label_smoothing}: a share, from 0 to below 1")
-    _one_of("teacher.keep_by", teacher.keep_by, ("accuracy", "loss"))
-    at_least("teacher.keep_tolerance", teacher.keep_tolerance, 0)
-    if teacher.keep_tolerance and teacher.keep_by != "accuracy":
-        raise UserError(
-            f"teacher.keep_tolerance={teacher.keep_tolerance:g} is of accuracies; set teacher.keep_by=accuracy, or "
-            "teacher.keep_tolerance=0"
-        )
+    _one_of("teacher.keep_by", teacher.keep_by, ("accuracy", "loss", "last"))
     _one_of("teacher.single_class", teacher.single_class, ("error", "constant"))
     for key in ("evaluations", "patience"):
         at_least(f"teacher.{key}", getattr(teacher, key), 1)

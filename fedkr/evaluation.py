@@ -52,12 +52,6 @@ def measure_utility(logits: NDArray[np.float32], labels: NDArray[np.int64], clas
     )
 
 
-def accuracy_error(accuracy: float, count: int) -> float:
-    """Return the standard error of an accuracy on ``count`` images; never 0, as all of a few is luck too."""
-    share = (accuracy * count + 1) / (count + 2)
-    return math.sqrt(share * (1 - share) / count)
-
-
 def _auc(probabilities: NDArray[np.float64], labels: NDArray[np.int64], totals: NDArray[np.int64]) -> float | None:
     present = np.flatnonzero(totals)
     if len(present) < 2:

@@ -1,4 +1,4 @@
-"""Which evaluation of a classifier to keep: rules compared by nested cross-validation, without the test images.
+"""Which evaluation of a classifier to keep: the rules of ``teacher.keep_by`` compared by nested cross-validation, without the test images.
 
 ``python -m simulations.keep_rules OUT.json [OVERRIDE ...]``, with the overrides of ``fedkr kr``: each quarter of the
 training and val images is set apart in turn, the teacher is trained on the rest, a val split of which chooses by each
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,8 +18,8 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from fedkr.artifacts import Artifact, write_atomic
-from fedkr.config import Study, TeacherConfig
+from fedkr.artifacts import write_atomic
+from fedkr.config import Study
 from fedkr.data.imageset import ImageSet
 from fedkr.data.source import Source
 from fedkr.data.stratify import deal
@@ -30,7 +29,7 @@ from fedkr.evaluation import Utility, measure_utility
 from fedkr.models import build_classifier
 from fedkr.progress import Progress
 from fedkr.recycle.classifier import ClassifierTraining, real_batches
-from fedkr.recycle.teacher import still_to_keep
+from fedkr.recycle.teacher import rank
 from fedkr.seeds import derive_seed, numpy_rng
 from fedkr.training import Runtime, predict_logits
 from simulations.guard import guarded
@@ -40,12 +39,7 @@ from simulations.study import prepared
 from simulations.summary import spread
 
 FOLDS = 4
-RULES: dict[str, dict[str, Any]] = {
-    "best accuracy": {"keep_by": "accuracy", "keep_tolerance": 0.0},
-    "least loss": {"keep_by": "loss", "keep_tolerance": 0.0},
-    "last within a standard error of the best accuracy": {"keep_by": "accuracy", "keep_tolerance": 1.0},
-    "last": {"keep_by": "accuracy", "keep_tolerance": math.inf},
-}
+RULES = ("accuracy", "loss", "last")
 FIGURES = ("accuracy", "auc")
 
 
@@ -61,43 +55,36 @@ def compare_rules(study: Study, source: Source, runtime: Runtime, progress: Prog
     pool = source.pool
     val_share = source.val / len(pool) if source.val else study.split.val
     quarters = deal(pool.labels, [1 / FOLDS] * FOLDS, numpy_rng("keep rules", study.seed), pool.groups)
-    evaluations, sizes = list[list[Artifact]](), list[int]()
+    evaluations = list[list[dict[str, Any]]]()
     for number, quarter in enumerate(quarters):
         rest = pool.subset(np.setdiff1d(np.arange(len(pool)), quarter))
         rng = numpy_rng("keep rules", study.seed, number)
         train, val = (rest.subset(part) for part in deal(rest.labels, (1 - val_share, val_share), rng, rest.groups))
         evaluations.append(_evaluations(study, train, val, pool.subset(quarter), runtime, progress, number))
-        sizes.append(len(val))
     rules = dict[str, Any]()
-    for name, rule in RULES.items():
-        stopping = dataclasses.replace(study.teacher, **rule)
-        kept = [_kept(found, stopping, size) for found, size in zip(evaluations, sizes, strict=True)]
-        rules[name] = {f: spread([info["apart"][f] for info in kept]) for f in FIGURES}
-        rules[name]["steps"] = [info["step"] for info in kept]
-    return {
-        "rules": rules,
-        "images": len(pool),
-        "val": sizes,
-        "evaluations": [[e.info for e in f] for f in evaluations],
-    }
+    for rule in RULES:
+        # Of equals the later one, as in training.
+        kept = [max(reversed(found), key=lambda figures: rank(figures, rule)) for found in evaluations]
+        rules[rule] = {f: spread([figures["apart"][f] for figures in kept]) for f in FIGURES}
+        rules[rule]["steps"] = [figures["step"] for figures in kept]
+    return {"rules": rules, "images": len(pool), "evaluations": evaluations}
 
 
 def _evaluations(
     study: Study, train: ImageSet, val: ImageSet, apart: ImageSet, runtime: Runtime, progress: Progress, number: int
-) -> list[Artifact]:
+) -> list[dict[str, Any]]:
     """Train one fold's teacher to the end; return every evaluation's figures on val and, as ``apart``, on the fold."""
     config, seed = study.teacher, ("keep rules", study.seed, number)
     model = build_classifier(config, train.channels, train.size, len(train.classes), derive_seed(*seed))
     batches = real_batches(train, config.batch, *seed)
     work = ClassifierTraining(model, config, batches, flip=study.data.flip, runtime=runtime, seed=seed)
-    stage, found = f"fold {number + 1} of {FOLDS}", list[Artifact]()
+    stage, found = f"fold {number + 1} of {FOLDS}", list[dict[str, Any]]()
     for evaluation in range(1, config.evaluations + 1):
         work.advance(config.steps * evaluation // config.evaluations, progress, stage)
         here, there = (_utility(work, images) for images in (val, apart))
-        figures = {"accuracy": here.accuracy, "loss": here.loss}
-        found.append(
-            Artifact({}, {"step": work.training.step, **figures, "apart": {f: getattr(there, f) for f in FIGURES}})
-        )
+        apart_figures = {name: getattr(there, name) for name in FIGURES}
+        figures = {"step": work.training.step, "accuracy": here.accuracy, "loss": here.loss}
+        found.append(figures | {"apart": apart_figures})
     progress.finish(stage)
     return found
 
@@ -106,18 +93,11 @@ def _utility(work: ClassifierTraining, images: ImageSet) -> Utility:
     return measure_utility(predict_logits(work.model, images.images, work.runtime), images.labels, len(images.classes))
 
 
-def _kept(evaluations: Sequence[Artifact], stopping: TeacherConfig, val: int) -> dict[str, Any]:
-    kept = list[Artifact]()
-    for evaluation in evaluations:
-        kept = still_to_keep(kept, evaluation, stopping, val)
-    return kept[-1].info
-
-
 def rules_table(title: str, rules: dict[str, Any]) -> Table:
     """Return the table of the rules' figures, means over the folds."""
     table = Table(title=title)
-    for column in ("kept evaluation", "accuracy", "AUC"):
-        table.add_column(column, justify="left" if column == "kept evaluation" else "right")
+    for column in ("teacher.keep_by", "accuracy", "AUC"):
+        table.add_column(column, justify="left" if column == "teacher.keep_by" else "right")
     for name, figures in rules.items():
         auc = figures["auc"]["mean"]
         table.add_row(name, f"{100 * figures['accuracy']['mean']:.1f} %", "-" if auc is None else f"{auc:.3f}")

@@ -17,7 +17,7 @@ import numpy as np
 
 from fedkr.config import Study
 from fedkr.data.imageset import ImageSet, SiteData
-from fedkr.evaluation import Utility, accuracy_error, measure_utility
+from fedkr.evaluation import Utility, measure_utility
 from fedkr.generators.base import Generator, Knobs
 from fedkr.models import build_classifier
 from fedkr.progress import Progress
@@ -124,13 +124,14 @@ def choose_checkpoint(results: Sequence[tuple[Score, int]], tolerance: float, la
 
 
 def standard_error(score: Score, labels: np.ndarray) -> float:
-    """Return the standard error of a score on int ``labels [N]``; never 0.
+    """Return the standard error of a score on int ``labels [N]``; never 0, as a share of 1 on few images is luck too.
 
-    For AUC that of chance (with several classes the mean over them), shrunk as a
+    That of a share for accuracy. For AUC that of chance (with several classes the mean over them), shrunk as a
     share's is away from one half: near enough for a tolerance.
     """
-    error = accuracy_error(score.value, len(labels))
-    return 2 * error * math.sqrt(len(labels)) * chance_auc(labels)[1] if score.metric == "auc" else error
+    share = (score.value * len(labels) + 1) / (len(labels) + 2)
+    spread = math.sqrt(share * (1 - share))
+    return 2 * spread * chance_auc(labels)[1] if score.metric == "auc" else spread / math.sqrt(len(labels))
 
 
 class StudentTrial:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,7 +17,7 @@ from fedkr.augment import augment
 from fedkr.config import TeacherConfig
 from fedkr.data.imageset import ImageSet, SiteData
 from fedkr.errors import UserError
-from fedkr.evaluation import accuracy_error, measure_utility
+from fedkr.evaluation import measure_utility
 from fedkr.models import build_classifier
 from fedkr.progress import Progress
 from fedkr.recycle.classifier import ClassifierTraining, real_batches
@@ -92,41 +93,37 @@ def keep_best(
         stage: name of the work, as it is shown.
 
     Returns:
-        The kept evaluation's weights; ``info`` holds its step and figures, the curve, and a temperature of 1. Kept is
-        the best, or with ``keep_tolerance`` the last that is within so many standard errors of the best accuracy: a
-        small split finds a lucky evaluation before the learning rate has fallen as easily as a good one.
+        The kept evaluation's weights; ``info`` holds its step and figures, the curve, and a temperature of 1.
     """
-    kept, curve, since_best = list[Artifact](), [], 0
+    best, curve, since_best = Artifact(), [], 0
     for evaluation in range(1, stopping.evaluations + 1):
         work.advance(work.config.steps * evaluation // stopping.evaluations, progress, stage)
         logits = predict_logits(work.model, judge.images, work.runtime)
         utility = measure_utility(logits, judge.labels, len(judge.classes))
         figures = {name: getattr(utility, name) for name in ("accuracy", "auc", "loss")}
         curve.append({"step": work.training.step, **figures})
-        new = Artifact(model_tensors(work.model), dict(curve[-1]))
-        kept = still_to_keep(kept, new, stopping, len(judge))
-        since_best = 0 if kept[0] is new else since_best + 1
-        if since_best >= stopping.patience:
+        since_best += 1
+        if not best.info or rank(curve[-1], stopping.keep_by) >= rank(best.info, stopping.keep_by):
+            best, since_best = Artifact(model_tensors(work.model), dict(curve[-1])), 0
+        elif since_best >= stopping.patience:
             break
     progress.finish(stage)
-    kept[-1].info |= {"curve": curve, "temperature": 1.0}
-    return kept[-1]
+    best.info |= {"curve": curve, "temperature": 1.0}
+    return best
 
 
-def still_to_keep(kept: list[Artifact], new: Artifact, stopping: TeacherConfig, count: int) -> list[Artifact]:
-    """Return the evaluations that can still be kept: the best, then later ones, each worse than those before it."""
-    best, *others = [one for one in kept if _rank(one, stopping.keep_by) > _rank(new, stopping.keep_by)] + [new]
-    if not stopping.keep_tolerance:
-        return [best]
-    accuracy = best.info["accuracy"]
-    least = accuracy - stopping.keep_tolerance * accuracy_error(accuracy, count)
-    return [best, *(one for one in others if one.info["accuracy"] >= least)]
+def rank(figures: dict[str, Any], keep_by: str) -> tuple[float, ...]:
+    """Return what to compare evaluations by: the higher is kept, the later of equals.
 
-
-def _rank(evaluation: Artifact, keep_by: str) -> tuple[float, ...]:
-    """Return what to compare evaluations by: accuracy with the loss for ties (a small split has many), or the loss."""
-    accuracy, loss = evaluation.info["accuracy"], evaluation.info["loss"]
-    return (-loss,) if keep_by == "loss" else (accuracy, -loss)
+    By accuracy the loss decides between equals, as a small split has many. ``last`` asks val nothing: best of several
+    noisy looks is a lucky one as often as a good one, and the learning rate has fallen only at the end.
+    """
+    ranks = {
+        "accuracy": (figures["accuracy"], -figures["loss"]),
+        "loss": (-figures["loss"],),
+        "last": (figures["step"],),
+    }
+    return ranks[keep_by]
 
 
 def load_teacher(config: TeacherConfig, data: SiteData, artifact: Artifact, runtime: Runtime) -> nn.Module:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from fedkr.config import Study, TeacherConfig, check_study, nearest, read_dataclass
+from fedkr.config import Study, check_study, nearest, read_dataclass
 from fedkr.errors import UserError
 
 
@@ -82,7 +82,6 @@ def test_a_whole_number_is_taken_for_a_real_one() -> None:
         ("recycle.search_tolerance", -1.0),
         ("recycle.search_tolerance", float("nan")),
         ("teacher.keep_by", "auc"),
-        ("teacher.keep_tolerance", -1.0),
         ("teacher.weight_decay", float("nan")),
         ("partition.alpha", -1.0),
         ("partition.alpha", float("nan")),
@@ -108,12 +107,6 @@ def test_a_value_that_no_run_could_use_is_named(path: str, value: Any) -> None:
         check_study(altered(path, value))
     assert path in str(caught.value)
     assert "\n" not in str(caught.value)
-
-
-def test_a_tolerance_of_accuracies_needs_a_choice_by_accuracy() -> None:
-    study = Study(teacher=TeacherConfig(keep_by="loss", keep_tolerance=1.0))
-    with pytest.raises(UserError, match=r"^teacher\.keep_tolerance=1 .*teacher\.keep_by=accuracy"):
-        check_study(study)
 
 
 def test_splits_that_leave_nothing_to_train_on_are_refused() -> None:
