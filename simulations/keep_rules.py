@@ -1,4 +1,4 @@
-"""Which evaluation of a classifier to keep: the rules of ``teacher.keep_by`` compared by nested cross-validation, without the test images.
+"""Which evaluation of a classifier to keep: ``teacher.keep_by`` by nested cross-validation, without the test images.
 
 ``python -m simulations.keep_rules OUT.json [OVERRIDE ...]``, with the overrides of ``fedkr kr``: each quarter of the
 training and val images is set apart in turn, the teacher is trained on the rest, a val split of which chooses by each
