@@ -225,12 +225,12 @@ def bench_generator(
         from fedkr.benchmarks.generator import CAS_POINTS, Budget, measure_cas, measure_generators, print_generators
         from fedkr.config import DataConfig
         from fedkr.training import Runtime
-        from simulations.live import shown
+        from simulations.live import shown_progress
 
         budget, runtime = Budget(size, batch, width, steps, images, rounds), Runtime.choose(device, threads=threads)
         budget.check()
         result = {}
-        with shown("benchmark") as progress:
+        with shown_progress("benchmark") as progress:
             if cas:
                 data = DataConfig(name=cas, root=str(root))
                 result["cas"] = measure_cas(data, cas_steps, CAS_POINTS, budget, runtime, progress)

@@ -21,6 +21,7 @@ STRATEGIES = ("local", "fedavg", "fedkr", "centralised")
 PARTITIONS = ("iid", "dirichlet", "pathological", "quantity")
 BACKENDS = ("inline", "ray", "deploy")
 AUGMENTATIONS = ("none", "standard", "strong")
+KEEP_RULES = ("accuracy", "loss", "last")
 THRESHOLD_ATTACKS = ("loss", "modified-entropy", "confidence", "logit-margin")
 REFERENCE_ATTACKS = ("lira-online", "lira-online-fixed", "lira-offline", "lira-offline-fixed", "rmia", "rmia-offline")
 ATTACKS = THRESHOLD_ATTACKS + REFERENCE_ATTACKS
@@ -356,7 +357,7 @@ def _check_classifiers(teacher: TeacherConfig, student: StudentConfig) -> None:
             at_least(f"{name}.{key}", getattr(model, key), 0)
         if not 0 <= model.label_smoothing < 1:
             raise UserError(f"{name}.label_smoothing={model.label_smoothing}: a share, from 0 to below 1")
-    _one_of("teacher.keep_by", teacher.keep_by, ("accuracy", "loss", "last"))
+    _one_of("teacher.keep_by", teacher.keep_by, KEEP_RULES)
     _one_of("teacher.single_class", teacher.single_class, ("error", "constant"))
     for key in ("evaluations", "patience"):
         at_least(f"teacher.{key}", getattr(teacher, key), 1)

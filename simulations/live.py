@@ -108,7 +108,7 @@ class LiveView:
 
 
 @contextlib.contextmanager
-def shown(name: str) -> Iterator[FileProgress]:
+def shown_progress(name: str) -> Iterator[FileProgress]:
     """Show on stderr, under ``name``, the progress of work that has no folder of its own."""
     with tempfile.TemporaryDirectory() as folder, LiveView({name: Path(folder)}, Console(stderr=True)):
         yield FileProgress(Path(folder))

@@ -59,14 +59,12 @@ def summarise_dataset(name: str, results: list[dict[str, Any]]) -> dict[str, Any
         study = common_study(results)
     except UserError as error:
         raise UserError(f"{name}: {error}") from None
-    ablated = [r for r in results if {row["name"] for row in r["rows"]} - {variant.name for variant in USUAL}]
     return {
         "seeds": [r["seed"] for r in results],
         "images": results[0]["images"],
         "reference": {f: spread([r["reference"][f] for r in results]) for f in FIGURES},
         "rows": shared_rows(results),
-        # Long, so often of fewer seeds: a variant is compared with the others of its own seeds only.
-        "ablation": {"seeds": [r["seed"] for r in ablated], "rows": shared_rows(ablated)} if ablated else None,
+        "ablation": ablation(results),
         "costs": costs(results),
         "checkpoints": [r["checkpoints"] for r in results],
         "tuning": [r["tuning"] for r in results],
@@ -74,6 +72,20 @@ def summarise_dataset(name: str, results: list[dict[str, Any]]) -> dict[str, Any
         "hardware": results[0]["hardware"],
         "versions": results[0]["versions"],
     }
+
+
+def ablation(results: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """Return the rows of the runs that have an ablation, None where no run has; long ones are often of fewer seeds.
+
+    A variant is compared with the others of its own seeds only. An ablation that was broken off is not counted: its
+    missing rows would be missing everywhere.
+    """
+    most = max(len(r["rows"]) for r in results)
+    ablated = [r for r in results if len(r["rows"]) == most > len(USUAL)]
+    if not ablated:
+        return None
+    reference = {f: spread([r["reference"][f] for r in ablated]) for f in FIGURES}
+    return {"seeds": [r["seed"] for r in ablated], "reference": reference, "rows": shared_rows(ablated)}
 
 
 def shared_rows(results: list[dict[str, Any]]) -> dict[str, Any]:
@@ -149,7 +161,7 @@ def tables(summary: dict[str, Any]) -> str:
         lines.append(f"| {' | '.join(cells)} |")
     for name, d in summary["datasets"].items():
         if d["ablation"]:
-            lines += ["", f"### {_title(name, d)}", ""]
+            lines += ["", f"### {_ablation_title(name, d)}", ""]
             lines += ["| variant | accuracy | AUC | gap, points |", "|---|---|---|---|"]
             lines += [
                 f"| {n} | {_cell(r['accuracy'], 100)} | {_cell(r['auc'], 1, 3)} | {_cell(r['gap'], 1, signed=True)} |"
@@ -195,7 +207,7 @@ def _draw_ablation(ax: Axes, summary: dict[str, Any]) -> None:
             ax.errorbar(
                 gap["mean"], row + offset, xerr=gap["sd"] or 0, fmt="o", color=CYCLE[index], capsize=3, markersize=5
             )
-        ax.plot([], [], "o", color=CYCLE[index], label=_title(dataset, d))
+        ax.plot([], [], "o", color=CYCLE[index], label=_ablation_title(dataset, d))
     ax.axvline(0, color=QUIET, linewidth=1)
     ax.set_yticks(range(len(names)), names)
     ax.invert_yaxis()
@@ -217,12 +229,14 @@ def _draw_ratio(ax: Axes, summary: dict[str, Any]) -> None:
                 [ratio for ratio, _ in points],
                 [100 * accuracy["mean"] for _, accuracy in points],
                 yerr=[100 * (accuracy["sd"] or 0) for _, accuracy in points],
-                label=_title(dataset, d),
+                label=_ablation_title(dataset, d),
                 marker="o",
                 capsize=3,
                 **series_style(index),
             )
-            ax.axhline(100 * d["reference"]["accuracy"]["mean"], color=CYCLE[index], linewidth=0.8, linestyle=":")
+            ax.axhline(
+                100 * d["ablation"]["reference"]["accuracy"]["mean"], color=CYCLE[index], linewidth=0.8, linestyle=":"
+            )
     ax.set_xscale("log")
     ax.set_xlabel("synthetic / real images, one fixed set")
     ax.set_ylabel("accuracy, % (dotted: real images)")
@@ -241,7 +255,7 @@ def _draw_checkpoints(ax: Axes, summary: dict[str, Any]) -> None:
     clean_axes(ax, "Checkpoint optimisation, a line a seed", grid="y")
 
 
-def _title(name: str, dataset: dict[str, Any]) -> str:
+def _ablation_title(name: str, dataset: dict[str, Any]) -> str:
     seeds = dataset["ablation"]["seeds"]
     return f"{name}, seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
 

@@ -28,7 +28,7 @@ from fedkr.recycle.classifier import ClassifierTraining
 from fedkr.recycle.distill import regenerated_batches
 from fedkr.recycle.drawing import SoftSet, confident, release_labels, sampling_knobs
 from fedkr.recycle.pipeline import SitePipeline
-from fedkr.recycle.teacher import SoftLabeller, keep_best, load_teacher
+from fedkr.recycle.teacher import SoftLabeller, load_teacher, train_and_keep
 from fedkr.seeds import derive_seed, numpy_rng
 from fedkr.training import Runtime, predict_logits
 
@@ -49,8 +49,8 @@ class Variant:
         optimised: take the checkpoint that the search chose, or the last.
         tuned: take the knobs that tuning found, or the generator's own.
         copies: generators that draw equal shares.
-        judge: split that chooses checkpoint, knobs and the student's best evaluation: ``val``, or ``test`` to show
-            what leakage in selection is worth.
+        judge: split that chooses checkpoint, knobs and, unless ``teacher.keep_by`` is ``last``, the student's
+            evaluation: ``val``, or ``test`` to show what leakage in selection is worth.
     """
 
     name: str
@@ -158,12 +158,12 @@ class SingleSite:
             relabel=source.labeller.of_view if variant.labels == "views" else None,
         )
         judge = self.test if variant.judge == "test" else self.data.val
-        best = keep_best(work, judge, self.study.teacher, self.progress, variant.name)
-        work.model.load_state_dict(best.tensors)
+        kept = train_and_keep(work, judge, self.study.teacher, self.progress, variant.name)
+        work.model.load_state_dict(kept.tensors)
         logits = predict_logits(work.model, self.test.images, self.runtime)
         costs = {"sets": source.sets, "images": source.images, "sampling_seconds": source.seconds}
         seconds = time.perf_counter() - started
-        return Artifact({}, {"step": best.info["step"], **figures(logits, self.test), **costs, "seconds": seconds})
+        return Artifact({}, {"step": kept.info["step"], **figures(logits, self.test), **costs, "seconds": seconds})
 
 
 def _key(variant: Variant, pipeline: SitePipeline) -> Row:

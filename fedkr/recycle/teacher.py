@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -61,7 +62,7 @@ def build_teacher(config: TeacherConfig, data: SiteData, *seed: object) -> nn.Mo
 def train_teacher(
     config: TeacherConfig, data: SiteData, *, flip: str, runtime: Runtime, seed: tuple[object, ...], progress: Progress
 ) -> Artifact:
-    """Train the teacher with early stopping on the site's val split.
+    """Train the teacher; the site's val split ends training and chooses what is kept, as ``config`` has it.
 
     Returns:
         The kept evaluation's weights; ``info`` holds its step, its val figures, the curve and the temperature.
@@ -72,18 +73,18 @@ def train_teacher(
     work = ClassifierTraining(
         model, config, real_batches(data.train, config.batch, *seed), flip=flip, runtime=runtime, seed=seed
     )
-    best = keep_best(work, data.val, config, progress, "teacher")
+    kept = train_and_keep(work, data.val, config, progress, "teacher")
     if config.calibrate:
-        work.model.load_state_dict(best.tensors)
+        work.model.load_state_dict(kept.tensors)
         logits = predict_logits(work.model, data.val.images, runtime)
-        best.info["temperature"] = fit_temperature(logits, data.val.labels)
-    return best
+        kept.info["temperature"] = fit_temperature(logits, data.val.labels)
+    return kept
 
 
-def keep_best(
+def train_and_keep(
     work: ClassifierTraining, judge: ImageSet, stopping: TeacherConfig, progress: Progress, stage: str
 ) -> Artifact:
-    """Train to the end of the schedule or until ``judge`` has seen no better score for a while; keep one evaluation.
+    """Train to the end of the schedule or until ``judge`` has seen nothing better for a while; keep one evaluation.
 
     Args:
         work: the training; its own configuration says how many steps.
@@ -95,21 +96,32 @@ def keep_best(
     Returns:
         The kept evaluation's weights; ``info`` holds its step and figures, the curve, and a temperature of 1.
     """
-    best, curve, since_best = Artifact(), [], 0
-    for evaluation in range(1, stopping.evaluations + 1):
-        work.advance(work.config.steps * evaluation // stopping.evaluations, progress, stage)
+    kept, curve, since_best = Artifact(), [], 0
+    for step in advance_in_parts(work, stopping.evaluations, progress, stage):
         logits = predict_logits(work.model, judge.images, work.runtime)
         utility = measure_utility(logits, judge.labels, len(judge.classes))
         figures = {name: getattr(utility, name) for name in ("accuracy", "auc", "loss")}
-        curve.append({"step": work.training.step, **figures})
+        curve.append({"step": step, **figures})
         since_best += 1
-        if not best.info or rank(curve[-1], stopping.keep_by) >= rank(best.info, stopping.keep_by):
-            best, since_best = Artifact(model_tensors(work.model), dict(curve[-1])), 0
+        if not kept.info or rank(curve[-1], stopping.keep_by) >= rank(kept.info, stopping.keep_by):
+            kept, since_best = Artifact(model_tensors(work.model), dict(curve[-1])), 0
         elif since_best >= stopping.patience:
             break
-    progress.finish(stage)
-    best.info |= {"curve": curve, "temperature": 1.0}
-    return best
+    kept.info |= {"curve": curve, "temperature": 1.0}
+    return kept
+
+
+def advance_in_parts(work: ClassifierTraining, parts: int, progress: Progress, stage: str) -> Iterator[int]:
+    """Train to the end of the schedule in ``parts`` equal parts; yield the step after each, so that it can be judged.
+
+    ``stage`` is reported as over when the last part is, or when the caller looks no further.
+    """
+    try:
+        for part in range(1, parts + 1):
+            work.advance(work.config.steps * part // parts, progress, stage)
+            yield work.training.step
+    finally:
+        progress.finish(stage)
 
 
 def rank(figures: dict[str, Any], keep_by: str) -> tuple[float, ...]:

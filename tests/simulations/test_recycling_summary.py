@@ -22,8 +22,8 @@ def row(variant, accuracy, auc):
     return {"name": variant.name, "step": 10, **figures, **costs}
 
 
-def finished_run(folder, seed, accuracy, dataset="digits", variants=USUAL, auc=0.95, **changes):
-    """Write what a run leaves behind: every variant's accuracy is ``accuracy``, that of real images 0.9."""
+def finished_run(folder, seed, accuracy, dataset="digits", variants=USUAL, auc=0.95, real=REAL, **changes):
+    """Write what a run leaves behind: every variant's accuracy is ``accuracy``, that of real images ``real``."""
     study = dataclasses.asdict(dataclasses.replace(Study(), seed=seed, run_dir=str(folder), **changes))
     study["data"]["name"] = dataset
     scores = [{"step": step, "score": 0.5, "loss": 1.0} for step in (3, 6)]
@@ -31,7 +31,7 @@ def finished_run(folder, seed, accuracy, dataset="digits", variants=USUAL, auc=0
         "study": study,
         "seed": seed,
         "images": {"train": TRAIN, "val": 20, "test": 30},
-        "reference": {"name": "real images", "accuracy": REAL, "auc": auc, "recalls": [1.0, None]},
+        "reference": {"name": "real images", "accuracy": real, "auc": auc, "recalls": [1.0, None]},
         "rows": [row(variant, accuracy, auc) for variant in variants],
         "generator_seconds": 50.0,
         "search_seconds": 10.0,
@@ -97,10 +97,15 @@ def test_only_rows_that_every_run_has_are_summarised(tmp_path):
 
 
 def test_the_ablation_compares_the_variants_of_its_own_seeds_only(tmp_path):
-    found = [finished_run(tmp_path / "a", 4, 0.88, variants=ABLATION), finished_run(tmp_path / "b", 5, 0.92)]
+    found = [
+        finished_run(tmp_path / "a", 4, 0.88, variants=ABLATION),
+        finished_run(tmp_path / "b", 5, 0.92, real=0.8),
+        finished_run(tmp_path / "broken off", 6, 0.92, variants=ABLATION[:-1], real=0.8),
+    ]
     summary = summarise(found)
     digits = summary["datasets"]["digits"]
-    assert (digits["seeds"], set(digits["rows"])) == ([4, 5], {variant.name for variant in USUAL})
+    assert (digits["seeds"], set(digits["rows"])) == ([4, 5, 6], {variant.name for variant in USUAL})
+    assert digits["ablation"]["reference"]["accuracy"]["mean"] == REAL
     assert (digits["ablation"]["seeds"], list(digits["ablation"]["rows"])) == ([4], [v.name for v in ABLATION])
     assert digits["ablation"]["rows"][FULL.name]["accuracy"]["mean"] == 0.88
     assert "### digits, seed 4\n" in tables(summary)

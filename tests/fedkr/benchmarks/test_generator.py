@@ -80,6 +80,8 @@ def test_a_number_that_makes_no_benchmark_is_named(budget, line, runtime):
 
 def test_the_command_writes_its_figures(tmp_path, monkeypatch):
     monkeypatch.setattr(generator, "peak_mib", lambda *_: 1.0)
+    for variable in ("FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
+        monkeypatch.delenv(variable, raising=False)
     out = tmp_path / "figures.json"
     options = {"size": 8, "batch": 4, "width": 8, "steps": 1, "images": 4, "rounds": 1, "device": "cpu", "out": out}
     named = [text for name, value in options.items() for text in (f"--{name}", str(value))]
