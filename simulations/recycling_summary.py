@@ -190,7 +190,7 @@ def _draw_gaps(ax: Axes, summary: dict[str, Any]) -> None:
     ax.axhline(-1.24, color=CYCLE[1], linestyle="--", linewidth=1, label="KR's published mean, nine other sets: -1.24")
     ax.set_xticks(range(len(summary["datasets"])), list(summary["datasets"]))
     ax.set_ylabel("student - real images, points")
-    ax.legend(frameon=False, fontsize=8)
+    ax.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(0, -0.06))
     clean_axes(ax, "CAS gap: a dot a seed, a bar their mean", grid="y")
 
 
