@@ -111,6 +111,7 @@ def audit(
     """Audit a finished run again, or with --model and --data a classifier that came from elsewhere."""
 
     def work() -> None:
+        """Audit the run, or the classifier from elsewhere, whichever is named."""
         if model is not None and data is not None and run is None:
             from simulations.audit_outside import Request, audit_outside
 
@@ -156,6 +157,7 @@ def predict(
     """Classify images with an exported student; CSV on stdout."""
 
     def work() -> None:
+        """Classify, and write a row an image."""
         _must_exist(model, "exported model")
         _must_exist(images, "image, folder or npz file")
         from simulations.predict import predict as predict_images
@@ -194,6 +196,7 @@ def bench_audit(
     """Train the audit's reference models together and one after the other, in one run, and compare the times."""
 
     def work() -> None:
+        """Measure, print, and write the figures where ``--out`` says."""
         from fedkr.benchmarks.audit import measure_audit, print_audit
         from fedkr.training import Runtime
 
@@ -222,6 +225,7 @@ def bench_generator(
     """Train and sample edm and biggan_deep against the plain diffusers loop, in one run, and compare."""
 
     def work() -> None:
+        """Measure, print, and write the figures where ``--out`` says."""
         from fedkr.benchmarks.generator import CAS_POINTS, Budget, measure_cas, measure_generators, print_generators
         from fedkr.config import DataConfig
         from fedkr.training import Runtime

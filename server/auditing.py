@@ -189,6 +189,7 @@ class ServerAudit:
         }
 
         def train() -> Artifact:
+            """Distil a student from the releases of one site alone."""
             model = distill_student(
                 study.student,
                 pool.draw,

@@ -160,6 +160,7 @@ class LeakageCurve:
         key = self._key | {"slices": [audit.pipeline.choice_key() for audit in self.audits], **vars(trained)}
 
         def train() -> Artifact:
+            """Distil a student from the point's sets."""
             model = distill_student(
                 config,
                 sets,
@@ -179,6 +180,7 @@ class LeakageCurve:
         data = pooled({audit.site.name: audit.site.data for audit in self.audits})
 
         def train() -> Artifact:
+            """Train on the real images of all sites."""
             model = train_on_real(
                 self.study.student,
                 data,

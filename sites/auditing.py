@@ -224,6 +224,7 @@ class SiteAudit:
         key = self._key(count, others) | {"steps": steps}
 
         def train() -> ReferenceModels:
+            """Train the references on halves of the candidates."""
             return train_references(
                 config,
                 self.candidates,
