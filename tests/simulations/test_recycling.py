@@ -82,6 +82,16 @@ def test_a_run_without_the_flag_keeps_what_an_ablation_trained(ablation):
     assert [row["name"] for row in kr(folder)["rows"]] == [row["name"] for row in results["rows"]]
 
 
+def test_every_row_has_the_kept_evaluations_figures_on_the_split_that_chooses(ablation):
+    results = ablation[1]
+    for row in (results["reference"], *results["rows"]):
+        assert set(row["judged"]) == {"accuracy", "auc", "loss"}
+        assert 0 <= row["judged"]["accuracy"] <= 1
+    named = {row["name"]: row for row in results["rows"]}
+    by_test = named[JUDGED_BY_TEST.name]
+    assert by_test["judged"]["accuracy"] == by_test["accuracy"]
+
+
 def test_the_ratio_changes_how_many_images_a_set_has(ablation):
     named = {row["name"]: row for row in ablation[1]["rows"]}
     train = ablation[1]["images"]["train"]
