@@ -138,7 +138,7 @@ def mean_gap(datasets: dict[str, Any]) -> dict[str, Any]:
 
 
 def tables(summary: dict[str, Any]) -> str:
-    """Return the tables as Markdown: the gap on each dataset, then each dataset's ablation."""
+    """Return the tables as Markdown: the gap on each dataset and over all, then each dataset's ablation."""
     lines = [
         "| dataset | train | real images, accuracy | student, accuracy | gap, points | gap of hard labels, fixed set "
         "| real AUC | student AUC | search / generator | one set / generator |",
@@ -159,6 +159,7 @@ def tables(summary: dict[str, Any]) -> str:
             f"{100 * cost['regeneration_share']['mean']:.1f} %",
         ]
         lines.append(f"| {' | '.join(cells)} |")
+    lines += ["", mean_gap_line(summary["mean_gap"])]
     for name, d in summary["datasets"].items():
         if d["ablation"]:
             lines += ["", f"### {_ablation_title(name, d)}", ""]
@@ -168,6 +169,14 @@ def tables(summary: dict[str, Any]) -> str:
                 for n, r in d["ablation"]["rows"].items()
             ]
     return "\n".join(lines) + "\n"
+
+
+def mean_gap_line(gap: dict[str, Any]) -> str:
+    """Return the sentence of the mean gap; an interval needs the same seeds, two at least, of every dataset."""
+    mean = f"Mean gap over {len(gap['datasets'])} datasets: {gap['mean']:+.2f} points"
+    if gap["low"] is None:
+        return f"{mean} (no interval: it needs two seeds or more, the same of every dataset)."
+    return f"{mean} (95 % interval over seeds: {gap['low']:+.2f} to {gap['high']:+.2f})."
 
 
 def draw(summary: dict[str, Any]) -> bytes:

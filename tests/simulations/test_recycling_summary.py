@@ -59,12 +59,15 @@ def test_a_gap_is_in_points_and_paired_with_the_real_images_of_its_seed(tmp_path
 
 def test_the_mean_gap_has_students_interval_over_seeds_paired_across_datasets(tmp_path):
     found = [*runs(tmp_path / "a", (0.88, 0.92, 0.84)), *runs(tmp_path / "b", (0.9, 0.9, 0.87), dataset="breastmnist")]
-    gap = summarise(found)["mean_gap"]
+    summary = summarise(found)
+    gap = summary["mean_gap"]
     # Means over the two datasets: -1, 1 and -4.5 points.
     mean, deviation = -1.5, math.sqrt((0.5**2 + 2.5**2 + 3.0**2) / 2)
     half = student_t.ppf(0.975, 2) * deviation / math.sqrt(3)
     assert [gap["low"], gap["mean"], gap["high"]] == pytest.approx([mean - half, mean, mean + half])
     assert gap["datasets"] == ["breastmnist", "digits"]
+    interval = f"{mean - half:+.2f} to {mean + half:+.2f}"
+    assert f"\nMean gap over 2 datasets: -1.50 points (95 % interval over seeds: {interval}).\n" in tables(summary)
 
 
 @pytest.mark.parametrize("accuracies", [[(0.88,), (0.9,)], [(0.88, 0.9), (0.9,)]])
@@ -74,9 +77,11 @@ def test_one_seed_or_unequal_numbers_of_seeds_leave_no_interval(tmp_path, accura
         for name, values in zip(("digits", "breastmnist"), accuracies, strict=True)
         for run in runs(tmp_path / name, values, dataset=name)
     ]
-    gap = summarise(found)["mean_gap"]
+    summary = summarise(found)
+    gap = summary["mean_gap"]
     assert gap["mean"] < 0
     assert (gap["low"], gap["high"]) == (None, None)
+    assert f"datasets: {gap['mean']:+.2f} points (no interval" in tables(summary)
 
 
 def test_costs_are_shares_of_the_generators_time(tmp_path):
