@@ -205,18 +205,17 @@ def _draw_gaps(ax: Axes, summary: dict[str, Any]) -> None:
 
 def _draw_ablation(ax: Axes, summary: dict[str, Any]) -> None:
     chosen = {n: d for n, d in summary["datasets"].items() if d["ablation"]}
+    colours = _colours(summary)
     rows = [d["ablation"]["rows"] for d in chosen.values()]
     names = [n for n in rows[0] if not n.startswith(RATIO_NAME)] if rows else []
     for index, (dataset, d) in enumerate(chosen.items()):
-        offset = (index - (len(chosen) - 1) / 2) * 0.25
+        offset, colour = (index - (len(chosen) - 1) / 2) * 0.25, colours[dataset]
         for row, name in enumerate(names):
             if name not in rows[index]:
                 continue
             gap = rows[index][name]["gap"]
-            ax.errorbar(
-                gap["mean"], row + offset, xerr=gap["sd"] or 0, fmt="o", color=CYCLE[index], capsize=3, markersize=5
-            )
-        ax.plot([], [], "o", color=CYCLE[index], label=_ablation_title(dataset, d))
+            ax.errorbar(gap["mean"], row + offset, xerr=gap["sd"] or 0, fmt="o", color=colour, capsize=3, markersize=5)
+        ax.plot([], [], "o", color=colour, label=_ablation_title(dataset, d))
     ax.axvline(0, color=QUIET, linewidth=1)
     ax.set_yticks(range(len(names)), names)
     ax.invert_yaxis()
@@ -243,9 +242,8 @@ def _draw_ratio(ax: Axes, summary: dict[str, Any]) -> None:
                 capsize=3,
                 **series_style(index),
             )
-            ax.axhline(
-                100 * d["ablation"]["reference"]["accuracy"]["mean"], color=CYCLE[index], linewidth=0.8, linestyle=":"
-            )
+            real = d["ablation"]["reference"]["accuracy"]["mean"]
+            ax.axhline(100 * real, color=_colours(summary)[dataset], linewidth=0.8, linestyle=":")
     ax.set_xscale("log")
     ax.set_xlabel("synthetic / real images, one fixed set")
     ax.set_ylabel("accuracy, % (dotted: real images)")
@@ -254,14 +252,20 @@ def _draw_ratio(ax: Axes, summary: dict[str, Any]) -> None:
 
 
 def _draw_checkpoints(ax: Axes, summary: dict[str, Any]) -> None:
-    for index, (dataset, d) in enumerate(summary["datasets"].items()):
+    for dataset, d in summary["datasets"].items():
+        colour = _colours(summary)[dataset]
         for number, rows in enumerate(d["checkpoints"]):
             label = dataset if not number else None
-            ax.plot([r["step"] for r in rows], [r["score"] for r in rows], label=label, marker=".", color=CYCLE[index])
+            ax.plot([r["step"] for r in rows], [r["score"] for r in rows], label=label, marker=".", color=colour)
     ax.set_xlabel("generator step")
     ax.set_ylabel("score on val of a short student")
     ax.legend(frameon=False, fontsize=8)
     clean_axes(ax, "Checkpoint optimisation, a line a seed", grid="y")
+
+
+def _colours(summary: dict[str, Any]) -> dict[str, str]:
+    """Return each dataset's colour, the same in all plots; they repeat where there are more datasets than colours."""
+    return {name: series_style(index)["color"] for index, name in enumerate(summary["datasets"])}
 
 
 def _ablation_title(name: str, dataset: dict[str, Any]) -> str:

@@ -10,7 +10,8 @@ from scipy.stats import t as student_t
 from fedkr.config import Study
 from fedkr.errors import UserError
 from fedkr.recycle.single_site import ABLATION, FIXED, FULL, USUAL
-from simulations.recycling_summary import RATIO_NAME, main, spread, summarise, tables
+from fedkr.report.style import CYCLE
+from simulations.recycling_summary import RATIO_NAME, draw, main, spread, summarise, tables
 
 REAL = 0.9
 TRAIN = 100
@@ -154,6 +155,15 @@ def test_the_command_writes_json_a_plot_and_the_tables_that_it_prints(tmp_path, 
     kept = json.loads((tmp_path / "out" / "kr.json").read_text())
     assert kept["datasets"]["digits"]["seeds"] == [0, 1]
     assert "| digits | 100 | 90.00 ± 0.00 | 90.00 ± 2.83 | +0.00 ± 2.83 |" in printed
+
+
+def test_more_datasets_than_colours_are_drawn(tmp_path):
+    found = [
+        run
+        for number in range(len(CYCLE) + 1)
+        for run in runs(tmp_path / f"{number}", (0.9,), dataset=f"set {number}", variants=ABLATION)
+    ]
+    assert draw(summarise(found)).startswith(b"\x89PNG")
 
 
 def test_only_a_dataset_with_an_ablation_gets_a_table_of_its_variants(tmp_path):
