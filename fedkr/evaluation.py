@@ -1,4 +1,4 @@
-"""Utility of a classifier: accuracy, balanced accuracy, AUC and the confusion counts."""
+"""Utility of a classifier (accuracy, balanced accuracy, AUC, confusion counts), and its fidelity to a teacher."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import softmax
+from scipy.special import log_softmax, softmax
 from sklearn.metrics import confusion_matrix, roc_auc_score
 
 
@@ -50,6 +50,24 @@ def measure_utility(logits: NDArray[np.float32], labels: NDArray[np.int64], clas
         confusion=[int(n) for n in confusion.ravel()],
         count=len(labels),
     )
+
+
+def measure_fidelity(student: NDArray[np.float32], teacher: NDArray[np.float32]) -> dict[str, float]:
+    """Return how near a student's answers are to its teacher's, which needs no labels (Stanton et al. 2021).
+
+    Args:
+        student: float logits ``[N, K]``.
+        teacher: float logits ``[N, K]`` of the same images.
+
+    Returns:
+        ``agreement``, the share of images with the same top class, and ``divergence``, the mean Kullback-Leibler
+        divergence of the student's class probabilities from the teacher's, in nats.
+    """
+    of_student, of_teacher = (log_softmax(logits.astype(np.float64), axis=1) for logits in (student, teacher))
+    return {
+        "agreement": float(np.mean(student.argmax(axis=1) == teacher.argmax(axis=1))),
+        "divergence": float((np.exp(of_teacher) * (of_teacher - of_student)).sum(axis=1).mean()),
+    }
 
 
 def _auc(probabilities: NDArray[np.float64], labels: NDArray[np.int64], totals: NDArray[np.int64]) -> float | None:

@@ -39,8 +39,9 @@ def main(arguments: Sequence[str]) -> int:
 def run_single_site(study: Study, variants: Sequence[Variant]) -> Path:
     """Run Knowledge Recycling on one site with all of a dataset, or continue it; return the run folder.
 
-    The folder receives ``results.json``, ``tuning.csv`` (every candidate that the search scored), and a table is
-    printed. Stages are shared by all variants, so that a later ``--ablation`` trains only what is missing.
+    The folder receives ``results.json``: the figures on test, and each student's ``fidelity`` to its teacher on val, to
+    compare recipes by. It receives ``tuning.csv``, every candidate that the search scored, and a table is printed.
+    Stages are shared by all variants, so that a later ``--ablation`` trains only what is missing.
 
     Raises:
         UserError: settings or data that no run could work with.

@@ -20,7 +20,7 @@ from scipy.stats import t as student_t
 from fedkr.artifacts import write_atomic
 from fedkr.errors import UserError
 from fedkr.recycle.single_site import FIXED, FULL, HARD_FIXED, USUAL
-from fedkr.report.style import CYCLE, QUIET, clean_axes, new_figure, series_style, to_png
+from fedkr.report.style import QUIET, clean_axes, new_figure, series_style, to_png
 from simulations.guard import guarded
 from simulations.summary import common_study, spread
 
@@ -123,12 +123,9 @@ def mean_gap(datasets: dict[str, Any]) -> dict[str, Any]:
 
     Seeds are paired across datasets: each gives one mean. Datasets with other seeds than the rest leave no interval.
     """
-    measured = {name: d for name, d in datasets.items() if FULL.name in d["rows"]}
-    gaps = {name: d["rows"][FULL.name]["gap"]["values"] for name, d in measured.items()}
-    if not gaps:
-        return {"mean": None, "low": None, "high": None, "datasets": []}
+    gaps = {name: d["rows"][FULL.name]["gap"]["values"] for name, d in datasets.items()}
     overall = statistics.fmean(statistics.fmean(values) for values in gaps.values())
-    pairs = {tuple(d["seeds"]) for d in measured.values()}
+    pairs = {tuple(d["seeds"]) for d in datasets.values()}
     low = high = None
     if len(pairs) == 1 and (seeds := len(pairs.pop())) > 1:
         means = [statistics.fmean(values[i] for values in gaps.values()) for i in range(seeds)]
@@ -173,7 +170,7 @@ def tables(summary: dict[str, Any]) -> str:
 
 def mean_gap_line(gap: dict[str, Any]) -> str:
     """Return the sentence of the mean gap; an interval needs the same seeds, two at least, of every dataset."""
-    mean = f"Mean gap over {len(gap['datasets'])} datasets: {gap['mean']:+.2f} points"
+    mean = f"Mean gap over {', '.join(gap['datasets'])}: {gap['mean']:+.2f} points"
     if gap["low"] is None:
         return f"{mean} (no interval: it needs two seeds or more, the same of every dataset)."
     return f"{mean} (95 % interval over seeds: {gap['low']:+.2f} to {gap['high']:+.2f})."
@@ -191,12 +188,12 @@ def draw(summary: dict[str, Any]) -> bytes:
 
 
 def _draw_gaps(ax: Axes, summary: dict[str, Any]) -> None:
-    for index, d in enumerate(summary["datasets"].values()):
-        gap = d["rows"][FULL.name]["gap"]
-        ax.scatter([index] * len(gap["values"]), gap["values"], color=CYCLE[0], alpha=0.45, s=28)
-        ax.plot([index - 0.2, index + 0.2], [gap["mean"]] * 2, color=CYCLE[0], linewidth=2.5)
+    for index, (dataset, d) in enumerate(summary["datasets"].items()):
+        gap, colour = d["rows"][FULL.name]["gap"], _colours(summary)[dataset]
+        ax.scatter([index] * len(gap["values"]), gap["values"], color=colour, alpha=0.45, s=28)
+        ax.plot([index - 0.2, index + 0.2], [gap["mean"]] * 2, color=colour, linewidth=2.5)
     ax.axhline(0, color=QUIET, linewidth=1)
-    ax.axhline(-1.24, color=CYCLE[1], linestyle="--", linewidth=1, label="KR's published mean, nine other sets: -1.24")
+    ax.axhline(-1.24, color=QUIET, linestyle="--", linewidth=1, label="KR's published mean, nine other sets: -1.24")
     ax.set_xticks(range(len(summary["datasets"])), list(summary["datasets"]))
     ax.set_ylabel("student - real images, points")
     ax.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(0, -0.06))

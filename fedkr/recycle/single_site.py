@@ -14,13 +14,14 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import nn
 
 from fedkr.artifacts import Artifact, StageStore
 from fedkr.config import Study
 from fedkr.data.imageset import ImageSet, SiteData
 from fedkr.data.source import Source
 from fedkr.data.stratify import deal
-from fedkr.evaluation import measure_utility
+from fedkr.evaluation import measure_fidelity, measure_utility
 from fedkr.generators import Knobs
 from fedkr.models import build_classifier
 from fedkr.progress import Progress
@@ -105,7 +106,7 @@ class SingleSite:
         artifact = self.pipeline.teacher()
         model = load_teacher(self.study.teacher, self.data, artifact, self.runtime)
         logits = predict_logits(model, self.test.images, self.runtime)
-        return {"name": "real images", **kept_figures(artifact), **figures(logits, self.test)}
+        return {"name": "real images", "step": artifact.info["step"], **figures(logits, self.test)}
 
     def costs(self) -> Row:
         """Return seconds of generator training and of the search, and every score that the search saw."""
@@ -161,9 +162,16 @@ class SingleSite:
         kept = train_and_keep(work, judge, self.study.teacher, self.progress, variant.name)
         work.model.load_state_dict(kept.tensors)
         logits = predict_logits(work.model, self.test.images, self.runtime)
+        fidelity = self._fidelity(work.model, source.labeller.teacher)
         costs = {"sets": source.sets, "images": source.images, "sampling_seconds": source.seconds}
         seconds = time.perf_counter() - started
-        return Artifact({}, {**kept_figures(kept), **figures(logits, self.test), **costs, "seconds": seconds})
+        measured = {**figures(logits, self.test), "fidelity": fidelity, **costs, "seconds": seconds}
+        return Artifact({}, {"step": kept.info["step"], **measured})
+
+    def _fidelity(self, student: nn.Module, teacher: nn.Module) -> Row:
+        """Return how near the student is to its teacher on val: tells recipes apart without a look at test."""
+        of_both = (predict_logits(model, self.data.val.images, self.runtime) for model in (student, teacher))
+        return measure_fidelity(*of_both)
 
 
 def _key(variant: Variant, pipeline: SitePipeline) -> Row:
@@ -240,15 +248,6 @@ def official_splits(source: Source, val_share: float) -> SiteData:
         train, val = deal(pool.labels, (1 - val_share, val_share), numpy_rng("official val split"), pool.groups)
     nothing = pool.subset(indices[:0])
     return SiteData(pool.subset(train), pool.subset(val), nothing, nothing)
-
-
-def kept_figures(kept: Artifact) -> Row:
-    """Return the step of a kept evaluation and, as ``judged``, its figures on the split that chooses.
-
-    They tell recipes apart without a look at the test images. A classifier of one class has none.
-    """
-    judged = {name: kept.info[name] for name in ("accuracy", "auc", "loss") if name in kept.info}
-    return {"step": kept.info["step"], "judged": judged}
 
 
 def figures(logits: NDArray[np.float32], test: ImageSet) -> Row:

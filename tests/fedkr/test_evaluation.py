@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 from scipy.special import log_softmax, softmax
+from scipy.stats import entropy
 from sklearn.metrics import balanced_accuracy_score, log_loss, roc_auc_score
 
-from fedkr.evaluation import measure_utility
+from fedkr.evaluation import measure_fidelity, measure_utility
 
 
 def drawn(count, classes, seed=0, absent=()):
@@ -80,3 +81,18 @@ def test_the_loss_is_the_mean_cross_entropy():
     logits, labels = drawn(50, 3)
     expected = -log_softmax(logits.astype(float), axis=1)[np.arange(50), labels].mean()
     assert measure_utility(logits, labels, 3).loss == pytest.approx(expected)
+
+
+def test_fidelity_is_the_share_of_equal_answers_and_the_divergence_from_the_teacher():
+    (student, _), (teacher, _) = drawn(50, 3, seed=1), drawn(50, 3, seed=2)
+    found = measure_fidelity(student, teacher)
+    assert found["agreement"] == np.mean([a.argmax() == b.argmax() for a, b in zip(student, teacher, strict=True)])
+    expected = entropy(softmax(teacher.astype(np.float64), axis=1), softmax(student.astype(np.float64), axis=1), axis=1)
+    assert found["divergence"] == pytest.approx(expected.mean())
+
+
+def test_a_student_that_answers_as_its_teacher_has_no_divergence_whatever_the_logits_offset():
+    logits, _ = drawn(20, 4)
+    found = measure_fidelity(logits + np.float32(3), logits)
+    assert found["agreement"] == 1
+    assert found["divergence"] == pytest.approx(0, abs=1e-6)

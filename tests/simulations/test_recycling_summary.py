@@ -68,7 +68,9 @@ def test_the_mean_gap_has_students_interval_over_seeds_paired_across_datasets(tm
     assert [gap["low"], gap["mean"], gap["high"]] == pytest.approx([mean - half, mean, mean + half])
     assert gap["datasets"] == ["breastmnist", "digits"]
     interval = f"{mean - half:+.2f} to {mean + half:+.2f}"
-    assert f"\nMean gap over 2 datasets: -1.50 points (95 % interval over seeds: {interval}).\n" in tables(summary)
+    assert f"\nMean gap over breastmnist, digits: -1.50 points (95 % interval over seeds: {interval}).\n" in tables(
+        summary
+    )
 
 
 @pytest.mark.parametrize("accuracies", [[(0.88,), (0.9,)], [(0.88, 0.9), (0.9,)]])
@@ -82,7 +84,7 @@ def test_one_seed_or_unequal_numbers_of_seeds_leave_no_interval(tmp_path, accura
     gap = summary["mean_gap"]
     assert gap["mean"] < 0
     assert (gap["low"], gap["high"]) == (None, None)
-    assert f"datasets: {gap['mean']:+.2f} points (no interval" in tables(summary)
+    assert f"digits: {gap['mean']:+.2f} points (no interval" in tables(summary)
 
 
 def test_costs_are_shares_of_the_generators_time(tmp_path):
