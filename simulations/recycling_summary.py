@@ -188,8 +188,8 @@ def draw(summary: dict[str, Any]) -> bytes:
 
 
 def _draw_gaps(ax: Axes, summary: dict[str, Any]) -> None:
-    for index, (dataset, d) in enumerate(summary["datasets"].items()):
-        gap, colour = d["rows"][FULL.name]["gap"], _colours(summary)[dataset]
+    for index, d in enumerate(summary["datasets"].values()):
+        gap, colour = d["rows"][FULL.name]["gap"], series_style(index)["color"]
         ax.scatter([index] * len(gap["values"]), gap["values"], color=colour, alpha=0.45, s=28)
         ax.plot([index - 0.2, index + 0.2], [gap["mean"]] * 2, color=colour, linewidth=2.5)
     ax.axhline(0, color=QUIET, linewidth=1)
@@ -202,7 +202,8 @@ def _draw_gaps(ax: Axes, summary: dict[str, Any]) -> None:
 
 def _draw_ablation(ax: Axes, summary: dict[str, Any]) -> None:
     chosen = {n: d for n, d in summary["datasets"].items() if d["ablation"]}
-    colours = _colours(summary)
+    # A dataset keeps the colour that it has in the plots of all datasets.
+    colours = {name: series_style(index)["color"] for index, name in enumerate(summary["datasets"])}
     rows = [d["ablation"]["rows"] for d in chosen.values()]
     names = [n for n in rows[0] if not n.startswith(RATIO_NAME)] if rows else []
     for index, (dataset, d) in enumerate(chosen.items()):
@@ -230,6 +231,7 @@ def _draw_ratio(ax: Axes, summary: dict[str, Any]) -> None:
             known[1.0] = rows[FIXED.name]
         points = sorted((ratio, row["accuracy"]) for ratio, row in known.items())
         if points:
+            style = series_style(index)
             ax.errorbar(
                 [ratio for ratio, _ in points],
                 [100 * accuracy["mean"] for _, accuracy in points],
@@ -237,10 +239,10 @@ def _draw_ratio(ax: Axes, summary: dict[str, Any]) -> None:
                 label=_ablation_title(dataset, d),
                 marker="o",
                 capsize=3,
-                **series_style(index),
+                **style,
             )
             real = d["ablation"]["reference"]["accuracy"]["mean"]
-            ax.axhline(100 * real, color=_colours(summary)[dataset], linewidth=0.8, linestyle=":")
+            ax.axhline(100 * real, color=style["color"], linewidth=0.8, linestyle=":")
     ax.set_xscale("log")
     ax.set_xlabel("synthetic / real images, one fixed set")
     ax.set_ylabel("accuracy, % (dotted: real images)")
@@ -249,8 +251,8 @@ def _draw_ratio(ax: Axes, summary: dict[str, Any]) -> None:
 
 
 def _draw_checkpoints(ax: Axes, summary: dict[str, Any]) -> None:
-    for dataset, d in summary["datasets"].items():
-        colour = _colours(summary)[dataset]
+    for index, (dataset, d) in enumerate(summary["datasets"].items()):
+        colour = series_style(index)["color"]
         for number, rows in enumerate(d["checkpoints"]):
             label = dataset if not number else None
             ax.plot([r["step"] for r in rows], [r["score"] for r in rows], label=label, marker=".", color=colour)
@@ -258,11 +260,6 @@ def _draw_checkpoints(ax: Axes, summary: dict[str, Any]) -> None:
     ax.set_ylabel("score on val of a short student")
     ax.legend(frameon=False, fontsize=8)
     clean_axes(ax, "Checkpoint optimisation, a line a seed", grid="y")
-
-
-def _colours(summary: dict[str, Any]) -> dict[str, str]:
-    """Return each dataset's colour, the same in all plots; they repeat where there are more datasets than colours."""
-    return {name: series_style(index)["color"] for index, name in enumerate(summary["datasets"])}
 
 
 def _ablation_title(name: str, dataset: dict[str, Any]) -> str:
