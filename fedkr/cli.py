@@ -35,19 +35,19 @@ RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a fini
 @app.command(context_settings=HYDRA_ARGUMENTS, add_help_option=False)
 def simulate(context: typer.Context) -> None:
     """Run a study on this machine or a Ray cluster (`fedkr simulate --help` lists its options)."""
-    _application(context, "simulations.main")
+    _application(context, "simulations.study.application")
 
 
 @app.command(context_settings=HYDRA_ARGUMENTS, add_help_option=False)
 def kr(context: typer.Context) -> None:
     """Measure Knowledge Recycling at one site against real images (options as in simulate; --ablation for all rows)."""
-    _application(context, "simulations.recycling")
+    _application(context, "simulations.recycling.command")
 
 
 @app.command(context_settings=HYDRA_ARGUMENTS, add_help_option=False)
 def leakage(context: typer.Context) -> None:
     """Accuracy and leakage against the amount of synthetic data, of a RUN or of a study (options as in simulate)."""
-    _application(context, "simulations.leakage")
+    _application(context, "simulations.leakage.command")
 
 
 @app.command()
@@ -56,7 +56,7 @@ def report(run: RunFolder) -> None:
 
     def work() -> None:
         _must_exist(run, "run folder")
-        from simulations.study import redraw_report
+        from simulations.study.run import redraw_report
 
         print(redraw_report(run))
 
@@ -71,7 +71,7 @@ def summary(
     """Bring several seeds of one study into one table (CSV on stdout): mean, standard deviation, each seed."""
 
     def work() -> None:
-        from simulations.summary import as_csv, summarise
+        from simulations.study.summary import as_csv, summarise
 
         found = summarise(runs)
         _write_json(out, found)
@@ -113,7 +113,7 @@ def audit(
     def work() -> None:
         """Audit the run, or the classifier from elsewhere, whichever is named."""
         if model is not None and data is not None and run is None:
-            from simulations.audit_outside import Request, audit_outside
+            from simulations.audit_run.outside import Request, audit_outside
 
             how: dict[str, Any] = {"arch": arch, "width": width, "steps": steps, "classes": classes}
             how |= {"mean": mean, "std": std, "flip": flip, "device": device, "threads": threads, "seed": seed}
@@ -126,7 +126,7 @@ def audit(
             if name not in ("run", "overrides") and source is not None and source.name == "COMMANDLINE":
                 raise UserError(f"--{name}: only with --model; a run takes overrides, such as audit=full")
         _must_exist(run, "run folder")
-        from simulations.audit_again import audit_again
+        from simulations.audit_run.again import audit_again
 
         audit_again(run, overrides or [])
 
@@ -142,7 +142,7 @@ def export(
 
     def work() -> None:
         _must_exist(run, "run folder")
-        from simulations.export import export_run
+        from simulations.export.command import export_run
 
         print(export_run(run, out or run / "export"))
 
@@ -160,7 +160,7 @@ def predict(
         """Classify, and write a row an image."""
         _must_exist(model, "exported model")
         _must_exist(images, "image, folder or npz file")
-        from simulations.predict import predict as predict_images
+        from simulations.export.predict import predict as predict_images
 
         rows = predict_images(model, images)
         if rows:
@@ -198,7 +198,7 @@ def bench_audit(
     def work() -> None:
         """Measure, print, and write the figures where ``--out`` says."""
         from fedkr.benchmarks.audit import measure_audit, print_audit
-        from fedkr.training import Runtime
+        from fedkr.learning.training import Runtime
 
         result = measure_audit(models, size, steps, Runtime.choose(device, threads=threads))
         print_audit(result)
@@ -228,7 +228,7 @@ def bench_generator(
         """Measure, print, and write the figures where ``--out`` says."""
         from fedkr.benchmarks.generator import CAS_POINTS, Budget, measure_cas, measure_generators, print_generators
         from fedkr.config import DataConfig
-        from fedkr.training import Runtime
+        from fedkr.learning.training import Runtime
         from simulations.live import shown_progress
 
         budget, runtime = Budget(size, batch, width, steps, images, rounds), Runtime.choose(device, threads=threads)
@@ -262,7 +262,7 @@ def _application(context: typer.Context, module: str) -> NoReturn:
 
 
 def _leave(work: Callable[[], int | None]) -> NoReturn:
-    from simulations.guard import guarded
+    from simulations.exits import guarded
 
     raise typer.Exit(guarded(work))
 
@@ -270,7 +270,7 @@ def _leave(work: Callable[[], int | None]) -> NoReturn:
 def _write_json(out: Path | None, values: object) -> None:
     """Write what a command found to the file that ``--out`` named, if any."""
     if out is not None:
-        from fedkr.artifacts import write_atomic
+        from fedkr.stages import write_atomic
 
         write_atomic(out, json.dumps(values, indent=1).encode() + b"\n")
 

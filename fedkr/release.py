@@ -12,8 +12,8 @@ import torch
 from numpy.typing import NDArray
 from safetensors import safe_open
 
-from fedkr.artifacts import Artifact, read_artifact, write_artifact
 from fedkr.errors import UserError
+from fedkr.stages import Artifact, read_artifact, write_artifact
 
 # float16 rounds each of up to some hundred probabilities by 0.05 %.
 ROW_SUM_TOLERANCE = 0.01

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from fedkr.errors import UserError
-from fedkr.evaluation import Utility
+from fedkr.learning.evaluation import Utility
 from fedkr.release import Release
 
 DESCRIBE = "query.describe"

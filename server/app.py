@@ -14,11 +14,11 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 import fedkr
-from fedkr.artifacts import StageStore, write_atomic
-from fedkr.config import Study
+from fedkr.config import Study, parse_study
 from fedkr.environment import hardware, package_versions
+from fedkr.learning.training import Runtime
 from fedkr.progress import FileProgress
-from fedkr.training import Runtime
+from fedkr.stages import StageStore, write_atomic
 from server.comparison import Comparison
 from server.coordinator import Coordinator
 from server.failure import failures_noted
@@ -62,7 +62,7 @@ def read_study(context: Context) -> tuple[Study, bool]:
     run_dir = str(context.run_config.get("run-dir", ""))
     text = str(context.run_config.get("study", ""))
     if text:
-        return replace(Study.from_json(text), run_dir=run_dir), True
+        return replace(parse_study(text), run_dir=run_dir), True
     from server.composition import compose_study
 
     study = compose_study(shlex.split(str(context.run_config.get("overrides", ""))))

@@ -11,14 +11,14 @@ import numpy as np
 from flwr.app import ArrayRecord
 
 from fedkr import wire
-from fedkr.artifacts import Artifact, read_artifact, write_artifact
 from fedkr.config import Study
 from fedkr.data import ImageSet, load_source
-from fedkr.evaluation import measure_utility
-from fedkr.models import build_classifier
+from fedkr.learning.evaluation import measure_utility
+from fedkr.learning.models import build_classifier
+from fedkr.learning.training import Runtime, predict_logits
 from fedkr.progress import Progress
-from fedkr.training import Runtime, predict_logits
-from server.auditing import Auditable, held_models, run_audit
+from fedkr.stages import Artifact, read_artifact, write_artifact
+from server.audit import Auditable, held_models, run_audit
 from server.coordinator import Coordinator, Pending
 from server.strategies.fedkr import FedKR
 from server.strategies.weights import WeightSharing

@@ -15,9 +15,9 @@ from flwr.serverapp import Grid
 
 import fedkr
 from fedkr import wire
-from fedkr.artifacts import Artifact, StageStore, read_artifact, write_artifact
 from fedkr.config import Study
 from fedkr.errors import UserError
+from fedkr.stages import Artifact, StageStore, read_artifact, write_artifact
 from fedkr.wire import SITE_ERROR
 from server.failure import StudyFailedError
 

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from fedkr.artifacts import write_atomic
 from fedkr.errors import UserError
+from fedkr.stages import write_atomic
 
 logger = logging.getLogger("fedkr.server")
 

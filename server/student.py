@@ -7,13 +7,13 @@ from pathlib import Path
 
 import numpy as np
 
-from fedkr.artifacts import Artifact, model_tensors
 from fedkr.config import Study
+from fedkr.learning.training import Runtime
 from fedkr.progress import Progress
 from fedkr.recycle.distill import distill_student
 from fedkr.recycle.drawing import SoftSet
 from fedkr.release import read_slice
-from fedkr.training import Runtime
+from fedkr.stages import Artifact, model_tensors
 
 
 class ReleasePool:

@@ -6,7 +6,7 @@ from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
 from fedkr import wire
-from fedkr.config import Study
+from fedkr.config import parse_study
 from sites.guard import guard
 from sites.handlers import HANDLERS
 from sites.workspace import open_site
@@ -17,7 +17,7 @@ app = ClientApp(mods=[guard])
 def answer(message: Message, context: Context) -> Message:
     """Open the site for the request's study and answer by the handler of the message's type."""
     request = wire.read_request(message)
-    site = open_site(context.node_config, Study.from_json(request.study))
+    site = open_site(context.node_config, parse_study(request.study))
     content = HANDLERS[message.metadata.message_type](site, request)
     return Message(content, reply_to=message)
 

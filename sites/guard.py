@@ -11,10 +11,10 @@ from flwr.app import Context, Error, Message
 from flwr.clientapp.typing import ClientAppCallable
 
 from fedkr import wire
-from fedkr.artifacts import write_atomic
 from fedkr.audit import metric_names
-from fedkr.config import Study
+from fedkr.config import parse_study
 from fedkr.errors import UserError
+from fedkr.stages import write_atomic
 from fedkr.wire import SITE_ERROR
 from sites.policy import AuditLimits, PolicyError, check_reply, check_request, weight_shapes
 from sites.workspace import node_policy, open_site, site_folder
@@ -46,7 +46,7 @@ def guard(message: Message, context: Context, call_next: ClientAppCallable) -> M
 
 def audit_limits(message: Message, context: Context) -> AuditLimits:
     """Return what the answer to an audit may hold: the study's attacks and the site's own number of classes."""
-    study = Study.from_json(wire.read_request(message).study)
+    study = parse_study(wire.read_request(message).study)
     site = open_site(context.node_config, study)
     return AuditLimits(metric_names(study.audit), len(site.data.train.classes))
 

@@ -14,20 +14,20 @@ from torch import nn
 
 import fedkr
 from fedkr import wire
-from fedkr.artifacts import Artifact
 from fedkr.audit import to_metrics
 from fedkr.audit.copies import copy_metrics
 from fedkr.audit.names import RELEASE
-from fedkr.audit.pipeline_shadows import Draws
+from fedkr.audit.references.shadows import Draws
 from fedkr.data import ImageSet
 from fedkr.errors import UserError
-from fedkr.evaluation import Utility, measure_utility
-from fedkr.models import build_classifier
+from fedkr.learning.classifier import ClassifierTraining, real_batches
+from fedkr.learning.evaluation import Utility, measure_utility
+from fedkr.learning.models import build_classifier
+from fedkr.learning.training import DivergedError, predict_logits
 from fedkr.progress import SilentProgress
-from fedkr.recycle.classifier import ClassifierTraining, real_batches
 from fedkr.release import Release, check_release
-from fedkr.training import DivergedError, predict_logits
-from sites.auditing import SiteAudit
+from fedkr.stages import Artifact
+from sites.audit import SiteAudit
 from sites.policy import COUNT_STEP, PolicyError
 from sites.workspace import Site
 

@@ -12,13 +12,13 @@ from typing import Any
 
 import yaml
 
-from fedkr.artifacts import StageStore
-from fedkr.config import DataConfig, Study, read_dataclass
+from fedkr.config import DataConfig, Study, parse_study, read_dataclass
 from fedkr.data import ImageSet, SiteData, load_source, partition_sites, prepare_site
 from fedkr.errors import UserError
+from fedkr.learning.training import Runtime
 from fedkr.progress import FileProgress
 from fedkr.recycle import SitePipeline
-from fedkr.training import Runtime
+from fedkr.stages import StageStore
 from sites.policy import SIMULATED, Policy
 
 
@@ -105,7 +105,7 @@ def open_site(node_config: Mapping[str, Any], study: Study) -> Site:
 
 @lru_cache(maxsize=64)
 def _open_simulated(partition: int, study_json: str) -> Site:
-    study = Study.from_json(study_json)
+    study = parse_study(study_json)
     if partition >= study.federation.sites:
         raise UserError(
             f"node {partition + 1} is one more than federation.sites={study.federation.sites}: "
@@ -120,14 +120,14 @@ def _open_simulated(partition: int, study_json: str) -> Site:
 
 @lru_cache(maxsize=2)
 def _partition(study_json: str) -> list[Any]:
-    study = Study.from_json(study_json)
+    study = parse_study(study_json)
     return partition_sites(load_source(study.data).pool, study).indices
 
 
 @lru_cache(maxsize=8)
 def _open_hospital(site_file: str, study_json: str, contents: str) -> Site:
     """Open a hospital; ``contents`` is only there to tell an edited site file from the one that was read before."""
-    site, study = read_site_file(Path(site_file)), Study.from_json(study_json)
+    site, study = read_site_file(Path(site_file)), parse_study(study_json)
     study = dataclasses.replace(study, device=site.device, threads=site.threads)
     source = load_source(site.data)
     return _open(site.name, source.pool, source.test, site.policy, Path(site.workspace), study)

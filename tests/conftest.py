@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from fedkr.artifacts import read_artifact
+from fedkr.stages import read_artifact
 from server.composition import compose_study
-from simulations.study import run_study
+from simulations.study.run import run_study
 
 GOLDEN = Path(__file__).with_name("golden.json")
 VARYING = {"seconds", "bytes_up", "bytes_down"}

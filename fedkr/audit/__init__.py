@@ -1,23 +1,22 @@
 """The audit: what an attacker learns about single private images, measured at the site that owns them."""
 
-from fedkr.audit.attacks import SIGNALS, attack_score
-from fedkr.audit.audit import audit_model, report_from_scores
-from fedkr.audit.blind import BlindResult, blind_baseline, holm_reject
+from fedkr.audit.attacks.calibrated import ReferenceSignals, reference_attack_score, reference_signals
+from fedkr.audit.attacks.lira import lira_offline, lira_online, logit_scaled_confidence
+from fedkr.audit.attacks.queries import query_views
+from fedkr.audit.attacks.released import (
+    CopyCheck,
+    closest_distance_score,
+    copy_check,
+    domias_kde_score,
+    monte_carlo_score,
+    pixels,
+    principal_components,
+)
+from fedkr.audit.attacks.rmia import choose_offline_a, rmia_offline, rmia_online
+from fedkr.audit.attacks.thresholds import SIGNALS, attack_score
 from fedkr.audit.challenge import Challenge, build_challenge, candidates, site_challenge, site_population
-from fedkr.audit.coins import one_run_bound
-from fedkr.audit.epsilon import OneRunBound, audit_epsilon, epsilon_lower_bound
 from fedkr.audit.figures import AttackResult, AuditReport, ClassAuc
 from fedkr.audit.flat import from_metrics, to_metrics
-from fedkr.audit.lira import lira_offline, lira_online, logit_scaled_confidence
-from fedkr.audit.metrics import (
-    MembershipMetrics,
-    TprAtFpr,
-    accuracy_over_privacy,
-    auc,
-    membership_metrics,
-    roc_points,
-    tpr_at_fpr,
-)
 from fedkr.audit.names import (
     AUDIT_METRICS,
     RELEASE_HEADLINE,
@@ -27,21 +26,22 @@ from fedkr.audit.names import (
     metric_names,
     row_key,
 )
-from fedkr.audit.paired import PairedDifference, paired_difference
-from fedkr.audit.per_class import class_aucs
-from fedkr.audit.pooling import ALL_SITES, pooled_rows, worst_site
-from fedkr.audit.queries import query_views
-from fedkr.audit.reference_attacks import ReferenceSignals, reference_attack_score, reference_signals
-from fedkr.audit.release_attacks import (
-    CopyCheck,
-    closest_distance_score,
-    copy_check,
-    domias_kde_score,
-    monte_carlo_score,
-    pixels,
-    principal_components,
+from fedkr.audit.run import audit_model, report_from_scores
+from fedkr.audit.statistics.blind import BlindResult, blind_baseline, holm_reject
+from fedkr.audit.statistics.coins import one_run_bound
+from fedkr.audit.statistics.epsilon import OneRunBound, audit_epsilon, epsilon_lower_bound
+from fedkr.audit.statistics.membership import (
+    MembershipMetrics,
+    TprAtFpr,
+    accuracy_over_privacy,
+    auc,
+    membership_metrics,
+    roc_points,
+    tpr_at_fpr,
 )
-from fedkr.audit.rmia import choose_offline_a, rmia_offline, rmia_online
+from fedkr.audit.statistics.paired import PairedDifference, paired_difference
+from fedkr.audit.statistics.per_class import class_aucs
+from fedkr.audit.statistics.pooling import ALL_SITES, pooled_rows, worst_site
 from fedkr.audit.verdict import VERDICTS, SiteVerdict, site_verdict, site_verdicts
 
 __all__ = [

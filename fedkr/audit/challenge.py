@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from fedkr.data.imageset import CanarySet, ImageSet, SiteData, joined
+from fedkr.data.images import CanarySet, ImageSet, SiteData, joined
 from fedkr.errors import UserError
 
 

@@ -11,11 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import fisher_exact
 
+from fedkr.audit.attacks.released import CopyCheck, copy_check, nearest
 from fedkr.audit.challenge import Challenge, image_digests
-from fedkr.audit.metrics import Floats
-from fedkr.audit.release_attacks import CopyCheck, copy_check, nearest
-from fedkr.audit.released import released_images, small_pixels
-from fedkr.data.imageset import ImageSet
+from fedkr.audit.run_release import released_images, small_pixels
+from fedkr.audit.statistics.membership import Floats
+from fedkr.data.images import ImageSet
 from fedkr.errors import UserError
 from fedkr.release import Release
 

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from fedkr.audit.epsilon import OneRunBound
-from fedkr.audit.metrics import Floats, MembershipMetrics
 from fedkr.audit.names import row_key
+from fedkr.audit.statistics.epsilon import OneRunBound
+from fedkr.audit.statistics.membership import Floats, MembershipMetrics
 
 NO_COINS = "audit.coins and audit.canaries are off"
 

@@ -6,10 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from fedkr.audit.coins import REASONS
-from fedkr.audit.epsilon import OneRunBound, epsilon_lower_bound
 from fedkr.audit.figures import NO_COINS, AttackResult, AuditReport, ClassAuc
-from fedkr.audit.metrics import ROC_POINTS, MembershipMetrics, TprAtFpr, resolvable
 from fedkr.audit.names import (
     AUDIT_METRICS,
     CANARY,
@@ -21,6 +18,9 @@ from fedkr.audit.names import (
     row_key,
     row_names,
 )
+from fedkr.audit.statistics.coins import REASONS
+from fedkr.audit.statistics.epsilon import OneRunBound, epsilon_lower_bound
+from fedkr.audit.statistics.membership import ROC_POINTS, MembershipMetrics, TprAtFpr, resolvable
 from fedkr.config import REFERENCE_ATTACKS, AuditConfig
 from fedkr.errors import UserError
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable, Sequence
 
-from fedkr.audit.metrics import ROC_POINTS
-from fedkr.audit.reference_attacks import KINDS
+from fedkr.audit.attacks.calibrated import KINDS
+from fedkr.audit.statistics.membership import ROC_POINTS
 from fedkr.config import REFERENCE_ATTACKS, RELEASE_ATTACKS, THRESHOLD_ATTACKS, AuditConfig
 
 RELEASE = "release"

@@ -17,8 +17,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from fedkr.artifacts import StageStore
-from fedkr.audit.reference_models import (
+from fedkr.audit.references.direct import (
     ENGINES,
     balanced_membership,
     choose_engine,
@@ -26,14 +25,15 @@ from fedkr.audit.reference_models import (
     reference_task,
     train_chunk,
 )
-from fedkr.audit.reference_training import ReferenceTask
+from fedkr.audit.references.engines import ReferenceTask
 from fedkr.benchmarks.enlarged import enlarged_digits
 from fedkr.config import ClassifierConfig
 from fedkr.environment import hardware, package_versions
 from fedkr.errors import UserError
+from fedkr.learning.training import Runtime
 from fedkr.progress import SilentProgress
 from fedkr.seeds import numpy_rng
-from fedkr.training import Runtime
+from fedkr.stages import StageStore
 
 LEAST_SIZE = 8
 WARM_UP_STEPS = 2

@@ -6,8 +6,8 @@ import torch
 from torch.nn import functional as F
 
 from fedkr.config import DataConfig
-from fedkr.data.digits import load
-from fedkr.data.imageset import ImageSet
+from fedkr.data.images import ImageSet
+from fedkr.data.sources.digits import load
 
 
 def enlarged_digits(size: int) -> ImageSet:

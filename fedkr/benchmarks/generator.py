@@ -24,21 +24,21 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from fedkr.artifacts import Artifact
 from fedkr.benchmarks.enlarged import enlarged_digits
 from fedkr.benchmarks.plain_diffusion import PlainDiffusion
 from fedkr.config import ClassifierConfig, DataConfig, GeneratorConfig
 from fedkr.data import load_source
-from fedkr.data.imageset import ImageSet
-from fedkr.data.source import Source
+from fedkr.data.images import ImageSet
+from fedkr.data.registry import Source
 from fedkr.environment import hardware, package_versions
 from fedkr.errors import UserError
 from fedkr.generators import build_generator
 from fedkr.generators.checkpointed import CheckpointedGenerator
-from fedkr.generators.edm_network import GROUPS
+from fedkr.generators.edm.network import GROUPS
+from fedkr.learning.classifier import real_batches, train_classifier
+from fedkr.learning.training import Runtime, predict_logits
 from fedkr.progress import Progress, SilentProgress
-from fedkr.recycle.classifier import real_batches, train_classifier
-from fedkr.training import Runtime, predict_logits
+from fedkr.stages import Artifact
 
 PLAIN = "plain"
 KINDS = (PLAIN, "edm", "biggan_deep")

@@ -13,13 +13,13 @@ from diffusers.training_utils import EMAModel
 from numpy.typing import NDArray
 from torch.nn import functional as F
 
-from fedkr.batches import BatchOrder
-from fedkr.data.imageset import ImageSet
+from fedkr.data.images import ImageSet
 from fedkr.generators.edm import Options
-from fedkr.generators.edm_network import GROUPS
+from fedkr.generators.edm.network import GROUPS
 from fedkr.generators.pixels import to_uint8
+from fedkr.learning.batches import BatchOrder
+from fedkr.learning.training import to_model_input
 from fedkr.seeds import torch_rng
-from fedkr.training import to_model_input
 
 NOISE_LEVELS = 1000
 # Of the rates that suit networks of this width the quickest; the examples of diffusers have 1e-4 for larger ones.

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedkr.config import CANARY_KINDS, AuditConfig
-from fedkr.data.imageset import CanarySet, ImageSet, SiteData, joined
+from fedkr.data.images import CanarySet, ImageSet, SiteData, joined
 from fedkr.errors import UserError
 from fedkr.seeds import numpy_rng
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedkr.config import PARTITIONS, PartitionConfig, SplitConfig, Study, nearest
-from fedkr.data.imageset import ImageSet
+from fedkr.data.images import ImageSet
 from fedkr.data.split import PARTS, split_indices, why_unsplittable
 from fedkr.errors import UserError
 from fedkr.seeds import derive_seed, numpy_rng

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fedkr.config import Study
 from fedkr.data.canaries import plant_canaries
-from fedkr.data.imageset import ImageSet, SiteData
+from fedkr.data.images import ImageSet, SiteData
 from fedkr.data.split import split_site, toss_coins
 
 

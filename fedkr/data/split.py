@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedkr.config import SplitConfig
-from fedkr.data.imageset import ImageSet, SiteData, joined
+from fedkr.data.images import ImageSet, SiteData, joined
 from fedkr.data.stratify import deal
 from fedkr.errors import UserError
 from fedkr.seeds import numpy_rng

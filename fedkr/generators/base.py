@@ -16,12 +16,12 @@ from typing import Any, Protocol, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from fedkr.artifacts import Artifact
 from fedkr.config import GeneratorConfig, nearest, read_dataclass
-from fedkr.data.imageset import ImageSet
+from fedkr.data.images import ImageSet
 from fedkr.errors import UserError
+from fedkr.learning.training import Runtime
 from fedkr.progress import Progress
-from fedkr.training import Runtime
+from fedkr.stages import Artifact
 
 Knobs = dict[str, float]
 BUILT_IN = ("biggan_deep", "edm", "mixture")

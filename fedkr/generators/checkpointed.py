@@ -15,12 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from fedkr.artifacts import Artifact
-from fedkr.data.imageset import ImageSet
+from fedkr.data.images import ImageSet
 from fedkr.errors import UserError
 from fedkr.generators.base import Knobs, Task
+from fedkr.learning.training import Training
 from fedkr.progress import Progress
-from fedkr.training import Training
+from fedkr.stages import Artifact
 
 STAGE = "generator"
 
@@ -33,7 +33,7 @@ class Work(Protocol):
         """Steps taken."""
 
     def advance(self, until: int, progress: Progress) -> None:
-        """Train up to step ``until``; raise :class:`fedkr.training.DivergedError` on NaN or infinity."""
+        """Train up to step ``until``; raise :class:`fedkr.learning.training.DivergedError` on NaN or infinity."""
 
     def state(self) -> dict[str, Tensor]:
         """Return all that :meth:`restore` needs, copied; the weights that draw are under the generator's prefix."""

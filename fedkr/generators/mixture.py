@@ -15,13 +15,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fedkr.artifacts import Artifact
 from fedkr.config import at_least
-from fedkr.data.imageset import ImageSet
+from fedkr.data.images import ImageSet
 from fedkr.generators.base import Knobs, Task, generator_for
 from fedkr.generators.checkpointed import STAGE
+from fedkr.learning.training import DivergedError
 from fedkr.progress import Progress
-from fedkr.training import DivergedError
+from fedkr.stages import Artifact
 
 SAMPLE_BATCH = 256
 

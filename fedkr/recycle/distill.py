@@ -6,12 +6,12 @@ from collections.abc import Callable
 
 from torch import nn
 
-from fedkr.batches import BatchOrder
 from fedkr.config import StudentConfig
+from fedkr.learning.batches import BatchOrder
+from fedkr.learning.classifier import Batch, BatchSource, train_classifier
+from fedkr.learning.training import Runtime
 from fedkr.progress import Progress
-from fedkr.recycle.classifier import Batch, BatchSource, train_classifier
 from fedkr.recycle.drawing import SoftSet
-from fedkr.training import Runtime
 
 
 def regenerated_batches(

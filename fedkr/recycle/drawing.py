@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from fedkr.data.imageset import ImageSet
+from fedkr.data.images import ImageSet
 from fedkr.generators.base import Knobs
 
 # Class shares of a release go by this power of the class counts.

@@ -13,19 +13,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fedkr.artifacts import Artifact, StageStore, model_tensors, read_artifact, write_artifact
 from fedkr.config import Study
-from fedkr.data.imageset import SiteData, content_digest
+from fedkr.data.images import SiteData, content_digest
 from fedkr.errors import UserError
 from fedkr.generators import Generator, Knobs, build_generator
+from fedkr.learning.classifier import train_on_real
+from fedkr.learning.training import Runtime
 from fedkr.progress import Progress
-from fedkr.recycle.classifier import train_on_real
 from fedkr.recycle.drawing import BALANCES, SoftSet, confident, release_labels, sampling_knobs
 from fedkr.recycle.search import CandidateScorer, Score, best_of, chance_auc, choose_checkpoint, halve
 from fedkr.recycle.teacher import SoftLabeller, load_teacher, train_teacher
 from fedkr.release import Release
 from fedkr.seeds import numpy_rng
-from fedkr.training import Runtime
+from fedkr.stages import Artifact, StageStore, model_tensors, read_artifact, write_artifact
 
 # In standard deviations of chance: no checkpoint above the first while the teacher is above the second is a collapse.
 COLLAPSED, LEARNED = 2.0, 3.0

@@ -16,17 +16,17 @@ from typing import Protocol
 import numpy as np
 
 from fedkr.config import Study
-from fedkr.data.imageset import ImageSet, SiteData
-from fedkr.evaluation import Utility, measure_utility
+from fedkr.data.images import ImageSet, SiteData
 from fedkr.generators.base import Generator, Knobs
-from fedkr.models import build_classifier
+from fedkr.learning.classifier import ClassifierTraining
+from fedkr.learning.evaluation import Utility, measure_utility
+from fedkr.learning.models import build_classifier
+from fedkr.learning.training import Runtime, predict_logits
 from fedkr.progress import Progress
-from fedkr.recycle.classifier import ClassifierTraining
 from fedkr.recycle.distill import regenerated_batches
 from fedkr.recycle.drawing import confident, release_labels, sampling_knobs
 from fedkr.recycle.teacher import SoftLabeller
 from fedkr.seeds import derive_seed
-from fedkr.training import Runtime, predict_logits
 
 LEAST_FOR_RECALL = 5
 

@@ -13,17 +13,17 @@ from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
 from torch import Tensor, nn
 
-from fedkr.artifacts import Artifact, model_tensors
-from fedkr.augment import augment
 from fedkr.config import TeacherConfig
-from fedkr.data.imageset import ImageSet, SiteData
+from fedkr.data.images import ImageSet, SiteData
 from fedkr.errors import UserError
-from fedkr.evaluation import measure_utility
-from fedkr.models import build_classifier
+from fedkr.learning.augment import augment
+from fedkr.learning.classifier import ClassifierTraining, real_batches
+from fedkr.learning.evaluation import measure_utility
+from fedkr.learning.models import build_classifier
+from fedkr.learning.training import Runtime, forward_batch, predict_logits, to_model_input
 from fedkr.progress import Progress
-from fedkr.recycle.classifier import ClassifierTraining, real_batches
 from fedkr.seeds import derive_seed, torch_rng
-from fedkr.training import Runtime, forward_batch, predict_logits, to_model_input
+from fedkr.stages import Artifact, model_tensors
 
 CERTAIN = 20.0
 

@@ -22,6 +22,7 @@ from fedkr.report.audit_rows import (
     verdict_rows,
     void_sites,
 )
+from fedkr.report.conclusions import audit_verdict
 from fedkr.report.coverage import not_tested, tested
 from fedkr.report.elements import (
     Cell,
@@ -37,7 +38,6 @@ from fedkr.report.elements import (
     table,
 )
 from fedkr.report.results import Results, headline_rows
-from fedkr.report.verdict import audit_verdict
 from fedkr.report.wording import (
     ADVERSARY_MEANING,
     NONE,

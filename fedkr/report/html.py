@@ -7,6 +7,7 @@ from html import escape
 from matplotlib.figure import Figure
 
 from fedkr.report.audit_section import audit_section
+from fedkr.report.conclusions import accuracy_verdict, audit_verdict, most_exposed, uncertainty
 from fedkr.report.elements import (
     Cell,
     Markup,
@@ -27,7 +28,6 @@ from fedkr.report.plots import draw_figures
 from fedkr.report.results import Results, SiteRecycling, site_totals, strategy_by_name
 from fedkr.report.samples import SiteSamples
 from fedkr.report.search_section import search_section
-from fedkr.report.verdict import accuracy_verdict, audit_verdict, most_exposed, uncertainty
 from fedkr.report.wording import (
     decimal,
     duration,

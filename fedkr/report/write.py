@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-from fedkr.artifacts import write_atomic
 from fedkr.errors import UserError
 from fedkr.report.events import write_events
 from fedkr.report.html import render_report
@@ -14,6 +13,7 @@ from fedkr.report.plots import draw_figures
 from fedkr.report.results import RESULTS_FILE, Results, check_results, plain
 from fedkr.report.samples import SiteSamples
 from fedkr.report.style import to_png
+from fedkr.stages import write_atomic
 
 REPORT_FILE = "report.html"
 

@@ -11,10 +11,10 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
 
 from fedkr import wire
-from fedkr.artifacts import Artifact
+from fedkr.learning.training import Runtime
 from fedkr.progress import Progress
 from fedkr.release import check_release
-from fedkr.training import Runtime
+from fedkr.stages import Artifact
 from server.coordinator import Coordinator, Pending
 from server.failure import StudyFailedError
 from server.student import ReleasePool, train_student

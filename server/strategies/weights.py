@@ -20,12 +20,12 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
 from fedkr import wire
-from fedkr.artifacts import Artifact, read_artifact, write_artifact
 from fedkr.config import nearest
 from fedkr.errors import UserError
-from fedkr.models import build_classifier
+from fedkr.learning.models import build_classifier
+from fedkr.learning.training import cosine
 from fedkr.progress import Progress
-from fedkr.training import cosine
+from fedkr.stages import Artifact, read_artifact, write_artifact
 from server.coordinator import Coordinator, content_bytes
 from server.failure import StudyFailedError
 

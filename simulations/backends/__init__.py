@@ -13,7 +13,7 @@ from typing import Protocol, cast
 
 from fedkr.config import BACKENDS, BackendConfig, Study, nearest
 from fedkr.errors import UserError
-from simulations.backends.failure import RunFailed
+from simulations.backends.run_failed import RunFailed
 
 __all__ = ["Backend", "RunFailed", "make_backend"]
 

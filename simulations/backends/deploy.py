@@ -10,8 +10,8 @@ from pathlib import Path
 from fedkr.config import BackendConfig, Study
 from simulations.backends import certificates
 from simulations.backends.bundle import installed_shim
-from simulations.backends.failure import RunFailed, clear_note, with_restarts
 from simulations.backends.home import FlowerHome
+from simulations.backends.run_failed import RunFailed, clear_note, with_restarts
 from simulations.backends.site_folder import write_site_folders
 from simulations.backends.superlink import CONNECTION, HOST, SuperLink, Transport, choose_port, free_port
 

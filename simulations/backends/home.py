@@ -15,9 +15,9 @@ from types import TracebackType
 import psutil
 
 import fedkr
-from fedkr.artifacts import write_atomic
 from fedkr.config import Study
 from fedkr.errors import UserError
+from fedkr.stages import write_atomic
 from simulations.backends import processes
 
 PREFIX = "fedkr-run-"

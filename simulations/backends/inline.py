@@ -23,7 +23,7 @@ from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
 from fedkr.config import BackendConfig, Study
-from simulations.backends.failure import RunFailed, clear_note, read_note
+from simulations.backends.run_failed import RunFailed, clear_note, read_note
 
 logger = logging.getLogger(__name__)
 

@@ -10,8 +10,8 @@ import torch
 from fedkr.config import BackendConfig, Study
 from fedkr.errors import UserError
 from simulations.backends.bundle import installed_shim
-from simulations.backends.failure import clear_note, with_restarts
 from simulations.backends.home import FlowerHome
+from simulations.backends.run_failed import clear_note, with_restarts
 from simulations.backends.superlink import SuperLink, Transport, choose_port
 
 

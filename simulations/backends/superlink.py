@@ -21,9 +21,9 @@ import psutil
 from fedkr.config import Study
 from fedkr.errors import UserError
 from simulations.backends import bundle
-from simulations.backends.failure import RunFailed, read_note
 from simulations.backends.home import FlowerHome
 from simulations.backends.processes import family, is_running
+from simulations.backends.run_failed import RunFailed, read_note
 
 HOST = "127.0.0.1"
 CONNECTION = "own"

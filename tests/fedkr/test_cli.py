@@ -13,7 +13,7 @@ import pytest
 from fedkr.cli import app
 from fedkr.config import Study
 from fedkr.errors import UserError
-from simulations.backends.failure import RunFailed
+from simulations.backends.run_failed import RunFailed
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -56,7 +56,7 @@ def studies(monkeypatch: pytest.MonkeyPatch) -> list[Study]:
             raise failures[study.seed]
         return Path("run")
 
-    offer(monkeypatch, "simulations.study", run_study=run_study)
+    offer(monkeypatch, "simulations.study.run", run_study=run_study)
     return seen
 
 
@@ -151,21 +151,21 @@ def test_help_of_a_command_with_the_same_options_is_its_own(fedkr: Run, command:
 
 
 def test_report_draws_the_run_again(fedkr: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    offer(monkeypatch, "simulations.study", redraw_report=lambda run: run / "report.html")
+    offer(monkeypatch, "simulations.study.run", redraw_report=lambda run: run / "report.html")
     assert fedkr("report", str(tmp_path)) == (0, f"{tmp_path}/report.html\n", "")
 
 
 def test_export_writes_beside_the_run_unless_told_otherwise(
     fedkr: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    offer(monkeypatch, "simulations.export", export_run=lambda run, out: out)
+    offer(monkeypatch, "simulations.export.command", export_run=lambda run, out: out)
     assert fedkr("export", str(tmp_path))[1] == f"{tmp_path}/export\n"
     assert fedkr("export", str(tmp_path), "--out", "there")[1] == "there\n"
 
 
 def test_predict_prints_csv(fedkr: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     rows = [{"image": "a, b.png", "class": "cat"}, {"image": "c.png", "class": "dog"}]
-    offer(monkeypatch, "simulations.predict", predict=lambda model, images: rows)
+    offer(monkeypatch, "simulations.export.predict", predict=lambda model, images: rows)
     assert fedkr("predict", str(tmp_path), str(tmp_path))[1] == 'image,class\n"a, b.png",cat\nc.png,dog\n'
 
 

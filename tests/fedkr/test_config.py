@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from fedkr.config import Study, check_study, nearest, read_dataclass
+from fedkr.config import Study, check_study, nearest, parse_study, read_dataclass
 from fedkr.errors import UserError
 
 
@@ -26,13 +26,13 @@ def test_the_default_study_passes_its_own_check() -> None:
 def test_a_study_survives_the_trip_through_json() -> None:
     study = altered("partition.alpha", 0.7)
     study.generator.options = {"width": 8}
-    assert Study.from_json(study.to_json()) == study
+    assert parse_study(study.to_json()) == study
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '"text"'])
 def test_a_document_that_is_no_study_is_refused(text: str) -> None:
     with pytest.raises(UserError, match="study"):
-        Study.from_json(text)
+        parse_study(text)
 
 
 def test_an_unknown_field_is_named_with_the_nearest_known_one() -> None:

@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from fedkr.artifacts import Artifact, read_artifact, write_artifact
+from fedkr.learning.training import Runtime, Training
 from fedkr.progress import SilentProgress
-from fedkr.training import Runtime, Training
+from fedkr.stages import Artifact, read_artifact, write_artifact
 
 OPTIMIZERS = {
     "fused Adam": lambda parameters: torch.optim.Adam(parameters, lr=0.01, fused=True),

@@ -10,7 +10,7 @@ from torch import nn
 
 from fedkr import wire
 from fedkr.errors import UserError
-from fedkr.evaluation import measure_utility
+from fedkr.learning.evaluation import measure_utility
 from fedkr.release import Release
 
 

@@ -12,9 +12,9 @@ from flwr.clientapp import ClientApp
 
 import fedkr
 from fedkr import wire
-from fedkr.artifacts import StageStore
 from fedkr.config import Study
 from fedkr.release import Release
+from fedkr.stages import StageStore
 from server import coordinator as coordinator_module
 from server.coordinator import Coordinator
 from simulations.backends.inline import FIRST_NODE, InlineGrid

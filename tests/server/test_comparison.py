@@ -7,12 +7,12 @@ import pytest
 from sklearn.metrics import accuracy_score
 
 from fedkr import wire
-from fedkr.artifacts import Artifact, model_tensors, read_artifact
 from fedkr.config import Study
 from fedkr.data import ImageSet
-from fedkr.models import build_classifier
+from fedkr.learning.models import build_classifier
+from fedkr.learning.training import Runtime, predict_logits
 from fedkr.progress import SilentProgress
-from fedkr.training import Runtime, predict_logits
+from fedkr.stages import Artifact, model_tensors, read_artifact
 from server.comparison import Comparison, measure_model
 
 COSTS = {"seconds", "bytes_up", "bytes_down"}

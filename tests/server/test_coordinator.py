@@ -9,8 +9,8 @@ from flwr.app import Error
 
 import fedkr
 from fedkr import wire
-from fedkr.artifacts import Artifact, read_artifact
 from fedkr.errors import UserError
+from fedkr.stages import Artifact, read_artifact
 from server.coordinator import SITE_ERROR, site_order
 from server.failure import StudyFailedError
 

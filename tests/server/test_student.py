@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
+from fedkr.learning.training import Runtime
 from fedkr.progress import SilentProgress
-from fedkr.training import Runtime
 from server.student import ReleasePool, train_student
 
 

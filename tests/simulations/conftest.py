@@ -12,11 +12,11 @@ import numpy as np
 import psutil
 import pytest
 
-from fedkr.artifacts import Artifact, model_tensors, write_artifact
-from fedkr.models import build_classifier
+from fedkr.learning.models import build_classifier
 from fedkr.release import Release
+from fedkr.stages import Artifact, model_tensors, write_artifact
 from server.composition import compose_study
-from simulations.export import export_run
+from simulations.export.command import export_run
 
 CLASSES = ["benign", "a | <b>", "rare"]
 SIDE, CHANNELS = 12, 1

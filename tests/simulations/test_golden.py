@@ -6,10 +6,10 @@ import json
 import pytest
 
 from fedkr.audit import ALL_SITES
-from fedkr.config import RELEASE_ATTACKS, Study
+from fedkr.config import RELEASE_ATTACKS, parse_study
 from fedkr.data import load_source
 from server.composition import compose_study
-from simulations.study import simulated_sites
+from simulations.study.run import simulated_sites
 
 FIGURES = {"accuracy", "balanced_accuracy", "auc"}
 STRATEGY_KEYS = FIGURES | {"name", "bytes_up", "bytes_down", "seconds", "per_site"}
@@ -71,7 +71,7 @@ def test_beside_the_attacks_are_blind_baseline_paired_differences_copies_and_ver
 
 def test_results_say_what_ran_where(results, golden_overrides):
     study = compose_study(golden_overrides)
-    assert results["identity"] == Study.from_json(json.dumps(results["study"])).identity()
+    assert results["identity"] == parse_study(json.dumps(results["study"])).identity()
     assert results["study"]["generator"] == dataclasses.asdict(study.generator)
     assert (results["seed"], results["backend"], results["missing_sites"]) == (study.seed, "inline", [])
     assert results["versions"] and results["hardware"]

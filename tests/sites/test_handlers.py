@@ -11,9 +11,9 @@ from flwr.app import Message, Metadata
 
 from fedkr import wire
 from fedkr.errors import UserError
-from fedkr.models import build_classifier
+from fedkr.learning.models import build_classifier
+from fedkr.learning.training import predict_logits
 from fedkr.release import check_release
-from fedkr.training import predict_logits
 from sites.handlers import HANDLERS, audited_model, public_count
 from sites.policy import COUNT_STEP, PolicyError
 from sites.workspace import open_site

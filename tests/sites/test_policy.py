@@ -12,7 +12,7 @@ from fedkr.audit.copies import CopyFigures, copy_metrics
 from fedkr.config import AuditConfig
 from fedkr.data import ImageSet
 from fedkr.errors import UserError
-from fedkr.evaluation import measure_utility
+from fedkr.learning.evaluation import measure_utility
 from sites.policy import SIMULATED, AuditLimits, Policy, PolicyError, check_reply, check_request, weight_shapes
 
 OPEN = Policy(allow=["metrics", "release", "weights"], max_images=100, exact_counts=True)

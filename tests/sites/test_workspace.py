@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import yaml
 
-from fedkr.config import Study
+from fedkr.config import Study, parse_study
 from fedkr.errors import UserError
 from sites.policy import SIMULATED, Policy
 from sites.workspace import node_policy, open_site, read_site_file, site_folder
@@ -143,7 +143,7 @@ def test_simulated_sites_divide_the_pool_between_them(study):
 
 def test_a_site_stays_open_for_the_next_message_of_the_same_study_only(study):
     first = open_site({"partition-id": 0}, study)
-    assert open_site({"partition-id": 0}, Study.from_json(study.to_json())) is first
+    assert open_site({"partition-id": 0}, parse_study(study.to_json())) is first
     assert open_site({"partition-id": 0}, dataclasses.replace(study, seed=1)) is not first
 
 
@@ -151,4 +151,4 @@ def test_a_study_that_fits_no_dataclass_is_refused_before_any_data_is_read(study
     values = json.loads(study.to_json())
     values["teacher"]["lr"] = -1.0
     with pytest.raises(UserError, match=r"teacher\.lr=-1\.0"):
-        Study.from_json(json.dumps(values))
+        parse_study(json.dumps(values))

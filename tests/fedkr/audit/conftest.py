@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from fedkr.data.imageset import CanarySet, ImageSet, SiteData
+from fedkr.data.images import CanarySet, ImageSet, SiteData
 
 CLASSES = ("a", "b", "c")
 

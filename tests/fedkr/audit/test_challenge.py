@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from fedkr.audit.challenge import build_challenge, candidates, site_challenge, site_population
-from fedkr.data.imageset import ImageSet
+from fedkr.data.images import ImageSet
 from fedkr.errors import UserError
 
 

@@ -6,7 +6,7 @@ from sklearn.datasets import load_digits
 
 from fedkr.audit.challenge import build_challenge
 from fedkr.audit.copies import CopyFigures, check_copies, copy_metrics, read_copy_metrics
-from fedkr.data.imageset import ImageSet
+from fedkr.data.images import ImageSet
 from fedkr.errors import UserError
 from fedkr.release import Release
 

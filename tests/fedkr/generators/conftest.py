@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 from fedkr.config import GeneratorConfig
-from fedkr.data.imageset import ImageSet
+from fedkr.data.images import ImageSet
 from fedkr.generators import build_generator
+from fedkr.learning.training import Runtime
 from fedkr.progress import SilentProgress
-from fedkr.training import Runtime
 
 
 @pytest.fixture(scope="session")

@@ -5,11 +5,11 @@ import pytest
 import torch
 from torch.nn.utils import parametrize
 
-from fedkr.artifacts import read_artifact, write_artifact
 from fedkr.errors import UserError
-from fedkr.generators.biggan_networks import Discriminator, ImageGenerator, Shape
+from fedkr.generators.biggan_deep.networks import Discriminator, ImageGenerator, Shape
+from fedkr.learning.training import DivergedError
 from fedkr.progress import SilentProgress
-from fedkr.training import DivergedError
+from fedkr.stages import read_artifact, write_artifact
 
 TINY = {"width": 4, "latent": 4, "embedding": 4, "d_steps": 2, "ema_start": 1}
 LEARNS = TINY | {"width": 16, "latent": 8, "embedding": 8, "lr": 0.002, "ema": 0.8, "ema_start": 10, "attention": 0}

@@ -9,12 +9,12 @@ import pytest
 import yaml
 
 import fedkr.generators
-from fedkr.artifacts import StageStore
 from fedkr.config import GeneratorConfig
 from fedkr.errors import UserError
 from fedkr.generators import build_generator
 from fedkr.progress import SilentProgress
 from fedkr.recycle import SitePipeline
+from fedkr.stages import StageStore
 
 PAGE = (Path(fedkr.generators.__file__).parent / "README.md").read_text()
 

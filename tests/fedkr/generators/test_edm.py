@@ -7,13 +7,13 @@ import pytest
 import torch
 from diffusers import EDMDPMSolverMultistepScheduler, UNet2DModel
 
-from fedkr.artifacts import Artifact, read_artifact, write_artifact
 from fedkr.config import GeneratorConfig
 from fedkr.errors import UserError
 from fedkr.generators import build_generator
-from fedkr.generators.edm_network import NOISE_SCALE, noise_input, reset_weights
+from fedkr.generators.edm.network import NOISE_SCALE, noise_input, reset_weights
 from fedkr.progress import SilentProgress
 from fedkr.seeds import torch_rng
+from fedkr.stages import Artifact, read_artifact, write_artifact
 
 SIGMA_DATA = 0.5
 
@@ -117,7 +117,7 @@ def test_folding_keeps_every_pixel_in_its_place(build):
 
 
 def test_samples_depend_on_the_seed_and_not_on_how_many_follow(build, monkeypatch):
-    monkeypatch.setattr("fedkr.generators.edm.MOST_SAMPLED", 4)
+    monkeypatch.setattr("fedkr.generators.edm.generator.MOST_SAMPLED", 4)
     generator = build()
     batches = list(generator.sample(np.zeros(10, np.int64), {"steps": 2, "guidance": 1.0}, "s"))
     assert [len(batch) for batch in batches] == [4, 4, 2]

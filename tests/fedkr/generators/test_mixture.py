@@ -7,10 +7,10 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from fedkr.artifacts import read_artifact, write_artifact
 from fedkr.errors import UserError
 from fedkr.generators.mixture import shares, split
-from fedkr.training import DivergedError
+from fedkr.learning.training import DivergedError
+from fedkr.stages import read_artifact, write_artifact
 
 TINY = {"width": 4, "latent": 4, "embedding": 4, "d_steps": 1, "attention": 0}
 

@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from fedkr.config import StudentConfig
+from fedkr.learning.training import predict_logits
 from fedkr.progress import SilentProgress
 from fedkr.recycle.distill import distill_student, regenerated_batches
-from fedkr.training import predict_logits
 
 
 class Sets:

@@ -7,16 +7,16 @@ import numpy as np
 import pytest
 import torch
 
-from fedkr.artifacts import Artifact, StageStore, read_artifact
 from fedkr.data import SiteData
 from fedkr.errors import UserError
+from fedkr.learning.training import Runtime
 from fedkr.progress import SilentProgress
 from fedkr.recycle import SitePipeline
 from fedkr.recycle import pipeline as pipeline_module
 from fedkr.recycle.pipeline import content_digest, normalised_float16
 from fedkr.recycle.search import LEAST_FOR_RECALL
 from fedkr.release import check_release
-from fedkr.training import Runtime
+from fedkr.stages import Artifact, StageStore, read_artifact
 
 RARE = 2
 

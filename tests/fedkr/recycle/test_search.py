@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedkr.data import ImageSet
-from fedkr.evaluation import Utility
+from fedkr.learning.evaluation import Utility
 from fedkr.recycle.drawing import release_labels
 from fedkr.recycle.search import Score, best_of, chance_auc, choose_checkpoint, halve, standard_error
 

@@ -4,10 +4,10 @@ import pytest
 from flwr.app import Array, ArrayRecord
 
 from fedkr import wire
-from fedkr.artifacts import read_artifact
+from fedkr.learning.training import Runtime
 from fedkr.progress import SilentProgress
 from fedkr.release import Release
-from fedkr.training import Runtime
+from fedkr.stages import read_artifact
 from server.failure import StudyFailedError
 from server.strategies.fedkr import FedKR
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from fedkr.config import Study
+from fedkr.config import Study, parse_study
 from simulations.backends import bundle
 
 
@@ -16,7 +16,7 @@ def test_any_text_survives_the_run_config(tmp_path, text):
     study.generator.options = {"note": text}
     path = bundle.write_run_config(tmp_path / "run.toml", study, tmp_path)
     values = tomllib.loads(path.read_text(encoding="utf-8"))
-    assert Study.from_json(values["study"]) == study
+    assert parse_study(values["study"]) == study
     assert bundle.write_toml(tmp_path / "t.toml", {"x": text, "y": True})
     assert tomllib.loads((tmp_path / "t.toml").read_text(encoding="utf-8")) == {"x": text, "y": True}
 

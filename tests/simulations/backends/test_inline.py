@@ -6,7 +6,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, Re
 from flwr.clientapp import ClientApp
 from flwr.serverapp import ServerApp
 
-from fedkr.config import Study
+from fedkr.config import Study, parse_study
 from simulations.backends import RunFailed
 from simulations.backends.inline import InlineBackend, InlineGrid
 
@@ -86,7 +86,7 @@ def test_the_server_app_finds_the_study_and_the_run_folder_in_its_config(app, tm
         seen.update(context.run_config, nodes=len(list(grid.get_node_ids())))
 
     InlineBackend((server, app)).run(study, tmp_path)
-    assert Study.from_json(seen["study"]) == study
+    assert parse_study(seen["study"]) == study
     assert (seen["run-dir"], seen["nodes"]) == (str(tmp_path), 3)
 
 

@@ -1,0 +1,1 @@
+"""Attacks: arrays in, one score an image out."""

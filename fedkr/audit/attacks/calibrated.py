@@ -1,0 +1,159 @@
+"""The attacks by reference models, from logits to one score an image: LiRA in four variants, RMIA in two."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import expit
+
+from fedkr.audit.attacks.lira import lira_offline, lira_online, logit_scaled_confidence
+from fedkr.audit.attacks.queries import query_views
+from fedkr.audit.attacks.reference_arrays import Bools, Floats
+from fedkr.audit.attacks.rmia import choose_offline_a, rmia_offline, rmia_online
+from fedkr.config import REFERENCE_ATTACKS, nearest
+from fedkr.data.images import ImageSet
+from fedkr.errors import UserError
+
+Logits = NDArray[np.float32]
+Labels = NDArray[np.int64]
+
+LIRA: dict[str, Callable[[Floats, Floats, Bools], Floats]] = {
+    "lira-online": lira_online,
+    "lira-online-fixed": partial(lira_online, fixed_variance=True),
+    "lira-offline": lira_offline,
+    "lira-offline-fixed": partial(lira_offline, fixed_variance=True),
+}
+# Weakest first: a pipeline shadow goes the whole way that the audited student went.
+KINDS = ("direct", "pipeline")
+
+
+class ReferenceModels(Protocol):
+    """What an attack asks of M reference models."""
+
+    @property
+    def membership(self) -> Bools:
+        """Bool ``[M, N]``: which candidates each model trained on."""
+
+    def logits(self, images: NDArray[np.uint8]) -> Logits:
+        """Return float32 ``[M, Q, K]`` for uint8 images ``[Q, H, W, C]``."""
+
+
+@dataclass(frozen=True)
+class ReferenceSignals:
+    """What reference models answered; it names single images, so it never leaves the site.
+
+    Attributes:
+        kind: ``direct`` (classifiers on random halves) or ``pipeline`` (whole pipelines on random halves).
+        logits: float32 ``[M, A, N, K]`` on A views of the candidates.
+        population: float32 ``[M, A, Z, K]`` on the same views of the population.
+        membership: bool ``[M, N]``.
+        others: whether the references also trained on the other sites' releases.
+    """
+
+    kind: str
+    logits: Logits
+    population: Logits
+    membership: Bools
+    others: bool
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise UserError(f"reference models: kind {self.kind!r}; one of: {', '.join(KINDS)}")
+        fits = self.logits.ndim == self.population.ndim == 4
+        fits = fits and self.logits.shape[:2] + self.logits.shape[3:] == (
+            self.population.shape[:2] + self.population.shape[3:]
+        )
+        if not fits or self.membership.shape != (self.logits.shape[0], self.logits.shape[2]):
+            raise UserError(
+                f"reference models: logits {list(self.logits.shape)}, on the population {list(self.population.shape)} "
+                f"and membership {list(self.membership.shape)} do not fit together"
+            )
+
+
+def reference_signals(
+    references: ReferenceModels,
+    candidates: ImageSet,
+    population: ImageSet,
+    queries: int,
+    flip: str,
+    kind: str,
+    others: bool,
+) -> ReferenceSignals:
+    """Ask reference models for all that the attacks need.
+
+    Args:
+        references: M models and their membership over the candidates.
+        candidates: N images, in the order of the references' membership.
+        population: Z images that neither the references nor the audited models trained on.
+        queries: number of views (:func:`fedkr.audit.attacks.queries.query_views`).
+        flip: mirror images that count as real.
+        kind: ``direct`` or ``pipeline``.
+        others: whether the references also trained on the other sites' releases.
+    """
+    answers = [
+        np.stack([references.logits(view) for view in query_views(data.images, queries, flip)], axis=1)
+        for data in (candidates, population)
+    ]
+    return ReferenceSignals(kind, answers[0], answers[1], references.membership, others)
+
+
+def reference_attack_score(
+    name: str,
+    target_logits: Logits,
+    population_logits: Logits,
+    labels: Labels,
+    population_labels: Labels,
+    signals: ReferenceSignals,
+    gamma: float,
+) -> Floats:
+    """Return the named attack's scores float64 ``[N]``, higher meaning "more like a member".
+
+    LiRA reads the logit-scaled confidence, RMIA the probability of the true class. The ``a`` of ``rmia-offline`` is
+    chosen with a reference model as the target, never on the audited model's challenge.
+
+    Args:
+        name: one of :data:`fedkr.config.REFERENCE_ATTACKS`.
+        target_logits: ``[A, N, K]`` of the audited model on the candidates' views.
+        population_logits: ``[A, Z, K]``.
+        labels: int64 ``[N]``.
+        population_labels: int64 ``[Z]``.
+        signals: the references' answers to the same views.
+        gamma: RMIA's threshold, 1 or more.
+
+    Raises:
+        UserError: an unknown attack, shapes that do not fit, logits that are not finite, or too few references.
+    """
+    if name not in REFERENCE_ATTACKS:
+        raise UserError(f"audit.attacks={name!r}: no such attack{nearest(name, REFERENCE_ATTACKS)}")
+    _check_shapes(target_logits, signals.logits, "candidates")
+    _check_shapes(population_logits, signals.population, "population images")
+    target, references = _confidence(target_logits[None], labels)[0], _confidence(signals.logits, labels)
+    if name in LIRA:
+        return LIRA[name](target, references, signals.membership)
+    population = _confidence(population_logits[None], population_labels)[0]
+    population_references = _confidence(signals.population, population_labels)
+    images = expit(target), expit(references), signals.membership
+    others = expit(population), expit(population_references)
+    if name == "rmia":
+        return rmia_online(*images, *others, gamma=gamma)
+    return rmia_offline(*images, *others, a=choose_offline_a(images[1], images[2], others[1]), gamma=gamma)
+
+
+def _confidence(logits: Logits, labels: Labels) -> Floats:
+    """Return the true class's log-odds float64 ``[M, N, A]`` of logits ``[M, A, N, K]``, one model at a time."""
+    if not np.isfinite(logits).all():
+        raise UserError("logits: not all finite, so a model diverged and cannot be audited; lower its learning rate")
+    return np.stack([logit_scaled_confidence(model, labels).T for model in logits])
+
+
+def _check_shapes(target: Logits, references: Logits, what: str) -> None:
+    if target.shape != references.shape[1:]:
+        raise UserError(
+            f"reference models: answered on views, {what} and classes {list(references.shape[1:])}, "
+            f"the audited model on {list(target.shape)}; ask both for the same"
+        )

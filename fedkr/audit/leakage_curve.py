@@ -1,0 +1,150 @@
+"""The leakage curve: how utility and leakage of a student move with the amount of synthetic data it learns from.
+
+Every point of the curve trains on images of one and the same drawing: a site's synthetic images come in slices as
+large as its training split, a ratio takes the first images of them as one fixed set, and regeneration rounds take the
+first slices in turn. So points differ by what they are named after, and not by the luck of another drawing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from fedkr.recycle import SitePipeline
+from fedkr.recycle.drawing import SoftSet, confident, release_labels, sampling_knobs
+from fedkr.seeds import numpy_rng
+from fedkr.stages import Artifact
+
+RATIOS = (0.1, 0.3, 1.0, 3.0, 10.0)
+ROUNDS = (1, 2, 4, 8)
+LABELS = ("soft", "hard")
+RATIO, REGENERATION = "ratio", "rounds"
+
+
+@dataclass(frozen=True)
+class CurvePoint:
+    """One student of the curve.
+
+    Attributes:
+        sweep: ``ratio`` (one fixed set) or ``rounds`` (fresh sets of ratio 1, in turn).
+        value: images of the set as a multiple of the training images, or the number of sets.
+        labels: ``soft`` (the teacher's, as released) or ``hard`` (the class that was asked for).
+    """
+
+    sweep: str
+    value: float
+    labels: str
+
+    @property
+    def slices(self) -> int:
+        """How many slices of ratio 1 the point needs."""
+        return math.ceil(self.value)
+
+    @property
+    def training(self) -> CurvePoint:
+        """The point that stands for the same training: one round is a fixed set of ratio 1."""
+        return CurvePoint(RATIO, 1.0, self.labels) if self.slices == self.value == 1 else self
+
+
+@dataclass(frozen=True)
+class SyntheticSlices:
+    """One site's synthetic images, slice after slice.
+
+    Attributes:
+        images: uint8 ``[S * n, H, W, C]``.
+        soft: float16 ``[S * n, K]``, the teacher's labels.
+        asked: int64 ``[S * n]``, the class that each image was drawn for.
+        size: n, images of a slice.
+    """
+
+    images: NDArray[np.uint8]
+    soft: NDArray[np.float16]
+    asked: NDArray[np.int64]
+    size: int
+
+    def part(self, start: int, stop: int, labels: str) -> SoftSet:
+        """Return images ``start`` to ``stop`` with labels ``[N, K]`` of one of ``LABELS``."""
+        images = self.images[start:stop]
+        if labels == "soft":
+            return images, self.soft[start:stop]
+        return images, np.eye(self.soft.shape[1], dtype=np.float16)[self.asked[start:stop]]
+
+    def as_artifact(self) -> Artifact:
+        """Return the slices as a stage keeps them."""
+        arrays = {"images": self.images, "soft": self.soft, "asked": self.asked}
+        return Artifact({name: torch.from_numpy(array) for name, array in arrays.items()}, {"size": self.size})
+
+    @staticmethod
+    def from_artifact(artifact: Artifact) -> SyntheticSlices:
+        """Read what :meth:`as_artifact` made."""
+        images, soft, asked = (artifact.tensors[name].numpy() for name in ("images", "soft", "asked"))
+        return SyntheticSlices(images, soft, asked, artifact.info["size"])
+
+
+def curve_points(
+    ratios: Sequence[float] = RATIOS, rounds: Sequence[int] = ROUNDS, labels: Sequence[str] = LABELS
+) -> list[CurvePoint]:
+    """Return the curve's points, sweep after sweep."""
+    by_ratio = [CurvePoint(RATIO, float(value), kind) for kind in labels for value in ratios]
+    return by_ratio + [CurvePoint(REGENERATION, float(value), kind) for kind in labels for value in rounds]
+
+
+def draw_slices(pipeline: SitePipeline, count: int) -> SyntheticSlices:
+    """Return ``count`` slices of ratio 1 from the pipeline's chosen generator, labelled by its teacher; a stage."""
+    key = pipeline.choice_key() | {"slices": count}
+
+    def compute() -> Artifact:
+        parts = _draw(pipeline, count)
+        images, soft, asked = (np.concatenate([part[i] for part in parts]) for i in range(3))
+        return SyntheticSlices(images, soft.astype(np.float16), asked, len(pipeline.data.train)).as_artifact()
+
+    return SyntheticSlices.from_artifact(pipeline.stages.run("leakage-slices", key, compute))
+
+
+def training_sets(point: CurvePoint, sites: Sequence[SyntheticSlices]) -> Callable[[int], SoftSet]:
+    """Return the union of the sites' sets that the point's student learns from, by regeneration round 0, 1, ..."""
+
+    def draw(number: int) -> SoftSet:
+        """Return the images and labels of round ``number``, all sites joined."""
+        parts = []
+        for site in sites:
+            if point.sweep == RATIO:
+                start, stop = 0, max(1, round(point.value * site.size))
+            else:
+                start = number % point.slices * site.size
+                stop = start + site.size
+            parts.append(site.part(start, stop, point.labels))
+        return np.concatenate([images for images, _ in parts]), np.concatenate([labels for _, labels in parts])
+
+    if point.sweep != RATIO:
+        return draw
+    fixed = draw(0)
+    return lambda number: fixed
+
+
+def _draw(
+    pipeline: SitePipeline, count: int
+) -> list[tuple[NDArray[np.uint8], NDArray[np.floating], NDArray[np.int64]]]:
+    choice, recycle, train = pipeline.choose(), pipeline.study.recycle, pipeline.data.train
+    knobs, labeller, generator = choice["knobs"], pipeline.labeller(), pipeline.build_generator()
+    generator.load(pipeline.checkpoint(choice["checkpoint"]))
+    threshold, balance = knobs.get("filter", recycle.filter), knobs.get("balance", recycle.balance)
+
+    def labelled(wanted: NDArray[np.int64], *seed: object) -> SoftSet:
+        images = np.concatenate(list(generator.sample(wanted, sampling_knobs(knobs), *seed)))
+        return images, labeller(images, *seed)
+
+    parts = []
+    for number in range(count):
+        seed = (*pipeline.seed("leakage"), number)
+        asked = release_labels(train, len(train), balance, recycle.min_class_count, numpy_rng(*seed, "labels"))
+        again = lambda wanted, *more, seed=seed: labelled(wanted, *seed, *more)  # noqa: E731
+        parts.append((*confident(*labelled(asked, *seed), asked, threshold, again), asked))
+        pipeline.progress.update("leakage slices", number + 1, count, unit="slice")
+    pipeline.progress.finish("leakage slices")
+    return parts

@@ -1,0 +1,1 @@
+"""The audit of a classifier that was trained elsewhere."""

@@ -1,0 +1,256 @@
+"""The audit of a classifier that fedkr did not train: its owner's images, direct references, and a control of our own.
+
+The rule of the verdict is the sites' (:mod:`fedkr.audit.verdict`). It lets a model pass only where the same attack
+detects a teacher that knows the members by heart. An outside model has no such teacher, so the audit trains one:
+without augmentation, decay or early stopping, for many epochs. It never leaves this audit.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fedkr.audit.attacks.calibrated import ReferenceSignals, reference_signals
+from fedkr.audit.challenge import Challenge, build_challenge, candidates, image_digests
+from fedkr.audit.figures import AuditReport
+from fedkr.audit.references.direct import balanced_membership, train_references
+from fedkr.audit.references.shadows import scaled_steps
+from fedkr.audit.run import Predict, audit_model
+from fedkr.audit.statistics.blind import BlindResult, blind_baseline, holm_reject
+from fedkr.audit.verdict import CONTROL, SiteVerdict, site_verdicts
+from fedkr.config import AuditConfig, ClassifierConfig
+from fedkr.data.images import ImageSet, content_digest, joined
+from fedkr.data.sources.npz import NpzFile, read_splits
+from fedkr.errors import UserError
+from fedkr.learning.classifier import train_on_real
+from fedkr.learning.models import build_classifier
+from fedkr.learning.training import Runtime, predict_logits
+from fedkr.progress import Progress
+from fedkr.seeds import numpy_rng
+from fedkr.stages import Artifact, StageStore, model_tensors
+
+# In order of preference: a holdout was set apart for this very purpose.
+NONMEMBERS = ("holdout", "val")
+# Of the non-members, where the file has no other images that no model trained on.
+POPULATION_SHARE = 0.25
+# Enough for a small network to know every member by heart.
+CONTROL_EPOCHS = 30
+CONTROL_STAGE = "control"
+
+
+@dataclass(frozen=True)
+class OutsideData:
+    """Whose membership is asked after.
+
+    Attributes:
+        name: of the file, as the report names the site.
+        challenge: members (train) and non-members.
+        population: images that no model trained on, RMIA's z.
+        notes: what a reader has to know of where they come from, a line each.
+    """
+
+    name: str
+    challenge: Challenge
+    population: ImageSet
+    notes: list[str]
+
+
+def read_outside(path: Path, classes: int | None = None, seed: int = 0) -> OutsideData:
+    """Read an ``.npz`` in the MedMNIST layout.
+
+    ``train_*`` are the members; ``holdout_*``, else ``val_*``, the non-members; what is left of val and test is the
+    population.
+
+    Args:
+        path: the file.
+        classes: how many classes the model has, None for as many as the file has.
+        seed: of the population where it has to be taken from the non-members.
+
+    Raises:
+        UserError: a file that cannot be read, arrays that do not fit together, or no images to serve as non-members.
+    """
+    with NpzFile(path) as file:
+        names = () if classes is None else tuple(str(label) for label in range(classes))
+        splits = read_splits(file, ("train", *NONMEMBERS, "test"), names)
+    source = next((name for name in NONMEMBERS if name in splits), None)
+    if source is None:
+        raise UserError(
+            f"{path}: has neither holdout_images nor val_images, so there are no non-members; add images (and labels) "
+            "of the same origin that the model was not trained on"
+        )
+    train, nonmembers = splits["train"], splits[source]
+    if (train.groups is None) != (nonmembers.groups is None):
+        raise UserError(f"{path}: groups are given for only one of train and {source}; give both or neither")
+    notes = [f"members are the file's train split, non-members its {source} split"]
+    if source == "val":
+        notes.append(
+            "a val split that chose the model's checkpoint or settings is not untouched, which makes leakage look "
+            "smaller; a holdout of the training images' own distribution (holdout_images) is the better choice"
+        )
+    spare = [splits[name] for name in ("val", "test") if name in splits and name != source]
+    if not spare:
+        nonmembers, taken = _divided(nonmembers, numpy_rng(seed, "audit", "population"))
+        spare = [taken]
+        notes.append(
+            f"the file has no test split: {len(taken)} of the {source} images are RMIA's population, not non-members"
+        )
+    challenge = build_challenge(train, nonmembers)
+    return OutsideData(path.stem, challenge, _population(path, spare, challenge), notes)
+
+
+def _divided(data: ImageSet, rng: np.random.Generator) -> tuple[ImageSet, ImageSet]:
+    """Return what stays and a random share of :data:`POPULATION_SHARE`, whole groups (patients) on one side."""
+    units = np.arange(len(data)) if data.groups is None else np.unique(data.groups, return_inverse=True)[1]
+    count = int(units.max()) + 1
+    taken = np.isin(units, rng.permutation(count)[: max(1, round(POPULATION_SHARE * count))])
+    return data.subset(np.flatnonzero(~taken)), data.subset(np.flatnonzero(taken))
+
+
+def _population(path: Path, spare: list[ImageSet], challenge: Challenge) -> ImageSet:
+    pool, known = joined(spare), set(image_digests(candidates(challenge).images))
+    kept = np.flatnonzero([digest not in known for digest in image_digests(pool.images)])
+    if not len(kept):
+        raise UserError(f"{path}: val and test hold only copies of members and non-members; add a test split")
+    return pool.subset(kept)
+
+
+@dataclass(frozen=True)
+class OutsideAudit:
+    """What the audit of an outside model came to.
+
+    Attributes:
+        reports: of the model and, where reference models were trained, of the control (``teacher``).
+        blind: members against non-members without any model; ``void`` where it tells them apart.
+        verdict: of the model.
+    """
+
+    reports: list[AuditReport]
+    blind: BlindResult
+    void: bool
+    verdict: SiteVerdict
+
+    def as_results(self) -> dict[str, Any]:
+        """Return ``audit`` and ``audit_extras`` as in ``results.json``; no figure of a single image is among them."""
+        site = self.verdict.site
+        blind = {"site": site, "auc": self.blind.auc, "p_value": self.blind.p_value, "rejected": self.void}
+        extras: dict[str, list[Any]] = {"blind": [blind], "verdicts": [self.verdict.as_row()]}
+        for report in self.reports:
+            for name, rows in report.extras().items():
+                extras.setdefault(name, []).extend(rows)
+        rows = [row.as_row() for report in self.reports for row in report.rows]
+        return {"audit": rows, "audit_extras": extras}
+
+
+class OutsideAuditor:
+    """Audits one outside model; reference models and the control are stages on disk.
+
+    Args:
+        data: whose membership is asked after.
+        config: attacks and how many direct references; none makes a verdict of the threshold attacks alone.
+        recipe: of reference models and control, as near to the audited model's own as is known.
+        flip: mirror images that count as real.
+        runtime: where and how they are trained.
+        stages: where they are kept.
+        progress: is told of their training.
+        seed: of all randomness.
+    """
+
+    def __init__(
+        self,
+        data: OutsideData,
+        config: AuditConfig,
+        recipe: ClassifierConfig,
+        *,
+        flip: str,
+        runtime: Runtime,
+        stages: StageStore,
+        progress: Progress,
+        seed: int = 0,
+    ) -> None:
+        self.data, self.config, self.recipe, self.flip = data, config, recipe, flip
+        self.runtime, self.stages, self.progress, self.seed = runtime, stages, progress, seed
+        self.members = data.challenge.members
+        self.key = {"seed": seed, "flip": flip, **runtime.describe(), "recipe": dataclasses.asdict(recipe)}
+
+    def audit(self, predict: Predict, target: str) -> OutsideAudit:
+        """Attack the model that ``predict`` is, and the control.
+
+        Args:
+            predict: maps uint8 images ``[N, H, W, C]`` to float32 logits ``[N, K]``.
+            target: how the report names the model; ``student`` says that it was trained on releases, which direct
+                references cannot clear.
+
+        Raises:
+            UserError: a model whose logits are not finite, or too few images.
+        """
+        blind = blind_baseline(self.data.challenge, self.seed, self.config.permutations)
+        void = holm_reject([blind.p_value])[0]
+        references = [self._signals()] if self.config.direct_references else []
+        reports = [self._attack(predict, target, references)]
+        if references:
+            reports.append(self._attack(self._control(), CONTROL, references))
+        rows = [row.as_row() for report in reports for row in report.rows]
+        verdicts = site_verdicts(rows, [self.data.name] if void else [])
+        return OutsideAudit(reports, blind, void, next(v for v in verdicts if v.target == target))
+
+    def _attack(self, predict: Predict, target: str, references: list[ReferenceSignals]) -> AuditReport:
+        return audit_model(
+            predict,
+            self.data.challenge,
+            target=target,
+            site=self.data.name,
+            config=self.config,
+            seed=self.seed,
+            references=references,
+            population=self.data.population if references else None,
+            flip=self.flip,
+        )
+
+    def _signals(self) -> ReferenceSignals:
+        images, count = candidates(self.data.challenge), self.config.direct_references
+        rng = numpy_rng(self.seed, self.data.name, "references", "direct")
+        references = train_references(
+            self.recipe,
+            images,
+            balanced_membership(count, len(images), rng),
+            # As many epochs as the recipe gives the members.
+            steps=scaled_steps(self.recipe.steps, len(images) // 2, len(self.members)),
+            extra=None,
+            flip=self.flip,
+            runtime=self.runtime,
+            seed=(self.seed, self.data.name, "references"),
+            progress=self.progress,
+            stages=self.stages,
+            key=self.key,
+        )
+        return reference_signals(
+            references, images, self.data.population, self.config.queries, self.flip, "direct", others=False
+        )
+
+    def _control(self) -> Predict:
+        """Return the control's predictions: a classifier of the recipe's architecture, overfitted to the members."""
+        steps = CONTROL_EPOCHS * len(self.members) // self.recipe.batch
+        plain: dict[str, Any] = {"augment": "none", "weight_decay": 0.0, "label_smoothing": 0.0, "mixup": 0.0}
+        config = dataclasses.replace(self.recipe, **plain, steps=max(self.recipe.steps, steps))
+        members = self.members
+        key = self.key | {"control": dataclasses.asdict(config), "members": content_digest(members)}
+
+        def train() -> Artifact:
+            """Overfit the classifier to the members."""
+            seed = (self.seed, self.data.name, "control")
+            how: dict[str, Any] = {
+                "flip": "none",
+                "runtime": self.runtime,
+                "progress": self.progress,
+                "stage": CONTROL_STAGE,
+            }
+            return Artifact(model_tensors(train_on_real(config, members, seed=seed, **how)))
+
+        model = build_classifier(config, members.channels, members.size, len(members.classes), "any")
+        model.load_state_dict(self.stages.run(CONTROL_STAGE, key, train).tensors)
+        return partial(predict_logits, self.runtime.place(model).eval(), runtime=self.runtime)

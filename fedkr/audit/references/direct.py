@@ -1,0 +1,293 @@
+"""Reference models: many classifiers on random halves of the candidates, in chunks that are kept once trained."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import time
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+import psutil
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from fedkr.audit.attacks.reference_arrays import Bools
+from fedkr.audit.references.engines import ReferenceTask, train_alone, train_together
+from fedkr.config import ClassifierConfig
+from fedkr.data.images import ImageSet, content_digest
+from fedkr.errors import UserError
+from fedkr.learning.models.stacked import CONVOLUTIONS
+from fedkr.learning.training import Runtime, predict_logits
+from fedkr.progress import Progress, SilentProgress
+from fedkr.recycle.drawing import SoftSet
+from fedkr.stages import Artifact, StageStore
+
+STAGE = "reference models"
+ENGINES = ("loop", *CONVOLUTIONS)
+MOST_TOGETHER = 64
+# Values in one image's first activations up to which a stack of a few models is faster than a loop on a processor.
+MOST_ON_CPU, VALUES_ON_CPU = 4, 16 * 16 * 16
+# Sites may share a device, and a chunk must not change with what else happens to run: a share of the total.
+MEMORY_SHARE = 0.25
+TRIAL_STEPS = 5
+
+
+class References:
+    """Trained reference models and what each trained on.
+
+    Attributes:
+        models: M classifiers in evaluation mode.
+        membership: bool ``[M, N]``, which candidates each trained on.
+    """
+
+    def __init__(self, models: Sequence[nn.Module], membership: Bools, runtime: Runtime) -> None:
+        self.models, self.membership, self.runtime = list(models), membership, runtime
+
+    def logits(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Return float32 ``[M, Q, K]`` of uint8 ``images [Q, H, W, C]``: beside the result, one batch of one model."""
+        first = predict_logits(self.models[0], images, self.runtime)
+        found = np.empty((len(self.models), *first.shape), np.float32)
+        found[0] = first
+        for index, model in enumerate(self.models[1:], start=1):
+            found[index] = predict_logits(model, images, self.runtime)
+        return found
+
+
+def balanced_membership(models: int, images: int, rng: np.random.Generator) -> Bools:
+    """Return bool ``[M, N]``: which images each model trains on; each image is in exactly half of the models.
+
+    Raises:
+        UserError: an odd number of models, or none.
+    """
+    if models < 2 or models % 2:
+        raise UserError(f"reference models: {models}; an even number of at least 2 puts each image into half of them")
+    halves = np.repeat([[True], [False]], models // 2, axis=0)
+    return rng.permuted(np.broadcast_to(halves, (models, images)), axis=0)
+
+
+def train_references(
+    config: ClassifierConfig,
+    candidates: ImageSet,
+    membership: Bools,
+    *,
+    steps: int,
+    extra: SoftSet | None,
+    flip: str,
+    runtime: Runtime,
+    seed: tuple[object, ...],
+    progress: Progress,
+    stages: StageStore,
+    key: dict[str, Any],
+    engine: str | None = None,
+    together: int | None = None,
+) -> References:
+    """Train one classifier on each row of ``membership``, by the recipe of the model under audit.
+
+    Args:
+        config: the target's recipe.
+        candidates: the N images, with hard labels, that membership is asked of.
+        membership: bool ``[M, N]``.
+        steps: training steps of each model, in place of ``config.steps``.
+        extra: soft-labelled images that every model trains on too.
+        flip: which mirror images the augmentation may draw.
+        runtime: where and how.
+        seed: parts of the seed; model m adds its number.
+        progress: is told of all models as one stage.
+        stages: keeps each finished chunk; an interrupted training goes on with the next.
+        key: what else the result depends on, added to the stages' names.
+        engine: one of ``ENGINES``; by default the fastest here, see :func:`choose_engine`.
+        together: models of one chunk; by default 1 for ``loop``, else as many as the memory allows.
+
+    Raises:
+        UserError: shapes that do not fit together, or a model without an image.
+        DivergedError: a model's loss is not finite; the message names the model.
+    """
+    config = dataclasses.replace(config, steps=steps)
+    task = reference_task(config, candidates, membership, extra, flip=flip, runtime=runtime, seed=seed)
+    common = key | _depends(task, candidates, extra)
+    engine = engine or choose_engine(task, stages, common)
+    size = together or chunk_size(task, engine)
+    shown = _OneStage(progress, len(task) * steps)
+    models: list[nn.Module] = []
+    for first in range(0, len(task), size):
+        indices = range(first, min(first + size, len(task)))
+        depends = common | {
+            "engine": engine,
+            "models": list(indices),
+            "rows": _digest(membership[first : indices.stop]),
+        }
+        artifact = stages.run("references", depends, partial(_train_chunk, task, indices, engine, shown))
+        models += _load(task, indices, artifact)
+        shown.reach(indices.stop * steps)
+    progress.finish(STAGE)
+    return References(models, membership, runtime)
+
+
+def reference_task(
+    config: ClassifierConfig,
+    candidates: ImageSet,
+    membership: Bools,
+    extra: SoftSet | None,
+    *,
+    flip: str,
+    runtime: Runtime,
+    seed: tuple[object, ...],
+) -> ReferenceTask:
+    """Bring candidates and extra images into one pool of which each model sees its part.
+
+    Raises:
+        UserError: shapes that do not fit together, or a model without an image.
+    """
+    if membership.dtype != np.bool_ or membership.ndim != 2 or membership.shape[1] != len(candidates):
+        shape = list(membership.shape)
+        raise UserError(f"reference membership: expected bool [M, {len(candidates)}], got {membership.dtype} {shape}")
+    images, targets = candidates.images, np.eye(len(candidates.classes), dtype=np.float32)[candidates.labels]
+    if extra is not None and len(extra[0]):
+        _check_extra(extra, candidates)
+        images, targets = np.concatenate([images, extra[0]]), np.concatenate([targets, extra[1].astype(np.float32)])
+    everyone = np.arange(len(candidates), len(images))
+    chosen = tuple(np.concatenate([np.flatnonzero(row), everyone]) for row in membership)
+    for index, own in enumerate(chosen):
+        if not len(own):
+            raise UserError(f"reference model {index}: no image to train on; audit more images or train fewer models")
+    return ReferenceTask(config, images, targets, chosen, flip, runtime, seed)
+
+
+def choose_engine(task: ReferenceTask, stages: StageStore, key: dict[str, Any]) -> str:
+    """Return the fastest way of training ``task`` here: ``loop``, or a stack's convolution.
+
+    On a GPU every way is tried for a few steps; the outcome is kept, so that an interrupted training goes on as it
+    began. On a processor the choice is fixed, since results there repeat bit by bit. Speed of a stack of 4 over the
+    loop (resnet14 of width 16, batch 64, float32, processor time of one Xeon thread): 1.3 to 1.4 at 8x8, 1.1 at
+    16x16, 0.96 to 1.16 at 28x28, 0.93 at 28x28 and width 32, 0.58 at 64x64. So only small activations are stacked
+    there. At 28x28 a stack of batched matrix products had 0.12, ``torch.func.vmap`` 0.64 of the loop's speed.
+    """
+    if not task.stackable:
+        return "loop"
+    if task.runtime.device.type == "cpu":
+        return "grouped" if _pays_on_cpu(task) else "loop"
+    found = stages.run("reference-engine", key, lambda: Artifact(info=measure_engines(task)))
+    return min(found.info, key=lambda name: found.info[name])
+
+
+def measure_engines(task: ReferenceTask, steps: int = TRIAL_STEPS) -> dict[str, float]:
+    """Return, for each of ``ENGINES``, the seconds of training one model for one step, its first steps not counted."""
+    seconds = {}
+    for engine in ENGINES:
+        trained = range(min(len(task), chunk_size(task, engine)))
+        times = []
+        for count in (2, 2 + steps):
+            short = dataclasses.replace(task, config=dataclasses.replace(task.config, steps=count))
+            began = time.perf_counter()
+            train_chunk(short, trained, engine, SilentProgress())
+            times.append(time.perf_counter() - began)
+        seconds[engine] = (times[1] - times[0]) / (steps * len(trained))
+    return seconds
+
+
+def chunk_size(task: ReferenceTask, engine: str) -> int:
+    """Return how many models are trained in one chunk: 1 in a loop, else a power of two that the memory allows."""
+    if engine == "loop":
+        return 1
+    device = task.runtime.device
+    on_gpu, most = device.type == "cuda", MOST_TOGETHER if device.type == "cuda" else MOST_ON_CPU
+    total = torch.cuda.get_device_properties(device).total_memory if on_gpu else psutil.virtual_memory().total
+    fitting = max(1, int(MEMORY_SHARE * total / task.bytes_a_model(engine)))
+    return min(most, 1 << (fitting.bit_length() - 1))
+
+
+def train_chunk(task: ReferenceTask, indices: Sequence[int], engine: str, progress: Progress) -> list[nn.Module]:
+    """Train the models ``indices`` by one of ``ENGINES``; return them in evaluation mode.
+
+    Raises:
+        DivergedError: a model's loss is not finite; the message names the model.
+    """
+    if engine == "loop":
+        return [train_alone(task, index, progress) for index in indices]
+    return train_together(task, indices, engine, _Wide(progress, len(indices)))
+
+
+def _pays_on_cpu(task: ReferenceTask) -> bool:
+    """Whether the task is of the kind for which a stack was measured to be faster on a processor."""
+    measured = task.config.norm == "batch" and task.runtime.autocast_dtype is None
+    return measured and task.config.width * task.shape["size"] ** 2 <= VALUES_ON_CPU
+
+
+def _train_chunk(task: ReferenceTask, indices: Sequence[int], engine: str, progress: Progress) -> Artifact:
+    models = zip(indices, train_chunk(task, indices, engine, progress), strict=True)
+    return Artifact({f"{index}/{name}": v for index, model in models for name, v in model.state_dict().items()})
+
+
+def _load(task: ReferenceTask, indices: Sequence[int], artifact: Artifact) -> list[nn.Module]:
+    models = []
+    for index in indices:
+        model, prefix = task.fresh(index), f"{index}/"
+        model.load_state_dict({k.removeprefix(prefix): v for k, v in artifact.tensors.items() if k.startswith(prefix)})
+        models.append(task.runtime.place(model).eval())
+    return models
+
+
+def _check_extra(extra: SoftSet, candidates: ImageSet) -> None:
+    images, labels = extra
+    wanted = (len(images), len(candidates.classes))
+    if images.shape[1:] != candidates.images.shape[1:] or labels.shape != wanted:
+        raise UserError(
+            f"extra images of the reference models: expected {list(candidates.images.shape[1:])} each with labels "
+            f"{list(wanted)}, got images {list(images.shape)} with labels {list(labels.shape)}"
+        )
+
+
+def _depends(task: ReferenceTask, candidates: ImageSet, extra: SoftSet | None) -> dict[str, Any]:
+    """Return all that every model depends on."""
+    return {
+        "recipe": dataclasses.asdict(task.config),
+        "candidates": content_digest(candidates),
+        "extra": None if extra is None else [_digest(np.asarray(array)) for array in extra],
+        "flip": task.flip,
+        "reference_seed": list(task.seed),
+        "runtime": task.runtime.describe(),
+    }
+
+
+def _digest(array: NDArray[Any]) -> str:
+    return hashlib.sha256(repr((array.shape, array.dtype.str)).encode() + array.tobytes()).hexdigest()[:16]
+
+
+class _OneStage:
+    """Shows the training of all models as one stage, counted in steps of single models."""
+
+    def __init__(self, progress: Progress, total: int) -> None:
+        self.progress, self.total, self.before, self.now = progress, total, 0, 0
+
+    def reach(self, count: int) -> None:
+        """Say that ``count`` steps are behind, whether taken now or in an earlier process."""
+        self.before = self.now = count
+        self.progress.update(STAGE, count, self.total)
+
+    def update(self, stage: str, done: int, total: int, unit: str = "step", **numbers: float) -> None:
+        """Pass on how far all models are."""
+        self.now = self.before + done
+        self.progress.update(STAGE, self.now, self.total, unit)
+
+    def finish(self, stage: str) -> None:
+        """Let the next model's steps follow this one's."""
+        self.before = self.now
+
+
+class _Wide:
+    """Counts a step of a stack as one of each of its models."""
+
+    def __init__(self, progress: Progress, width: int) -> None:
+        self.progress, self.width = progress, width
+
+    def update(self, stage: str, done: int, total: int, unit: str = "step", **numbers: float) -> None:
+        """Pass on the steps of single models."""
+        self.progress.update(stage, done * self.width, total * self.width, unit, **numbers)
+
+    def finish(self, stage: str) -> None:
+        """Pass it on."""
+        self.progress.finish(stage)

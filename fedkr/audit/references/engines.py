@@ -1,0 +1,194 @@
+"""Two ways of training reference models by the target's own recipe: one by one, or as one stacked network."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from fedkr.config import ClassifierConfig
+from fedkr.learning.augment import augment
+from fedkr.learning.batches import BatchOrder
+from fedkr.learning.classifier import WARMUP_SHARE, Batch, sgd, train_classifier
+from fedkr.learning.models import build_classifier
+from fedkr.learning.models.resnet import SmallResNet
+from fedkr.learning.models.stacked import Stack, saved_bytes, unstack
+from fedkr.learning.training import DivergedError, Runtime, Training, cosine, to_model_input
+from fedkr.progress import Progress
+from fedkr.seeds import derive_seed, numpy_rng, torch_rng
+
+
+@dataclass(frozen=True)
+class ReferenceTask:
+    """What the reference models of one audit share, and which images each of them trains on.
+
+    Attributes:
+        config: the recipe; ``config.steps`` steps each.
+        images: uint8 ``[P, H, W, C]``, of all models together.
+        targets: float32 ``[P, K]``, one-hot or soft.
+        chosen: for each model, int64 indices into ``images``.
+        flip: which mirror images the augmentation may draw.
+        runtime: where and how they are trained.
+        seed: parts of the seed; model m adds ``("reference", m)``.
+    """
+
+    config: ClassifierConfig
+    images: NDArray[np.uint8]
+    targets: NDArray[np.float32]
+    chosen: tuple[NDArray[np.int64], ...]
+    flip: str
+    runtime: Runtime
+    seed: tuple[object, ...]
+
+    def __len__(self) -> int:
+        return len(self.chosen)
+
+    @property
+    def shape(self) -> dict[str, int]:
+        """Channels, size and classes, as classifiers are built by."""
+        return {
+            "channels": self.images.shape[-1],
+            "size": self.images.shape[1],
+            "classes": self.targets.shape[1],
+        }
+
+    @property
+    def stackable(self) -> bool:
+        """Whether the architecture is one whose layers leave a GPU idle: the larger ones are trained one by one."""
+        return isinstance(self.fresh(0), SmallResNet)
+
+    def seed_of(self, index: int) -> tuple[object, ...]:
+        """Return the parts of one model's seed."""
+        return (*self.seed, "reference", index)
+
+    def fresh(self, index: int) -> nn.Module:
+        """Build one model with its first weights."""
+        shape = self.shape
+        seed = derive_seed(*self.seed_of(index))
+        return build_classifier(self.config, shape["channels"], shape["size"], shape["classes"], seed)
+
+    def bytes_a_model(self, convolution: str) -> int:
+        """Return the memory that training one model of a stack takes for its activations."""
+        channels, size = self.shape["channels"], self.shape["size"]
+        return saved_bytes(Stack([self.fresh(0)], convolution), (self.config.batch, channels, size, size))
+
+
+def train_alone(task: ReferenceTask, index: int, progress: Progress) -> nn.Module:
+    """Train one reference model exactly as a classifier under audit is trained; return it in evaluation mode.
+
+    Raises:
+        DivergedError: the model's loss is not finite; the message names the model.
+    """
+    own, seed = task.chosen[index], task.seed_of(index)
+    order = BatchOrder(len(own), task.config.batch, *seed)
+
+    def batches(step: int) -> Batch:
+        rows = own[order.at(step)]
+        return task.images[rows], task.targets[rows]
+
+    return train_classifier(
+        task.config,
+        batches,
+        **task.shape,
+        flip=task.flip,
+        runtime=task.runtime,
+        seed=seed,
+        progress=progress,
+        stage=f"reference model {index}",
+    )
+
+
+class StackedTraining:
+    """Reference models trained together: each sees the batches, and starts from the weights, that it would alone.
+
+    Augmentation and MixUp are drawn for every image and every model, but from one generator for the whole stack: a
+    generator a model would cost more on the host than the step costs on a GPU. With neither, the models are those of
+    :func:`train_alone` up to rounding.
+    """
+
+    def __init__(self, task: ReferenceTask, indices: Sequence[int], convolution: str = "grouped") -> None:
+        self.task, self.indices, config = task, indices, task.config
+        self.models = [task.fresh(index) for index in indices]
+        self.stacked = Stack(self.models, convolution)
+        task.runtime.place(self.stacked)
+        warmup = int(WARMUP_SHARE * config.steps)
+        self.training = Training(
+            self.stacked, sgd(self.stacked, config), lambda step: cosine(step, config.steps, warmup), task.runtime
+        )
+        self.losses = torch.zeros(len(indices))
+        device = task.runtime.device
+        # Once, whole: a step then sends the device nothing but its random numbers.
+        self.images = torch.tensor(task.images, device=device)
+        self.targets = torch.tensor(task.targets, device=device)
+        self.rows = torch.from_numpy(self._rows()).to(device)
+
+    def _rows(self) -> NDArray[np.int64]:
+        """Return ``[steps, B, M]``: which images each model sees at each step."""
+        steps, batch, task = self.task.config.steps, self.task.config.batch, self.task
+        orders = [
+            task.chosen[m][BatchOrder(len(task.chosen[m]), steps * batch, *task.seed_of(m)).at(0)] for m in self.indices
+        ]
+        return np.stack(orders, axis=1).reshape(steps, batch, len(self.indices))
+
+    def advance(self, until: int, progress: Progress, stage: str) -> None:
+        """Train all models up to step ``until``.
+
+        Raises:
+            DivergedError: a model's loss is not finite; the message names the model.
+        """
+        try:
+            self.training.advance(self._loss_at, until, progress, stage, total=self.task.config.steps)
+        except DivergedError as error:
+            which = int((~torch.isfinite(self.losses)).nonzero()[0])
+            raise DivergedError(f"reference model {self.indices[which]}, among {error}") from None
+
+    def finished(self) -> list[nn.Module]:
+        """Return the models, on the device and in evaluation mode, with the weights reached."""
+        unstack(self.stacked, self.models)
+        return [self.task.runtime.place(model).eval() for model in self.models]
+
+    def _loss_at(self, step: int) -> Tensor:
+        config, models = self.task.config, len(self.indices)
+        rows = self.rows[step].flatten()
+        inputs, labels = to_model_input(self.images[rows]), self.targets[rows]
+        inputs = augment(inputs, config.augment, self.task.flip, torch_rng(*self._seed, "augment", step))
+        inputs, labels = inputs.unflatten(0, (-1, models)), labels.unflatten(0, (-1, models))
+        if config.mixup:
+            inputs, labels = self._mix(inputs, labels, step)
+        if config.label_smoothing:
+            labels = labels.lerp(torch.full_like(labels, 1 / labels.shape[2]), config.label_smoothing)
+        logits = self.stacked(inputs.flatten(1, 2).contiguous(memory_format=torch.channels_last))
+        # KL divergence, another recipe's loss, differs by the labels' entropy: the gradients are the same.
+        losses = -(labels * logits.float().log_softmax(2)).sum(2).mean(0)
+        self.losses = losses.detach()
+        return losses.sum()
+
+    @property
+    def _seed(self) -> tuple[object, ...]:
+        return (*self.task.seed, "references", self.indices[0], len(self.indices))
+
+    def _mix(self, inputs: Tensor, labels: Tensor, step: int) -> tuple[Tensor, Tensor]:
+        """MixUp of ``inputs [B, M, C, H, W]`` and ``labels [B, M, K]``, one weight a model."""
+        alpha = self.task.config.mixup
+        drawn = 1 - numpy_rng(*self._seed, "mixup", step).beta(alpha, alpha, len(self.indices))
+        weight = torch.from_numpy(drawn).to(labels)[None, :, None]
+        return inputs.lerp(inputs.flip(0), weight[..., None, None]), labels.lerp(labels.flip(0), weight)
+
+
+def train_together(
+    task: ReferenceTask, indices: Sequence[int], convolution: str, progress: Progress
+) -> list[nn.Module]:
+    """Train several reference models as one stacked network; return them in evaluation mode.
+
+    Raises:
+        DivergedError: a model's loss is not finite; the message names the model.
+    """
+    work = StackedTraining(task, indices, convolution)
+    stage = f"reference models {indices[0]} to {indices[-1]}"
+    work.advance(task.config.steps, progress, stage)
+    progress.finish(stage)
+    return work.finished()

@@ -1,0 +1,103 @@
+"""All sites together, from the sites' own figures: counts are added, scores of different sites never compared."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from fedkr.audit.statistics.membership import resolvable
+
+ALL_SITES = "all sites"
+TPR = "tpr_at_fpr_"
+Row = Mapping[str, Any]
+# A rate with its limits.
+Interval = tuple[float, float, float]
+
+
+def pooled_rows(rows: Iterable[Row]) -> list[dict[str, Any]]:
+    """Return one row with the site ``all sites`` for each target, attack and kind of references.
+
+    - AUC: the pairs of a member and a non-member of one site that the attack ranks right, over all such pairs.
+    - TPR at an FPR: members found, each site's at its own threshold, over all members. A site with too few non-members
+      for the FPR adds the members above all of its non-members; None where all sites' non-members together are too few.
+    - Intervals: the sites are independent, so the squared distances from estimate to limit add up, with the squares of
+      the sites' weights, separately for the lower and the upper limit (Zou & Donner 2008). Clopper-Pearson would take
+      the thresholds, which each site estimated from the same images, for known.
+
+    Args:
+        rows: of ``results.json`` (:meth:`fedkr.audit.AttackResult.as_row`); rows that are already pooled, and rows
+            without an AUC, are passed over.
+    """
+    by_attack: dict[tuple[Any, ...], list[Row]] = defaultdict(list)
+    for row in rows:
+        if row["site"] != ALL_SITES and row.get("auc") is not None:
+            by_attack[_attack(row)].append(row)
+    return [_pooled(found) for found in by_attack.values()]
+
+
+def worst_site(rows: Iterable[Row]) -> list[Row]:
+    """Return, for each target, attack and kind of references, the row of the site with the highest AUC.
+
+    The highest of several AUCs lies above 0.5 by chance: read it with its interval and the number of sites.
+    """
+    worst: dict[tuple[Any, ...], Row] = {}
+    for row in rows:
+        if row["site"] == ALL_SITES or row.get("auc") is None:
+            continue
+        if _attack(row) not in worst or row["auc"] > worst[_attack(row)]["auc"]:
+            worst[_attack(row)] = row
+    return list(worst.values())
+
+
+def _attack(row: Row) -> tuple[Any, ...]:
+    return row["target"], row["attack"], row.get("references", "none")
+
+
+def _pooled(rows: Sequence[Row]) -> dict[str, Any]:
+    members, nonmembers = (sum(row[side] for row in rows) for side in ("members", "nonmembers"))
+    pairs = [row["members"] * row["nonmembers"] for row in rows]
+    pooled = {key: rows[0].get(key) for key in ("target", "attack", "references", "adversary")}
+    pooled |= {"site": ALL_SITES, "sites": len(rows), "others": _all_others(rows)}
+    pooled |= _named("auc", _combined([_interval(row, "auc") for row in rows], pairs))
+    for key in rows[0]:
+        if key.startswith(TPR) and not key.endswith(("_low", "_high")):
+            pooled |= _named(key, _pooled_tpr(rows, key, nonmembers))
+    pooled |= _named("balanced_accuracy", None) | {"members": members, "nonmembers": nonmembers}
+    pooled["duplicates"] = sum(row.get("duplicates", 0) for row in rows)
+    return pooled | {"headline": int(all(row.get("headline") for row in rows)), "roc": None}
+
+
+def _pooled_tpr(rows: Sequence[Row], key: str, nonmembers: int) -> Interval | None:
+    if not resolvable(float(key.removeprefix(TPR)), nonmembers):
+        return None
+    rates = [_interval(row, key) or _interval(row, f"unresolved_{key}") for row in rows]
+    return _combined(rates, [row["members"] for row in rows])
+
+
+def _interval(row: Row, key: str) -> Interval | None:
+    rate, low, high = (row.get(name) for name in (key, f"{key}_low", f"{key}_high"))
+    return None if rate is None or low is None or high is None else (rate, low, high)
+
+
+def _combined(intervals: Sequence[Interval | None], counts: Sequence[int]) -> Interval | None:
+    """Return the mean of independent rates, weighted by counts; None where a site has none."""
+    known = [interval for interval in intervals if interval is not None]
+    if len(known) < len(intervals):
+        return None
+    rates, lows, highs = np.array(known).T
+    weights = np.array(counts, dtype=np.float64) / sum(counts)
+    rate = float(weights @ rates)
+    down, up = (float(np.sqrt(weights**2 @ np.maximum(gap, 0) ** 2)) for gap in (rates - lows, highs - rates))
+    return rate, max(rate - down, 0.0), min(rate + up, 1.0)
+
+
+def _named(key: str, interval: Interval | None) -> dict[str, float | None]:
+    return dict(zip((key, f"{key}_low", f"{key}_high"), interval or (None, None, None), strict=True))
+
+
+def _all_others(rows: Sequence[Row]) -> bool | None:
+    known = [row["others"] for row in rows if row.get("others") is not None]
+    return all(known) if known else None

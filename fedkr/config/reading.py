@@ -1,0 +1,69 @@
+"""Plain values into dataclasses, with errors that name the field and the nearest known one."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import hashlib
+import json
+import types
+import typing
+from typing import Any, TypeVar
+
+from fedkr.errors import UserError
+
+T = TypeVar("T")
+
+
+def fingerprint(value: Any) -> str:
+    """Return 10 hex digits that name a JSON-able value."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:10]
+
+
+def read_dataclass(kind: type[T], values: Any, where: str) -> T:
+    """Build a (nested) dataclass from plain values.
+
+    Raises:
+        UserError: an unknown field (with the nearest known one) or a value of another type, named by its dotted path.
+    """
+    if not isinstance(values, dict):
+        raise UserError(f"{where}: expected a group of fields, got {values!r}")
+    hints = typing.get_type_hints(kind)
+    known = {f.name for f in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    for name in values:
+        if name not in known:
+            raise UserError(f"{where}.{name}: no such option{nearest(name, known)}")
+    return kind(**{name: _read_value(hints[name], value, f"{where}.{name}") for name, value in values.items()})
+
+
+def nearest(name: str, known: typing.Iterable[str]) -> str:
+    """Return '; did you mean ...' or the list of known names, to end an error line with."""
+    known = sorted(map(str, known))
+    close = difflib.get_close_matches(str(name), known, n=1)
+    return f"; did you mean {close[0]!r}?" if close else f"; one of: {', '.join(known)}"
+
+
+def _read_value(hint: Any, value: Any, where: str) -> Any:
+    if dataclasses.is_dataclass(hint):
+        return read_dataclass(typing.cast(type, hint), value, where)
+    origin = typing.get_origin(hint)
+    if origin is list:
+        if not isinstance(value, (list, tuple)):
+            raise UserError(f"{where}={value!r}: expected a list, as in [a,b]")
+        (item,) = typing.get_args(hint)
+        return [_read_value(item, v, f"{where}[{i}]") for i, v in enumerate(value)]
+    if origin is dict:
+        if not isinstance(value, dict):
+            raise UserError(f"{where}={value!r}: expected a group of fields")
+        return dict(value)
+    if origin in (typing.Union, types.UnionType):
+        if value is None:
+            return None
+        hint = next(arg for arg in typing.get_args(hint) if arg is not type(None))
+    if hint is Any:
+        return value
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, hint) or (hint is not bool and isinstance(value, bool)):
+        raise UserError(f"{where}={value!r}: expected {hint.__name__}, got {type(value).__name__}")
+    return value

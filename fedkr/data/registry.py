@@ -1,0 +1,134 @@
+"""Where the images come from: one module per family of datasets, found by the name in the config."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import lru_cache
+
+from fedkr.config import DataConfig, nearest, read_dataclass
+from fedkr.data.images import ImageSet
+from fedkr.data.stratify import deal
+from fedkr.errors import UserError
+from fedkr.seeds import numpy_rng
+
+BUILT_IN = {
+    "digits": "fedkr.data.sources.digits",
+    "fashionmnist": "fedkr.data.sources.torchvision_sets",
+    "cifar10": "fedkr.data.sources.torchvision_sets",
+    "cifar100": "fedkr.data.sources.torchvision_sets",
+    "npz": "fedkr.data.sources.npz",
+    "folder": "fedkr.data.sources.folder",
+}
+
+
+@dataclass(frozen=True)
+class Source:
+    """A dataset before it is dealt to sites.
+
+    Attributes:
+        pool: the images that are dealt to the sites (official train and val splits together).
+        test: the one global test set, the same for every strategy and every study seed.
+        warnings: one line each, to be shown once.
+        val: how many images at the end of ``pool`` are the official val split; 0 where there is none.
+    """
+
+    pool: ImageSet
+    test: ImageSet
+    warnings: list[str] = field(default_factory=list)
+    val: int = 0
+
+
+def load_source(config: DataConfig) -> Source:
+    """Return the dataset that ``config`` names; loaded once per process, so treat its arrays as read-only.
+
+    ``config.name`` is a built-in set, a MedMNIST set, or the dotted name of an importable module that has a
+    ``load(config: DataConfig) -> Source``.
+
+    Raises:
+        UserError: an unknown dataset, or a file that is missing, corrupt or of another layout.
+    """
+    return _load_once(json.dumps(dataclasses.asdict(config), sort_keys=True))
+
+
+def set_apart_test(everything: ImageSet, fraction: float, where: str) -> Source:
+    """Set a stratified ``fraction`` apart as the global test set of a dataset that has no official one.
+
+    The draw depends on nothing but the data, so results under different study seeds share one test set. No group
+    (patient) is divided.
+
+    Raises:
+        UserError: ``fraction`` leaves either side empty; ``where`` names the file in the message.
+    """
+    if not 0 < fraction < 1:
+        raise UserError(f"data.test_fraction={fraction}: a share of the images, between 0 and 1")
+    rng = numpy_rng("global test set")
+    pool, test = deal(everything.labels, (1 - fraction, fraction), rng, everything.groups)
+    if not len(pool) or not len(test):
+        raise UserError(f"{where}: {len(everything)} image(s) are too few to set a test set apart; add images")
+    return Source(everything.subset(pool), everything.subset(test))
+
+
+@lru_cache(maxsize=2)
+def _load_once(config_json: str) -> Source:
+    config = read_dataclass(DataConfig, json.loads(config_json), "data")
+    for name in ("size", "limit"):
+        if getattr(config, name) < 0:
+            raise UserError(f"data.{name}={getattr(config, name)}: must be 0 (no choice) or more")
+    source = find_loader(config.name)(config)
+    _check(source, config)
+    return _limited(source, config.limit)
+
+
+def find_loader(name: str) -> Callable[[DataConfig], Source]:
+    """Return the ``load`` function of the family that ``name`` belongs to; raise :class:`UserError` for no family."""
+    if "." in name:
+        return _foreign_loader(name)
+    if name in BUILT_IN:
+        return importlib.import_module(BUILT_IN[name]).load
+    medmnist = importlib.import_module("fedkr.data.sources.medmnist")
+    if name in medmnist.NAMES:
+        return medmnist.load
+    raise UserError(f"data.name={name!r}: unknown dataset{nearest(name, {*BUILT_IN, *medmnist.NAMES})}")
+
+
+def _foreign_loader(name: str) -> Callable[[DataConfig], Source]:
+    try:
+        module = importlib.import_module(name)
+    except ImportError as error:
+        raise UserError(f"data.name={name!r}: the module cannot be imported ({error}); install it here") from None
+    load = getattr(module, "load", None)
+    if not callable(load):
+        raise UserError(f"data.name={name!r}: the module has no function load(config); add one that returns a Source")
+    return load
+
+
+def _check(source: Source, config: DataConfig) -> None:
+    if not isinstance(source, Source):
+        raise UserError(f"data.name={config.name!r}: load(config) returned {type(source).__name__}; return a Source")
+    pool, test = source.pool, source.test
+    if pool.images.shape[1:] != test.images.shape[1:] or pool.classes != test.classes:
+        raise UserError(f"data.name={config.name!r}: pool and test differ in image shape or classes; make them agree")
+    if len(set(pool.classes)) < len(pool.classes):
+        raise UserError(f"data.classes: two classes have one name in {list(pool.classes)}; give each its own")
+    if config.size not in (0, pool.size):
+        raise UserError(
+            f"data.size={config.size}: the images of {config.name!r} have {pool.size} x {pool.size} pixels; "
+            f"use data.size=0 or {pool.size}"
+        )
+    if config.classes and tuple(config.classes) != pool.classes:
+        raise UserError(
+            f"data.classes: {config.name!r} brings its own classes {list(pool.classes)}; use data.classes=[]"
+        )
+
+
+def _limited(source: Source, limit: int) -> Source:
+    if not 0 < limit < len(source.pool):
+        return source
+    share = limit / len(source.pool)
+    kept, _ = deal(source.pool.labels, (share, 1 - share), numpy_rng("limit"), least=0)
+    val = int((kept >= len(source.pool) - source.val).sum())
+    return dataclasses.replace(source, pool=source.pool.subset(kept), val=val)

@@ -1,0 +1,214 @@
+"""``edm``: class-conditional diffusion with the preconditioning, loss and noise of Karras et al. 2022 (EDM).
+
+Images of 14 pixels and more are folded into 2x2 blocks of channels, so that the network works at half the side: four
+times fewer positions a step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from fedkr.config import at_least, nearest, positive
+from fedkr.data.images import ImageSet
+from fedkr.errors import UserError
+from fedkr.generators.base import Knobs, Task
+from fedkr.generators.checkpointed import CheckpointedGenerator, LossWork, check_decay
+from fedkr.generators.edm.augment import CONDITIONS, augment_and_tell
+from fedkr.generators.edm.network import GROUPS, build_unet, noise_input, reset_weights
+from fedkr.generators.edm.samplers import SOLVERS, solve
+from fedkr.generators.pixels import mirror, to_uint8
+from fedkr.learning.batches import BatchOrder
+from fedkr.learning.training import Training, flat_warmup, to_model_input
+from fedkr.seeds import torch_rng
+
+FOLD_FROM = 14
+# Positions (images times pixels of the network's input) in one sampling batch: bounds the memory at any image size.
+SAMPLE_POSITIONS = 256 * 14 * 14
+MOST_SAMPLED = 256
+# Of 18 evaluations, as EDM has 40 of 256 for ImageNet (table 5), rounded to what 18 can hold.
+CHURN = 5.0
+
+
+@dataclass
+class Options:
+    """Options of ``edm`` beside the common ones; symbols as in Karras et al. 2022, table 1."""
+
+    width: int = 32
+    multiplier: int = 2
+    blocks: int = 1
+    lr: float = 2e-3
+    lr_decay: float = 0.2
+    ema: float = 0.995
+    drop_class: float = 0.1
+    augment: float = 0.0
+    sigma_data: float = 0.5
+    p_mean: float = -1.2
+    p_std: float = 1.2
+    sigma_min: float = 0.002
+    sigma_max: float = 80.0
+    solver: str = "dpm++2m"
+    steps_sample: int = 10
+    guidance: float = 1.0
+    churn: float = 0.0
+
+
+class Generator(CheckpointedGenerator):
+    """Diffusion generator; see :class:`fedkr.generators.base.Generator`."""
+
+    options: Options
+
+    def __init__(self, task: Task, options: Options) -> None:
+        super().__init__(task, options)
+        self.fold = 2 if task.size >= FOLD_FROM else 1
+        check_options(task, options, 2 * self.fold)
+        self.side, self.channels = task.size // self.fold, task.channels * self.fold**2
+        net = build_unet(
+            width=options.width,
+            multiplier=options.multiplier,
+            blocks=options.blocks,
+            channels=self.channels,
+            side=self.side,
+            classes=task.classes,
+            conditions=CONDITIONS if options.augment else 0,
+        )
+        self.net = task.runtime.place(net)
+
+    def begin(self, data: ImageSet, seed: tuple[object, ...]) -> LossWork:
+        """Train with the EDM loss (equation 8)."""
+        o, steps = self.options, self.task.config.steps
+        reset_weights(self.net, *seed)
+        optimizer = torch.optim.AdamW(self.net.parameters(), lr=o.lr, betas=(0.9, 0.99), weight_decay=0.0, fused=True)
+        training = Training(
+            self.net,
+            optimizer,
+            lambda step: flat_warmup(step, steps, o.lr_decay),
+            self.task.runtime,
+            ema_decay=o.ema,
+            clip=1.0,
+        )
+        return LossWork(training, self._loss(data, seed), steps)
+
+    def _loss(self, data: ImageSet, seed: tuple[object, ...]) -> Callable[[int], Tensor]:
+        order = BatchOrder(len(data), self.task.config.batch, *seed)
+
+        def at(step: int) -> Tensor:
+            """Return the loss of the images, noise levels and noise of ``step``."""
+            chosen, rng = order.at(step), torch_rng(*seed, "noise", step)
+            images = mirror(to_model_input(torch.from_numpy(data.images[chosen])), self.task.flip, rng)
+            told = None
+            if self.options.augment:
+                images, told = augment_and_tell(images, self.options.augment, torch_rng(*seed, "augment", step))
+            labels = torch.from_numpy(data.labels[chosen])
+            dropped = torch.rand(len(labels), generator=rng) < self.options.drop_class
+            labels = labels.masked_fill(dropped, self.task.classes)
+            return self._edm_loss(self._fold(images), labels, rng, told)
+
+        return at
+
+    def _edm_loss(self, images: Tensor, labels: Tensor, rng: torch.Generator, told: Tensor | None = None) -> Tensor:
+        """Denoising loss weighted by 1/c_out^2: the error of the raw network output (appendix B.6)."""
+        o, device = self.options, self.task.runtime.device
+        sigma = torch.exp(o.p_mean + o.p_std * torch.randn(len(images), 1, 1, 1, generator=rng))
+        noisy = images + sigma * torch.randn(images.shape, generator=rng)
+        total = sigma**2 + o.sigma_data**2
+        c_in, c_skip = total.rsqrt(), o.sigma_data**2 / total
+        c_out = sigma * o.sigma_data * total.rsqrt()
+        target = (images - c_skip * noisy) / c_out
+        inputs = (c_in * noisy).to(device, memory_format=torch.channels_last)
+        output = self._network(inputs, noise_input(sigma.flatten()).to(device), labels.to(device), told)
+        return F.mse_loss(output.float(), target.to(device))
+
+    def _network(self, inputs: Tensor, noise: Tensor, labels: Tensor, told: Tensor | None = None) -> Tensor:
+        """Return the raw output; nothing ``told`` is an image as it is."""
+        if not self.options.augment:
+            return self.net(inputs, noise, class_labels=labels).sample
+        further = torch.zeros(len(inputs), CONDITIONS) if told is None else told
+        return self.net(inputs, noise, class_labels=(labels, further.to(inputs.device))).sample
+
+    def _fold(self, images: Tensor) -> Tensor:
+        return F.pixel_unshuffle(images, self.fold) if self.fold > 1 else images
+
+    def default_knobs(self) -> Knobs:
+        """Evaluations of the network an image, guidance scale and churn, as the options have them."""
+        return {"steps": self.options.steps_sample, "guidance": self.options.guidance, "churn": self.options.churn}
+
+    def knob_candidates(self) -> list[Knobs]:
+        """Guidance first (it moves the trade of fidelity against diversity), then length, cheap ones before dear ones.
+
+        Guidance other than 1 doubles the evaluations.
+        """
+        default, steps = self.default_knobs(), self.options.steps_sample
+        plain: list[Knobs] = [
+            {"steps": steps, "guidance": 1.0},
+            {"steps": steps, "guidance": 1.5},
+            {"steps": 2 * steps, "guidance": 1.0},
+            {"steps": 5, "guidance": 1.0},
+            {"steps": 8, "guidance": 1.0},
+            {"steps": 18, "guidance": 1.0},
+            {"steps": 18, "guidance": 1.0, "churn": CHURN},
+            {"steps": steps, "guidance": 0.8},
+            {"steps": steps, "guidance": 2.0},
+            {"steps": 2 * steps, "guidance": 1.5},
+        ]
+        candidates = [default, *(default | knobs for knobs in plain)]
+        return [knobs for i, knobs in enumerate(candidates) if knobs not in candidates[:i]]
+
+    @torch.inference_mode()
+    def sample(self, labels: NDArray[np.int64], knobs: Knobs, *seed: object) -> Iterator[NDArray[np.uint8]]:
+        """Yield uint8 ``[B, H, W, C]`` for ``labels``; a knob that is not named has its default."""
+        device = self.task.runtime.device
+        batch = max(1, min(MOST_SAMPLED, SAMPLE_POSITIONS // self.side**2))
+        for start in range(0, len(labels), batch):
+            chunk = torch.from_numpy(labels[start : start + batch]).to(device)
+            rng = torch_rng(*seed, "sample", start)
+            noise = torch.randn((len(chunk), self.channels, self.side, self.side), generator=rng)
+            folded = self._solve(noise.to(device), chunk, self.default_knobs() | knobs, rng).cpu()
+            images = F.pixel_shuffle(folded, self.fold) if self.fold > 1 else folded
+            yield to_uint8(images)
+
+    def _solve(self, noise: Tensor, labels: Tensor, knobs: Knobs, rng: torch.Generator) -> Tensor:
+        o, guidance, null = self.options, knobs["guidance"], torch.full_like(labels, self.task.classes)
+
+        def network(scaled: Tensor, sigma: Tensor) -> Tensor:
+            """Return the raw output, guided away from the output without a class."""
+            level = noise_input(sigma).to(scaled.device)
+            with self.task.runtime.autocast():
+                output = self._network(scaled, level, labels).float()
+                if guidance != 1.0:
+                    output = torch.lerp(self._network(scaled, level, null).float(), output, guidance)
+            return output
+
+        schedule = {"sigma_min": o.sigma_min, "sigma_max": o.sigma_max, "sigma_data": o.sigma_data}
+        return solve(network, noise, int(knobs["steps"]), schedule, solver=o.solver, churn=knobs["churn"], rng=rng)
+
+
+def check_options(task: Task, options: Options, divisor: int) -> None:
+    """Raise :class:`UserError` for the first value that no network or sampler could have."""
+    where = f"{task.where}.options"
+    if task.size % divisor:
+        raise UserError(f"data.size={task.size}: the edm generator needs a side that {divisor} divides")
+    if options.width < 1 or options.width % GROUPS:
+        raise UserError(f"{where}.width={options.width}: must be a multiple of {GROUPS}")
+    for name in ("multiplier", "blocks", "steps_sample"):
+        at_least(f"{where}.{name}", getattr(options, name), 1)
+    for name in ("lr", "sigma_data", "sigma_min"):
+        positive(f"{where}.{name}", getattr(options, name))
+    check_decay(f"{where}.ema", options.ema)
+    if not 0 < options.lr_decay <= 1:
+        raise UserError(f"{where}.lr_decay={options.lr_decay}: a share of the steps, above 0 and up to 1")
+    for name in ("augment", "drop_class"):
+        if not 0 <= getattr(options, name) < 1:
+            raise UserError(f"{where}.{name}={getattr(options, name)}: a probability, from 0 to below 1")
+    if not options.sigma_max > options.sigma_min:
+        raise UserError(f"{where}.sigma_max={options.sigma_max}: must be above sigma_min={options.sigma_min}")
+    if options.churn < 0:
+        raise UserError(f"{where}.churn={options.churn}: must not be negative")
+    if options.solver not in SOLVERS:
+        raise UserError(f"{where}.solver={options.solver!r}: unknown solver{nearest(options.solver, SOLVERS)}")

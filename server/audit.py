@@ -1,0 +1,346 @@
+"""The audit as the server runs it: it sends what is to be attacked, the sites attack it and answer with aggregates."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from flwr.app import RecordDict
+from torch import Tensor
+
+from fedkr import wire
+from fedkr.audit import (
+    ALL_SITES,
+    AuditReport,
+    from_metrics,
+    headline_key,
+    holm_reject,
+    pooled_rows,
+    site_verdicts,
+    worst_site,
+)
+from fedkr.audit.copies import read_copy_metrics
+from fedkr.audit.names import RELEASE
+from fedkr.audit.references.shadows import Draws
+from fedkr.config import REFERENCE_ATTACKS, Study, fingerprint
+from fedkr.errors import UserError
+from fedkr.learning.training import Runtime
+from fedkr.progress import Progress
+from fedkr.recycle.distill import distill_student
+from fedkr.release import Release
+from fedkr.stages import Artifact, model_tensors, read_artifact
+from server.coordinator import Coordinator, Pending
+from server.student import ReleasePool
+
+logger = logging.getLogger("fedkr.server")
+
+Row = dict[str, Any]
+Weights = Mapping[str, Tensor]
+Extras = dict[str, Any]
+
+# Targets under the same adversary, whose difference is measured: first less second.
+COMPARED = (("student", "weights"), ("site-student", "update"))
+
+
+@dataclass(frozen=True)
+class Auditable:
+    """What a run left behind that can be attacked.
+
+    Attributes:
+        models: ``student`` and ``weights``, those that there are.
+        releases: for each exchange, the sites' release files.
+        updates: each site's weights of the round that ``weights`` was averaged from.
+        held: ``teacher`` and ``local`` where the sites hold such models.
+    """
+
+    models: dict[str, Artifact]
+    releases: list[dict[str, Path]] = field(default_factory=list)
+    updates: dict[str, Artifact] = field(default_factory=dict)
+    held: frozenset[str] = frozenset()
+
+    def released_by(self) -> list[str]:
+        """Return the sites that released something."""
+        return list(dict.fromkeys(site for files in self.releases for site in files))
+
+
+def read_auditable(run_dir: Path, results: Mapping[str, Any]) -> Auditable:
+    """Return what a finished run's folder holds.
+
+    Args:
+        run_dir: the run's folder.
+        results: its ``results.json``.
+    """
+    folder, releases = run_dir / "models", dict[int, dict[str, Path]]()
+    for site, paths in results.get("releases", {}).items():
+        for path in paths:
+            number = re.search(r"release-r(\d+)-", Path(path).name)
+            releases.setdefault(int(number[1]) if number else 1, {})[site] = run_dir / path
+    models = {name: folder / f"{name}.safetensors" for name in ("student", "weights")}
+    names = {row["name"] for row in results["strategies"]}
+    return Auditable(
+        {name: read_artifact(path) for name, path in models.items() if path.exists()},
+        [releases[number] for number in sorted(releases)],
+        {path.stem: read_artifact(path) for path in sorted((folder / "updates").glob("*.safetensors"))},
+        held_models(names),
+    )
+
+
+def held_models(strategies: Iterable[str]) -> frozenset[str]:
+    """Return which models of their own the sites hold after these strategies."""
+    known = {"fedkr": "teacher", "local": "local"}
+    return frozenset(known[name] for name in strategies if name in known)
+
+
+def run_audit(
+    coordinator: Coordinator, found: Auditable, runtime: Runtime, progress: Progress
+) -> tuple[list[Row], Extras]:
+    """Audit what a run left behind, with the settings of the coordinator's study; nothing else is trained again.
+
+    A site that refuses or fails is left out of what it could not answer, and a note says so.
+
+    Args:
+        coordinator: with the sites gathered.
+        found: the models and releases to attack.
+        runtime: where the server trains what only it can build: a student of each site's releases.
+        progress: is told of that.
+
+    Returns:
+        The rows of ``results["audit"]``, those pooled over all sites last, and ``results["audit_extras"]``.
+    """
+    if not coordinator.study.audit.enabled:
+        return [], {}
+    return ServerAudit(coordinator, found, runtime, progress).run()
+
+
+def with_summaries(rows: Iterable[Row], extras: Extras) -> tuple[list[Row], Extras]:
+    """Return rows and extras with what follows from all sites' rows: pooled rows, verdicts, worst sites."""
+    own = [row for row in rows if row["site"] != ALL_SITES]
+    blind = {row["site"]: row["rejected"] for row in extras.get("blind", [])}
+    void = [site for site, rejected in blind.items() if rejected]
+    untested = {row["site"] for row in own} - set(blind)
+    worst = worst_site(row for row in own if row.get("headline"))
+    return [*own, *pooled_rows(own)], extras | {
+        "verdicts": [verdict.as_row() for verdict in site_verdicts(own, void, untested)],
+        "worst_site": [{name: value for name, value in row.items() if name != "roc"} for row in worst],
+    }
+
+
+class ServerAudit:
+    """One audit: references, then all targets, then what compares them. Arguments as of :func:`run_audit`."""
+
+    def __init__(self, coordinator: Coordinator, found: Auditable, runtime: Runtime, progress: Progress) -> None:
+        self.coordinator, self.found, self.runtime, self.progress = coordinator, found, runtime, progress
+        self.study = coordinator.study
+        self.config = self.study.audit
+        self.sites = coordinator.allowing("metrics")
+        self.notes: list[str] = []
+        self.reports: dict[str, dict[str, AuditReport]] = {}
+        self.digests: dict[tuple[str, str], str] = {}
+
+    def run(self) -> tuple[list[Row], Extras]:
+        """Run the audit; see :func:`run_audit`."""
+        targets = {target: models for target in self.config.targets if (models := self._models(target))}
+        if self.config.direct_references and any(attack in REFERENCE_ATTACKS for attack in self.config.attacks):
+            self._train_references([self._name(target) for target in targets])
+        copies = self._attack(targets)
+        extras = self._compare() | {"copies": copies}
+        rows: list[Row] = []
+        for report in (report for reports in self.reports.values() for report in reports.values()):
+            rows += [row.as_row() for row in report.rows]
+            for name, values in report.extras().items():
+                extras.setdefault(name, []).extend(values)
+        return with_summaries(rows, extras | {"notes": self.notes})
+
+    def _models(self, target: str) -> dict[str, Weights | None]:
+        """Return what each site is sent to attack; None is for what it has itself, and no site where there is none."""
+        if target in self.found.models:
+            return dict.fromkeys(self.sites, self.found.models[target].tensors)
+        if target in self.found.held:
+            return dict.fromkeys(self.sites)
+        released = [site for site in self.found.released_by() if site in self.sites]
+        if target == RELEASE:
+            return dict.fromkeys(released)
+        if target == "site-student":
+            return {site: self._site_student(site) for site in released}
+        if target == "update":
+            return {site: update.tensors for site, update in self.found.updates.items() if site in self.sites}
+        return {}
+
+    def _name(self, target: str) -> str:
+        return self.study.strategy.kind if target == "weights" else target
+
+    def _site_student(self, site: str) -> Weights:
+        """Train a student on one site's releases alone: what the server could do with what it was sent."""
+        files = [exchange[site] for exchange in self.found.releases if site in exchange]
+        pool, study = ReleasePool([[path] for path in files]), self.study
+        key = {
+            "student": asdict(study.student),
+            "seed": study.seed,
+            "threads": study.threads,
+            "flip": study.data.flip,
+            **self.runtime.describe(),
+            "releases": [Draws.of_releases([Release.load(path)]).digest() for path in files],
+        }
+
+        def train() -> Artifact:
+            """Distil a student from the releases of one site alone."""
+            model = distill_student(
+                study.student,
+                pool.draw,
+                flip=study.data.flip,
+                runtime=self.runtime,
+                seed=(study.seed, "server", "site-student", site),
+                progress=self.progress,
+                stage=f"student of {site}",
+            )
+            return Artifact(model_tensors(model))
+
+        return self.coordinator.stages.run(f"site-student-{site}", key, train).tensors
+
+    def _train_references(self, targets: list[str]) -> None:
+        """Have the sites train their reference models; a site that fails is left out of the audit."""
+        if "centralised" in self.config.targets and "centralised" in self.study.strategy.compare:
+            # The driver of a simulation attacks it later, with the references that the sites have by then.
+            targets = [*targets, "centralised"]
+        pending, lost = [], dict[str, str]()
+        for site in self.sites:
+            others = self._others(site)
+            content = wire.request_content(self.coordinator.study_json, targets=list(targets))
+            if others is not None:
+                content = wire.request_content(
+                    self.coordinator.study_json,
+                    shared=(others.images, others.soft_labels),
+                    sizes=list(others.sizes),
+                    targets=list(targets),
+                )
+            about = fingerprint([targets, others and others.digest()])
+            composed = self.coordinator.compose("references", wire.REFERENCES, {site: content}, about, lost)
+            pending.append(self.coordinator.send(composed))
+        for sent in pending:
+            self.coordinator.collect_metrics(sent, lambda _, metrics: wire.read_seconds(metrics))
+        self._note("reference models", lost)
+        self.sites = [site for site in self.sites if site not in lost]
+
+    def _others(self, site: str) -> Draws | None:
+        """Return the union of what the other sites released, where their policies let it reach other sites."""
+        members = self.coordinator.members.items()
+        open_to_all = {name for name, member in members if member.card.get("recipients") == "federation"}
+        files = [
+            [path for other, path in exchange.items() if other != site and other in open_to_all]
+            for exchange in self.found.releases
+        ]
+        files = [paths for paths in files if paths]
+        if not files:
+            return None
+        drawn = [ReleasePool(files).draw(index) for index in range(self.study.recycle.rounds)]
+        images, labels = (np.concatenate([part[i] for part in drawn]) for i in (0, 1))
+        return Draws(images, labels.astype(np.float16, copy=False), tuple(len(part[0]) for part in drawn))
+
+    def _attack(self, targets: Mapping[str, Mapping[str, Weights | None]]) -> list[Row]:
+        """Send all targets, collect the reports, and return the copy check's rows."""
+        pending: dict[str, tuple[Pending, dict[str, str]]] = {}
+        for target, models in targets.items():
+            lost: dict[str, str] = {}
+            asked = {site: weights for site, weights in models.items() if site in self.sites}
+            pending[target] = self.coordinator.send(self._compose_attack(target, asked, lost)), lost
+        copies: list[Row] = []
+        for target, (sent, lost) in pending.items():
+            read = partial(read_audit, self.study, self._name(target))
+            answers = self.coordinator.collect_metrics(sent, read)
+            self.reports[target] = {site: read(site, answer["metrics"]) for site, answer in answers.items()}
+            self._note(f"audit of {self._name(target)}", lost)
+            if target == RELEASE:
+                copies = [read_copy_metrics(answer["metrics"], site).as_row(site) for site, answer in answers.items()]
+        return copies
+
+    def _compose_attack(self, target: str, models: Mapping[str, Weights | None], lost: dict[str, str]) -> Pending:
+        contents: dict[str, RecordDict] = {}
+        for site, weights in models.items():
+            self.digests[target, site] = wire.weights_digest(weights)
+            contents[site] = wire.request_content(self.coordinator.study_json, weights, target=self._name(target))
+        digests = sorted({self.digests[target, site] for site in models})
+        about = digests[0] if len(digests) == 1 else fingerprint(digests)
+        return self.coordinator.compose(f"audit-{target}", wire.AUDIT, contents, about, lost)
+
+    def _compare(self) -> Extras:
+        """Ask for the blind baseline and the paired differences."""
+        pending, lost = {}, dict[str, str]()
+        for site in self.sites:
+            pairs = self._pairs(site)
+            content = wire.request_content(self.coordinator.study_json, pairs=wire.pairs_setting(pairs))
+            about = fingerprint([asdict(pair) for pair in pairs])
+            composed = self.coordinator.compose("compare", wire.COMPARE, {site: content}, about, lost)
+            pending[site] = self.coordinator.send(composed), pairs
+        blind: list[Row] = []
+        paired: list[Row] = []
+        for site, (sent, pairs) in pending.items():
+            for answer in self.coordinator.collect_metrics(sent, partial(read_comparison, pairs)).values():
+                row, differences = read_comparison(pairs, site, answer["metrics"])
+                blind.append(row)
+                paired += differences
+        self._note("comparison", lost)
+        for row, rejected in zip(blind, holm_reject([row["p_value"] for row in blind]), strict=True):
+            row["rejected"] = rejected
+        return {"blind": blind, "paired": paired}
+
+    def _pairs(self, site: str) -> list[wire.Pair]:
+        pairs = []
+        for first, second in COMPARED:
+            reports = [self.reports.get(target, {}).get(site) for target in (first, second)]
+            keys = [{row.key for row in report.rows} for report in reports if report is not None]
+            row = common_row(self.config.headline, *keys) if len(keys) == 2 else None
+            if row is not None:
+                about = self.digests[first, site], self.digests[second, site]
+                pairs.append(wire.Pair(row, self._name(first), about[0], self._name(second), about[1]))
+        return pairs
+
+    def _note(self, what: str, lost: Mapping[str, str]) -> None:
+        for site, why in lost.items():
+            logger.warning("├── %s gave no answer (%s): %s", site, what, why)
+            self.notes.append(f"{site} is left out ({what}): {why}")
+
+
+def common_row(headline: str, first: Collection[str], second: Collection[str]) -> str | None:
+    """Return the headline attack's row, with the strongest references, that is among the rows of two reports."""
+    return headline_key("", headline, set(first) & set(second))
+
+
+def read_audit(study: Study, target: str, site: str, metrics: dict[str, Any]) -> AuditReport:
+    """Read one site's audit of a target; raise :class:`UserError` for one that cannot be read."""
+    if target == RELEASE:
+        read_copy_metrics(metrics, site)
+    return from_metrics(metrics, target, site, study.audit)
+
+
+def read_comparison(pairs: Iterable[wire.Pair], site: str, metrics: dict[str, Any]) -> tuple[Row, list[Row]]:
+    """Return a site's blind baseline and its paired differences as rows.
+
+    Raises:
+        UserError: a figure that is missing or out of range.
+    """
+    blind = {"site": site, "auc": _within(metrics, "blind/auc", 0), "p_value": _within(metrics, "blind/p-value", 0)}
+    rows = [
+        paired_row(site, pair, *(_within(metrics, f"pair-{i}/{name}", -1) for name in wire.PAIRED_FIELDS))
+        for i, pair in enumerate(pairs)
+    ]
+    return blind, rows
+
+
+def paired_row(site: str, pair: wire.Pair, difference: float, low: float, high: float) -> Row:
+    """Return a row of ``audit_extras.paired``."""
+    attack, _, references = pair.row.partition("@")
+    names = {"site": site, "target": pair.target, "other": pair.other, "attack": attack}
+    return names | {"references": references or "none", "difference": difference, "low": low, "high": high}
+
+
+def _within(metrics: Mapping[str, Any], name: str, least: float) -> float:
+    value = metrics.get(name)
+    if not isinstance(value, (int, float)) or not least <= value <= 1:
+        raise UserError(f"the metric {name!r} is missing or out of range: {value!r}")
+    return float(value)

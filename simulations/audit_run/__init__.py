@@ -1,0 +1,1 @@
+"""Audits of finished runs, and of classifiers from elsewhere."""

@@ -1,0 +1,241 @@
+"""Outside models: a TorchScript file, the weights of a known architecture, or an export of fedkr, as one predictor."""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from fedkr.config import ClassifierConfig
+from fedkr.data.images import ImageSet
+from fedkr.errors import UserError
+from fedkr.learning.models import build_classifier
+from fedkr.learning.models.resnet import resnet18
+from fedkr.learning.training import Runtime, predict_logits, to_model_input
+from fedkr.stages import model_tensors
+from fedkr.wire import load_weights
+from simulations.export.bundle import WEIGHTS_FILE, ModelDescription
+
+# Keys under which training scripts put the weights among other things.
+WRAPPERS = ("state_dict", "model_state_dict", "model", "net")
+# What torch.nn.DataParallel puts before every name.
+PARALLEL = "module."
+# The kernel of ResNet-18's first layer in its form for large images, which torchvision uses at every size.
+LARGE_STEM = 7
+PROBED = 64
+# Trained on releases, by the rule of the verdict.
+STUDENT = "student"
+SMALLEST_PROBABILITY = 1e-12
+
+
+@dataclass(frozen=True)
+class Normalisation:
+    """How the model wants its input: images in [0, 1], less ``mean``, over ``std``; one number, or one a channel.
+
+    The default is fedkr's own input in [-1, 1].
+    """
+
+    mean: tuple[float, ...] = (0.5,)
+    std: tuple[float, ...] = (0.5,)
+
+    @staticmethod
+    def read(mean: str, std: str, channels: int) -> Normalisation:
+        """Read what was given on the command line, such as ``0.485,0.456,0.406``.
+
+        Raises:
+            UserError: no numbers, as many as neither 1 nor the channels, or a deviation that is not above 0.
+        """
+        values = [_numbers(name, text, channels) for name, text in (("--mean", mean), ("--std", std))]
+        if min(values[1]) <= 0:
+            raise UserError(f"--std {std}: must be above 0")
+        return Normalisation(*values)
+
+
+def _numbers(name: str, text: str, channels: int) -> tuple[float, ...]:
+    try:
+        values = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise UserError(
+            f"{name} {text}: not a number, or numbers with commas, as in 0.5 or 0.485,0.456,0.406"
+        ) from None
+    if len(values) not in (1, channels):
+        raise UserError(f"{name} {text}: {len(values)} numbers, but the images have {channels} channel(s)")
+    return values
+
+
+class OutsideModel(nn.Module):
+    """A model with its normalisation: fedkr's input float32 ``[N, C, H, W]`` in [-1, 1] to logits ``[N, K]``.
+
+    Args:
+        network: the model itself.
+        kind: what it was read from, in words.
+        target: how the report names it: ``student`` for one that was trained on releases.
+        recipe: what is known of its training; None for nothing.
+    """
+
+    def __init__(
+        self, network: nn.Module, kind: str, target: str = "model", recipe: ClassifierConfig | None = None
+    ) -> None:
+        super().__init__()
+        self.network, self.kind, self.target, self.recipe = network, kind, target, recipe
+        self.gives_probabilities = False
+        self.register_buffer("mean", torch.tensor(0.5), persistent=False)
+        self.register_buffer("std", torch.tensor(0.5), persistent=False)
+
+    def normalise(self, how: Normalisation) -> None:
+        """Set how the input is normalised."""
+        self.mean, self.std = (torch.tensor(values).view(1, -1, 1, 1) for values in (how.mean, how.std))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return logits; the logarithm of probabilities where the model gives those."""
+        # Outside models may count on images that lie in memory channel by channel.
+        out = self.network((((x + 1) / 2 - self.mean) / self.std).contiguous())
+        return out.clamp_min(SMALLEST_PROBABILITY).log() if self.gives_probabilities else out
+
+    def predict(self, images: NDArray[np.uint8], runtime: Runtime) -> NDArray[np.float32]:
+        """Return float32 logits ``[N, K]`` of uint8 ``[N, H, W, C]``, in the precision that the model was made in."""
+        return predict_logits(self, images, Runtime(runtime.device, None))
+
+
+def load_model(path: Path, config: ClassifierConfig, shape: ImageSet) -> OutsideModel:
+    """Read a model from a file or folder; nothing in it is ever unpickled.
+
+    Args:
+        path: TorchScript, ``.safetensors``, a ``.pt`` file of tensors, or a folder that ``fedkr export`` wrote.
+        config: the architecture that bare weights are of.
+        shape: images whose size, channels and classes the model must fit.
+
+    Raises:
+        UserError: a file that is none of these, or weights of another architecture.
+    """
+    if not path.exists():
+        raise UserError(f"{path}: no such model; name a TorchScript file, weights, or a folder of `fedkr export`")
+    if path.is_dir() or path.name == WEIGHTS_FILE:
+        return _exported(path, shape)
+    if path.suffix == ".safetensors":
+        try:
+            return _of_weights(load_file(path), config, shape, path)
+        except SafetensorError as error:
+            raise UserError(f"{path}: not a readable safetensors file ({error})") from None
+    return _torchscript(path) if _is_torchscript(path) else _of_weights(_read_tensors(path), config, shape, path)
+
+
+def check_answers(model: OutsideModel, data: ImageSet, path: Path, runtime: Runtime) -> None:
+    """Try the model on a few images, and note whether it gives probabilities.
+
+    Raises:
+        UserError: it cannot take them, or its answers are not finite logits ``[N, K]`` for the data's classes.
+    """
+    probe, classes = data.images[:PROBED], len(data.classes)
+    with torch.inference_mode():
+        try:
+            out = model(to_model_input(torch.from_numpy(probe).to(runtime.device)))
+        except Exception as error:  # whatever the model's own code raises
+            size = f"{data.channels} x {data.size} x {data.size}"
+            reason = str(error).strip().splitlines()[-1:] or [type(error).__name__]
+            raise UserError(f"{path}: the model cannot take images of {size} ({reason[0]})") from None
+    if not isinstance(out, Tensor) or out.ndim != 2 or len(out) != len(probe):
+        found = f"a tensor of shape {list(out.shape)}" if isinstance(out, Tensor) else f"a {type(out).__name__}"
+        raise UserError(f"{path}: returns {found} for {len(probe)} images; it must return logits [N, classes]")
+    if out.shape[1] != classes:
+        remedy = f"; add --classes {out.shape[1]} if the data lack some" if out.shape[1] > classes else ""
+        raise UserError(f"{path}: gives {out.shape[1]} logits an image, the data have {classes} classes{remedy}")
+    if not torch.isfinite(out).all():
+        raise UserError(f"{path}: gives NaN or infinite logits; check --mean and --std, and the model's weights")
+    sums = out.float().sum(dim=1)
+    model.gives_probabilities = bool((out >= 0).all() and (sums - 1).abs().max() < 1e-3)
+
+
+def _exported(path: Path, shape: ImageSet) -> OutsideModel:
+    file = path / WEIGHTS_FILE if path.is_dir() else path
+    if not file.exists():
+        raise UserError(f"{path}: holds no {WEIGHTS_FILE}; name a folder that `fedkr export` wrote")
+    try:
+        with safe_open(file, framework="pt") as handle:
+            metadata = handle.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{file}: not a readable safetensors file ({error}); export it again") from None
+    description = ModelDescription.from_metadata(metadata, str(file))
+    _check_fit(path, description, shape)
+    return OutsideModel(
+        description.build(load_file(file)), "a student that fedkr exported", STUDENT, description.classifier
+    )
+
+
+def _check_fit(path: Path, description: ModelDescription, shape: ImageSet) -> None:
+    wanted, found = (description.channels, description.size), (shape.channels, shape.size)
+    if wanted != found:
+        raise UserError(
+            f"{path}: takes images of {wanted[0]} x {wanted[1]} x {wanted[1]}, "
+            f"the data have {found[0]} x {found[1]} x {found[1]}"
+        )
+
+
+def _is_torchscript(path: Path) -> bool:
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return any("/code/" in name for name in archive.namelist())
+
+
+def _torchscript(path: Path) -> OutsideModel:
+    try:
+        with warnings.catch_warnings():
+            # PyTorch wants new models to be exported another way; files of this kind will be around for long.
+            warnings.simplefilter("ignore", FutureWarning)
+            return OutsideModel(torch.jit.load(str(path), map_location="cpu").eval(), "TorchScript")
+    except (RuntimeError, ValueError) as error:
+        reason = str(error).strip().splitlines()[:1] or ["damaged"]
+        raise UserError(f"{path}: not a readable TorchScript file ({reason[0]})") from None
+
+
+def _read_tensors(path: Path) -> dict[str, Any]:
+    try:
+        values = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception:  # the restricted unpickler raises whatever its bytes happen to lead it to
+        raise UserError(
+            f"{path}: neither TorchScript nor a file of plain tensors; a pickled model is never opened: save its "
+            "state_dict() (torch.save or safetensors), or torch.jit.save the model"
+        ) from None
+    for name in WRAPPERS:
+        if isinstance(values, dict) and isinstance(values.get(name), dict):
+            values = values[name]
+    if not isinstance(values, dict) or not all(isinstance(value, Tensor) for value in values.values()):
+        raise UserError(f"{path}: holds no state_dict (names and tensors); save model.state_dict()")
+    return values
+
+
+def _of_weights(weights: Mapping[str, Tensor], config: ClassifierConfig, shape: ImageSet, path: Path) -> OutsideModel:
+    plain = {name.removeprefix(PARALLEL): value for name, value in weights.items()}
+    classes = len(shape.classes)
+    network = build_classifier(config, shape.channels, shape.size, classes, "any")
+    stem = plain.get("conv1.weight")
+    if config.arch == "resnet18" and stem is not None and stem.shape[-1] == LARGE_STEM:
+        # The size only decides the stem.
+        network = resnet18(shape.channels, 64, classes, config.norm)
+    expected, found = model_tensors(network), plain.keys()
+    if not expected.keys() & found:
+        raise UserError(f"{path}: not the weights of {config.arch} (--arch), no name is the same")
+    try:
+        return OutsideModel(load_weights(network, plain).eval(), f"weights of {config.arch}")
+    except UserError as error:
+        hint = f"--arch {config.arch} --width {config.width}, {shape.channels} channel(s), {classes} classes"
+        raise UserError(f"{path}: {error}; given were {hint}") from None
+
+
+def recipe_of(known: ClassifierConfig | None, given: Mapping[str, Any]) -> ClassifierConfig:
+    """Return the reference models' recipe: what was given, else what the model says of itself, else a teacher's."""
+    fields = [field.name for field in dataclasses.fields(ClassifierConfig)]
+    own = {} if known is None else {name: getattr(known, name) for name in fields}
+    return ClassifierConfig(**own | {name: value for name, value in given.items() if value is not None})

@@ -1,0 +1,63 @@
+"""The ServerApp of ``fedkr audit RUN``: it audits what a finished run left behind, and trains nothing of it again."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from flwr.app import Context
+from flwr.serverapp import Grid, ServerApp
+
+from fedkr.config import Study
+from fedkr.learning.training import Runtime
+from fedkr.progress import FileProgress
+from fedkr.stages import StageStore, write_atomic
+from server.app import log_to_stream, read_study
+from server.audit import read_auditable, run_audit
+from server.coordinator import Coordinator
+from server.failure import failures_noted
+
+# Beside the server's own results.json, which stays as the run wrote it.
+AUDIT_FILE = Path("server") / "audit.json"
+RUN_RESULTS = Path("server") / "results.json"
+
+app = ServerApp()
+
+
+@app.main()
+def main(grid: Grid, context: Context) -> None:
+    """Audit the run folder that the run config names; leave rows, or why there are none, in it."""
+    log_to_stream()
+    study, _ = read_study(context)
+    run_dir = Path(study.run_dir)
+    with failures_noted(run_dir):
+        write_atomic(run_dir / AUDIT_FILE, json.dumps(audit_on_server(grid, study, run_dir)).encode())
+
+
+def audit_on_server(grid: Grid, study: Study, run_dir: Path) -> dict[str, Any]:
+    """Gather the sites of a finished run and audit what it left behind.
+
+    Args:
+        grid: Flower's grid.
+        study: the run's, with the settings of the new audit.
+        run_dir: the run's folder.
+
+    Returns:
+        ``identity`` (of ``study``), ``audit`` and ``audit_extras`` as in ``results.json``, and ``missing_sites``.
+    """
+    folder = run_dir / "server"
+    results = json.loads((run_dir / RUN_RESULTS).read_text())
+    runtime = Runtime.choose(study.device, study.precision, study.threads)
+    coordinator = Coordinator(grid, study, StageStore(folder / "stages"), study.backend.kind == "ray")
+    coordinator.gather_members()
+    # The models saw nothing of a site that was lost to the run: all its images are non-members.
+    lost = results["missing_sites"]
+    took_part = {
+        site["name"] for site in results["sites"] if not any(line.startswith(f"{site['name']}: ") for line in lost)
+    }
+    coordinator.members = {name: member for name, member in coordinator.members.items() if name in took_part}
+    found = read_auditable(run_dir, results)
+    rows, extras = run_audit(coordinator, found, runtime, FileProgress(folder))
+    missing = [f"{site}: {why}" for site, why in coordinator.missing.items()]
+    return {"identity": study.identity(), "audit": rows, "audit_extras": extras, "missing_sites": missing}

@@ -1,0 +1,1 @@
+"""What a finished run hands on: models with their cards, releases, predictions."""

@@ -1,0 +1,104 @@
+"""The exported student: what its files say about themselves, and the network that takes images as they are."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import fedkr
+from fedkr.config import StudentConfig, read_dataclass
+from fedkr.errors import UserError
+from fedkr.learning.models import build_classifier
+from fedkr.learning.training import to_model_input
+from fedkr.wire import load_weights
+
+WEIGHTS_FILE, ONNX_FILE, DESCRIPTION_FILE, CARD_FILE = (
+    "student.safetensors",
+    "student.onnx",
+    "model.json",
+    "MODEL_CARD.md",
+)
+INPUT, OUTPUT = "images", "probabilities"
+
+
+@dataclass
+class ModelDescription:
+    """All that is needed to use a student: in ``model.json`` and, as text, in the metadata of both weight files.
+
+    Attributes:
+        classes: names of the outputs, in order.
+        size: height and width of the input in pixels.
+        channels: 1 (grey) or 3 (RGB).
+        classifier: architecture and recipe.
+    """
+
+    classes: list[str]
+    size: int
+    channels: int
+    classifier: StudentConfig
+
+    @property
+    def preprocessing(self) -> dict[str, Any]:
+        """Return what happens to an image before the first layer of ``student.safetensors``."""
+        return {
+            "resize": [self.size, self.size],
+            "resample": "bicubic, after a crop to the central square",
+            "mode": "L" if self.channels == 1 else "RGB",
+            "divide": 127.5,
+            "subtract": 1.0,
+            "layout": "float32 NCHW in [-1, 1]",
+        }
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the description as JSON can hold it."""
+        return {
+            "fedkr": fedkr.__version__,
+            "classes": self.classes,
+            "size": self.size,
+            "channels": self.channels,
+            "classifier": dataclasses.asdict(self.classifier),
+            "preprocessing": self.preprocessing,
+        }
+
+    def as_metadata(self) -> dict[str, str]:
+        """Return the description as names and texts, each a JSON value."""
+        return {name: json.dumps(value) for name, value in self.as_json().items()}
+
+    @staticmethod
+    def from_metadata(metadata: Mapping[str, str], where: str) -> ModelDescription:
+        """Read what :meth:`as_metadata` wrote; raise :class:`UserError` for metadata that is something else."""
+        names = [field.name for field in dataclasses.fields(ModelDescription)]
+        try:
+            values = {name: json.loads(metadata[name]) for name in names}
+        except (KeyError, ValueError):
+            raise UserError(
+                f"{where}: says nothing of classes and input size; name what `fedkr export` wrote"
+            ) from None
+        return read_dataclass(ModelDescription, values, where)
+
+    def build(self, weights: Mapping[str, Tensor]) -> nn.Module:
+        """Return the classifier with these weights in evaluation mode (input float32 NCHW in [-1, 1], output logits).
+
+        Raises:
+            UserError: weights of another architecture.
+        """
+        model = build_classifier(self.classifier, self.channels, self.size, len(self.classes), "any")
+        return load_weights(model, weights).eval()
+
+
+class ImageClassifier(nn.Module):
+    """The student with its preprocessing: uint8 ``[N, H, W, C]`` to probabilities ``[N, K]``."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return float32 probabilities, rows sum to one."""
+        return torch.softmax(self.model(to_model_input(images)), dim=1)

@@ -1,0 +1,166 @@
+"""Classifying images with an exported student."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+from safetensors import SafetensorError, safe_open
+
+from fedkr.data.sources.folder import DEEP_MODES, GREY_MODES, SUFFIXES
+from fedkr.data.sources.npz import NpzFile
+from fedkr.errors import UserError
+from simulations.export.bundle import INPUT, ONNX_FILE, OUTPUT, WEIGHTS_FILE, ImageClassifier, ModelDescription
+from simulations.export.onnx_file import open_session
+
+BATCH = 256
+NPZ_KEYS = ("images", "test_images")
+
+Classifier = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
+Picture = tuple[str, Image.Image]
+
+
+def predict(model: Path, images: Path) -> list[dict[str, Any]]:
+    """Classify images; return a row for each: ``image``, ``class``, ``probability`` and one ``p(<class>)`` a class.
+
+    Args:
+        model: an export folder, or its ``student.safetensors`` or ``student.onnx`` (which needs onnxruntime).
+        images: an image file, a folder of images (with its sub-folders), or an npz file (array ``images``, else
+            ``test_images``: uint8 ``[N, H, W]`` or ``[N, H, W, 1 or 3]``). Images of another size or colour than the
+            model's are converted, which a note on stderr says once.
+
+    Raises:
+        UserError: a model or an image that cannot be read, or a folder without images.
+    """
+    classify, description = load_model(model)
+    fitted = Fitting(description)
+    pictures = ((name, fitted(picture)) for name, picture in read_pictures(images))
+    rows: list[dict[str, Any]] = []
+    while batch := list(islice(pictures, BATCH)):
+        probabilities = classify(np.stack([pixels for _, pixels in batch]))
+        rows += [_row(name, row, description) for (name, _), row in zip(batch, probabilities, strict=True)]
+    for note in fitted.notes():
+        print(f"fedkr: note: {note}", file=sys.stderr)
+    return rows
+
+
+def _row(name: str, probabilities: NDArray[np.float32], description: ModelDescription) -> dict[str, Any]:
+    values = [round(float(p), 6) for p in probabilities]
+    best = int(probabilities.argmax())
+    row = {"image": name, "class": description.classes[best], "probability": values[best]}
+    return row | {f"p({name})": value for name, value in zip(description.classes, values, strict=True)}
+
+
+def load_model(path: Path) -> tuple[Classifier, ModelDescription]:
+    """Return what maps uint8 ``[N, H, W, C]`` to probabilities ``[N, K]``, and the model's description.
+
+    Raises:
+        UserError: no exported student, a damaged one, or ONNX without onnxruntime.
+    """
+    if path.is_dir():
+        found = [path / name for name in (WEIGHTS_FILE, ONNX_FILE) if (path / name).exists()]
+        if not found:
+            raise UserError(f"{path}: holds no {WEIGHTS_FILE}; name a folder that `fedkr export` wrote")
+        path = found[0]
+    if path.suffix == ".onnx":
+        return _load_onnx(path)
+    if path.suffix == ".safetensors":
+        return _load_weights(path)
+    raise UserError(f"{path}: neither .safetensors nor .onnx; name what `fedkr export` wrote")
+
+
+def _load_weights(path: Path) -> tuple[Classifier, ModelDescription]:
+    try:
+        with safe_open(path, framework="pt") as handle:
+            metadata = handle.metadata() or {}
+            weights = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError) as error:
+        raise UserError(f"{path}: not a readable safetensors file ({error}); export it again") from None
+    description = ModelDescription.from_metadata(metadata, str(path))
+    network = ImageClassifier(description.build(weights)).eval()
+
+    @torch.inference_mode()
+    def classify(images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        return network(torch.from_numpy(images)).numpy()
+
+    return classify, description
+
+
+def _load_onnx(path: Path) -> tuple[Classifier, ModelDescription]:
+    session = open_session(str(path))
+    description = ModelDescription.from_metadata(session.get_modelmeta().custom_metadata_map, str(path))
+    return lambda images: session.run([OUTPUT], {INPUT: images})[0], description
+
+
+class Fitting:
+    """Brings pictures to a model's size and colours, as the training images were, and remembers whether it had to."""
+
+    def __init__(self, description: ModelDescription) -> None:
+        self.side, self.channels = description.size, description.channels
+        self.resized, self.recoloured = 0, 0
+
+    def __call__(self, picture: Image.Image) -> NDArray[np.uint8]:
+        """Return uint8 ``[side, side, channels]``: the central square, resized."""
+        mode = "L" if self.channels == 1 else "RGB"
+        if picture.mode != mode:
+            self.recoloured += (picture.mode in GREY_MODES) != (mode == "L")
+            picture = picture.convert(mode)
+        if picture.size != (self.side, self.side):
+            self.resized += 1
+            picture = ImageOps.fit(picture, (self.side, self.side), Image.Resampling.BICUBIC)
+        return np.asarray(picture, dtype=np.uint8).reshape(self.side, self.side, self.channels)
+
+    def notes(self) -> Iterator[str]:
+        """Yield what was done to the pictures, a line each."""
+        if self.resized:
+            yield f"{self.resized} image(s) resized to {self.side} x {self.side} pixels (their central square)"
+        if self.recoloured:
+            yield f"{self.recoloured} image(s) converted to {'grey' if self.channels == 1 else 'RGB'}"
+
+
+def read_pictures(path: Path) -> Iterator[Picture]:
+    """Yield name and picture of an image file, of each image in a folder, or of each image in an npz file."""
+    if path.is_dir():
+        files = [file for file in sorted(path.rglob("*")) if file.suffix.lower() in SUFFIXES]
+        shown = [file for file in files if not any(p.startswith(".") for p in file.relative_to(path).parts)]
+        if not shown:
+            raise UserError(f"{path}: no images in it; put {', '.join(SUFFIXES)} files there")
+        yield from ((file.relative_to(path).as_posix(), _open(file)) for file in shown)
+    elif path.suffix.lower() == ".npz":
+        yield from _read_npz(path)
+    else:
+        yield str(path), _open(path)
+
+
+def _open(file: Path) -> Image.Image:
+    try:
+        with Image.open(file) as image:
+            if image.mode in DEEP_MODES or getattr(image, "n_frames", 1) > 1:
+                raise UserError(
+                    f"{file}: has more than 8 bits a channel, or several frames; save it as one 8-bit image"
+                )
+            # Palettes and transparency become plain colours here, so that grey images are told from colour ones.
+            upright = ImageOps.exif_transpose(image)
+            return upright.convert("L" if image.mode in GREY_MODES else "RGB")
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise UserError(f"{file}: not a readable image ({error}); replace or remove it") from None
+
+
+def _read_npz(path: Path) -> Iterator[Picture]:
+    with NpzFile(path) as file:
+        key = next((key for key in NPZ_KEYS if key in file), NPZ_KEYS[0])
+        images = file.read(key)
+    if images.dtype != np.uint8 or images.ndim not in (3, 4) or (images.ndim == 4 and images.shape[3] not in (1, 3)):
+        raise UserError(
+            f"{path}: {key} is {images.dtype} {list(images.shape)}; save it as uint8 [N, H, W] or [N, H, W, 1 or 3]"
+        )
+    for index, pixels in enumerate(images):
+        plain = pixels[..., 0] if pixels.ndim == 3 and pixels.shape[2] == 1 else pixels
+        yield f"{path.name}[{index}]", Image.fromarray(plain)

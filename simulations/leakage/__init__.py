@@ -1,0 +1,1 @@
+"""``fedkr leakage``: utility and leakage against the amount of synthetic data."""

@@ -1,0 +1,283 @@
+"""The leakage curve of a study, one command: ``fedkr leakage RUN`` or ``fedkr leakage [OPTION=VALUE ...]``.
+
+Accuracy on the global test images and the headline attack's AUC at every site, for students of more and more
+synthetic images. Teacher, generator and reference models are trained once; a point costs one student.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from scipy.stats import binomtest
+from torch import nn
+
+from fedkr.audit import audit_model, pooled_rows, worst_site
+from fedkr.audit.leakage_curve import CurvePoint, SyntheticSlices, curve_points, draw_slices, training_sets
+from fedkr.audit.references.shadows import Draws
+from fedkr.config import AuditConfig, Study, parse_study
+from fedkr.data import ImageSet
+from fedkr.environment import hardware, package_versions
+from fedkr.errors import UserError
+from fedkr.learning.classifier import train_on_real
+from fedkr.learning.models import build_classifier
+from fedkr.learning.training import Runtime, predict_logits
+from fedkr.progress import FileProgress
+from fedkr.recycle.distill import distill_student
+from fedkr.stages import Artifact, StageStore, model_tensors, write_atomic
+from simulations.exits import guarded
+from simulations.leakage.figures import as_csv, as_png
+from simulations.live import LiveView, run_folders
+from simulations.study.application import PROGRAM as SIMULATE
+from simulations.study.application import compose_and_run
+from simulations.study.centralised import pooled
+from simulations.study.command import command_of, portable
+from simulations.study.run import STUDY_FILE, only_run_in, prepared
+from sites.audit import SiteAudit
+from sites.workspace import open_site
+
+PROGRAM, CONFIG, FOLDER = "fedkr leakage", "leakage", "leakage"
+HEADLINE = "rmia"
+LEAST_REFERENCES = 16
+Row = dict[str, Any]
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run ``fedkr leakage`` on a run's folder, or on overrides as in ``fedkr simulate``.
+
+    Raises:
+        UserError: a folder that is no simulation's, or options beside it.
+    """
+    if not arguments or arguments[0].startswith("-") or "=" in arguments[0]:
+        return compose_and_run(arguments, measure_study, PROGRAM, CONFIG)
+    if len(arguments) > 1:
+        raise UserError(f"{arguments[1]}: a run has its options already; give a run folder or options, not both")
+    measure_run(Path(arguments[0]))
+    return 0
+
+
+def measure_run(run: Path) -> Path:
+    """Measure the curve of a run, with the teachers, generators and reference models that its sites have.
+
+    Raises:
+        UserError: there is no such run, or its sites' images are not here.
+    """
+    path = run / STUDY_FILE
+    if not path.exists():
+        raise UserError(f"{path}: not there; name the folder of a run of `fedkr simulate`, which has the sites' images")
+    study = parse_study(path.read_text())
+    return _measured(dataclasses.replace(study, run_dir=str(run.expanduser().absolute())))
+
+
+def measure_study(study: Study) -> Path:
+    """Measure the curve of a study in a run folder of its own; return the folder of the results."""
+    study, _ = prepared(study, Console(), prefix="leakage-")
+    run_dir = Path(study.run_dir)
+    with only_run_in(run_dir):
+        write_atomic(run_dir / STUDY_FILE, study.to_json().encode())
+    return _measured(study)
+
+
+def _measured(study: Study) -> Path:
+    run_dir, console = Path(study.run_dir), Console()
+    # The digest says what the data are, and is found again wherever they lie.
+    command = command_of(dataclasses.replace(study, data_digest=""))
+    study = dataclasses.replace(study, audit=curve_audit(study.audit))
+    with only_run_in(run_dir), LiveView(live_folders(run_dir, study.federation.sites)):
+        results = LeakageCurve(study).results(curve_points())
+        results["command"] = command and command.replace(SIMULATE, PROGRAM, 1)
+        out = write_results(results, run_dir / FOLDER)
+    for row in results["rows"]:
+        console.print(_line(row), highlight=False, soft_wrap=True)
+    console.print(f"results: {out}", highlight=False, soft_wrap=True)
+    return out
+
+
+def curve_audit(audit: AuditConfig) -> AuditConfig:
+    """Return the curve's audit: RMIA with direct references, which all points share, beside the bare loss threshold."""
+    return dataclasses.replace(
+        audit,
+        enabled=True,
+        attacks=[HEADLINE, "loss"],
+        headline=HEADLINE,
+        direct_references=max(LEAST_REFERENCES, audit.direct_references),
+        pipeline_references=0,
+    )
+
+
+def live_folders(run_dir: Path, sites: int) -> dict[str, Path]:
+    """Return where the curve's parts report their progress."""
+    folders = run_folders(run_dir, sites, centralised=False)
+    del folders["server"]
+    return folders | {"students": run_dir / FOLDER}
+
+
+class LeakageCurve:
+    """The simulated sites of a study, and the students of a curve.
+
+    Args:
+        study: with ``run_dir``, in whose site folders finished stages are found, and an audit with references.
+    """
+
+    def __init__(self, study: Study) -> None:
+        self.study, folder = study, Path(study.run_dir) / FOLDER
+        self.runtime = Runtime.choose(study.device, study.precision, study.threads)
+        self.stages, self.progress = StageStore(folder / "stages"), FileProgress(folder)
+        opened = [open_site({"partition-id": i}, study) for i in range(study.federation.sites)]
+        self.audits = [SiteAudit(site) for site in opened]
+        self.test = opened[0].global_test
+
+    def results(self, points: Sequence[CurvePoint]) -> dict[str, Any]:
+        """Return the figures of every point, and of the same classifier trained on the sites' real images."""
+        self._share_releases()
+        slices = [draw_slices(audit.pipeline, max(point.slices for point in points)) for audit in self.audits]
+        rows = [self.point(point, slices) for point in points]
+        return {
+            "study": portable(dataclasses.asdict(self.study)),
+            "seed": self.study.seed,
+            "headline": f"{HEADLINE}@direct",
+            "references": self.study.audit.direct_references,
+            "test_images": len(self.test),
+            "members": {audit.site.name: len(audit.challenge.members) for audit in self.audits},
+            "nonmembers": {audit.site.name: len(audit.challenge.nonmembers) for audit in self.audits},
+            "real": self.real(),
+            "rows": rows,
+            "hardware": hardware(),
+            "versions": package_versions(),
+        }
+
+    def point(self, point: CurvePoint, slices: Sequence[SyntheticSlices]) -> Row:
+        """Train a point's student, or read it, and return its figures."""
+        config, trained = self.study.student, point.training
+        sets = training_sets(trained, slices)
+        key = self._key | {"slices": [audit.pipeline.choice_key() for audit in self.audits], **vars(trained)}
+
+        def train() -> Artifact:
+            """Distil a student from the point's sets."""
+            model = distill_student(
+                config,
+                sets,
+                flip=self.study.data.flip,
+                runtime=self.runtime,
+                seed=(self.study.seed, FOLDER, "student"),
+                progress=self.progress,
+                stage=f"student of {trained.labels} labels, {trained.sweep} {trained.value:g}",
+            )
+            return Artifact(model_tensors(model))
+
+        network = self._network(self.stages.run("student", key, train))
+        return vars(point) | {"images_a_set": len(sets(0)[0])} | self._figures(network)
+
+    def real(self) -> Row:
+        """Return the figures of the classifier trained on all sites' training images: what leaks without recycling."""
+        data = pooled({audit.site.name: audit.site.data for audit in self.audits})
+
+        def train() -> Artifact:
+            """Train on the real images of all sites."""
+            model = train_on_real(
+                self.study.student,
+                data,
+                flip=self.study.data.flip,
+                runtime=self.runtime,
+                seed=(self.study.seed, FOLDER, "real"),
+                progress=self.progress,
+                stage="student of real images",
+            )
+            return Artifact(model_tensors(model))
+
+        key = self._key | {"train": [audit.pipeline.common["train"] for audit in self.audits]}
+        return self._figures(self._network(self.stages.run("real", key, train)))
+
+    @cached_property
+    def _key(self) -> dict[str, Any]:
+        study = self.study
+        shared = {"seed": study.seed, "threads": study.threads, "flip": study.data.flip}
+        return shared | {"student": dataclasses.asdict(study.student)} | self.runtime.describe()
+
+    def _network(self, model: Artifact) -> nn.Module:
+        test = self.test
+        network = build_classifier(self.study.student, test.channels, test.size, len(test.classes), "any")
+        network.load_state_dict(model.tensors)
+        return self.runtime.place(network).eval()
+
+    def _figures(self, model: nn.Module) -> Row:
+        sites = [row for audit in self.audits for row in self._attack(audit, model)]
+        headline = [row for row in sites if row["headline"]]
+        (everywhere,), (worst,) = pooled_rows(headline), worst_site(headline)
+        return {
+            **accuracy(predict_logits(model, self.test.images, self.runtime), self.test),
+            **everywhere,
+            "mean_auc": float(np.mean([row["auc"] for row in headline])),
+            **{f"worst_{name}": worst[name] for name in ("site", "auc", "auc_low", "auc_high")},
+            "loss_auc": next(row["auc"] for row in pooled_rows(sites) if row["attack"] == "loss"),
+            "per_site": headline,
+        }
+
+    def _attack(self, audit: SiteAudit, model: nn.Module) -> Iterator[Row]:
+        report = audit_model(
+            partial(predict_logits, model, runtime=self.runtime),
+            audit.challenge,
+            target="student",
+            site=audit.site.name,
+            config=self.study.audit,
+            seed=self.study.seed,
+            references=audit.references("student"),
+            population=audit.population,
+            flip=self.study.data.flip,
+        )
+        for row in report.rows:
+            yield {name: value for name, value in row.as_row().items() if name != "roc"}
+
+    def _share_releases(self) -> None:
+        """Give every site the other sites' releases: its references train on them too, as in the study itself."""
+        recycle = self.study.recycle
+        exchanges = 1 if recycle.exchange == "once" else recycle.rounds
+        released = [
+            Draws.of_releases(
+                [audit.pipeline.release(n, audit.site.policy.max_images) for n in range(1, exchanges + 1)]
+            )
+            for audit in self.audits
+        ]
+        for audit in self.audits:
+            others = [draws for draws, owner in zip(released, self.audits, strict=True) if owner is not audit]
+            audit.keep_others(union(others, recycle.rounds) if others else None)
+
+
+def union(sites: Sequence[Draws], rounds: int) -> Draws:
+    """Return the union of several sites' releases, draw by draw."""
+    drawn = [[site(number) for site in sites] for number in range(rounds)]
+    images = [np.concatenate([images for images, _ in parts]) for parts in drawn]
+    labels = [np.concatenate([labels for _, labels in parts]) for parts in drawn]
+    return Draws(np.concatenate(images), np.concatenate(labels).astype(np.float16), tuple(map(len, images)))
+
+
+def accuracy(logits: np.ndarray, test: ImageSet) -> Row:
+    """Return accuracy on the test images with its 95 % interval (Wilson's score)."""
+    right = int((logits.argmax(1) == test.labels).sum())
+    interval = binomtest(right, len(test)).proportion_ci(method="wilson")
+    return {"accuracy": right / len(test), "accuracy_low": interval.low, "accuracy_high": interval.high}
+
+
+def write_results(results: dict[str, Any], folder: Path) -> Path:
+    """Write the curve as JSON, CSV and PNG; return the folder."""
+    write_atomic(folder / "leakage.json", json.dumps(results, indent=1).encode() + b"\n")
+    write_atomic(folder / "leakage.csv", as_csv(results).encode())
+    write_atomic(folder / "leakage.png", as_png(results))
+    return folder
+
+
+def _line(row: Row) -> str:
+    auc = f"AUC {row['auc']:.3f} ({row['auc_low']:.3f} to {row['auc_high']:.3f})"
+    worst = f"worst {row['worst_site']} {row['worst_auc']:.3f}"
+    return f"{row['labels']} labels, {row['sweep']} {row['value']:g}: accuracy {row['accuracy']:.3f}, {auc}, {worst}"
+
+
+if __name__ == "__main__":
+    sys.exit(guarded(lambda: main(sys.argv[1:])))

@@ -1,0 +1,1 @@
+"""``fedkr kr``: Knowledge Recycling at one site, without federation."""

@@ -1,0 +1,94 @@
+"""Several runs of one study under other seeds, brought into one small table: mean, standard deviation, each seed."""
+
+from __future__ import annotations
+
+import csv
+import io
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from fedkr.errors import UserError
+from fedkr.report import headline_rows, load_results
+from simulations.study.command import portable
+
+FIGURES = ("accuracy", "balanced_accuracy", "auc", "bytes_up", "bytes_down", "seconds")
+
+
+def summarise(runs: Iterable[Path]) -> dict[str, Any]:
+    """Return mean and standard deviation (over seeds, n - 1) of every strategy's figures and of the headline audit.
+
+    Raises:
+        UserError: no run, an unfinished one, two of one seed, or runs that differ in more than their seed.
+    """
+    results = [load_results(run) for run in runs]
+    if not results:
+        raise UserError("no runs given: name the folders of finished runs that differ in their seed")
+    study = common_study([dict(r) for r in results])
+    names = [row["name"] for row in results[0]["strategies"]]
+    strategies = {name: _strategy(name, results) for name in names}
+    return {
+        "dataset": study["data"]["name"],
+        "seeds": [r["seed"] for r in results],
+        "strategies": strategies,
+        "audit": _audit(results),
+        "wall_seconds": [r.get("seconds") for r in results],
+        "backend": results[0].get("backend"),
+        "hardware": results[0].get("hardware"),
+        "versions": results[0].get("versions"),
+        "study": study,
+    }
+
+
+def common_study(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return what the studies of several runs share: all but the seed, and where they ran.
+
+    Raises:
+        UserError: two runs of one seed, which would count twice, or runs that differ in more than their seed.
+    """
+    seeds = [r["seed"] for r in results]
+    if len(set(seeds)) < len(seeds):
+        raise UserError(f"two runs of one seed in {seeds}; name each run once")
+    studies = [{name: value for name, value in portable(r["study"]).items() if name != "seed"} for r in results]
+    if any(study != studies[0] for study in studies):
+        raise UserError("these runs differ in more than their seed")
+    return studies[0]
+
+
+def _strategy(name: str, results: list[Any]) -> dict[str, Any]:
+    rows = [next(row for row in r["strategies"] if row["name"] == name) for r in results]
+    return {figure: spread([row.get(figure) for row in rows]) for figure in FIGURES}
+
+
+def _audit(results: list[Any]) -> dict[str, Any]:
+    """Mean over seeds and sites of the headline attack's AUC for each target, and its worst site."""
+    found: dict[str, list[float]] = {}
+    for r in results:
+        for row in headline_rows(r):
+            if (auc := row.get("auc")) is not None:
+                found.setdefault(row["target"], []).append(auc)
+    return {target: {**spread(aucs), "worst": max(aucs)} for target, aucs in found.items()}
+
+
+def spread(values: Sequence[float | None]) -> dict[str, Any]:
+    """Return mean, standard deviation (None for one value) and the values; None where a value is missing."""
+    known = [v for v in values if v is not None]
+    if not known or len(known) < len(values):
+        return {"mean": None, "sd": None, "values": values}
+    return {
+        "mean": statistics.fmean(known),
+        "sd": statistics.stdev(known) if len(known) > 1 else None,
+        "values": values,
+    }
+
+
+def as_csv(summary: dict[str, Any]) -> str:
+    """Return the strategies of a summary as CSV, one line a strategy and figure."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(["strategy", "figure", "mean", "sd", *[f"seed{s}" for s in summary["seeds"]]])
+    for name, figures in summary["strategies"].items():
+        for figure, value in figures.items():
+            writer.writerow([name, figure, value["mean"], value["sd"], *value["values"]])
+    return out.getvalue()

@@ -1,0 +1,285 @@
+"""What only an audit needs at a site: reference models, attacks on its own images, and the scores that stay here."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from fedkr.audit import (
+    AuditReport,
+    BlindResult,
+    PairedDifference,
+    ReferenceSignals,
+    audit_model,
+    blind_baseline,
+    candidates,
+    from_metrics,
+    paired_difference,
+    reference_signals,
+    site_challenge,
+    site_population,
+    to_metrics,
+)
+from fedkr.audit.attacks.calibrated import ReferenceModels
+from fedkr.audit.copies import ReleaseCopies, check_copies
+from fedkr.audit.names import OF_ONE_SITE, RELEASE
+from fedkr.audit.references.direct import balanced_membership, train_references
+from fedkr.audit.references.shadows import Draws, PipelineShadows, scaled_steps
+from fedkr.audit.run_release import audit_release
+from fedkr.audit.verdict import NEEDS_PIPELINE
+from fedkr.config import REFERENCE_ATTACKS
+from fedkr.data import ImageSet, content_digest
+from fedkr.data.images import joined
+from fedkr.errors import UserError
+from fedkr.learning.training import predict_logits
+from fedkr.release import Release
+from fedkr.seeds import derive_seed, numpy_rng
+from fedkr.stages import Artifact, read_artifact, write_artifact
+from sites.workspace import Site
+
+REPORT_FILE = "audit.html"
+
+
+class SiteAudit:
+    """One site's side of an audit; every reference model and score is a stage in its workspace.
+
+    Args:
+        site: the site, opened for the study.
+    """
+
+    def __init__(self, site: Site) -> None:
+        self.site, self.study, self.config = site, site.study, site.study.audit
+        self.pipeline, self.stages = site.pipeline, site.pipeline.stages
+        self.challenge = site_challenge(site.data)
+        self.candidates = candidates(self.challenge)
+
+    @cached_property
+    def population(self) -> ImageSet:
+        """Images that no model trained on: what RMIA compares the candidates with."""
+        return site_population(self.site.data, self.challenge)
+
+    @property
+    def uses_references(self) -> bool:
+        """Whether the study asks for reference models and for attacks that need them."""
+        return bool(self.config.direct_references) and any(name in REFERENCE_ATTACKS for name in self.config.attacks)
+
+    def keep_others(self, others: Draws | None) -> None:
+        """Keep the other sites' releases for the references of pooled models; None forgets earlier ones."""
+        write_artifact(self._others_path, Artifact() if others is None else others.as_artifact())
+
+    @cached_property
+    def others(self) -> Draws | None:
+        """The other sites' releases, None where the server sent none."""
+        kept = read_artifact(self._others_path) if self._others_path.exists() else Artifact()
+        return Draws.from_artifact(kept) if kept.tensors else None
+
+    @property
+    def _others_path(self) -> Path:
+        return self.stages.path("others", {"study": self.study.identity()})
+
+    def references(self, target: str) -> list[ReferenceSignals]:
+        """Return what the reference models for a target answer, training those that are not in the workspace."""
+        # A release has no model that references could stand beside.
+        if not self.uses_references or target == RELEASE:
+            return []
+        others = None if target in OF_ONE_SITE else self.others
+        found = [self._direct(others)]
+        if self.config.pipeline_references and target in NEEDS_PIPELINE:
+            found.append(self._pipeline(others))
+        return found
+
+    def attack(self, target: str, model: nn.Module, about: str = "") -> AuditReport:
+        """Attack a model and keep the scores of single images here.
+
+        Args:
+            target: which model, as the report names it.
+            model: on the runtime's device.
+            about: digest of its weights, empty for the site's own models.
+
+        Raises:
+            UserError: a target whose name is none, or a model that cannot be audited.
+        """
+        path, references = self._scores_path(target, about), self.references(target)
+        report = audit_model(
+            partial(predict_logits, model, runtime=self.site.runtime),
+            self.challenge,
+            target=target,
+            site=self.site.name,
+            config=self.config,
+            seed=self.study.seed,
+            references=references,
+            population=self.population if references else None,
+            flip=self.study.data.flip,
+        )
+        self._keep_scores(report, path)
+        return report
+
+    def attack_releases(self) -> tuple[AuditReport, ReleaseCopies]:
+        """Attack all that the site released, without a model, and check it for copies of members."""
+        report = audit_release(
+            self._releases(),
+            self.challenge,
+            self.population,
+            site=self.site.name,
+            config=self.config,
+            seed=self.study.seed,
+        )
+        self._keep_scores(report, self._scores_path(RELEASE, ""))
+        return report, self._copies()
+
+    def _releases(self) -> list[Release]:
+        recycle = self.study.recycle
+        exchanges = 1 if recycle.exchange == "once" else recycle.rounds
+        return [self.pipeline.release(n, self.site.policy.max_images) for n in range(1, exchanges + 1)]
+
+    def _copies(self) -> ReleaseCopies:
+        return check_copies(self._releases(), self.challenge, site=self.site.name, seed=self.study.seed)
+
+    def _keep_scores(self, report: AuditReport, path: Path) -> None:
+        scores = {name: torch.from_numpy(values) for name, values in report.scores.items()}
+        info = {"target": report.target, **self._scored, "metrics": to_metrics(report)}
+        write_artifact(path, Artifact(scores, info))
+
+    @cached_property
+    def _scored(self) -> dict[str, str]:
+        """What scores are of: this study, and the images as they are now."""
+        return {"study": self.study.identity(), "candidates": content_digest(self.candidates)}
+
+    def write_report(self) -> Path:
+        """Write ``audit.html`` into the workspace: the most exposed images and closest copies, for the site alone."""
+        # Imported here: every process of a site would load matplotlib for it.
+        from fedkr.report.site_audit import write_local_report
+
+        reports = self._kept_reports()
+        copies = self._copies() if any(report.target == RELEASE for report in reports) else None
+        path = self.stages.folder.parent / REPORT_FILE
+        return write_local_report(path, self.site.name, reports, self.challenge, copies)
+
+    def _kept_reports(self) -> list[AuditReport]:
+        """Return this study's reports on the images as they are, with single scores, each target's latest."""
+        found: dict[str, AuditReport] = {}
+        for path in sorted(self.stages.folder.glob("scores-*.safetensors"), key=lambda path: path.stat().st_mtime_ns):
+            kept = read_artifact(path)
+            if self._scored.items() <= kept.info.items():
+                target = kept.info["target"]
+                report = from_metrics(kept.info["metrics"], target, self.site.name, self.config)
+                scores = {name: tensor.numpy() for name, tensor in kept.tensors.items()}
+                found[target] = dataclasses.replace(report, scores=scores)
+        return [found[target] for target in sorted(found)]
+
+    def compare(self, row: str, first: tuple[str, str], second: tuple[str, str]) -> PairedDifference:
+        """Return the difference of an attack's AUCs on two targets that were attacked before.
+
+        Args:
+            row: attack and references, as ``rmia@direct``.
+            first: target and digest, as given to :meth:`attack`.
+            second: the same of the target whose AUC is subtracted.
+
+        Raises:
+            UserError: a target that was not attacked here in this way.
+        """
+        natural = self.challenge.members, self.challenge.nonmembers
+        return paired_difference(
+            self._scores(row, *first),
+            self._scores(row, *second),
+            len(self.challenge.members),
+            self.config.bootstrap,
+            derive_seed(self.study.seed, self.site.name, "audit", "paired"),
+            joined(natural).groups,
+        )
+
+    def blind(self) -> BlindResult:
+        """Return whether members and non-members differ without any model."""
+        seed = derive_seed(self.study.seed, self.site.name)
+        return blind_baseline(self.challenge, seed, self.config.permutations)
+
+    def _scores_path(self, target: str, about: str) -> Path:
+        if Path(target).name != target:
+            # The server names the target; no name of its choice may lead out of the workspace.
+            raise UserError(f"target={target!r} is no name of a target")
+        return self.stages.path(f"scores-{target}", self._scored | {"about": about})
+
+    def _scores(self, row: str, target: str, about: str) -> NDArray[np.float64]:
+        path = self._scores_path(target, about)
+        found = read_artifact(path).tensors if path.exists() else {}
+        if row not in found:
+            raise UserError(f"evaluate.compare: {target} was not audited here by {row}")
+        scores: NDArray[np.float64] = found[row].numpy()
+        return scores
+
+    def _direct(self, others: Draws | None) -> ReferenceSignals:
+        # One regeneration round: in an epoch the target saw as many of the others' images.
+        count, extra = self.config.direct_references, None if others is None else others(0)
+        more = 0 if extra is None else len(extra[0])
+        config, images = self.study.student, len(self.candidates) // 2 + more
+        steps = scaled_steps(config.steps, images, len(self.site.data.train) + more)
+        key = self._key(count, others) | {"steps": steps}
+
+        def train() -> ReferenceModels:
+            """Train the references on halves of the candidates."""
+            return train_references(
+                config,
+                self.candidates,
+                balanced_membership(count, len(self.candidates), self._rng("direct")),
+                steps=steps,
+                extra=extra,
+                flip=self.study.data.flip,
+                runtime=self.site.runtime,
+                seed=self.pipeline.seed("references"),
+                progress=self.pipeline.progress,
+                stages=self.stages,
+                key=key,
+            )
+
+        return self._signals("direct", key, train, others is not None)
+
+    def _pipeline(self, others: Draws | None) -> ReferenceSignals:
+        count, study = self.config.pipeline_references, self.pipeline.study
+        choice = self.pipeline.choose()
+        parts = {name: dataclasses.asdict(getattr(study, name)) for name in ("teacher", "generator", "recycle")}
+        key = self._key(count, others) | parts | {"checkpoint": choice["checkpoint"], "knobs": choice["knobs"]}
+        key |= {"max_images": self.site.policy.max_images}
+
+        def train() -> ReferenceModels:
+            shadows = PipelineShadows(
+                self.pipeline,
+                self.candidates,
+                balanced_membership(count, len(self.candidates), self._rng("pipeline")),
+                self.site.policy.max_images,
+            )
+            return shadows.students(others)
+
+        return self._signals("pipeline", key, train, others is not None)
+
+    def _signals(
+        self, kind: str, key: dict[str, Any], train: Callable[[], ReferenceModels], others: bool
+    ) -> ReferenceSignals:
+        def compute() -> Artifact:
+            found = reference_signals(
+                train(), self.candidates, self.population, self.config.queries, self.study.data.flip, kind, others
+            )
+            arrays = {name: getattr(found, name) for name in ("logits", "population", "membership")}
+            return Artifact({name: torch.from_numpy(array) for name, array in arrays.items()})
+
+        asked = key | {"queries": self.config.queries, "population": content_digest(self.population)}
+        tensors = self.stages.run(f"signals-{kind}", asked, compute).tensors
+        return ReferenceSignals(kind, **{name: tensor.numpy() for name, tensor in tensors.items()}, others=others)
+
+    def _key(self, count: int, others: Draws | None) -> dict[str, Any]:
+        return self.pipeline.common | {
+            "references": count,
+            "student": dataclasses.asdict(self.study.student),
+            "candidates": content_digest(self.candidates),
+            "others": None if others is None else others.digest(),
+        }
+
+    def _rng(self, kind: str) -> np.random.Generator:
+        return numpy_rng(self.study.seed, self.site.name, "references", kind)

@@ -1,0 +1,141 @@
+"""Pipeline references: each repeats the site's pipeline on its half, with what was chosen for the site itself."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from fedkr.audit.references import shadows as pipeline_shadows
+from fedkr.audit.references.direct import balanced_membership
+from fedkr.audit.references.shadows import Draws, PipelineShadows, joined_draws, scaled_steps, shadow_study
+from fedkr.data import ImageSet, SiteData
+from fedkr.progress import SilentProgress
+from fedkr.recycle import SitePipeline
+from fedkr.release import Release
+from fedkr.stages import StageStore
+
+CLASSES = ("dark", "bright")
+
+
+def draws(*sizes, mark=0):
+    count = sum(sizes)
+    images = (mark + np.arange(count, dtype=np.uint8))[:, None, None, None] * np.ones((1, 8, 8, 1), np.uint8)
+    return Draws(images, np.full((count, 2), 0.5, np.float16), sizes)
+
+
+@pytest.fixture
+def candidates():
+    rng = np.random.default_rng(0)
+    labels = np.arange(48) % 2
+    pixels = np.where(labels, 210, 40)[:, None, None, None] + rng.normal(0, 12, (48, 8, 8, 1))
+    return ImageSet(np.clip(pixels, 0, 255).astype(np.uint8), labels.astype(np.int64), CLASSES)
+
+
+@pytest.fixture
+def target(candidates, tiny_study, runtime, tmp_path):
+    """The pipeline under audit: it trained on the first 32 of the candidates."""
+    train, val = candidates.subset(np.arange(32)), candidates.subset(np.arange(12))
+    data = SiteData(train, val, val, candidates.subset(np.arange(32, 48)))
+    return SitePipeline("site-0", data, tiny_study, StageStore(tmp_path / "stages"), runtime, SilentProgress())
+
+
+@pytest.fixture
+def shadows(target, candidates):
+    membership = balanced_membership(2, len(candidates), np.random.default_rng(1))
+    return PipelineShadows(target, candidates, membership, max_images=1000)
+
+
+def test_a_student_turns_to_one_draw_after_the_other_and_then_to_the_first_again():
+    three = draws(2, 3, 1)
+    assert [three(i)[0][:, 0, 0, 0].tolist() for i in range(4)] == [[0, 1], [2, 3, 4], [5], [0, 1]]
+    union = joined_draws(three, draws(1, 1, mark=100))
+    assert [union(i)[0][:, 0, 0, 0].tolist() for i in range(3)] == [[0, 1, 100], [2, 3, 4, 101], [5, 100]]
+
+
+def test_draws_come_back_from_their_stage_and_are_named_by_all_they_hold():
+    kept = Draws.from_artifact(draws(2, 3).as_artifact())
+    assert kept.sizes == (2, 3) and kept.digest() == draws(2, 3).digest()
+    assert len({draws(2, 3).digest(), draws(3, 2).digest(), draws(2, 3, mark=1).digest()}) == 3
+
+
+def test_several_exchanges_are_drawn_in_turn_as_the_central_student_does():
+    releases = [Release(draws(4, mark=m).images, draws(4).soft_labels, {"slices": 2}) for m in (0, 100)]
+    found = Draws.of_releases(releases)
+    assert found.sizes == (2, 2, 2, 2)
+    assert found.images[:, 0, 0, 0].tolist() == [0, 1, 100, 101, 2, 3, 102, 103]
+
+
+@pytest.mark.parametrize(("images", "steps"), [(50, 50), (51, 51), (25, 25), (100, 100), (0, 1)])
+def test_references_get_as_many_epochs_as_the_target_and_at_least_one_step(images, steps):
+    assert scaled_steps(100, images, 100) == steps
+    assert scaled_steps(10, 1, 3) == 4
+
+
+def test_a_shadow_trains_longer_and_keeps_rarer_classes_with_fewer_images(tiny_study):
+    tiny_study.recycle.min_class_count = 5
+    half = shadow_study(tiny_study, 50, 100)
+    assert (half.generator.steps, half.teacher.steps, half.recycle.min_class_count) == (3, 3, 2)
+    assert shadow_study(tiny_study, 200, 100).recycle.min_class_count == 5
+    assert half.student == tiny_study.student
+
+
+def test_each_shadow_learns_from_its_half_alone(shadows, target, candidates, monkeypatch):
+    seen = []
+    release = SitePipeline.release
+
+    def watched(self, *args):
+        seen.append((self.site, self.data.train.images))
+        return release(self, *args)
+
+    monkeypatch.setattr(SitePipeline, "release", watched)
+    shadows.students(None)
+    assert [site for site, _ in seen] == ["site-0/shadow-0", "site-0/shadow-1"]
+    for (_, images), half in zip(seen, shadows.membership, strict=True):
+        assert np.array_equal(images, candidates.images[half])
+
+
+def test_nothing_is_searched_again_the_shadows_take_the_targets_choice(shadows, target, monkeypatch):
+    choice = target.choose()
+    monkeypatch.setattr("fedkr.recycle.pipeline.CandidateScorer", lambda *a, **k: pytest.fail("searched"))
+    shadow = shadows._pipeline(0, StageStore(target.stages.folder / "here"))
+    chosen = shadow.choose()
+    assert chosen["knobs"] == choice["knobs"]
+    share = chosen["checkpoint"] / shadow.study.generator.steps
+    assert share == pytest.approx(choice["checkpoint"] / target.study.generator.steps, abs=0.25)
+
+
+def test_students_answer_for_every_shadow_and_are_trained_once(shadows, target, candidates, monkeypatch):
+    students = shadows.students(draws(6, 6))
+    assert students.logits(candidates.images[:5]).shape == (2, 5, 2)
+    monkeypatch.setattr("fedkr.audit.references.shadows.distill_student", lambda *a, **k: pytest.fail("trained again"))
+    again = shadows.students(draws(6, 6))
+    assert np.array_equal(again.logits(candidates.images), students.logits(candidates.images))
+
+
+def test_where_the_policy_cuts_all_releases_alike_a_shadows_student_takes_the_targets_steps(
+    target, candidates, monkeypatch
+):
+    trained, train = [], pipeline_shadows.distill_student
+
+    def watched(config, *args, **settings):
+        trained.append(config.steps)
+        return train(config, *args, **settings)
+
+    monkeypatch.setattr(pipeline_shadows, "distill_student", watched)
+    membership = balanced_membership(2, len(candidates), np.random.default_rng(1))
+    PipelineShadows(target, candidates, membership, max_images=16).students(None)
+    assert trained == [target.study.student.steps] * 2
+
+
+def test_students_with_other_sites_releases_are_other_students_of_the_same_shadows(shadows, candidates, monkeypatch):
+    alone = shadows.students(None)
+    monkeypatch.setattr("fedkr.audit.references.shadows.ShadowPipeline", lambda *a, **k: pytest.fail("repeated"))
+    pooled = shadows.students(draws(6, 6))
+    assert not np.array_equal(alone.logits(candidates.images), pooled.logits(candidates.images))
+
+
+def test_other_halves_are_other_shadows(shadows, target, candidates):
+    keys = {target.stages.path("s", shadows._key(m)) for m in range(2)}
+    changed = dataclasses.replace(target.study.recycle, ratio=2.0)
+    target.study = dataclasses.replace(target.study, recycle=changed)
+    assert len(keys | {target.stages.path("s", shadows._key(0))}) == 3

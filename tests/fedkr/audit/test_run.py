@@ -1,0 +1,87 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from fedkr.audit import audit_model, build_challenge
+from fedkr.config import AuditConfig
+from fedkr.data.images import ImageSet
+from fedkr.errors import UserError
+
+CONFIG = AuditConfig(attacks=["loss", "modified-entropy", "confidence", "logit-margin"], bootstrap=200)
+CLASSES = ("a", "b", "c")
+
+
+def random_images(rng, n):
+    return ImageSet(rng.integers(0, 256, (n, 6, 6, 1), dtype=np.uint8), rng.integers(0, 3, n), CLASSES)
+
+
+def fit_mlp(images, labels, seed, steps=250):
+    """Train a small network until it knows its images by heart; return its predict function."""
+    torch.manual_seed(seed)
+    model = torch.nn.Sequential(torch.nn.Linear(36, 64), torch.nn.ReLU(), torch.nn.Linear(64, 3))
+    optimiser = torch.optim.Adam(model.parameters(), lr=0.01)
+
+    def logits(batch):
+        return model(torch.from_numpy(batch.reshape(len(batch), -1)).float() / 128 - 1)
+
+    for _ in range(steps):
+        optimiser.zero_grad()
+        torch.nn.functional.cross_entropy(logits(images), torch.from_numpy(labels)).backward()
+        optimiser.step()
+    return lambda batch: logits(batch).detach().numpy()
+
+
+def audit(predict, challenge, seed=0, config=CONFIG):
+    return audit_model(predict, challenge, target="student", site="site-1", config=config, seed=seed)
+
+
+@pytest.fixture(scope="module")
+def overfitted():
+    torch.set_num_threads(1)
+    rng = np.random.default_rng(0)
+    challenge = build_challenge(random_images(rng, 150), random_images(rng, 120))
+    return audit(fit_mlp(challenge.members.images, challenge.members.labels, 0), challenge)
+
+
+def test_a_model_that_learnt_random_labels_by_heart_is_detected_by_every_attack(overfitted):
+    for row in overfitted.rows:
+        assert row.metrics.auc > 0.65, row.attack
+        assert row.metrics.auc_low > 0.5, row.attack
+
+
+def test_a_model_trained_on_other_data_gives_intervals_that_cover_one_half():
+    torch.set_num_threads(1)
+    rng = np.random.default_rng(1)
+    other = random_images(rng, 100)
+    predict = fit_mlp(other.images, other.labels, 1, steps=60)
+    config = AuditConfig(attacks=["modified-entropy"], bootstrap=200)
+    covered = 0
+    for seed in range(60):
+        challenge = build_challenge(random_images(rng, 80), random_images(rng, 60))
+        metrics = audit(predict, challenge, seed, config).rows[0].metrics
+        covered += metrics.auc_low <= 0.5 <= metrics.auc_high
+    assert covered >= 53
+
+
+def test_a_row_holds_exactly_the_published_keys_and_no_value_of_one_example(overfitted):
+    row = overfitted.rows[1].as_row()
+    tpr_keys = {f"tpr_at_fpr_{fpr}{end}" for fpr in ("0.01", "0.001") for end in ("", "_low", "_high")}
+    tpr_keys |= {f"unresolved_tpr_at_fpr_0.001{end}" for end in ("", "_low", "_high")}
+    plain = {"target", "site", "attack", "auc", "auc_low", "auc_high"}
+    plain |= {f"balanced_accuracy{end}" for end in ("", "_low", "_high")}
+    plain |= {"references", "adversary", "others"}
+    counts = {"members", "nonmembers", "duplicates", "headline", "roc"}
+    assert set(row) == plain | tpr_keys | counts
+    assert (row["attack"], row["headline"], row["members"], row["nonmembers"]) == ("modified-entropy", 1, 150, 120)
+    assert row["tpr_at_fpr_0.01"] is not None and row["tpr_at_fpr_0.001"] is None
+    assert len(row["roc"]) <= 60
+    assert json.loads(json.dumps(row)) == row
+
+
+def test_a_diverged_model_is_named_by_target_and_site():
+    rng = np.random.default_rng(3)
+    challenge = build_challenge(random_images(rng, 5), random_images(rng, 5))
+    with pytest.raises(UserError, match="audit of student at site-1: logits"):
+        audit(lambda images: np.full((len(images), 3), np.nan, np.float32), challenge)

@@ -1,0 +1,113 @@
+import numpy as np
+import pytest
+from sklearn.datasets import load_digits
+
+from fedkr.audit.challenge import build_challenge
+from fedkr.audit.run_release import LARGEST_SIDE, audit_release, released_images, small_pixels
+from fedkr.config import RELEASE_ATTACKS, AuditConfig
+from fedkr.data.images import CanarySet, ImageSet
+from fedkr.errors import UserError
+from fedkr.release import Release
+
+CLASSES = tuple(map(str, range(10)))
+CONFIG = AuditConfig(bootstrap=200)
+
+
+def release(images):
+    soft = np.full((len(images), 10), 0.1, np.float16)
+    return Release(images, soft, {"slices": 1})
+
+
+def digits(seed):
+    """Shuffled digits in four parts: members, holdout, population, and fresh images of the same distribution."""
+    data = load_digits()
+    images = np.rint(data.images * (255 / 16)).astype(np.uint8)[..., None]
+    order = np.random.default_rng(seed).permutation(len(images))
+    parts = np.split(order, [400, 800, 1000])
+    return [ImageSet(images[part], data.target[part].astype(np.int64), CLASSES) for part in parts]
+
+
+def audited(released, members, holdout, population, config=CONFIG):
+    challenge = build_challenge(members, holdout)
+    report = audit_release([release(released)], challenge, population, site="site-0", config=config, seed=0)
+    return {row.attack: row for row in report.rows}, report
+
+
+def test_copies_of_members_as_five_percent_of_a_release_show_in_the_tpr_at_one_percent_fpr():
+    members, holdout, population, fresh = digits(0)
+    rows, _ = audited(np.concatenate([fresh.images[:380], members.images[:20]]), members, holdout, population)
+    for attack in ("distance-pixels", "distance-features"):
+        at_one_percent = rows[attack].metrics.tprs[0]
+        assert at_one_percent.fpr == 0.01 and at_one_percent.tpr >= 0.04, attack
+        assert at_one_percent.low > 0.01, attack
+        assert abs(rows[attack].metrics.auc - 0.5) < 0.08, attack
+
+
+def test_copies_of_members_as_half_of_a_release_show_in_the_auc():
+    members, holdout, population, fresh = digits(1)
+    rows, _ = audited(np.concatenate([fresh.images[:400], members.images]), members, holdout, population)
+    for attack in ("distance-pixels", "distance-features", "monte-carlo"):
+        assert rows[attack].metrics.auc >= 0.7, attack
+    assert rows["domias"].metrics.auc_low > 0.5
+
+
+def test_intervals_on_a_release_of_other_peoples_images_cover_one_half():
+    covered = 0
+    for seed in range(10):
+        members, holdout, population, fresh = digits(100 + seed)
+        rows, _ = audited(fresh.images[:100], members, holdout, population, AuditConfig(bootstrap=50))
+        headline = rows["distance-features"].metrics
+        covered += headline.auc_low <= 0.5 <= headline.auc_high
+    assert covered >= 8
+
+
+def test_the_report_names_every_release_attack_its_adversary_and_one_headline():
+    members, holdout, population, fresh = digits(2)
+    rows, report = audited(fresh.images[:50], members, holdout, population)
+    assert tuple(rows) == RELEASE_ATTACKS
+    assert {(row.target, row.adversary, row.references) for row in rows.values()} == {("release", "server", "none")}
+    assert [attack for attack, row in rows.items() if row.headline] == ["distance-features"]
+    assert all(len(scores) == 800 for scores in report.scores.values())
+    assert not np.isnan(np.concatenate(list(report.scores.values()))).any()
+
+
+def test_canaries_copied_into_a_release_are_told_from_those_left_out():
+    members, holdout, population, fresh = digits(3)
+    included = np.arange(40) % 2 == 0
+    images = np.random.default_rng(0).integers(0, 256, (40, 8, 8, 1), dtype=np.uint8)
+    canaries = CanarySet(images, np.zeros(40, np.int64), included, np.ones(40, np.int64))
+    challenge = build_challenge(members, holdout)
+    challenge = type(challenge)(challenge.members, challenge.nonmembers, challenge.duplicates, canaries)
+    released = release(np.concatenate([fresh.images[:200], images[included]]))
+    report = audit_release([released], challenge, population, site="site-0", config=CONFIG, seed=0)
+    rows = {row.attack: row.metrics for row in report.canaries}
+    assert rows["distance-features"].auc == rows["distance-pixels"].auc == 1.0
+
+
+def test_a_large_release_is_attacked_in_part_the_same_part_every_time(monkeypatch):
+    monkeypatch.setattr("fedkr.audit.run_release.MOST_RELEASED", 30)
+    members, holdout, _, fresh = digits(4)
+    rounds, challenge = [release(fresh.images[:25]), release(fresh.images[25:60])], build_challenge(members, holdout)
+    images, chosen = released_images(rounds, challenge, site="site-0", seed=0)
+    np.testing.assert_array_equal(images, fresh.images[chosen])
+    assert len(chosen) == 30 and (np.diff(chosen) > 0).all() and chosen.min() < 25 <= chosen.max()
+    np.testing.assert_array_equal(chosen, released_images(rounds, challenge, site="site-0", seed=0)[1])
+    assert chosen.tolist() != released_images(rounds, challenge, site="site-1", seed=0)[1].tolist()
+
+
+def test_large_images_are_averaged_over_blocks():
+    images = np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3), dtype=np.uint8)
+    rows = small_pixels(images)
+    blocks = images.reshape(3, 32, 2, 32, 2, 3).mean((2, 4)) / 255
+    np.testing.assert_allclose(rows, np.moveaxis(blocks, -1, 1).reshape(3, -1), atol=1e-12)
+    assert rows.shape[1] == LARGEST_SIDE**2 * 3
+
+
+def test_what_cannot_be_audited_is_named_with_its_site():
+    members, holdout, population, fresh = digits(5)
+    challenge = build_challenge(members, holdout)
+    with pytest.raises(UserError, match="audit of release at site-0: no release"):
+        audit_release([], challenge, population, site="site-0", config=CONFIG, seed=0)
+    with pytest.raises(UserError, match=r"released images of shape \[8, 4, 1\]"):
+        wrong = release(fresh.images[:9, :, :4])
+        audit_release([wrong], challenge, population, site="site-0", config=CONFIG, seed=0)

@@ -1,0 +1,92 @@
+"""The report's sentences."""
+
+import pytest
+
+from fedkr.report.conclusions import accuracy_verdict, audit_verdict, most_exposed, uncertainty, wilson_half_width
+from fedkr.report.wording import duration, size, tpr_interval
+
+
+def test_verdict_sets_the_student_against_every_other_strategy(results):
+    text = accuracy_verdict(results)
+    assert "98.0 % accuracy" in text
+    assert "19.0 points above the mean of the sites' own models" in text
+    assert "2.0 points above FedAvg" in text
+    assert "0.5 points below training on all images in one place" in text
+
+
+def test_verdict_without_a_student_names_the_best(results):
+    results["strategies"] = results["strategies"][:2]
+    assert "FedAvg has the highest accuracy" in accuracy_verdict(results)
+
+
+def test_audit_verdict_never_takes_chance_for_proof(results):
+    text = audit_verdict(results)
+    assert "cannot tell at site-0 and site-1" in text
+    assert "teachers, which never leave their sites, are detected at 2 of 2" in text
+
+
+def test_audit_verdict_names_the_sites_above_chance(results):
+    for row in results["audit"]:
+        if row["target"] == "student" and row["site"] == "site-1":
+            row.update(auc=0.7, auc_low=0.6, auc_high=0.8)
+    text = audit_verdict(results)
+    assert "leakage found at site-1 (the 95 % interval of the headline AUC starts at 0.600" in text
+    assert "without reference models, a holdout that happens to be harder looks the same" in text
+    assert "cannot tell at site-0" in text
+
+
+def test_audit_verdict_says_when_the_attack_has_no_power(results):
+    for row in results["audit"]:
+        row.update(auc=0.5, auc_low=0.45, auc_high=0.55)
+    assert "little power here" in audit_verdict(results)
+
+
+def test_audit_verdict_of_a_full_audit_names_attack_and_references(full_results):
+    text = audit_verdict(full_results)
+    assert "(RMIA, pipeline references)" in text
+    assert "no leakage found at site-0 and site-2" in text
+    assert "cannot tell at site-1" in text
+
+
+def test_audit_verdict_does_not_hide_what_the_released_images_tell(full_results):
+    rows = [row for row in full_results["audit"] if row["target"] == "release" and row["headline"]]
+    known = [row for row in full_results["audit_extras"]["verdicts"] if row["target"] == "release"]
+    assert {row["attack"] for row in rows} == {"distance-features"} and known
+    text = audit_verdict(full_results)
+    assert "Against the released images, which the server sees (distance in features): AUC" in text
+    assert text.count("By the rule that was set beforehand") == 2
+
+
+def test_the_most_exposed_of_what_is_shared_is_named(full_results):
+    for row in full_results["audit"]:
+        if row["target"] == "release" and row["site"] == "site-1":
+            row["auc"] = 0.93
+    assert most_exposed(full_results) == (0.93, "Released images")
+
+
+def test_no_audit_is_said_so(results):
+    results["audit"] = []
+    assert "No audit was run" in audit_verdict(results)
+    assert most_exposed(results) is None
+
+
+def test_uncertainty_of_the_test_set_is_given_in_points(results):
+    assert "360 test images" in uncertainty(results)
+    assert wilson_half_width(0.5, 100) == pytest.approx(0.0962, abs=1e-4)
+
+
+def test_numbers_carry_readable_units():
+    assert [size(x) for x in (None, 0, 999, 1200, 41_200_000, 3.2e9)] == [
+        "-",
+        "0",
+        "999 B",
+        "1.2 kB",
+        "41.2 MB",
+        "3.2 GB",
+    ]
+    assert [duration(x) for x in (None, 8.24, 59.99, 250, 7500)] == ["-", "8.2 s", "60.0 s", "4 min 10 s", "2 h 05 min"]
+
+
+def test_tpr_has_its_interval_or_says_that_it_cannot_be_resolved(results):
+    assert tpr_interval(results["audit"][0]) == "3.0 % [0.0, 7.0]"
+    assert tpr_interval({"tpr_at_fpr_0.01": None}) == "not resolvable"

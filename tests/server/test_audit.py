@@ -1,0 +1,298 @@
+"""The audit at the server: everyone is sent what is to be attacked there, and one site's failure is a note."""
+
+import json
+
+import numpy as np
+import pytest
+from flwr.app import Error, Message
+
+from fedkr import wire
+from fedkr.audit import Challenge, audit_model, to_metrics
+from fedkr.audit.attacks.calibrated import ReferenceSignals
+from fedkr.audit.copies import CopyFigures, copy_metrics
+from fedkr.data import ImageSet
+from fedkr.learning.models import build_classifier
+from fedkr.learning.training import Runtime
+from fedkr.progress import SilentProgress
+from fedkr.stages import Artifact, model_tensors, write_artifact
+from server.audit import Auditable, common_row, read_auditable, read_comparison, run_audit, with_summaries
+from server.coordinator import SITE_ERROR
+
+REPORTS = {}
+
+
+def challenge():
+    rng = np.random.default_rng(0)
+    parts = [ImageSet(rng.integers(0, 256, (30, 4, 4, 1), dtype=np.uint8), np.arange(30) % 3, ("a", "b", "c"))] * 2
+    return Challenge(*parts, 0)
+
+
+def signals(kind):
+    rng = np.random.default_rng(1)
+    membership = np.tile([[True], [False]], (2, 60))
+    logits = [rng.normal(size=(4, 1, n, 3)).astype(np.float32) for n in (60, 9)]
+    return ReferenceSignals(kind, *logits, membership, others=kind == "direct")
+
+
+def report_of(study, target, site):
+    """Return the metrics of an audit of noise, computed once."""
+    if (target, site) not in REPORTS:
+        rng = np.random.default_rng([int(site[-1]), len(target)])
+        kinds = ["direct", "pipeline"] if target in ("student", "site-student") else ["direct"]
+        report = audit_model(
+            lambda images: rng.normal(size=(len(images), 3)).astype(np.float32),
+            challenge(),
+            target=target,
+            site=site,
+            config=study.audit,
+            seed=0,
+            references=[signals(kind) for kind in kinds],
+            population=ImageSet(np.zeros((9, 4, 4, 1), np.uint8), np.zeros(9, np.int64), ("a", "b", "c")),
+        )
+        REPORTS[target, site] = to_metrics(report)
+    return REPORTS[target, site]
+
+
+class Sites:
+    """Sites that answer an audit with figures of noise.
+
+    Attributes:
+        asked: (message type, site, request) in the order of the questions.
+        refusing: (message type, site, target) that gets an error.
+    """
+
+    def __init__(self, study):
+        self.study, self.asked, self.refusing = study, [], set()
+
+    def answers(self):
+        return {kind: self.answer_to(kind) for kind in (wire.REFERENCES, wire.AUDIT, wire.COMPARE)}
+
+    def answer_to(self, kind):
+        def answer(site, content):
+            config = dict(content[wire.CONFIG])
+            self.asked.append((kind, site, content))
+            if (kind, site, config.get("target")) in self.refusing:
+                return Error(SITE_ERROR, "UserError")
+            return wire.metrics_reply({"seconds": 1.0} | getattr(self, kind.split(".")[1])(site, config))
+
+        return answer
+
+    def references(self, site, config):
+        return {"direct": 4, "pipeline": 4, "others": 8}
+
+    def audit(self, site, config):
+        if config["target"] == "release":
+            figures = dict.fromkeys(("auc", "auc-low", "auc-high"), 0.5)
+            figures |= {
+                f"tpr-at-fpr-{fpr:g}{end}": 0.5 for fpr in self.study.audit.fprs for end in ("", "-low", "-high")
+            }
+            figures |= {"members": 30, "nonmembers": 30, "duplicates": 0, "roc-fpr": [1.0], "roc-tpr": [1.0]}
+            names = ("distance-pixels", "distance-features", "monte-carlo", "domias")
+            rows = {f"{name}/{figure}": value for name in names for figure, value in figures.items()}
+            return rows | copy_metrics(CopyFigures(8, 0, 0, 30, 1, 30, 0, 30, 0))
+        return report_of(self.study, config["target"], site)
+
+    def compare(self, site, config):
+        pairs = json.loads(config["pairs"])
+        found = {f"pair-{i}/{name}": 0.1 for i in range(len(pairs)) for name in wire.PAIRED_FIELDS}
+        return found | {"blind/auc": 0.9, "blind/p-value": 0.0004 if site == "site-1" else 0.5}
+
+    def requests(self, kind, **settings):
+        found = [(site, content) for asked, site, content in self.asked if asked == kind]
+        return {s: c for s, c in found if all(dict(c[wire.CONFIG]).get(k) == v for k, v in settings.items())}
+
+
+@pytest.fixture
+def sites(study):
+    audit = study.audit
+    audit.enabled, audit.attacks, audit.headline, audit.bootstrap = True, ["rmia", "loss"], "rmia", 5
+    audit.direct_references, audit.pipeline_references = 4, 4
+    audit.targets = ["student", "weights", "teacher", "local", "centralised", "site-student", "update", "release"]
+    REPORTS.clear()
+    return Sites(study)
+
+
+def a_model(study, seed):
+    return Artifact(model_tensors(build_classifier(study.student, 1, 8, 3, seed)))
+
+
+@pytest.fixture
+def found(study, release_of, tmp_path):
+    """What a run of three sites left behind."""
+    names, files = ("site-0", "site-1", "site-2"), {}
+    for site in names:
+        files[site] = tmp_path / "server" / "stages" / f"release-r1-{site}.safetensors"
+        release_of(site).save(files[site])
+    models = {name: a_model(study, name) for name in ("student", "weights")}
+    updates = {site: a_model(study, site) for site in names}
+    return Auditable(models, [files], updates, frozenset({"teacher", "local"}))
+
+
+@pytest.fixture
+def audit(federation, sites, found):
+    """Return a function that audits what was found; it returns rows, extras and the coordinator."""
+
+    def run(recipients="federation", found=found):
+        _, coordinator = federation(sites.answers())
+        for member in coordinator.members.values():
+            member.card["recipients"] = recipients if isinstance(recipients, str) else recipients[member.name]
+        runtime = Runtime.choose("cpu", "float32", 1)
+        return *run_audit(coordinator, found, runtime, SilentProgress()), coordinator
+
+    return run
+
+
+def test_every_target_has_rows_of_every_site_and_of_all_sites_together(audit):
+    rows, _, _ = audit()
+    names = {"student", "fedavg", "teacher", "local", "site-student", "update", "release"}
+    assert {(row["target"], row["site"]) for row in rows} == {
+        (t, s) for t in names for s in ("site-0", "site-1", "site-2", "all sites")
+    }
+    student = {(r["attack"], r["references"]) for r in rows if r["target"] == "student"}
+    assert student == {("rmia", "direct"), ("rmia", "pipeline"), ("loss", "none")}
+    adversaries = {row["target"]: row["adversary"] for row in rows}
+    assert (adversaries["student"], adversaries["update"], adversaries["teacher"]) == ("outsider", "server", "owner")
+
+
+def test_each_site_is_sent_the_others_releases_and_never_its_own(audit, sites, found):
+    audit()
+    for site, content in sites.requests(wire.REFERENCES).items():
+        request = wire.read_request(a_message(content))
+        shown = {value // 100 for value in request.shared[0][:, 0, 0, 0].tolist()}
+        assert shown == {0, 1, 2} - {int(site[-1])}
+        assert request.settings["sizes"] == [8, 8]
+        assert request.settings["targets"][:2] == ["student", "fedavg"]
+        assert "centralised" in request.settings["targets"]
+
+
+def a_message(content):
+    return Message(content, dst_node_id=1, message_type=wire.REFERENCES)
+
+
+def test_a_release_whose_policy_names_the_server_alone_is_sent_to_nobody(audit, sites):
+    audit({"site-0": "server", "site-1": "federation", "site-2": "server"})
+    asked = {s: wire.read_request(a_message(c)).shared for s, c in sites.requests(wire.REFERENCES).items()}
+    assert asked["site-1"] is None
+    for site in ("site-0", "site-2"):
+        assert set((asked[site][0] // 100).ravel().tolist()) == {1}
+
+
+def test_each_site_attacks_its_own_update_and_the_student_of_its_own_releases(audit, sites, found):
+    audit()
+    for target in ("update", "site-student"):
+        sent = sites.requests(wire.AUDIT, target=target)
+        digests = {s: wire.weights_digest(wire.read_weights(c[wire.ARRAYS])) for s, c in sent.items()}
+        assert len(set(digests.values())) == 3
+        if target == "update":
+            assert digests == {site: wire.weights_digest(u.tensors) for site, u in found.updates.items()}
+
+
+def test_models_that_a_site_has_itself_are_not_sent(audit, sites):
+    audit()
+    for target in ("teacher", "local", "release"):
+        assert all(wire.ARRAYS not in content for content in sites.requests(wire.AUDIT, target=target).values())
+
+
+def test_targets_under_the_same_adversary_are_compared_by_references_that_both_have(audit):
+    _, extras, _ = audit()
+    pairs = {(row["target"], row["other"], row["attack"], row["references"]) for row in extras["paired"]}
+    assert pairs == {("student", "fedavg", "rmia", "direct"), ("site-student", "update", "rmia", "direct")}
+    assert len(extras["paired"]) == 6
+
+
+def test_a_blind_baseline_that_is_rejected_over_all_sites_voids_that_sites_verdicts(audit):
+    _, extras, _ = audit()
+    assert [row["rejected"] for row in extras["blind"]] == [False, True, False]
+    void = [row for row in extras["verdicts"] if row["site"] == "site-1"]
+    assert void and all("voids the audit" in row["reason"] for row in void)
+
+
+def test_copies_epsilon_and_worst_sites_are_beside_the_rows(audit):
+    _, extras, _ = audit()
+    assert [(row["site"], row["released"]) for row in extras["copies"]] == [(f"site-{i}", 8) for i in range(3)]
+    assert {row["target"] for row in extras["worst_site"]} >= {"student", "fedavg", "release"}
+    assert all("roc" not in row for row in extras["worst_site"])
+    assert extras["notes"] == []
+
+
+def test_a_site_whose_references_fail_is_left_out_of_the_audit_and_stays_in_the_study(audit, sites):
+    sites.refusing.add((wire.REFERENCES, "site-1", None))
+    rows, extras, coordinator = audit()
+    assert {row["site"] for row in rows} == {"site-0", "site-2", "all sites"}
+    assert "site-1 is left out (reference models): refused or failed" in extras["notes"][0]
+    assert "site-1" in coordinator.members and not coordinator.missing
+    assert not [site for kind, site, _ in sites.asked if site == "site-1" and kind != wire.REFERENCES]
+
+
+def test_a_site_that_fails_on_one_target_answers_for_the_others(audit, sites):
+    sites.refusing.add((wire.AUDIT, "site-1", "update"))
+    rows, extras, _ = audit()
+    assert {row["site"] for row in rows if row["target"] == "update"} == {"site-0", "site-2", "all sites"}
+    assert {row["site"] for row in rows if row["target"] == "student"} >= {"site-1"}
+    assert extras["notes"][0].startswith("site-1 is left out (audit of update)")
+    assert {row["site"] for row in extras["paired"] if row["target"] == "site-student"} == {"site-0", "site-2"}
+
+
+def test_figures_that_cannot_be_read_leave_the_site_out_of_them(audit, sites, monkeypatch):
+    monkeypatch.setattr(sites, "compare", lambda site, config: {"blind/auc": 17.0, "blind/p-value": 0.5})
+    _, extras, _ = audit()
+    assert extras["blind"] == [] and len(extras["notes"]) == 3
+    assert "'blind/auc' is missing or out of range" in extras["notes"][0]
+    assert not [row for row in extras["verdicts"] if row["verdict"] == "no leakage found"]
+
+
+def test_without_references_no_site_is_asked_to_train_any(audit, sites, study):
+    study.audit.direct_references = study.audit.pipeline_references = 0
+    study.audit.attacks, study.audit.headline = ["loss"], "loss"
+    study.audit.targets = ["teacher"]
+    audit()
+    assert {kind for kind, _, _ in sites.asked} == {wire.AUDIT, wire.COMPARE}
+
+
+def test_an_audit_that_was_stopped_asks_nothing_twice_and_trains_no_student_again(audit, sites, monkeypatch):
+    first = audit()[:2]
+    sites.asked.clear()
+    monkeypatch.setattr("server.audit.distill_student", lambda *a, **k: pytest.fail("trained again"))
+    assert audit()[:2] == first
+    assert sites.asked == []
+
+
+def test_a_finished_run_is_audited_from_its_folder_alone(found, study, tmp_path):
+    for name, model in (*found.models.items(), *((f"updates/{s}", u) for s, u in found.updates.items())):
+        write_artifact(tmp_path / "models" / f"{name}.safetensors", model)
+    releases = {site: [str(path.relative_to(tmp_path))] for site, path in found.releases[0].items()}
+    results = {"releases": releases, "strategies": [{"name": name} for name in ("local", "fedavg", "fedkr")]}
+    read = read_auditable(tmp_path, results)
+    assert read.releases == found.releases and read.held == found.held
+    for part in ("models", "updates"):
+        kept, expected = getattr(read, part), getattr(found, part)
+        assert {n: wire.weights_digest(a.tensors) for n, a in kept.items()} == {
+            n: wire.weights_digest(a.tensors) for n, a in expected.items()
+        }
+
+
+def test_summaries_are_made_anew_from_the_sites_rows(audit):
+    rows, extras, _ = audit()
+    assert with_summaries(rows, extras) == (rows, extras)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "row"),
+    [
+        ({"rmia@direct", "rmia@pipeline"}, {"rmia@direct"}, "rmia@direct"),
+        ({"rmia@direct", "rmia@pipeline"}, {"rmia@direct", "rmia@pipeline"}, "rmia@pipeline"),
+        ({"loss"}, {"loss"}, None),
+        ({"rmia@direct"}, set(), None),
+    ],
+)
+def test_the_compared_row_is_the_headline_attack_with_the_strongest_common_references(first, second, row):
+    assert common_row("rmia", first, second) == row
+
+
+def test_a_paired_difference_is_between_minus_one_and_one():
+    pair = wire.Pair("rmia@direct", "student", "", "fedavg", "")
+    figures = {"blind/auc": 0.5, "blind/p-value": 0.5, "pair-0/low": -1.0, "pair-0/high": 1.0}
+    assert read_comparison([pair], "site-0", figures | {"pair-0/difference": -0.3})[1][0]["difference"] == -0.3
+    for value in (None, 1.5, "0.5", float("nan")):
+        with pytest.raises(Exception, match="missing or out of range"):
+            read_comparison([pair], "site-0", figures | {"pair-0/difference": value})

@@ -1,0 +1,189 @@
+"""What ``fedkr export`` writes."""
+
+import json
+import shlex
+import shutil
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx.reference import ReferenceEvaluator
+from safetensors.torch import load_file
+
+from fedkr.errors import UserError
+from fedkr.learning.training import to_model_input
+from fedkr.stages import read_artifact
+from server.composition import compose_study
+from simulations.export import onnx_file
+from simulations.export.bundle import ImageClassifier, ModelDescription
+from simulations.export.command import STUDENT, export_run
+from simulations.export.onnx_file import check_onnx
+from simulations.study.command import command_of
+
+
+@pytest.fixture
+def own_run(finished_run, tmp_path):
+    """Return a copy of the run that a test may break."""
+    return shutil.copytree(finished_run, tmp_path / "run", ignore=shutil.ignore_patterns("export"))
+
+
+@pytest.fixture
+def without_onnx(monkeypatch):
+    """Spare a test that is about folders the seconds that ONNX takes."""
+    monkeypatch.setattr("simulations.export.command.checked_onnx", lambda *_: b"onnx")
+
+
+def probabilities(folder, images):
+    """Return what the exported weights say, by hand."""
+    description = json.loads((folder / "model.json").read_text())
+    named = {name: json.dumps(value) for name, value in description.items()}
+    model = ModelDescription.from_metadata(named, "model.json").build(load_file(folder / "student.safetensors"))
+    with torch.inference_mode():
+        return torch.softmax(model(to_model_input(torch.from_numpy(images))), 1).numpy()
+
+
+def test_an_export_holds_the_student_its_card_and_every_sites_releases(exported, finished_run):
+    files = sorted(path.relative_to(exported).as_posix() for path in exported.rglob("*") if path.is_file())
+    assert files == ["MODEL_CARD.md", "model.json", "releases/site-0.npz", "student.onnx", "student.safetensors"]
+    weights, kept = load_file(exported / "student.safetensors"), read_artifact(finished_run / STUDENT).tensors
+    assert weights.keys() == kept.keys()
+    assert all(torch.equal(weights[name], kept[name]) for name in weights)
+
+
+@pytest.mark.parametrize("count", [1, 5])
+def test_onnx_takes_plain_images_in_batches_of_any_size_and_agrees_with_the_weights(exported, count):
+    images = np.random.default_rng(1).integers(0, 256, (count, 12, 12, 1), dtype=np.uint8)
+    found = ReferenceEvaluator(onnx.load(exported / "student.onnx")).run(["probabilities"], {"images": images})[0]
+    np.testing.assert_allclose(found, probabilities(exported, images), atol=1e-5)
+    np.testing.assert_allclose(found.sum(axis=1), 1, atol=1e-5)
+
+
+def test_both_weight_files_describe_themselves(exported, finished_run):
+    model = onnx.load(exported / "student.onnx")
+    described = ModelDescription.from_metadata({p.key: p.value for p in model.metadata_props}, "student.onnx")
+    assert (described.classes, described.size, described.channels) == (["benign", "a | <b>", "rare"], 12, 1)
+    facts = json.loads((exported / "model.json").read_text())
+    assert described.as_json().items() <= facts.items()
+
+
+def test_no_file_tells_where_it_was_made(exported, finished_run):
+    folders = [str(finished_run), "/home/someone", *(onnx_file.__file__.rpartition("/")[:1])]
+    for path in exported.rglob("*"):
+        if path.is_file():
+            assert [folder for folder in folders if folder.encode() in path.read_bytes()] == []
+
+
+def test_releases_load_without_pickle_and_keep_their_order(exported):
+    with np.load(exported / "releases" / "site-0.npz", allow_pickle=False) as content:
+        assert (content["images"].dtype, content["images"].shape) == (np.uint8, (10, 12, 12, 1))
+        assert (content["soft_labels"].dtype, content["soft_labels"].shape) == (np.float16, (10, 3))
+        assert content["exchange"].tolist() == [1] * 6 + [2] * 4
+        assert content["classes"].tolist() == ["benign", "a | <b>", "rare"]
+
+
+def test_the_card_has_data_figures_audit_limits_and_the_command(exported):
+    card = (exported / "MODEL_CARD.md").read_text()
+    assert "| site-0 | 129 | 91 | 10 | rare |" in card
+    assert "| FedKR | 90.0 % | 90.0 % | 0.970 |" in card
+    assert "| FedKR student | site-0 | loss threshold | none | 0.520 [0.42, 0.62] | not resolvable | 80 | 40 |" in card
+    assert "Site's teacher | site-0 | modified entropy" in card
+    assert "Site's teacher | site-0 | loss threshold" not in card
+    assert "not for clinical use" in card
+    assert "fedkr simulate dataset=digits seed=5 student.arch=resnet8 student.width=4\n" in card
+
+
+def test_names_in_the_card_cannot_break_its_tables(exported):
+    card = (exported / "MODEL_CARD.md").read_text()
+    assert "a \\| &lt;b>" in card
+    assert "<b>" not in card
+
+
+def test_an_export_goes_where_it_is_told(own_run, tmp_path, without_onnx):
+    assert export_run(own_run, tmp_path / "there") == tmp_path / "there"
+    assert (tmp_path / "there" / "student.onnx").exists()
+    assert not (own_run / "export").exists()
+
+
+def test_a_site_cannot_choose_the_folder_of_its_export(own_run, tmp_path, without_onnx):
+    results = json.loads((own_run / "results.json").read_text())
+    results["releases"] = {"../../outside": results["releases"]["site-0"]}
+    (own_run / "results.json").write_text(json.dumps(results))
+    export_run(own_run)
+    assert [path.parent for path in tmp_path.rglob("*.npz")] == [own_run / "export" / "releases"]
+
+
+def remove(name):
+    return lambda run: (run / name).unlink()
+
+
+def write(name, content):
+    return lambda run: (run / name).write_text(content)
+
+
+@pytest.mark.parametrize(
+    ("damage", "line"),
+    [
+        (remove("results.json"), "no finished run .*continues it"),
+        (write("results.json", "{"), "not readable as JSON"),
+        (remove("models/student.safetensors"), "has no student; add fedkr to strategy.compare"),
+        (write("models/student.safetensors", "text"), "student.safetensors: not a readable"),
+        (remove("server/stages/release-2.safetensors"), "release-2.safetensors: not a readable"),
+        (write("export", "a file"), "export/releases: cannot be made"),
+    ],
+)
+def test_a_run_that_cannot_be_exported_is_one_line(own_run, damage, line, without_onnx):
+    damage(own_run)
+    with pytest.raises(UserError, match=line) as error:
+        export_run(own_run)
+    assert "\n" not in str(error.value)
+
+
+def test_onnx_that_answers_otherwise_is_refused(exported):
+    facts = json.loads((exported / "model.json").read_text())
+    description = ModelDescription.from_metadata({k: json.dumps(v) for k, v in facts.items()}, "model.json")
+    weights = load_file(exported / "student.safetensors")
+    weights["head.bias"] += torch.tensor([1.0, 0.0, 0.0])
+    other = ImageClassifier(description.build(weights)).eval()
+    with pytest.raises(UserError, match=r"student\.onnx: onnx differs from PyTorch by"):
+        check_onnx(onnx.load(exported / "student.onnx"), other, np.zeros((2, 12, 12, 1), np.uint8))
+
+
+# The command.
+
+
+def test_a_study_of_defaults_needs_its_dataset_alone():
+    assert command_of(compose_study([])) == "fedkr simulate dataset=digits"
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["dataset=breastmnist", "seed=3", "partition=iid", "strategy=fedprox", "federation.min_sites=2"],
+        [
+            "data.classes=['ill, or so','1']",
+            "dataset=folder",
+            "strategy.lrs=[0.01,1e-05]",
+            "audit=off",
+            "data.flip=both",
+        ],
+        ["generator.options.width=8", "backend=inline", "student=resnet20", "+strategy.options.eta=0.5"],
+    ],
+)
+def test_a_command_composes_the_study_that_it_came_from(overrides):
+    study = compose_study(overrides)
+    command = command_of(study)
+    assert command is not None
+    assert compose_study(shlex.split(command)[2:]).identity() == study.identity()
+
+
+def test_a_command_leaves_out_where_things_lay():
+    study = compose_study(["dataset=npz", "data.path='/wards/7/my images.npz'", "out=/home/someone", "data.root=/data"])
+    study.run_dir = "/home/someone/run"
+    assert command_of(study) == "fedkr simulate dataset=npz 'data.path=my images.npz'"
+
+
+def test_a_study_that_no_command_composes_has_none():
+    study = compose_study([])
+    study.data.classes = ["${a}"]
+    assert command_of(study) is None

@@ -1,0 +1,73 @@
+"""Seeds of one study, summarised."""
+
+import dataclasses
+import json
+
+import pytest
+
+from fedkr.config import Study
+from fedkr.errors import UserError
+from simulations.study.summary import as_csv, summarise
+
+
+def finished_run(folder, seed, accuracy, auc=0.5, **changes):
+    study = dataclasses.asdict(dataclasses.replace(Study(), seed=seed, run_dir=str(folder), **changes))
+    row = {"target": "student", "site": "site-0", "attack": "loss", "headline": 1, "auc": auc}
+    results = {
+        "study": study,
+        "seed": seed,
+        "strategies": [{"name": "fedkr", "accuracy": accuracy, "auc": None}],
+        "audit": [row, {**row, "headline": 0, "auc": 0.99}],
+    }
+    folder.mkdir()
+    (folder / "results.json").write_text(json.dumps(results))
+    return folder
+
+
+def test_mean_and_deviation_are_over_seeds(tmp_path):
+    runs = [finished_run(tmp_path / str(seed), seed, value) for seed, value in enumerate((0.9, 0.92, 0.97))]
+    accuracy = summarise(runs)["strategies"]["fedkr"]["accuracy"]
+    assert accuracy["values"] == [0.9, 0.92, 0.97]
+    assert accuracy["mean"] == pytest.approx(0.93)
+    assert accuracy["sd"] == pytest.approx(0.0360555, abs=1e-6)
+
+
+def test_only_the_headline_attack_is_summarised_and_its_worst_site_named(tmp_path):
+    runs = [finished_run(tmp_path / str(seed), seed, 0.9, auc) for seed, auc in enumerate((0.5, 0.6))]
+    assert summarise(runs)["audit"]["student"]["worst"] == 0.6
+    assert summarise(runs)["audit"]["student"]["mean"] == pytest.approx(0.55)
+
+
+def test_a_figure_that_one_seed_lacks_has_no_mean(tmp_path):
+    runs = [finished_run(tmp_path / "a", 0, 0.9), finished_run(tmp_path / "b", 1, None)]
+    assert summarise(runs)["strategies"]["fedkr"]["accuracy"]["mean"] is None
+
+
+def test_runs_of_different_studies_are_refused(tmp_path):
+    runs = [finished_run(tmp_path / "a", 0, 0.9), finished_run(tmp_path / "b", 1, 0.9, threads=2)]
+    with pytest.raises(UserError, match="differ in more than their seed"):
+        summarise(runs)
+
+
+def test_one_seed_given_twice_is_refused(tmp_path):
+    runs = [finished_run(tmp_path / "a", 3, 0.9), finished_run(tmp_path / "b", 3, 0.8)]
+    with pytest.raises(UserError, match=r"two runs of one seed in \[3, 3\]"):
+        summarise(runs)
+
+
+def test_no_folder_of_this_machine_is_in_the_summary(tmp_path):
+    found = summarise([finished_run(tmp_path / "a", 0, 0.9)])
+    assert str(tmp_path) not in json.dumps(found)
+    assert "root" not in found["study"]["data"]
+
+
+def test_an_unfinished_run_is_named(tmp_path):
+    with pytest.raises(UserError, match=r"results\.json"):
+        summarise([tmp_path])
+
+
+def test_csv_has_one_line_for_each_figure_and_a_column_for_each_seed(tmp_path):
+    runs = [finished_run(tmp_path / str(seed), seed, 0.5) for seed in (3, 7)]
+    lines = as_csv(summarise(runs)).splitlines()
+    assert lines[0] == "strategy,figure,mean,sd,seed3,seed7"
+    assert lines[1] == "fedkr,accuracy,0.5,0.0,0.5,0.5"

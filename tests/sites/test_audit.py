@@ -1,0 +1,199 @@
+"""The audit at a site: references are trained once and stay, scores stay, each target gets the right references."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from fedkr import wire
+from fedkr.audit import row_key
+from fedkr.audit.references.shadows import Draws
+from fedkr.errors import UserError
+from fedkr.learning.models import build_classifier
+from fedkr.stages import read_artifact
+from sites.audit import REPORT_FILE, SiteAudit
+from sites.handlers import HANDLERS, received_others
+from sites.workspace import open_site
+
+NONE = {"direct_references": 0, "pipeline_references": 0}
+
+
+@pytest.fixture
+def study(study):
+    """The site's small study, audited with reference models."""
+    audit = study.audit
+    audit.permutations, audit.attacks, audit.headline = 20, ["rmia", "loss"], "rmia"
+    audit.direct_references, audit.pipeline_references = 4, 4
+    return study
+
+
+@pytest.fixture
+def site(hospital, study):
+    return open_site({"site-file": str(hospital())}, study)
+
+
+@pytest.fixture
+def others():
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (9, 8, 8, 1), dtype=np.uint8)
+    return Draws(images, np.full((9, 3), 1 / 3, np.float16), (4, 5))
+
+
+def a_model(study, seed="server"):
+    return build_classifier(study.student, 1, 8, 3, seed)
+
+
+def request(study, weights=None, shared=None, **settings):
+    return wire.Request(study.to_json(), settings, weights, shared)
+
+
+def metrics_of(site, message_type, request):
+    return wire.read_metrics(HANDLERS[message_type](site, request))
+
+
+def kinds(work, target):
+    return [(signals.kind, signals.others) for signals in work.references(target)]
+
+
+def test_each_target_is_attacked_with_references_that_went_its_way(site, others):
+    work = SiteAudit(site)
+    work.keep_others(others)
+    assert kinds(work, "teacher") == kinds(work, "local") == [("direct", False)]
+    assert kinds(work, "fedavg") == kinds(work, "centralised") == kinds(work, "update") == [("direct", True)]
+    assert kinds(work, "student") == [("direct", True), ("pipeline", True)]
+    assert kinds(work, "site-student") == [("direct", False), ("pipeline", False)]
+    assert kinds(work, "release") == []
+
+
+def test_every_candidate_is_in_half_of_the_references(site):
+    for signals in SiteAudit(site).references("student"):
+        assert (signals.membership.sum(axis=0) == 2).all()
+        assert np.isfinite(signals.logits).all() and np.isfinite(signals.population).all()
+
+
+def test_without_references_or_attacks_that_need_them_nothing_is_trained(hospital, study):
+    for changed in ({"attacks": ["loss"], "headline": "loss"}, {"attacks": ["loss"], "headline": "loss", **NONE}):
+        less = dataclasses.replace(study, audit=dataclasses.replace(study.audit, **changed))
+        site = open_site({"site-file": str(hospital())}, less)
+        assert SiteAudit(site).references("student") == []
+        assert not list(site.pipeline.stages.folder.glob("*"))
+
+
+def test_references_are_trained_once_and_the_answer_is_counts_only(site, study, others, monkeypatch):
+    asked = request(study, shared=(others.images, others.soft_labels), sizes=[4, 5], targets=["student", "teacher"])
+    metrics = metrics_of(site, wire.REFERENCES, asked)
+    assert {name: value for name, value in metrics.items() if name != "seconds"} == {
+        "direct": 4,
+        "pipeline": 4,
+        "others": 9,
+    }
+    monkeypatch.setattr("sites.audit.train_references", lambda *a, **k: pytest.fail("trained again"))
+    monkeypatch.setattr("sites.audit.PipelineShadows", lambda *a, **k: pytest.fail("trained again"))
+    metrics_of(site, wire.REFERENCES, asked)
+    metrics_of(site, wire.AUDIT, request(study, a_model(study).state_dict(), target="student"))
+
+
+def test_the_shadows_teachers_and_generators_do_not_stay_on_the_disk(site):
+    SiteAudit(site).references("site-student")
+    folder = site.pipeline.stages.folder
+    assert len(list(folder.glob("shadow-*-release-*.safetensors"))) == 4
+    assert not [path for path in folder.iterdir() if path.is_dir()]
+
+
+def test_other_sites_releases_are_forgotten_when_the_server_sends_none(site, others):
+    SiteAudit(site).keep_others(others)
+    assert SiteAudit(site).others.digest() == others.digest()
+    SiteAudit(site).keep_others(None)
+    assert SiteAudit(site).others is None
+
+
+@pytest.mark.parametrize(
+    ("changed", "line"),
+    [
+        ({"sizes": [4, 4]}, r"sizes=\[4, 4\] are not of 9 images"),
+        ({"sizes": [10, -1]}, "are not of 9 images"),
+        ({"labels": np.full((9, 2), 0.5, np.float16)}, "soft labels must be float16"),
+        ({"images": np.zeros((9, 9, 9, 1), np.uint8)}, "images must be uint8"),
+    ],
+)
+def test_other_sites_releases_that_do_not_fit_are_refused(site, study, others, changed, line):
+    shared = changed.get("images", others.images), changed.get("labels", others.soft_labels)
+    with pytest.raises(UserError, match=line):
+        received_others(site, request(study, shared=shared, sizes=changed.get("sizes", [4, 5])))
+
+
+def test_an_audit_has_rows_of_every_kind_of_references_and_names_none_of_the_scores(site, study):
+    metrics = metrics_of(site, wire.AUDIT, request(study, a_model(study).state_dict(), target="student"))
+    assert {"rmia@direct/auc", "rmia@pipeline/auc", "loss/auc"} <= set(metrics)
+    lists = {name: value for name, value in metrics.items() if isinstance(value, list)}
+    assert all(name.endswith(("roc-fpr", "roc-tpr", "class-auc", "-low", "-high")) for name in lists)
+    assert metrics["rmia@direct/others"] == 0
+
+
+@pytest.mark.parametrize("target", ["../student", "x/../../student", "/tmp/student"])
+def test_no_name_of_a_target_leads_out_of_the_workspace(site, study, target, tmp_path):
+    before = set(tmp_path.rglob("*student*"))
+    pair = wire.Pair("loss", target, "", "student", "")
+    for message_type, asked in (
+        (wire.AUDIT, request(study, a_model(study).state_dict(), target=target)),
+        (wire.COMPARE, request(study, pairs=wire.pairs_setting([pair]))),
+    ):
+        with pytest.raises(UserError, match="is no name of a target"):
+            metrics_of(site, message_type, asked)
+    assert set(tmp_path.rglob("*student*")) == before
+
+
+def test_a_release_is_attacked_without_a_model_and_checked_for_copies(site, study):
+    metrics = metrics_of(site, wire.AUDIT, request(study, target="release"))
+    assert 0 <= metrics["distance-features/auc"] <= 1
+    assert metrics["copies/released"] == len(site.pipeline.release(1, site.policy.max_images))
+
+
+def test_two_targets_are_compared_by_the_scores_that_stayed_at_the_site(site, study):
+    models = {name: a_model(study, name) for name in ("student", "fedavg")}
+    for name, model in models.items():
+        metrics_of(site, wire.AUDIT, request(study, model.state_dict(), target=name))
+    about = {name: wire.weights_digest(model.state_dict()) for name, model in models.items()}
+    row = row_key("rmia", "direct")
+    pairs = [
+        wire.Pair(row, "student", about["student"], "fedavg", about["fedavg"]),
+        wire.Pair(row, "fedavg", about["fedavg"], "student", about["student"]),
+    ]
+    metrics = metrics_of(site, wire.COMPARE, request(study, pairs=wire.pairs_setting(pairs)))
+    assert metrics["pair-0/difference"] == pytest.approx(-metrics["pair-1/difference"])
+    assert metrics["pair-0/low"] <= metrics["pair-0/difference"] <= metrics["pair-0/high"]
+    assert 0 < metrics["blind/p-value"] <= 1
+    unknown = wire.Pair(row, "student", "another model", "fedavg", about["fedavg"])
+    with pytest.raises(UserError, match="student was not audited here by rmia@direct"):
+        metrics_of(site, wire.COMPARE, request(study, pairs=wire.pairs_setting([unknown])))
+
+
+def test_the_site_finds_its_most_exposed_images_in_its_own_workspace(site, study, tmp_path):
+    metrics_of(site, wire.AUDIT, request(study, target="teacher"))
+    metrics_of(site, wire.COMPARE, request(study, pairs="[]"))
+    assert "teacher" in (tmp_path / "work" / REPORT_FILE).read_text()
+
+
+def test_another_audit_of_the_same_site_trains_nothing_of_the_study_again(hospital, study):
+    first = open_site({"site-file": str(hospital())}, study)
+    first.pipeline.release(1, first.policy.max_images)
+    SiteAudit(first).references("student")
+    before = {path: path.stat().st_mtime_ns for path in first.pipeline.stages.folder.glob("*.safetensors")}
+    changed = dataclasses.replace(study, audit=dataclasses.replace(study.audit, gamma=2.0, bootstrap=11))
+    again = open_site({"site-file": str(hospital())}, changed)
+    again.pipeline.release(1, again.policy.max_images)
+    SiteAudit(again).attack("student", a_model(study))
+    after = {path: path.stat().st_mtime_ns for path in again.pipeline.stages.folder.glob("*.safetensors")}
+    assert before.items() <= after.items()
+    assert {path.name.split("-")[0] for path in set(after) - set(before)} == {"scores"}
+
+
+def test_the_scores_of_single_images_are_finite_and_one_an_image(site, study):
+    work = SiteAudit(site)
+    work.attack("student", a_model(study))
+    (path,) = site.pipeline.stages.folder.glob("scores-student-*")
+    scores = read_artifact(path).tensors
+    assert set(scores) == {"rmia@direct", "rmia@pipeline", "loss"}
+    for values in scores.values():
+        assert len(values) == work.challenge.natural and torch.isfinite(values).all()
