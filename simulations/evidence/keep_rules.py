@@ -1,8 +1,8 @@
 """Which evaluation of a teacher to keep: the rules of ``teacher.keep_by`` by cross-validation, without the test images.
 
-``python -m simulations.evidence.keep_rules [OVERRIDE ...]``, with the overrides of ``fedkr kr``: each quarter of
-the training and val images is set apart in turn, the teacher is trained on the rest, a val split of which
-chooses by each rule, and the quarter says what the choice was worth. With other overrides it compares recipes in the same way.
+``python -m simulations.evidence.keep_rules [OVERRIDE ...]``, with the overrides of ``fedkr kr``: each quarter of the
+training and val images is set apart in turn, the teacher is trained on the rest, a val split of which chooses by each
+rule, and the quarter says what the choice was worth. With other overrides it compares recipes in the same way.
 """
 
 from __future__ import annotations

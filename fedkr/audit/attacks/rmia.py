@@ -5,8 +5,9 @@ An image x is compared with many population images z that no model trained on:
     ``LR(x, z) = (Pr(x | model) / Pr(x)) / (Pr(z | model) / Pr(z))``,  ``score(x) = share of z with LR(x, z) >= gamma``
 
 All inputs are probabilities of the true label, between 0 and 1, in the shapes of
-:mod:`fedkr.audit.attacks.reference_arrays`, and for the population ``[Z, A]`` and ``[M, Z, A]``. The population must be
-disjoint from the challenge set. Several augmented queries are averaged. Scores are float64 ``[N]``, higher meaning "more like a member".
+``fedkr.audit.attacks.reference_arrays``, and for the population ``[Z, A]`` and ``[M, Z, A]``. The population must be
+disjoint from the challenge set. Several augmented queries are averaged. Scores are float64 ``[N]``, higher meaning
+"more like a member".
 """
 
 from __future__ import annotations

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fedkr.learning.models.resnet import Projection
+
 CONVOLUTIONS = ("grouped", "matmul")
 
 
@@ -134,6 +136,8 @@ def _replaced(module: nn.Module, models: int, convolution: str) -> nn.Module:
 
 
 def _convolution(layer: nn.Conv2d, models: int, convolution: str) -> nn.Module:
+    if isinstance(layer, Projection) and convolution == "grouped":
+        return Projection(models * layer.in_channels, models * layer.out_channels, layer.stride[0], models)
     kind = {"grouped": nn.Conv2d, "matmul": MatmulConv2d}[convolution]
     return kind(
         models * layer.in_channels,

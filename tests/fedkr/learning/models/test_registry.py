@@ -1,5 +1,9 @@
 """Classifiers by name: shapes, and weights that are a function of the seed alone."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 from torch import nn
@@ -62,3 +66,26 @@ def test_building_leaves_the_global_random_state_alone():
 def test_an_unknown_name_is_answered_with_the_nearest_known_one():
     with pytest.raises(UserError, match="arch='resnet15': unknown classifier; did you mean 'resnet1"):
         build("resnet15")
+
+
+TRAIN_NARROW = """
+import torch
+from fedkr.config import ClassifierConfig
+from fedkr.learning.models import build_classifier
+torch.set_num_threads(1)
+model = build_classifier(ClassifierConfig(arch="resnet8", width=4), 1, 8, 3, "seed")
+model.to(memory_format=torch.channels_last)
+held = []
+for step in range(30):
+    images = torch.randn(16, 1, 8, 8).contiguous(memory_format=torch.channels_last)
+    model(images).square().mean().backward()
+    held.append([torch.empty(7 * count + 1) for count in range(20)])
+print("trained")
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc checks the heap")
+def test_a_narrow_network_trains_without_writing_past_its_buffers():
+    checked = os.environ | {"MALLOC_CHECK_": "3", "MALLOC_PERTURB_": "5"}
+    ended = subprocess.run([sys.executable, "-c", TRAIN_NARROW], env=checked, capture_output=True, text=True)
+    assert ended.stdout == "trained\n", ended.stderr
