@@ -19,8 +19,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from fedkr.config import fingerprint
 from fedkr.errors import UserError
+from fedkr.fingerprint import fingerprint
 
 
 @dataclass

@@ -28,8 +28,9 @@ from fedkr.audit import (
 from fedkr.audit.copies import read_copy_metrics
 from fedkr.audit.names import RELEASE
 from fedkr.audit.references.shadows import Draws
-from fedkr.config import REFERENCE_ATTACKS, Study, fingerprint
+from fedkr.config import REFERENCE_ATTACKS, Study
 from fedkr.errors import UserError
+from fedkr.fingerprint import fingerprint
 from fedkr.learning.training import Runtime
 from fedkr.progress import Progress
 from fedkr.recycle.distill import distill_student

@@ -1,7 +1,7 @@
 """The study: its options as dataclasses, their reading and their checks."""
 
 from fedkr.config.checks import at_least, check_study, one_of, parse_study, positive
-from fedkr.config.reading import fingerprint, nearest, read_dataclass
+from fedkr.config.reading import nearest, read_dataclass
 from fedkr.config.schema import (
     ATTACKS,
     AUDIT_TARGETS,
@@ -58,7 +58,6 @@ __all__ = [
     "TeacherConfig",
     "at_least",
     "check_study",
-    "fingerprint",
     "nearest",
     "one_of",
     "parse_study",

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import hashlib
-import json
 import types
 import typing
 from typing import Any, TypeVar
@@ -13,11 +11,6 @@ from typing import Any, TypeVar
 from fedkr.errors import UserError
 
 T = TypeVar("T")
-
-
-def fingerprint(value: Any) -> str:
-    """Return 10 hex digits that name a JSON-able value."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:10]
 
 
 def read_dataclass(kind: type[T], values: Any, where: str) -> T:

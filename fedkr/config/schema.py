@@ -11,7 +11,7 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
-from fedkr.config.reading import fingerprint
+from fedkr.fingerprint import fingerprint
 
 STRATEGIES = ("local", "fedavg", "fedkr", "centralised")
 PARTITIONS = ("iid", "dirichlet", "pathological", "quantity")

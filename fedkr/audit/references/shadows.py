@@ -20,8 +20,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fedkr.config import ClassifierConfig, Study, fingerprint
+from fedkr.config import ClassifierConfig, Study
 from fedkr.data.images import ImageSet, SiteData, content_digest
+from fedkr.fingerprint import fingerprint
 from fedkr.learning.models import build_classifier
 from fedkr.learning.training import Runtime, predict_logits
 from fedkr.progress import Progress
