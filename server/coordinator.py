@@ -197,6 +197,9 @@ class Coordinator:
     def send(self, pending: Pending) -> Pending:
         """Send what was composed; the deadline starts now."""
         for site, message in pending.messages.items():
+            # Flower counts the time to live from here; on a backend that works off one site after the other, those
+            # at the end would be too late otherwise.
+            message.metadata.created_at = time.time()
             # A message that cannot be delivered gets no id.
             sent = [name for name in self.grid.push_messages([message]) if name]
             if sent:

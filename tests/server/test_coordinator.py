@@ -2,17 +2,21 @@
 
 import errno
 import os
+import time
 from pathlib import Path
 
 import pytest
-from flwr.app import Error
+from flwr.app import Error, Message
+from flwr.clientapp import ClientApp
 
 import fedkr
 from fedkr import wire
 from fedkr.errors import UserError
-from fedkr.stages import Artifact, read_artifact
-from server.coordinator import SITE_ERROR, site_order
+from fedkr.stages import Artifact, StageStore, read_artifact
+from server import coordinator as coordinator_module
+from server.coordinator import SITE_ERROR, Coordinator, Member, site_order
 from server.failure import StudyFailedError
+from simulations.backends.inline import FIRST_NODE, InlineGrid
 
 UNDELIVERED = "the superlink lost it"
 
@@ -69,6 +73,21 @@ def test_a_lost_site_is_not_asked_again(federation, ask_all):
     grid.asked.clear()
     ask_all(coordinator, "another")
     assert [site for _, site in grid.asked] == ["site-0", "site-2"]
+
+
+def test_each_sites_time_to_live_starts_when_its_message_is_sent(study, ask_all, tmp_path, monkeypatch):
+    app = ClientApp()
+
+    @app.train("local")
+    def train(message, context):
+        time.sleep(0.2)
+        return Message(figures(f"site-{context.node_config['partition-id']}", message.content), reply_to=message)
+
+    monkeypatch.setattr(coordinator_module, "SPARE_SECONDS", 0.0)
+    study.federation.deadline = 0.5
+    coordinator = Coordinator(InlineGrid(app, 3, {}), study, StageStore(tmp_path))
+    coordinator.members = {f"site-{i}": Member(f"site-{i}", FIRST_NODE + i, {}) for i in range(3)}
+    assert accuracies(ask_all(coordinator)) == {"site-0": 0.0, "site-1": 1.0, "site-2": 2.0}
 
 
 def test_an_error_reply_loses_the_site_with_its_reason(federation, ask_all):
