@@ -15,19 +15,14 @@ from flwr.app import RecordDict
 from torch import Tensor
 
 from fedkr import wire
-from fedkr.audit import (
-    ALL_SITES,
-    AuditReport,
-    from_metrics,
-    headline_key,
-    holm_reject,
-    pooled_rows,
-    site_verdicts,
-    worst_site,
-)
 from fedkr.audit.copies import read_copy_metrics
-from fedkr.audit.names import RELEASE
+from fedkr.audit.figures import AuditReport
+from fedkr.audit.flat import from_metrics
 from fedkr.audit.references.shadows import Draws
+from fedkr.audit.statistics.blind import holm_reject
+from fedkr.audit.statistics.pooling import ALL_SITES, pooled_rows, worst_site
+from fedkr.audit.targets import RELEASE, headline_key
+from fedkr.audit.verdict import site_verdicts
 from fedkr.config import REFERENCE_ATTACKS, Study
 from fedkr.errors import UserError
 from fedkr.fingerprint import fingerprint

@@ -13,27 +13,18 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from fedkr.audit import (
-    AuditReport,
-    BlindResult,
-    PairedDifference,
-    ReferenceSignals,
-    audit_model,
-    blind_baseline,
-    candidates,
-    from_metrics,
-    paired_difference,
-    reference_signals,
-    site_challenge,
-    site_population,
-    to_metrics,
-)
-from fedkr.audit.attacks.calibrated import ReferenceModels
+from fedkr.audit.attacks.with_references import ReferenceModels, ReferenceSignals, reference_signals
+from fedkr.audit.challenge import candidates, site_challenge, site_population
 from fedkr.audit.copies import ReleaseCopies, check_copies
-from fedkr.audit.names import OF_ONE_SITE, RELEASE
+from fedkr.audit.figures import AuditReport
+from fedkr.audit.flat import from_metrics, to_metrics
 from fedkr.audit.references.direct import balanced_membership, train_references
 from fedkr.audit.references.shadows import Draws, PipelineShadows, scaled_steps
+from fedkr.audit.run import audit_model
 from fedkr.audit.run_release import audit_release
+from fedkr.audit.statistics.blind import BlindResult, blind_baseline
+from fedkr.audit.statistics.paired import PairedDifference, paired_difference
+from fedkr.audit.targets import OF_ONE_SITE, RELEASE
 from fedkr.audit.verdict import NEEDS_PIPELINE
 from fedkr.config import REFERENCE_ATTACKS
 from fedkr.data import ImageSet, content_digest

@@ -11,7 +11,7 @@ from flwr.app import Context, Error, Message
 from flwr.clientapp.typing import ClientAppCallable
 
 from fedkr import wire
-from fedkr.audit import metric_names
+from fedkr.audit.names import metric_names
 from fedkr.config import parse_study
 from fedkr.errors import UserError
 from fedkr.stages import write_atomic

@@ -14,10 +14,10 @@ from torch import nn
 
 import fedkr
 from fedkr import wire
-from fedkr.audit import to_metrics
 from fedkr.audit.copies import copy_metrics
-from fedkr.audit.names import RELEASE
+from fedkr.audit.flat import to_metrics
 from fedkr.audit.references.shadows import Draws
+from fedkr.audit.targets import RELEASE
 from fedkr.data import ImageSet
 from fedkr.errors import UserError
 from fedkr.learning.classifier import ClassifierTraining, real_batches

@@ -13,9 +13,8 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from numpy.typing import NDArray
 
 from fedkr import wire
-from fedkr.audit import AUDIT_METRICS, longest_list
 from fedkr.audit.copies import COPY_FIGURES, PREFIX
-from fedkr.audit.names import CLASS_AUCS, RATES
+from fedkr.audit.names import AUDIT_METRICS, CLASS_AUCS, RATES, longest_list
 from fedkr.errors import UserError
 from fedkr.release import Release, check_release
 from sites.documents import Check, is_class_rates, is_confusion, is_number, is_rising_rates, misfit

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import fisher_exact
 
-from fedkr.audit.attacks.released import CopyCheck, copy_check, nearest
+from fedkr.audit.attacks.on_releases import CopyCheck, copy_check, nearest
 from fedkr.audit.challenge import Challenge, image_digests
 from fedkr.audit.run_release import released_images, small_pixels
 from fedkr.audit.statistics.membership import Floats

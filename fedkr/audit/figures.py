@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from fedkr.audit.names import row_key
 from fedkr.audit.statistics.epsilon import OneRunBound
 from fedkr.audit.statistics.membership import Floats, MembershipMetrics
+from fedkr.audit.targets import row_key
 
 NO_COINS = "audit.coins and audit.canaries are off"
 

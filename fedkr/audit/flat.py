@@ -7,20 +7,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from fedkr.audit.figures import NO_COINS, AttackResult, AuditReport, ClassAuc
-from fedkr.audit.names import (
-    AUDIT_METRICS,
-    CANARY,
-    CLASS_AUCS,
-    INTERVAL,
-    adversary_of,
-    headline_key,
-    metric_names,
-    row_key,
-    row_names,
-)
+from fedkr.audit.names import AUDIT_METRICS, CANARY, CLASS_AUCS, INTERVAL, metric_names
 from fedkr.audit.statistics.coins import REASONS
 from fedkr.audit.statistics.epsilon import OneRunBound, epsilon_lower_bound
 from fedkr.audit.statistics.membership import ROC_POINTS, MembershipMetrics, TprAtFpr, resolvable
+from fedkr.audit.targets import adversary_of, headline_key, row_key, row_names
 from fedkr.config import REFERENCE_ATTACKS, AuditConfig
 from fedkr.errors import UserError
 

@@ -1,21 +1,14 @@
-"""The audit's words: who could mount an attack, and how a row and each of its figures is called on the wire."""
+"""How each figure of an audit is called on the wire."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable
 
-from fedkr.audit.attacks.calibrated import KINDS
+from fedkr.audit.attacks.with_references import KINDS
 from fedkr.audit.statistics.membership import ROC_POINTS
+from fedkr.audit.targets import RELEASE, row_key, row_names
 from fedkr.config import REFERENCE_ATTACKS, RELEASE_ATTACKS, THRESHOLD_ATTACKS, AuditConfig
-
-RELEASE = "release"
-# Named beforehand: nearest neighbours in feature space find copies and near-copies alike, whatever the image's size.
-RELEASE_HEADLINE = "distance-features"
-# Trained on one site's images alone, directly or by its releases: so are their references.
-OF_ONE_SITE = frozenset({"teacher", "local", "site-student"})
-# Everybody else sees the final model only.
-_ADVERSARIES = {"site-student": "server", "update": "server", RELEASE: "server", "teacher": "owner", "local": "owner"}
 
 CANARY = "canary:"
 INTERVAL = ("", "-low", "-high")
@@ -37,33 +30,6 @@ AUDIT_METRICS = re.compile(
     rf"/({'|'.join((*_FIGURES, *CLASS_AUCS))}|tpr-at-fpr-({_FPR})(-low|-high)?)"
     rf"|epsilon/({'|'.join(EPSILON_FIGURES)})"
 )
-
-
-def adversary_of(target: str) -> str:
-    """Return who sees what is audited: ``outsider``, ``server``, or only its ``owner``."""
-    return _ADVERSARIES.get(target, "outsider")
-
-
-def row_key(attack: str, references: str) -> str:
-    """Return a row's name on the wire: the attack, and ``@`` with the kind of its reference models if it has any."""
-    return attack if references == "none" else f"{attack}@{references}"
-
-
-def row_names(target: str, attacks: Sequence[str]) -> list[tuple[str, str]]:
-    """Return (attack, references) of every row that an audit of ``target`` may have, in the order of the report."""
-    if target == RELEASE:
-        return [(attack, "none") for attack in RELEASE_ATTACKS]
-    return [(a, kind) for a in attacks for kind in (KINDS if a in REFERENCE_ATTACKS else ("none",))]
-
-
-def headline_key(target: str, headline: str, present: Collection[str]) -> str | None:
-    """Return the key of the row to quote: the attack named beforehand with the strongest references that are there.
-
-    A release has no model to attack, so that its headline is :data:`RELEASE_HEADLINE`.
-    """
-    attack = RELEASE_HEADLINE if target == RELEASE else headline
-    keys = [row_key(attack, kind) for kind in (*reversed(KINDS), "none")]
-    return next((key for key in keys if key in present), None)
 
 
 def tpr_names(fprs: Iterable[float]) -> list[str]:

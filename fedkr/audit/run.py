@@ -8,15 +8,15 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from fedkr.audit.attacks.calibrated import Logits, ReferenceSignals, reference_attack_score
 from fedkr.audit.attacks.queries import query_views
 from fedkr.audit.attacks.thresholds import SIGNALS, attack_score
+from fedkr.audit.attacks.with_references import Logits, ReferenceSignals, reference_attack_score
 from fedkr.audit.challenge import Challenge, candidates
 from fedkr.audit.figures import AttackResult, AuditReport, ClassAuc
-from fedkr.audit.names import adversary_of, headline_key, row_key, row_names
 from fedkr.audit.statistics.coins import one_run_bound
 from fedkr.audit.statistics.membership import Floats, MembershipMetrics, membership_metrics, roc_points
 from fedkr.audit.statistics.per_class import class_aucs
+from fedkr.audit.targets import adversary_of, headline_key, row_key, row_names
 from fedkr.config import AuditConfig
 from fedkr.data.images import CanarySet, ImageSet
 from fedkr.errors import UserError
@@ -93,7 +93,7 @@ def report_from_scores(
     """Return all figures of attacks that have already scored the candidates, of a model or of a release.
 
     Args:
-        scores: float ``[N]`` on all candidates by row key (:func:`~fedkr.audit.names.row_key`); attacks that are not
+        scores: float ``[N]`` on all candidates by row key (:func:`~fedkr.audit.targets.row_key`); attacks that are not
             configured for the target are ignored.
         challenge: whose candidates.
         target: which model, or ``release``.

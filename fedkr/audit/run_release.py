@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fedkr.audit.attacks.released import (
+from fedkr.audit.attacks.on_releases import (
     closest_distance_score,
     domias_kde_score,
     monte_carlo_score,
@@ -17,9 +17,9 @@ from fedkr.audit.attacks.released import (
 )
 from fedkr.audit.challenge import Challenge, candidates
 from fedkr.audit.figures import AuditReport
-from fedkr.audit.names import RELEASE
 from fedkr.audit.run import report_from_scores
 from fedkr.audit.statistics.membership import Floats
+from fedkr.audit.targets import RELEASE
 from fedkr.config import AuditConfig
 from fedkr.data.images import ImageSet
 from fedkr.errors import UserError

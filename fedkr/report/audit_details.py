@@ -9,7 +9,7 @@ from typing import Any
 
 from matplotlib.colors import to_hex
 
-from fedkr.audit import ALL_SITES
+from fedkr.audit.statistics.pooling import ALL_SITES
 from fedkr.audit.verdict import CHANCE, FOUND, NONE_FOUND, UNCLEAR
 from fedkr.report.audit_fields import AttackFigures, AuditRow, EpsilonRow, PerClassRow
 from fedkr.report.audit_rows import audited_targets, void_sites

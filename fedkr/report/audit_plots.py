@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter, PercentFormatter
 
-from fedkr.audit import ALL_SITES
+from fedkr.audit.statistics.pooling import ALL_SITES
 from fedkr.audit.verdict import CHANCE, LARGEST_PASS
 from fedkr.report.audit_fields import AuditRow
 from fedkr.report.audit_rows import (

@@ -7,7 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
-from fedkr.audit import ALL_SITES, accuracy_over_privacy, adversary_of, pooled_rows, site_verdicts
+from fedkr.audit.statistics.membership import accuracy_over_privacy
+from fedkr.audit.statistics.pooling import ALL_SITES, pooled_rows
+from fedkr.audit.targets import adversary_of
+from fedkr.audit.verdict import site_verdicts
 from fedkr.report.audit_fields import AuditRow, VerdictRow
 from fedkr.report.results import Results, headline_attack_rows, headline_rows, references_kind
 

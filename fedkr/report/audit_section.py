@@ -8,8 +8,7 @@ from html import escape
 
 from matplotlib.figure import Figure
 
-from fedkr.audit import VERDICTS
-from fedkr.audit.verdict import CHANCE, LARGEST_PASS, STRONGEST
+from fedkr.audit.verdict import CHANCE, LARGEST_PASS, STRONGEST, VERDICTS
 from fedkr.report.audit_details import FIGURE_TITLES, audit_details, figure_cells, verdict_pill
 from fedkr.report.audit_fields import AuditRow, VerdictRow
 from fedkr.report.audit_rows import (

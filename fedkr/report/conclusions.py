@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from statistics import fmean
 
-from fedkr.audit import ALL_SITES, VERDICTS
-from fedkr.audit.verdict import CHANCE
+from fedkr.audit.statistics.pooling import ALL_SITES
+from fedkr.audit.verdict import CHANCE, VERDICTS
 from fedkr.report.audit_fields import AuditRow
 from fedkr.report.audit_rows import verdict_rows
 from fedkr.report.results import Results, StrategyResult, headline_rows, strategy_by_name

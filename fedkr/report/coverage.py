@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import Any
 
-from fedkr.audit import ALL_SITES
-from fedkr.audit.names import OF_ONE_SITE
+from fedkr.audit.statistics.pooling import ALL_SITES
+from fedkr.audit.targets import OF_ONE_SITE
 from fedkr.config import ATTACKS, RELEASE_ATTACKS
 from fedkr.report.audit_fields import AuditRow
 from fedkr.report.audit_rows import ADVERSARIES, adversary, audited_sites, audited_targets

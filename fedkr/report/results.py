@@ -9,7 +9,7 @@ from typing import Any, NotRequired, Required, TypedDict, get_args, get_origin, 
 
 import numpy as np
 
-from fedkr.audit import ALL_SITES
+from fedkr.audit.statistics.pooling import ALL_SITES
 from fedkr.errors import UserError
 from fedkr.report.audit_fields import AuditExtras, AuditRow
 

@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from fedkr.audit import ALL_SITES
+from fedkr.audit.statistics.pooling import ALL_SITES
 from fedkr.audit.verdict import CHANCE, FOUND, NONE_FOUND, UNCLEAR
 from fedkr.report.audit_fields import AuditRow
 from fedkr.report.audit_rows import (

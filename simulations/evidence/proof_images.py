@@ -11,10 +11,11 @@ from functools import partial
 
 import numpy as np
 
-from fedkr.audit import RELEASE_HEADLINE, Challenge, blind_baseline, build_challenge, holm_reject
-from fedkr.audit.challenge import image_digests
+from fedkr.audit.challenge import Challenge, build_challenge, image_digests
 from fedkr.audit.copies import ReleaseCopies, check_copies
 from fedkr.audit.run_release import audit_release
+from fedkr.audit.statistics.blind import blind_baseline, holm_reject
+from fedkr.audit.targets import RELEASE_HEADLINE
 from fedkr.config import AuditConfig, SplitConfig
 from fedkr.data import ImageSet, split_site
 from fedkr.release import Release

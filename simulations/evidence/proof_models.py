@@ -12,17 +12,11 @@ from pathlib import Path
 import numpy as np
 from torch import nn
 
-from fedkr.audit import (
-    AuditReport,
-    Challenge,
-    audit_model,
-    build_challenge,
-    candidates,
-    reference_signals,
-    site_challenge,
-    site_population,
-)
+from fedkr.audit.attacks.with_references import reference_signals
+from fedkr.audit.challenge import Challenge, build_challenge, candidates, site_challenge, site_population
+from fedkr.audit.figures import AuditReport
 from fedkr.audit.references.direct import balanced_membership, train_references
+from fedkr.audit.run import audit_model
 from fedkr.config import AuditConfig, ClassifierConfig
 from fedkr.data import ImageSet, SiteData, joined, toss_coins
 from fedkr.learning.classifier import train_on_real

@@ -19,9 +19,10 @@ from rich.console import Console
 from scipy.stats import binomtest
 from torch import nn
 
-from fedkr.audit import audit_model, pooled_rows, worst_site
 from fedkr.audit.leakage_curve import CurvePoint, SyntheticSlices, curve_points, draw_slices, training_sets
 from fedkr.audit.references.shadows import Draws
+from fedkr.audit.run import audit_model
+from fedkr.audit.statistics.pooling import pooled_rows, worst_site
 from fedkr.config import AuditConfig, Study, parse_study
 from fedkr.data import ImageSet
 from fedkr.environment import hardware, package_versions

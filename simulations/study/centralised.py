@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from fedkr.audit import row_key
+from fedkr.audit.targets import row_key
 from fedkr.config import Study
 from fedkr.data import ImageSet, SiteData, joined
 from fedkr.errors import UserError

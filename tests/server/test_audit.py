@@ -7,9 +7,11 @@ import pytest
 from flwr.app import Error, Message
 
 from fedkr import wire
-from fedkr.audit import Challenge, audit_model, to_metrics
-from fedkr.audit.attacks.calibrated import ReferenceSignals
+from fedkr.audit.attacks.with_references import ReferenceSignals
+from fedkr.audit.challenge import Challenge
 from fedkr.audit.copies import CopyFigures, copy_metrics
+from fedkr.audit.flat import to_metrics
+from fedkr.audit.run import audit_model
 from fedkr.data import ImageSet
 from fedkr.learning.models import build_classifier
 from fedkr.learning.training import Runtime

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from fedkr.audit import ALL_SITES
+from fedkr.audit.statistics.pooling import ALL_SITES
 from fedkr.config import RELEASE_ATTACKS
 
 pytestmark = pytest.mark.alone

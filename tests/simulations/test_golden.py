@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from fedkr.audit import ALL_SITES
+from fedkr.audit.statistics.pooling import ALL_SITES
 from fedkr.config import RELEASE_ATTACKS, parse_study
 from fedkr.data import load_source
 from server.composition import compose_study

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from fedkr import wire
-from fedkr.audit import row_key
 from fedkr.audit.references.shadows import Draws
+from fedkr.audit.targets import row_key
 from fedkr.errors import UserError
 from fedkr.learning.models import build_classifier
 from fedkr.stages import read_artifact

@@ -7,8 +7,11 @@ import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
 from fedkr import wire
-from fedkr.audit import audit_model, build_challenge, metric_names, to_metrics
+from fedkr.audit.challenge import build_challenge
 from fedkr.audit.copies import CopyFigures, copy_metrics
+from fedkr.audit.flat import to_metrics
+from fedkr.audit.names import metric_names
+from fedkr.audit.run import audit_model
 from fedkr.config import AuditConfig
 from fedkr.data import ImageSet
 from fedkr.errors import UserError

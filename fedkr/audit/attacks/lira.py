@@ -2,7 +2,7 @@
 
 The signal is the logit-scaled confidence of the true label, ``phi = log(p_y / (1 - p_y))``. For every image, reference
 models trained with it and without it give one Gaussian each; several augmented queries count as independent. Shapes
-are those of :mod:`fedkr.audit.attacks.reference_arrays`; scores are float64 ``[N]``, higher for likelier members.
+are those of :mod:`fedkr.audit.attacks.observed`; scores are float64 ``[N]``, higher for likelier members.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from fedkr.audit.attacks.reference_arrays import Bools, Floats, check_references, masked_mean
+from fedkr.audit.attacks.observed import Bools, Floats, check_references, masked_mean
 from fedkr.audit.attacks.thresholds import log_odds
 
 # Two references that agree to the last digit must not make an image infinitely likely.

@@ -5,7 +5,7 @@ An image x is compared with many population images z that no model trained on:
     ``LR(x, z) = (Pr(x | model) / Pr(x)) / (Pr(z | model) / Pr(z))``,  ``score(x) = share of z with LR(x, z) >= gamma``
 
 All inputs are probabilities of the true label, between 0 and 1, in the shapes of
-``fedkr.audit.attacks.reference_arrays``, and for the population ``[Z, A]`` and ``[M, Z, A]``. The population must be
+``fedkr.audit.attacks.observed``, and for the population ``[Z, A]`` and ``[M, Z, A]``. The population must be
 disjoint from the challenge set. Several augmented queries are averaged. Scores are float64 ``[N]``, higher meaning
 "more like a member".
 """
@@ -16,7 +16,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from fedkr.audit.attacks.reference_arrays import Bools, Floats, check_references, masked_mean
+from fedkr.audit.attacks.observed import Bools, Floats, check_references, masked_mean
 from fedkr.audit.statistics.membership import auc
 from fedkr.errors import UserError
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from fedkr.audit.attacks.calibrated import ReferenceSignals, reference_signals
+from fedkr.audit.attacks.with_references import ReferenceSignals, reference_signals
 from fedkr.audit.challenge import Challenge, build_challenge, candidates, image_digests
 from fedkr.audit.figures import AuditReport
 from fedkr.audit.references.direct import balanced_membership, train_references

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from fedkr.audit.attacks.reference_arrays import Bools
+from fedkr.audit.attacks.observed import Bools
 from fedkr.audit.references.engines import ReferenceTask, train_alone, train_together
 from fedkr.config import ClassifierConfig
 from fedkr.data.images import ImageSet, content_digest

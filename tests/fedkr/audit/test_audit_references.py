@@ -2,7 +2,9 @@ import dataclasses
 
 import pytest
 
-from fedkr.audit import audit_model, candidates, reference_signals, site_challenge, site_population
+from fedkr.audit.attacks.with_references import reference_signals
+from fedkr.audit.challenge import candidates, site_challenge, site_population
+from fedkr.audit.run import audit_model
 from fedkr.config import REFERENCE_ATTACKS, THRESHOLD_ATTACKS, AuditConfig
 from fedkr.errors import UserError
 

@@ -4,19 +4,11 @@ import math
 import numpy as np
 import pytest
 
-from fedkr.audit import (
-    AUDIT_METRICS,
-    audit_model,
-    candidates,
-    from_metrics,
-    longest_list,
-    metric_names,
-    reference_signals,
-    report_from_scores,
-    site_challenge,
-    site_population,
-    to_metrics,
-)
+from fedkr.audit.attacks.with_references import reference_signals
+from fedkr.audit.challenge import candidates, site_challenge, site_population
+from fedkr.audit.flat import from_metrics, to_metrics
+from fedkr.audit.names import AUDIT_METRICS, longest_list, metric_names
+from fedkr.audit.run import audit_model, report_from_scores
 from fedkr.config import ATTACKS, AUDIT_TARGETS, RELEASE_ATTACKS, AuditConfig
 from fedkr.errors import UserError
 

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from fedkr.audit import audit_model, build_challenge
+from fedkr.audit.challenge import build_challenge
+from fedkr.audit.run import audit_model
 from fedkr.config import AuditConfig
 from fedkr.data.images import ImageSet
 from fedkr.errors import UserError

@@ -1,6 +1,6 @@
 import pytest
 
-from fedkr.audit import SiteVerdict, site_verdict, site_verdicts
+from fedkr.audit.verdict import SiteVerdict, site_verdict, site_verdicts
 
 
 def row(target="student", low=0.42, high=0.54, attack="rmia", references="pipeline", **more):

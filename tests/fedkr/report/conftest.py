@@ -6,8 +6,9 @@ from functools import cache
 import numpy as np
 import pytest
 
-from fedkr.audit import auc, pooled_rows, roc_points, tpr_at_fpr, worst_site
-from fedkr.audit.names import OF_ONE_SITE
+from fedkr.audit.statistics.membership import auc, roc_points, tpr_at_fpr
+from fedkr.audit.statistics.pooling import pooled_rows, worst_site
+from fedkr.audit.targets import OF_ONE_SITE
 from fedkr.report import SiteSamples
 
 CLASSES = ["<script>alert(1)</script>", "cost $5 & $6", "plain"]

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from fedkr.audit import build_challenge
+from fedkr.audit.challenge import build_challenge
 from fedkr.audit.copies import check_copies
 from fedkr.config import ClassifierConfig
 from fedkr.data import ImageSet, Source

@@ -3,9 +3,9 @@ import dataclasses
 import numpy as np
 import pytest
 
-from fedkr.audit import build_challenge, one_run_bound, site_challenge
+from fedkr.audit.challenge import build_challenge, site_challenge
 from fedkr.audit.figures import NO_COINS
-from fedkr.audit.statistics.coins import GROUPED, NO_ATTACK, TOO_FEW
+from fedkr.audit.statistics.coins import GROUPED, NO_ATTACK, TOO_FEW, one_run_bound
 from fedkr.config import AuditConfig
 from fedkr.data.images import ImageSet
 

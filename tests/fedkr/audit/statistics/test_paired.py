@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from fedkr.audit import auc, paired_difference
+from fedkr.audit.statistics.membership import auc
+from fedkr.audit.statistics.paired import paired_difference
 from fedkr.errors import UserError
 
 MEMBERS = 60

@@ -3,7 +3,9 @@ import dataclasses
 import numpy as np
 import pytest
 
-from fedkr.audit import auc, build_challenge, class_aucs
+from fedkr.audit.challenge import build_challenge
+from fedkr.audit.statistics.membership import auc
+from fedkr.audit.statistics.per_class import class_aucs
 from fedkr.data.images import ImageSet
 
 

@@ -1,7 +1,9 @@
 import numpy as np
 import pytest
 
-from fedkr.audit import ALL_SITES, AttackResult, membership_metrics, pooled_rows, worst_site
+from fedkr.audit.figures import AttackResult
+from fedkr.audit.statistics.membership import membership_metrics
+from fedkr.audit.statistics.pooling import ALL_SITES, pooled_rows, worst_site
 
 
 def row(site, **changes):

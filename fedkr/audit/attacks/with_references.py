@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from scipy.special import expit
 
 from fedkr.audit.attacks.lira import lira_offline, lira_online, logit_scaled_confidence
+from fedkr.audit.attacks.observed import Bools, Floats
 from fedkr.audit.attacks.queries import query_views
-from fedkr.audit.attacks.reference_arrays import Bools, Floats
 from fedkr.audit.attacks.rmia import choose_offline_a, rmia_offline, rmia_online
 from fedkr.config import REFERENCE_ATTACKS, nearest
 from fedkr.data.images import ImageSet

@@ -3,19 +3,10 @@ import math
 import numpy as np
 import pytest
 
-from fedkr.audit import (
-    candidates,
-    choose_offline_a,
-    lira_offline,
-    lira_online,
-    reference_attack_score,
-    reference_signals,
-    rmia_offline,
-    rmia_online,
-    site_challenge,
-    site_population,
-)
-from fedkr.audit.attacks.calibrated import ReferenceSignals
+from fedkr.audit.attacks.lira import lira_offline, lira_online
+from fedkr.audit.attacks.rmia import choose_offline_a, rmia_offline, rmia_online
+from fedkr.audit.attacks.with_references import ReferenceSignals, reference_attack_score, reference_signals
+from fedkr.audit.challenge import candidates, site_challenge, site_population
 from fedkr.config import REFERENCE_ATTACKS
 from fedkr.data.images import ImageSet
 from fedkr.errors import UserError

@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from fedkr.audit.attacks.released import (
+from fedkr.audit.attacks.on_releases import (
     closest_distance_score,
     copy_check,
     domias_kde_score,

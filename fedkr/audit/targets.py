@@ -1,0 +1,43 @@
+"""What is audited: who sees each target, which attacks meet it, and which of them is quoted."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+from fedkr.audit.attacks.with_references import KINDS
+from fedkr.config import REFERENCE_ATTACKS, RELEASE_ATTACKS
+
+RELEASE = "release"
+# Named beforehand: nearest neighbours in feature space find copies and near-copies alike, whatever the image's size.
+RELEASE_HEADLINE = "distance-features"
+# Trained on one site's images alone, directly or by its releases: so are their references.
+OF_ONE_SITE = frozenset({"teacher", "local", "site-student"})
+# Everybody else sees the final model only.
+_ADVERSARIES = {"site-student": "server", "update": "server", RELEASE: "server", "teacher": "owner", "local": "owner"}
+
+
+def adversary_of(target: str) -> str:
+    """Return who sees what is audited: ``outsider``, ``server``, or only its ``owner``."""
+    return _ADVERSARIES.get(target, "outsider")
+
+
+def row_key(attack: str, references: str) -> str:
+    """Return a short name of an attack with a kind of reference models: ``loss``, ``rmia@direct``."""
+    return attack if references == "none" else f"{attack}@{references}"
+
+
+def row_names(target: str, attacks: Sequence[str]) -> list[tuple[str, str]]:
+    """Return (attack, references) of every row that an audit of ``target`` may have, in the order of the report."""
+    if target == RELEASE:
+        return [(attack, "none") for attack in RELEASE_ATTACKS]
+    return [(a, kind) for a in attacks for kind in (KINDS if a in REFERENCE_ATTACKS else ("none",))]
+
+
+def headline_key(target: str, headline: str, present: Collection[str]) -> str | None:
+    """Return the key of the row to quote: the attack named beforehand with the strongest references that are there.
+
+    A release has no model to attack, so that its headline is :data:`RELEASE_HEADLINE`.
+    """
+    attack = RELEASE_HEADLINE if target == RELEASE else headline
+    keys = [row_key(attack, kind) for kind in (*reversed(KINDS), "none")]
+    return next((key for key in keys if key in present), None)
