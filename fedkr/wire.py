@@ -29,7 +29,7 @@ LOCAL = "train.local"
 RELEASE = "train.release"
 TRAIN = "train"
 EVALUATE = "evaluate"
-REFERENCES = "evaluate.references"
+REFERENCES = "train.references"
 AUDIT = "evaluate.audit"
 COMPARE = "evaluate.compare"
 

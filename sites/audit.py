@@ -76,7 +76,7 @@ class SiteAudit:
     def _others_path(self) -> Path:
         return self.stages.path("others", {"study": self.study.identity()})
 
-    def references(self, target: str) -> list[ReferenceSignals]:
+    def train_references(self, target: str) -> list[ReferenceSignals]:
         """Return what the reference models for a target answer, training those that are not in the workspace."""
         # A release has no model that references could stand beside.
         if not self.uses_references or target == RELEASE:
@@ -98,7 +98,7 @@ class SiteAudit:
         Raises:
             UserError: a target whose name is none, or a model that cannot be audited.
         """
-        path, references = self._scores_path(target, about), self.references(target)
+        path, references = self._scores_path(target, about), self.train_references(target)
         report = audit_model(
             partial(predict_logits, model, runtime=self.site.runtime),
             self.challenge,
@@ -132,7 +132,19 @@ class SiteAudit:
         return [self.pipeline.release(n, self.site.policy.max_images) for n in range(1, exchanges + 1)]
 
     def _copies(self) -> ReleaseCopies:
-        return check_copies(self._releases(), self.challenge, site=self.site.name, seed=self.study.seed)
+        releases = self._releases()
+        key = {
+            "site": self.site.name,
+            "seed": self.study.seed,
+            "releases": Draws.of_releases(releases).digest(),
+            "candidates": content_digest(self.candidates),
+        }
+
+        def check() -> Artifact:
+            """Compare the releases with the site's images."""
+            return check_copies(releases, self.challenge, site=self.site.name, seed=self.study.seed).as_artifact()
+
+        return ReleaseCopies.from_artifact(self.stages.run("copies", key, check))
 
     def _keep_scores(self, report: AuditReport, path: Path) -> None:
         scores = {name: torch.from_numpy(values) for name, values in report.scores.items()}

@@ -136,13 +136,13 @@ def evaluate(site: Site, request: wire.Request) -> RecordDict:
     return wire.metrics_reply(metrics | {"seconds": time.perf_counter() - started})
 
 
-def references(site: Site, request: wire.Request) -> RecordDict:
-    """Answer ``evaluate.references``: train the reference models that the targets' audits need; they stay here."""
+def train_references(site: Site, request: wire.Request) -> RecordDict:
+    """Answer ``train.references``: train the reference models that the targets' audits need; they stay here."""
     started, work = time.perf_counter(), SiteAudit(site)
     others = received_others(site, request)
     work.keep_others(others)
     for target in request.settings["targets"]:
-        work.references(str(target))
+        work.train_references(str(target))
     counts = {"direct": site.study.audit.direct_references, "pipeline": site.study.audit.pipeline_references}
     known = {"others": 0 if others is None else sum(others.sizes)}
     return wire.metrics_reply(counts | known | {"seconds": time.perf_counter() - started})
@@ -237,7 +237,7 @@ HANDLERS: dict[str, Callable[[Site, wire.Request], RecordDict]] = {
     wire.RELEASE: train_release,
     wire.TRAIN: train_weights,
     wire.EVALUATE: evaluate,
-    wire.REFERENCES: references,
+    wire.REFERENCES: train_references,
     wire.AUDIT: audit,
     wire.COMPARE: compare,
 }

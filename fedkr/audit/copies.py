@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from scipy.stats import fisher_exact
 
@@ -18,6 +19,7 @@ from fedkr.audit.statistics.membership import Floats
 from fedkr.data.images import ImageSet
 from fedkr.errors import UserError
 from fedkr.release import Release
+from fedkr.stages import Artifact
 
 # A clean release is flagged this often at most.
 LEVEL = 0.01
@@ -122,6 +124,25 @@ class ReleaseCopies:
     figures: CopyFigures
     suspects: CopyCheck
     pairs: ClosestPairs
+
+    def as_artifact(self) -> Artifact:
+        """Return the check as a stage keeps it."""
+        arrays = {f"suspects-{name}": getattr(self.suspects, name) for name in ("released", "members", "distances")}
+        arrays |= {f"pairs-{name}": array for name, array in vars(self.pairs).items()}
+        info = {"figures": vars(self.figures), "threshold": self.suspects.threshold, "share": self.suspects.share}
+        return Artifact({name: torch.from_numpy(array) for name, array in arrays.items()}, info)
+
+    @staticmethod
+    def from_artifact(artifact: Artifact) -> ReleaseCopies:
+        """Read what :meth:`as_artifact` made."""
+
+        def part(prefix: str) -> dict[str, Any]:
+            """Return the arrays of one part by their field's name."""
+            return {n.removeprefix(prefix): t.numpy() for n, t in artifact.tensors.items() if n.startswith(prefix)}
+
+        info = artifact.info
+        suspects = CopyCheck(threshold=info["threshold"], share=info["share"], **part("suspects-"))
+        return ReleaseCopies(CopyFigures(**info["figures"]), suspects, ClosestPairs(**part("pairs-")))
 
 
 def check_copies(releases: Sequence[Release], challenge: Challenge, *, site: str, seed: int) -> ReleaseCopies:

@@ -229,7 +229,7 @@ class LeakageCurve:
             site=audit.site.name,
             config=self.study.audit,
             seed=self.study.seed,
-            references=audit.references("student"),
+            references=audit.train_references("student"),
             population=audit.population,
             flip=self.study.data.flip,
         )

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from fedkr import wire
+from fedkr.audit.copies import check_copies
 from fedkr.audit.references.shadows import Draws
 from fedkr.audit.targets import row_key
 from fedkr.errors import UserError
@@ -53,7 +54,7 @@ def metrics_of(site, message_type, request):
 
 
 def kinds(work, target):
-    return [(signals.kind, signals.others) for signals in work.references(target)]
+    return [(signals.kind, signals.others) for signals in work.train_references(target)]
 
 
 def test_each_target_is_attacked_with_references_that_went_its_way(site, others):
@@ -67,7 +68,7 @@ def test_each_target_is_attacked_with_references_that_went_its_way(site, others)
 
 
 def test_every_candidate_is_in_half_of_the_references(site):
-    for signals in SiteAudit(site).references("student"):
+    for signals in SiteAudit(site).train_references("student"):
         assert (signals.membership.sum(axis=0) == 2).all()
         assert np.isfinite(signals.logits).all() and np.isfinite(signals.population).all()
 
@@ -76,7 +77,7 @@ def test_without_references_or_attacks_that_need_them_nothing_is_trained(hospita
     for changed in ({"attacks": ["loss"], "headline": "loss"}, {"attacks": ["loss"], "headline": "loss", **NONE}):
         less = dataclasses.replace(study, audit=dataclasses.replace(study.audit, **changed))
         site = open_site({"site-file": str(hospital())}, less)
-        assert SiteAudit(site).references("student") == []
+        assert SiteAudit(site).train_references("student") == []
         assert not list(site.pipeline.stages.folder.glob("*"))
 
 
@@ -95,7 +96,7 @@ def test_references_are_trained_once_and_the_answer_is_counts_only(site, study, 
 
 
 def test_the_shadows_teachers_and_generators_do_not_stay_on_the_disk(site):
-    SiteAudit(site).references("site-student")
+    SiteAudit(site).train_references("site-student")
     folder = site.pipeline.stages.folder
     assert len(list(folder.glob("shadow-*-release-*.safetensors"))) == 4
     assert not [path for path in folder.iterdir() if path.is_dir()]
@@ -150,6 +151,16 @@ def test_a_release_is_attacked_without_a_model_and_checked_for_copies(site, stud
     assert metrics["copies/released"] == len(site.pipeline.release(1, site.policy.max_images))
 
 
+def test_a_release_is_checked_for_copies_once_however_often_the_result_is_read(site, study, monkeypatch, tmp_path):
+    checks = []
+    monkeypatch.setattr("sites.audit.check_copies", lambda *a, **k: checks.append(1) or check_copies(*a, **k))
+    first, again = [metrics_of(site, wire.AUDIT, request(study, target="release")) for _ in range(2)]
+    metrics_of(site, wire.COMPARE, request(study, pairs="[]"))
+    assert "Copy check" in (tmp_path / "work" / REPORT_FILE).read_text()
+    assert len(checks) == 1
+    assert {k: v for k, v in first.items() if k != "seconds"} == {k: v for k, v in again.items() if k != "seconds"}
+
+
 def test_two_targets_are_compared_by_the_scores_that_stayed_at_the_site(site, study):
     models = {name: a_model(study, name) for name in ("student", "fedavg")}
     for name, model in models.items():
@@ -178,7 +189,7 @@ def test_the_site_finds_its_most_exposed_images_in_its_own_workspace(site, study
 def test_another_audit_of_the_same_site_trains_nothing_of_the_study_again(hospital, study):
     first = open_site({"site-file": str(hospital())}, study)
     first.pipeline.release(1, first.policy.max_images)
-    SiteAudit(first).references("student")
+    SiteAudit(first).train_references("student")
     before = {path: path.stat().st_mtime_ns for path in first.pipeline.stages.folder.glob("*.safetensors")}
     changed = dataclasses.replace(study, audit=dataclasses.replace(study.audit, gamma=2.0, bootstrap=11))
     again = open_site({"site-file": str(hospital())}, changed)

@@ -5,7 +5,7 @@ import pytest
 from sklearn.datasets import load_digits
 
 from fedkr.audit.challenge import build_challenge
-from fedkr.audit.copies import CopyFigures, check_copies, copy_metrics, read_copy_metrics
+from fedkr.audit.copies import CopyFigures, ReleaseCopies, check_copies, copy_metrics, read_copy_metrics
 from fedkr.data.images import ImageSet
 from fedkr.errors import UserError
 from fedkr.release import Release
@@ -39,6 +39,16 @@ def test_five_percent_of_verbatim_copies_are_flagged_and_named_exactly():
     assert copies.figures.share >= 0.05 > copies.figures.chance_share
     np.testing.assert_array_equal(copies.pairs.members[:20], copies.pairs.released[:20])
     assert (copies.pairs.distances[:20] == 0).all() and (copies.pairs.distances[20:] > 0).all()
+
+
+def test_a_check_that_was_kept_is_the_one_that_was_made():
+    challenge, fresh = digits(0)
+    copies = checked(challenge, fresh[:50], challenge.members.images[:5])
+    kept = ReleaseCopies.from_artifact(copies.as_artifact())
+    assert kept.figures == copies.figures
+    for made, read in ((copies.suspects, kept.suspects), (copies.pairs, kept.pairs)):
+        for name, value in vars(made).items():
+            np.testing.assert_array_equal(getattr(read, name), value)
 
 
 def test_fresh_images_are_not_flagged():
