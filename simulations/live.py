@@ -1,4 +1,4 @@
-"""The terminal during a run: one row per site with its stage, bar, speed and ETA; plain lines where there is none."""
+"""The terminal during a run: one row per running stage with its bar, speed and ETA; plain lines where there is none."""
 
 from __future__ import annotations
 
@@ -8,68 +8,23 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
-from types import TracebackType
-from typing import Any
 
-from rich.console import Console
+from rich.console import Console, Group
 from rich.live import Live
-from rich.progress_bar import ProgressBar
-from rich.table import Table
-from rich.text import Text
+from rich.progress import BarColumn, Progress, TextColumn
 
-from fedkr.progress import FileProgress, read_progress
+from fedkr.progress import FileProgress, StageState, read_progress
 
 log = logging.getLogger(__name__)
 
 REFRESH_SECONDS = 0.5
 PLAIN_SECONDS = 10.0
+WAITING = StageState("waiting", 0, 0)
 
-
-@dataclass(frozen=True)
-class SiteState:
-    """One site's ``progress.json`` after its values were found to be what they should be."""
-
-    stage: str
-    done: int
-    total: int
-    unit: str
-    rate: float
-    eta: float | None
-    finished: bool
-    updated: float
-    numbers: dict[str, float] = field(default_factory=dict)
-
-    @property
-    def over(self) -> bool:
-        """Whether the stage has nothing left to do."""
-        return self.finished or 0 < self.total <= self.done
-
-    @staticmethod
-    def read(folder: Path) -> SiteState | None:
-        """Return the state in ``folder``, or None for a file that is missing, half written or not a progress file."""
-        raw = read_progress(folder)
-        try:
-            return None if raw is None else SiteState._from_json(raw)
-        except (KeyError, TypeError, ValueError, OverflowError, AttributeError):
-            return None
-
-    @staticmethod
-    def _from_json(raw: dict[str, Any]) -> SiteState:
-        eta = raw.get("eta_seconds")
-        numbers = (raw.get("numbers") or {}).items()
-        return SiteState(
-            stage=raw["stage"],
-            done=int(raw["done"]),
-            total=int(raw["total"]),
-            unit=str(raw.get("unit", "step")),
-            rate=float(raw.get("rate", 0.0)),
-            eta=None if eta is None else float(int(eta)),
-            finished=bool(raw.get("finished", False)),
-            updated=float(raw.get("updated", 0.0)),
-            numbers={str(name): float(value) for name, value in numbers if value is not None},
-        )
+# By the part of the run (a site, the server), then by the process that reports.
+States = dict[str, dict[str, StageState]]
 
 
 def run_folders(run_dir: Path, sites: int, centralised: bool = True) -> dict[str, Path]:
@@ -92,17 +47,13 @@ class LiveView:
 
     def __init__(self, folders: dict[str, Path], console: Console | None = None) -> None:
         self._stop = threading.Event()
-        self._thread = threading.Thread(
-            target=watch, args=(folders, self._stop, console), name="live-view", daemon=True
-        )
+        self._thread = threading.Thread(target=watch, args=(folders, self._stop, console), name="live", daemon=True)
 
     def __enter__(self) -> LiveView:
         self._thread.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *raised: object) -> None:
         self._stop.set()
         self._thread.join(timeout=5.0)
 
@@ -124,7 +75,7 @@ def watch(
     """Show the progress of ``folders`` until ``stop`` is set.
 
     Args:
-        folders: what each row is called and where its ``progress.json`` is or will be.
+        folders: what each part of the run is called and where it reports or will report its progress.
         stop: ends the view after one last look.
         console: where to show it; standard output by default.
         refresh: seconds between two looks.
@@ -132,82 +83,54 @@ def watch(
     """
     # A view that fails must not take hours of training with it.
     try:
-        console = console or Console()
+        console, looks = console or Console(), _looks(folders, stop, refresh)
         if console.is_terminal:
-            _watch_table(folders, stop, console, refresh)
-        else:
-            _watch_lines(folders, stop, console, refresh, plain_every)
+            with Live(console=console, auto_refresh=False) as live:
+                for states in looks:
+                    live.update(progress_table(states, console.width, console.height - 4), refresh=True)
+            return
+        lines = PlainLines(plain_every)
+        for states in looks:
+            for line in lines.next(states, time.monotonic()):
+                console.print(line, markup=False, highlight=False, soft_wrap=True)
     except Exception:
         log.warning("the progress display stopped; the run goes on", exc_info=True)
 
 
-class _Reader:
-    """Reads every folder's state, leaving out what an earlier run in the same folders left behind."""
-
-    def __init__(self, folders: dict[str, Path]) -> None:
-        self._folders = folders
-        self._left_behind = {name: SiteState.read(folder) for name, folder in folders.items()}
-
-    def read(self) -> dict[str, SiteState | None]:
-        states = {name: SiteState.read(folder) for name, folder in self._folders.items()}
-        return {name: None if state == self._left_behind[name] else state for name, state in states.items()}
-
-
-def _watch_table(folders: dict[str, Path], stop: threading.Event, console: Console, refresh: float) -> None:
-    reader = _Reader(folders)
-    with Live(console=console, auto_refresh=False, transient=False) as live:
-        running = True
-        while running:
-            running = not stop.wait(refresh)
-            live.update(progress_table(reader.read(), console.width, console.height - 4), refresh=True)
-
-
-def _watch_lines(
-    folders: dict[str, Path], stop: threading.Event, console: Console, refresh: float, every: float
-) -> None:
-    reader, lines = _Reader(folders), PlainLines(every)
+def _looks(folders: dict[str, Path], stop: threading.Event, refresh: float) -> Iterator[States]:
+    """Yield how far all parts are until ``stop`` is set, without what an earlier run in these folders left behind."""
+    before = {name: read_progress(folder).items() for name, folder in folders.items()}
     running = True
     while running:
         running = not stop.wait(refresh)
-        for line in lines.next(reader.read(), time.monotonic()):
-            console.print(line, markup=False, highlight=False, soft_wrap=True)
+        yield {
+            name: dict(item for item in read_progress(folder).items() if item not in before[name])
+            for name, folder in folders.items()
+        }
 
 
-def progress_table(states: dict[str, SiteState | None], width: int = 100, height: int = 40) -> Table:
-    """Return the table of one look; where rows outnumber ``height``, the ones last heard of are kept."""
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    for title in ("site", "stage", "", "done", "speed", "ETA", ""):
-        table.add_column(title, no_wrap=True, justify="right" if title in ("done", "speed", "ETA") else "left")
-    bar = max(8, min(30, width - 80))
-    shown = set(sorted(states, key=lambda name: -(s.updated if (s := states[name]) else 0.0))[: max(height, 1)])
-    for name, state in states.items():
-        if name in shown:
-            table.add_row(Text(name, style="bold"), *_cells(state, bar))
-    if len(shown) < len(states):
-        table.caption = f"... and {len(states) - len(shown)} more"
-    return table
+def progress_table(states: States, width: int = 100, height: int = 40) -> Group:
+    """Return the rows of one look; where they outnumber ``height``, the ones last heard of are kept."""
+    rows = [(name, stage) for name, found in states.items() for stage in _stages_to_show(found)]
+    shown = sorted(rows, key=lambda row: -row[1].updated)[: max(height, 1)]
+    table = Progress(
+        TextColumn("{task.description}", style="bold", markup=False),
+        TextColumn("{task.fields[stage]}", markup=False),
+        BarColumn(max(8, min(30, width - 80)), complete_style="cyan", finished_style="green"),
+        *(TextColumn(f"{{task.fields[{name}]}}", justify="right", markup=False) for name in ("done", "speed", "eta")),
+        TextColumn("{task.fields[numbers]}", style="dim", markup=False),
+    )
+    for name, state in (row for row in rows if row in shown):
+        texts = {"done": _count(state), "speed": _speed(state), "eta": _eta(state), "numbers": _numbers(state)}
+        total = 1 if state.over or state is WAITING else state.total or None
+        table.add_task(name, total=total, completed=1 if state.over else state.done, stage=state.stage, **texts)
+    return Group(table, *([f"... and {len(rows) - len(shown)} more"] if len(shown) < len(rows) else []))
 
 
-def _cells(state: SiteState | None, bar: int) -> list[Text | ProgressBar]:
-    if state is None:
-        return [Text("waiting", style="dim")]
-    style = "green" if state.over else "cyan"
-    total = float(state.total) if state.total > 0 else None
-    done = float(state.total or 1) if state.over else float(state.done)
-    return [
-        Text(state.stage, style=style),
-        ProgressBar(
-            total=done if state.over else total,
-            completed=done,
-            width=bar,
-            complete_style="cyan",
-            finished_style="green",
-        ),
-        Text(_count(state)),
-        Text(_speed(state)),
-        Text("done" if state.over else _clock(state.eta), style=style),
-        Text(_numbers(state), style="dim"),
-    ]
+def _stages_to_show(states: dict[str, StageState]) -> list[StageState]:
+    """Return the stages that run, the oldest first; where none does, the one that ended last."""
+    running = sorted((state for state in states.values() if not state.over), key=lambda state: state.started)
+    return running or [max(states.values(), key=lambda state: state.updated, default=WAITING)]
 
 
 class PlainLines:
@@ -215,50 +138,53 @@ class PlainLines:
 
     def __init__(self, every: float = PLAIN_SECONDS) -> None:
         self._every = every
-        self._last: dict[str, SiteState] = {}
-        self._due: dict[str, float] = {}
+        self._last: dict[tuple[str, str], StageState] = {}
+        self._due: dict[tuple[str, str], float] = {}
 
-    def next(self, states: dict[str, SiteState | None], now: float) -> list[str]:
+    def next(self, states: States, now: float) -> list[str]:
         """Return the lines that are due at ``now`` (monotonic seconds)."""
-        return [line for name, state in states.items() if state for line in self._of_site(name, state, now)]
-
-    def _of_site(self, name: str, state: SiteState, now: float) -> list[str]:
-        before, lines = self._last.get(name), []
-        self._last[name] = state
-        started = before is None or before.stage != state.stage or (before.over and not state.over)
-        if started and before is not None and not before.over:
-            lines.append(f"{name}: {before.stage} ended")
-        if state.over:
-            if started or (before is not None and not before.over):
-                lines.append(f"{name}: {state.stage} ended, {_details(state)}")
-        elif started or now >= self._due[name]:
-            lines.append(f"{name}: {state.stage} {'started' if started else 'at'} {_details(state)}")
-            self._due[name] = now + self._every
+        found = {(name, process): state for name, by_process in states.items() for process, state in by_process.items()}
+        lines = [
+            f"{key[0]}: {before.stage} ended"
+            for key, before in self._last.items()
+            if not before.over and (key not in found or found[key].stage != before.stage)
+        ]
+        for key, state in found.items():
+            if event := self._event(key, state, now):
+                lines.append(f"{key[0]}: {state.stage} {event} {_details(state)}")
+        self._last = found
         return lines
 
+    def _event(self, key: tuple[str, str], state: StageState, now: float) -> str:
+        before = self._last.get(key)
+        started = before is None or before.stage != state.stage or (before.over and not state.over)
+        if state.over:
+            return "ended," if started or (before is not None and not before.over) else ""
+        if not started and now < self._due[key]:
+            return ""
+        self._due[key] = now + self._every
+        return "started" if started else "at"
 
-def _details(state: SiteState) -> str:
-    parts = [f"{_count(state)} {state.unit}", _speed(state)]
-    if not state.over and state.eta is not None:
-        parts.append(f"ETA {_clock(state.eta)}")
-    return ", ".join(part for part in (*parts, _numbers(state)) if part)
+
+def _details(state: StageState) -> str:
+    eta = "" if state.over or state.eta_seconds is None else f"ETA {_eta(state)}"
+    parts = (f"{_count(state)} {state.unit}", _speed(state), eta, _numbers(state))
+    return ", ".join(part for part in parts if part)
 
 
-def _count(state: SiteState) -> str:
+def _count(state: StageState) -> str:
     return f"{state.done:,}/{state.total:,}" if state.total > 0 else f"{state.done:,}"
 
 
-def _speed(state: SiteState) -> str:
+def _speed(state: StageState) -> str:
     return f"{state.rate:,.{0 if state.rate >= 100 else 1}f} {state.unit}/s" if state.rate > 0 else ""
 
 
-def _clock(seconds: float | None) -> str:
-    if seconds is None:
-        return "-"
-    minutes, rest = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+def _eta(state: StageState) -> str:
+    if state.over:
+        return "done"
+    return "" if state.eta_seconds is None else str(timedelta(seconds=int(state.eta_seconds)))
 
 
-def _numbers(state: SiteState) -> str:
+def _numbers(state: StageState) -> str:
     return "  ".join(f"{name} {value:.4g}" for name, value in list(state.numbers.items())[:2])
