@@ -121,9 +121,16 @@ def progress_table(states: States, width: int = 100, height: int = 40) -> Group:
         TextColumn("{task.fields[numbers]}", style="dim", markup=False),
     )
     for name, state in (row for row in rows if row in shown):
-        texts = {"done": _count(state), "speed": _speed(state), "eta": _eta(state), "numbers": _numbers(state)}
-        total = 1 if state.over or state is WAITING else state.total or None
-        table.add_task(name, total=total, completed=1 if state.over else state.done, stage=state.stage, **texts)
+        table.add_task(
+            name,
+            total=1 if state.over or state is WAITING else state.total or None,
+            completed=1 if state.over else state.done,
+            stage=state.stage,
+            done=_count(state),
+            speed=_speed(state),
+            eta=_eta(state),
+            numbers=_numbers(state),
+        )
     return Group(table, *([f"... and {len(rows) - len(shown)} more"] if len(shown) < len(rows) else []))
 
 

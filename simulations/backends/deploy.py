@@ -44,11 +44,10 @@ class DeployBackend:
 def make_tls(folder: Path) -> Transport:
     """Make an authority and the SuperLink's certificate for loopback; return the SuperLink's transport."""
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    authority = certificates.make_ca(folder)
-    server = certificates.make_server_certificate(folder, authority, [HOST, "localhost"])
-    flags = ["--ssl-ca-certfile", str(authority.public)]
-    flags += ["--ssl-certfile", str(server.public), "--ssl-keyfile", str(server.private)]
-    return Transport((*flags, "--enable-supernode-auth"), authority.public)
+    files = certificates.make_server_certificate(folder, HOST, "localhost")
+    flags = ["--ssl-ca-certfile", str(files.authority)]
+    flags += ["--ssl-certfile", str(files.certificate), "--ssl-keyfile", str(files.key)]
+    return Transport((*flags, "--enable-supernode-auth"), files.authority)
 
 
 class SuperNodes:

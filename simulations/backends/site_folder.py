@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import yaml
 from fedkr.config import Study
 from fedkr.data import ImageSet, load_source, partition_sites
 from simulations.backends import bundle
+from simulations.backends.certificates import make_private
 from sites.policy import SIMULATED
 
 # A study on one machine has one owner, so its sites allow all that the study may ask for.
@@ -48,10 +48,7 @@ def _write_data(path: Path, train: ImageSet, test: ImageSet) -> None:
     }
     if train.groups is not None:
         arrays["train_groups"] = train.groups
-    path.unlink(missing_ok=True)
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "wb") as handle:
-        np.savez(handle, **arrays)
+    np.savez(make_private(path), **arrays)
 
 
 def _write_site_file(folder: Path, study: Study, run_dir: Path, classes: Sequence[str]) -> None:
