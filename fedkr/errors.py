@@ -1,4 +1,6 @@
-"""The one exception that a user is meant to read."""
+"""The exceptions whose text a user is meant to read: one line each, printed without a traceback."""
+
+from __future__ import annotations
 
 
 class UserError(Exception):
@@ -6,3 +8,16 @@ class UserError(Exception):
 
     The command line prints it without a traceback and exits with status 2.
     """
+
+
+class StudyFailedError(Exception):
+    """A study that was set up well could not be completed; the command line exits with status 1.
+
+    Args:
+        reason: for the user; becomes one line.
+        restart: whether the same run, started again, can be expected to get further (a worker died).
+    """
+
+    def __init__(self, reason: str, restart: bool = False) -> None:
+        super().__init__(" ".join(reason.split()))
+        self.restart = restart

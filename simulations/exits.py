@@ -10,8 +10,7 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
-from fedkr.errors import UserError
-from simulations.backends.run_failed import RunFailed
+from fedkr.errors import StudyFailedError, UserError
 
 FAILED, MISTAKEN, INTERRUPTED = 1, 2, 130
 
@@ -44,7 +43,7 @@ def tell_failure(error: BaseException, folder: Path | None = None) -> int:
     if isinstance(error, UserError):
         _say(f"error: {error}")
         return MISTAKEN
-    if isinstance(error, RunFailed):
+    if isinstance(error, StudyFailedError):
         _say(f"error: {error}")
         return FAILED
     _say(f"error: {type(error).__name__}: {error}; {_keep_traceback(error, folder)}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import traceback
 
@@ -14,14 +13,12 @@ from fedkr import wire
 from fedkr.audit.names import metric_names
 from fedkr.config import parse_study
 from fedkr.errors import UserError
-from fedkr.stages import write_atomic
+from fedkr.failure import leave_note
 from fedkr.wire import SITE_ERROR
 from sites.policy import AuditLimits, PolicyError, check_reply, check_request, weight_shapes
 from sites.workspace import node_policy, open_site, site_folder
 
 logger = logging.getLogger(__name__)
-
-FAILURE_FILE = "failure.json"
 
 
 def guard(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
@@ -55,9 +52,8 @@ def keep_at_site(error: Exception, message: Message, context: Context) -> None:
     """Write what went wrong into the site's own workspace and log, where its engineer looks."""
     reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
     logger.error("%s failed: %s", message.metadata.message_type, reason)
-    note = {"message": message.metadata.message_type, "reason": reason, "traceback": traceback.format_exc()}
     # The failure is told to the server in any case; a workspace that cannot be written, or a request that names none,
     # must neither hide it nor raise an error of its own, whose text Flower would send.
     with contextlib.suppress(Exception):
         folder = site_folder(context.node_config, wire.read_request(message).study)
-        write_atomic(folder / FAILURE_FILE, json.dumps(note, indent=1).encode())
+        leave_note(folder, reason, message=message.metadata.message_type, traceback=traceback.format_exc())

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Protocol, cast
 
 from fedkr.config import BACKENDS, BackendConfig, Study, nearest
+from fedkr.errors import StudyFailedError as RunFailed
 from fedkr.errors import UserError
-from simulations.backends.run_failed import RunFailed
 
 __all__ = ["Backend", "RunFailed", "make_backend"]
 
@@ -25,7 +25,7 @@ class Backend(Protocol):
         """Run ``study`` with its results under ``run_dir``; nothing that was started is left behind.
 
         Raises:
-            RunFailed: the run ended without completing; one line says why.
+            StudyFailedError: the run ended without completing; one line says why.
             UserError: the surroundings refuse it (a port in use, another process in the same run folder).
         """
 

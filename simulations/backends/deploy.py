@@ -8,10 +8,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from fedkr.config import BackendConfig, Study
+from fedkr.errors import StudyFailedError
+from fedkr.failure import clear_note
 from simulations.backends import certificates
 from simulations.backends.bundle import installed_shim
 from simulations.backends.home import FlowerHome
-from simulations.backends.run_failed import RunFailed, clear_note, with_restarts
+from simulations.backends.restarts import with_restarts
 from simulations.backends.site_folder import write_site_folders
 from simulations.backends.superlink import CONNECTION, HOST, SuperLink, Transport, choose_port, free_port
 
@@ -30,7 +32,7 @@ class DeployBackend:
 
     def _attempt(self, study: Study, run_dir: Path) -> None:
         with FlowerHome(study, run_dir) as home:
-            clear_note(run_dir)  # only now: processes that an earlier run left behind could still write one
+            clear_note(run_dir / "server")  # only now: processes that an earlier run left behind could still write one
             sites = write_site_folders(study, home.run_dir)
             transport = make_tls(home.run_dir / "deploy")
             environment = home.environment()
@@ -66,7 +68,7 @@ class SuperNodes:
             sites: the sites' folders, each with its ``node.toml``.
 
         Raises:
-            RunFailed: the SuperLink refused a key.
+            StudyFailedError: the SuperLink refused a key.
         """
         keys = [certificates.make_node_key(site, "node") for site in sites]
         with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
@@ -84,11 +86,11 @@ class SuperNodes:
         return self._home.start(command, self._log(site.name).name, self._home.environment(FLWR_HOME=str(own)))
 
     def check(self, least: int) -> None:
-        """Raise :class:`RunFailed` when fewer than ``least`` SuperNodes run, naming one that ended and its log."""
+        """Raise :class:`StudyFailedError` with the log of a SuperNode that ended when fewer than ``least`` run."""
         ended = [name for name, node in self.running.items() if node.poll() is not None]
         if len(self.running) - len(ended) < least:
             status = self.running[ended[0]].returncode
-            raise RunFailed(
+            raise StudyFailedError(
                 f"{ended[0]}: its SuperNode ended by itself, exit status {status} (log: {self._log(ended[0])})"
             )
 
@@ -96,7 +98,7 @@ class SuperNodes:
         answer = self._link.flwr("supernode", "register", str(key), CONNECTION, "--name", name)
         if answer.returncode:
             reason = (answer.stderr or answer.stdout).strip().splitlines()[-1:]
-            raise RunFailed(f"{name}: its key was not registered: {' '.join(reason)}")
+            raise StudyFailedError(f"{name}: its key was not registered: {' '.join(reason)}")
 
     def _log(self, name: str) -> Path:
         return self._home.logs / f"{name}.log"

@@ -19,11 +19,11 @@ from typing import Any
 import psutil
 
 from fedkr.config import Study
-from fedkr.errors import UserError
+from fedkr.errors import StudyFailedError, UserError
+from fedkr.failure import read_note
 from simulations.backends import bundle
 from simulations.backends.home import FlowerHome
 from simulations.backends.processes import family, is_running
-from simulations.backends.run_failed import RunFailed, read_note
 
 HOST = "127.0.0.1"
 CONNECTION = "own"
@@ -77,7 +77,7 @@ class SuperLink:
         """Start it and wait until it answers.
 
         Raises:
-            RunFailed: it ended, or did not answer within a minute.
+            StudyFailedError: it ended, or did not answer within a minute.
         """
         self._home = home
         self._transport = transport
@@ -92,7 +92,7 @@ class SuperLink:
         self._wait_until_healthy()
 
     def flwr(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """Run Flower's command line against this SuperLink and return its output; raise RunFailed on a hang."""
+        """Run Flower's command line against this SuperLink and return its output; raise StudyFailedError on a hang."""
         command = ["flwr", *arguments]
         try:
             return subprocess.run(
@@ -100,7 +100,7 @@ class SuperLink:
                 timeout=COMMAND_DEADLINE,
             )  # fmt: skip
         except subprocess.TimeoutExpired:
-            raise RunFailed(
+            raise StudyFailedError(
                 f"`flwr {arguments[0]}` did not answer for {COMMAND_DEADLINE:.0f} s", restart=True
             ) from None
 
@@ -111,10 +111,10 @@ class SuperLink:
             study: travels to both apps in the run config.
             shim: the module that binds the apps.
             federation: Flower's ``--federation-config``, or nothing.
-            watch: called several times a second; raises :class:`RunFailed` when something else went wrong.
+            watch: called several times a second; raises :class:`StudyFailedError` when something else went wrong.
 
         Raises:
-            RunFailed: the run failed, or a process that it needs is gone.
+            StudyFailedError: the run failed, or a process that it needs is gone.
         """
         folder = bundle.write_bundle(self._home.path / "fedkr", shim)
         config = bundle.write_run_config(self._home.path / "run.toml", study, self._home.run_dir)
@@ -155,12 +155,16 @@ class SuperLink:
                     return
             except (urllib.error.URLError, OSError):
                 time.sleep(0.1)
-        raise RunFailed(f"the SuperLink at {self.address} did not answer for {START_DEADLINE:.0f} s", restart=True)
+        raise StudyFailedError(
+            f"the SuperLink at {self.address} did not answer for {START_DEADLINE:.0f} s", restart=True
+        )
 
     def _check_process(self) -> None:
         if self._process.poll() is not None:
             log = self._home.logs / "superlink.log"
-            raise RunFailed(f"the SuperLink ended by itself, exit status {self._process.returncode} (log: {log})", True)
+            raise StudyFailedError(
+                f"the SuperLink ended by itself, exit status {self._process.returncode} (log: {log})", True
+            )
 
     def _follow(self, command: list[str], watch: Callable[[], None]) -> None:
         stream = self._home.start(command, "run.log", self._environment)
@@ -175,13 +179,13 @@ class SuperLink:
             self._check_process()
             watch()
             task = task or self._task()
-            note = read_note(self._home.run_dir)
+            note = read_note(self._home.run_dir / "server")
             if note is None and (task is None or is_running(task)):
                 over_since = None
                 continue
             over_since = over_since or time.monotonic()
             if time.monotonic() - over_since > SETTLE:
-                raise note or RunFailed(f"the process of the run was killed (log: {self._log})", restart=True)
+                raise note or StudyFailedError(f"the process of the run was killed (log: {self._log})", restart=True)
 
     def _task(self) -> psutil.Process | None:
         for process in family([self._process.pid]):
@@ -198,18 +202,20 @@ class SuperLink:
         try:
             runs: list[dict[str, Any]] = json.loads(listing.stdout)["runs"]
         except (ValueError, KeyError):
-            raise RunFailed(f"`flwr ls` failed: {_last_line(listing.stdout + listing.stderr)}", restart=True) from None
+            raise StudyFailedError(
+                f"`flwr ls` failed: {_last_line(listing.stdout + listing.stderr)}", restart=True
+            ) from None
         if not runs:
-            raise RunFailed(f"Flower did not start the run: {_last_line(self._run_log())}")
+            raise StudyFailedError(f"Flower did not start the run: {_last_line(self._run_log())}")
         return runs[0]
 
-    def _failure(self, details: str) -> RunFailed:
-        if note := read_note(self._home.run_dir):
+    def _failure(self, details: str) -> StudyFailedError:
+        if note := read_note(self._home.run_dir / "server"):
             return note
         if not details or any(wrapper in details for wrapper in WRAPPERS):
             causes = [line for line in EXCEPTION_LINE.findall(self._run_log()) if not line.endswith(WRAPPERS)]
             details = causes[-1] if causes else _last_line(self._run_log())
-        return RunFailed(f"{details} (log: {self._log})")
+        return StudyFailedError(f"{details} (log: {self._log})")
 
     def _run_log(self) -> str:
         return self._log.read_bytes()[self._log_start :].decode(errors="replace")

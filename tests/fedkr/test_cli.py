@@ -12,8 +12,7 @@ import pytest
 
 from fedkr.cli import app
 from fedkr.config import Study
-from fedkr.errors import UserError
-from simulations.backends.run_failed import RunFailed
+from fedkr.errors import StudyFailedError, UserError
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -47,7 +46,7 @@ def studies(monkeypatch: pytest.MonkeyPatch) -> list[Study]:
         7: ValueError("two\nlines"),
         8: KeyboardInterrupt(),
         9: UserError("bad file"),
-        10: RunFailed("site died"),
+        10: StudyFailedError("site died"),
     }
 
     def run_study(study: Study) -> Path:

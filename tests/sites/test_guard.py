@@ -9,8 +9,9 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Error, Message, 
 
 from fedkr import wire
 from fedkr.config import Study
+from fedkr.failure import NOTE
 from sites.app import answer
-from sites.guard import FAILURE_FILE, SITE_ERROR, guard
+from sites.guard import SITE_ERROR, guard
 
 SECRET = "/wards/7/patient-4711.dcm"
 
@@ -137,7 +138,7 @@ def test_an_error_that_a_handler_wrote_itself_does_not_leave(ask):
 
 def test_the_sites_engineer_finds_the_whole_reason_in_the_workspace(ask, tmp_path):
     ask(raising(ValueError(SECRET)))
-    note = json.loads((tmp_path / "work" / FAILURE_FILE).read_text())
+    note = json.loads((tmp_path / "work" / NOTE).read_text())
     assert note["reason"] == f"ValueError: {SECRET}"
     assert "in handler" in note["traceback"]
 

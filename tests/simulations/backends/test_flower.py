@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from fedkr.config import Study
-from fedkr.errors import UserError
-from simulations.backends import RunFailed, certificates
+from fedkr.errors import StudyFailedError, UserError
+from simulations.backends import certificates
 from simulations.backends.bundle import write_toml
 from simulations.backends.deploy import SuperNodes, make_tls
 from simulations.backends.home import FlowerHome
@@ -56,7 +56,7 @@ def test_a_killed_superlink_ends_the_run_within_seconds(tmp_path):
     study = study_that(first_attempt="wait")
     killer = threading.Thread(target=kill_when_started, daemon=True)
     killer.start()
-    with pytest.raises(RunFailed, match="the SuperLink ended by itself, exit status -9") as failed:
+    with pytest.raises(StudyFailedError, match="the SuperLink ended by itself, exit status -9") as failed:
         RayBackend(study.backend, APP).run(study, tmp_path)
     ((home, moment),) = killed
     assert failed.value.restart
@@ -80,7 +80,9 @@ def test_a_deployment_takes_registered_nodes_and_refuses_a_stranger(tmp_path):
         assert stranger.poll() not in (None, 0)
         nodes.running["site-0"].kill()
         nodes.running["site-0"].wait(5)
-        with pytest.raises(RunFailed, match=r"site-0: its SuperNode ended by itself, exit status -9 .*site-0\.log"):
+        with pytest.raises(
+            StudyFailedError, match=r"site-0: its SuperNode ended by itself, exit status -9 .*site-0\.log"
+        ):
             nodes.check(2)
         nodes.check(1)
     assert sites_that_answered(tmp_path) == [0, 1]

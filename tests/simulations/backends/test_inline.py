@@ -7,7 +7,7 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp import ServerApp
 
 from fedkr.config import Study, parse_study
-from simulations.backends import RunFailed
+from fedkr.errors import StudyFailedError
 from simulations.backends.inline import InlineBackend, InlineGrid
 
 
@@ -102,5 +102,5 @@ def test_a_failed_run_gives_the_servers_note_or_else_the_exception(app, tmp_path
 
     (tmp_path / "server").mkdir()
     (tmp_path / "server" / "failure.json").write_text('{"reason": "of yesterday"}')
-    with pytest.raises(RunFailed, match=f"^{reason}$"):
+    with pytest.raises(StudyFailedError, match=f"^{reason}$"):
         InlineBackend((server, app)).run(Study(), tmp_path)

@@ -8,6 +8,8 @@ from flwr.app import ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp import ServerApp
 
+from fedkr.failure import leave_note
+
 client_app = ClientApp()
 server_app = ServerApp()
 
@@ -31,7 +33,7 @@ def main(grid, context):
     attempts = len(list(folder.glob("attempt-*")))
     (folder / f"attempt-{attempts}").touch()
     if attempts == 0 and options.get("first_attempt") == "note":
-        (folder / "failure.json").write_text(json.dumps({"reason": "an actor died", "restart": True}))
+        leave_note(folder, "an actor died", restart=True)
         raise RuntimeError("the details of it")
     if options.get("first_attempt") == "raise":
         raise RuntimeError("no site has enough images")

@@ -1,21 +1,10 @@
 import pytest
 
 from fedkr.config import BackendConfig
-from fedkr.errors import UserError
-from simulations.backends import RunFailed, make_backend
+from fedkr.errors import StudyFailedError, UserError
+from simulations.backends import make_backend
 from simulations.backends.inline import InlineBackend
-from simulations.backends.run_failed import note_path, read_note, with_restarts
-
-
-def test_a_reason_is_one_line():
-    assert str(RunFailed("first\n  second\n")) == "first second"
-
-
-@pytest.mark.parametrize("text", ["", "[]", "3", '{"restart": true}', '{"reason": '])
-def test_a_note_that_cannot_be_read_is_no_note(tmp_path, text):
-    note_path(tmp_path).parent.mkdir()
-    note_path(tmp_path).write_text(text)
-    assert read_note(tmp_path) is None
+from simulations.backends.restarts import with_restarts
 
 
 @pytest.mark.parametrize(("restart", "restarts", "attempts"), [(True, 2, 3), (True, 0, 1), (False, 2, 1)])
@@ -24,9 +13,9 @@ def test_only_failures_that_a_restart_can_cure_are_tried_again(restart, restarts
 
     def attempt():
         calls.append(1)
-        raise RunFailed("an actor died", restart)
+        raise StudyFailedError("an actor died", restart)
 
-    with pytest.raises(RunFailed, match="an actor died"):
+    with pytest.raises(StudyFailedError, match="an actor died"):
         with_restarts(attempt, restarts)
     assert len(calls) == attempts
 
