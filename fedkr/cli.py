@@ -198,7 +198,7 @@ def bench_audit(
     def work() -> None:
         """Measure, print, and write the figures where ``--out`` says."""
         from fedkr.benchmarks.audit import measure_audit, print_audit
-        from fedkr.learning.training import Runtime
+        from fedkr.learning.runtime import Runtime
 
         result = measure_audit(models, size, steps, Runtime.choose(device, threads=threads))
         print_audit(result)
@@ -228,7 +228,7 @@ def bench_generator(
         """Measure, print, and write the figures where ``--out`` says."""
         from fedkr.benchmarks.generator import CAS_POINTS, Budget, measure_cas, measure_generators, print_generators
         from fedkr.config import DataConfig
-        from fedkr.learning.training import Runtime
+        from fedkr.learning.runtime import Runtime
         from simulations.live import shown_progress
 
         budget, runtime = Budget(size, batch, width, steps, images, rounds), Runtime.choose(device, threads=threads)

@@ -1,17 +1,20 @@
-"""What leaves a site: synthetic images with soft labels, a small manifest, and the checks that both ends make."""
+"""What leaves a site, a release, and what students learn from: the releases' sets in turn; the checks of both ends."""
 
 from __future__ import annotations
 
+import hashlib
 import json
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors import safe_open
 
+from fedkr.data.images import Shape
 from fedkr.errors import UserError
 from fedkr.stages import Artifact, read_artifact, write_artifact
 
@@ -20,6 +23,18 @@ ROW_SUM_TOLERANCE = 0.01
 MANIFEST_FIELDS = frozenset(
     {"site", "round", "slices", "count", "left_out", "knobs", "checkpoint", "scores", "recalls", "teacher"}
 )
+
+
+class SoftSet(NamedTuple):
+    """Synthetic images uint8 ``[N, H, W, C]`` with their soft labels, floating ``[N, K]``."""
+
+    images: NDArray[np.uint8]
+    soft_labels: NDArray[np.floating]
+
+    @staticmethod
+    def union(parts: Sequence[SoftSet]) -> SoftSet:
+        """Return several sets as one, in the given order."""
+        return SoftSet(*(np.concatenate([part[i] for part in parts]) for i in (0, 1)))
 
 
 @dataclass(frozen=True)
@@ -39,6 +54,17 @@ class Release:
 
     def __len__(self) -> int:
         return len(self.images)
+
+    @property
+    def slices(self) -> int:
+        """How many equal parts there are, one for each regeneration round."""
+        return int(self.manifest.get("slices", 1))
+
+    def slice(self, index: int) -> SoftSet:
+        """Return one part; ``index`` is taken modulo their number."""
+        size = len(self) // self.slices
+        start = (index % self.slices) * size
+        return SoftSet(self.images[start : start + size], self.soft_labels[start : start + size])
 
     def as_artifact(self) -> Artifact:
         """Return the release as tensors and a document."""
@@ -60,27 +86,112 @@ class Release:
         return Release.from_artifact(read_artifact(path))
 
 
-def check_release(
-    release: Release, *, size: int, channels: int, classes: int, max_images: int | None = None, where: str = "release"
-) -> None:
+class ReleasedSets:
+    """Soft-labelled sets in the order in which a student turns to them, one a regeneration round; then again.
+
+    Args:
+        read: gives the set of round 0, 1, ..., up to ``count``.
+        count: how many there are.
+    """
+
+    def __init__(self, read: Callable[[int], SoftSet], count: int) -> None:
+        self.read, self.count = read, count
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __call__(self, index: int) -> SoftSet:
+        """Return the set of round ``index``, from the first again after the last."""
+        return self.read(index % self.count)
+
+    @staticmethod
+    def of_files(exchanges: Sequence[Sequence[Path]]) -> ReleasedSets:
+        """Return the unions of saved releases, over the exchanges first, then over the slices of each.
+
+        Memory holds one set of the union at a time.
+
+        Args:
+            exchanges: for each exchange, the sites' release files.
+        """
+        slices = max(slice_count(path) for path in exchanges[0])
+
+        def read(index: int) -> SoftSet:
+            files = exchanges[index % len(exchanges)]
+            return SoftSet.union([read_slice(path, index // len(exchanges)) for path in files])
+
+        return ReleasedSets(read, len(exchanges) * slices)
+
+    @staticmethod
+    def of_releases(releases: Sequence[Release]) -> ReleasedSets:
+        """Return one site's releases, one an exchange, slice by slice, over the exchanges first."""
+        exchanges = len(releases)
+        return ReleasedSets(
+            lambda index: releases[index % exchanges].slice(index // exchanges), exchanges * releases[0].slices
+        )
+
+    @staticmethod
+    def of_arrays(images: NDArray[np.uint8], soft_labels: NDArray[np.floating], sizes: Sequence[int]) -> ReleasedSets:
+        """Return sets that lie one after the other in two arrays (:meth:`arrays`)."""
+        starts = np.cumsum([0, *sizes])
+
+        def read(index: int) -> SoftSet:
+            part = slice(starts[index], starts[index + 1])
+            return SoftSet(images[part], soft_labels[part])
+
+        return ReleasedSets(read, len(sizes))
+
+    def arrays(self) -> tuple[SoftSet, list[int]]:
+        """Return all sets one after the other, soft labels as float16, and how many images each has."""
+        sets = [self(index) for index in range(self.count)]
+        images, labels = SoftSet.union(sets)
+        return SoftSet(images, labels.astype(np.float16, copy=False)), [len(part.images) for part in sets]
+
+    def united(self, other: ReleasedSets | None) -> ReleasedSets:
+        """Return the unions of both sides' sets, round by round."""
+        if other is None:
+            return self
+        return ReleasedSets(lambda index: SoftSet.union([self(index), other(index)]), max(self.count, other.count))
+
+    def digest(self) -> str:
+        """Return what names these sets in a stage's key."""
+        digest = hashlib.sha256()
+        for index in range(self.count):
+            for array in self(index):
+                digest.update(repr((array.shape, array.dtype.str)).encode() + np.ascontiguousarray(array).tobytes())
+        return digest.hexdigest()[:16]
+
+    def as_artifact(self) -> Artifact:
+        """Return the sets as a stage keeps them."""
+        (images, labels), sizes = self.arrays()
+        tensors = {"images": torch.from_numpy(images), "soft-labels": torch.from_numpy(labels)}
+        return Artifact(tensors, {"sizes": sizes})
+
+    @staticmethod
+    def from_artifact(artifact: Artifact) -> ReleasedSets:
+        """Read what :meth:`as_artifact` made."""
+        images, labels = artifact.tensors["images"].numpy(), artifact.tensors["soft-labels"].numpy()
+        return ReleasedSets.of_arrays(images, labels, artifact.info["sizes"])
+
+
+def check_release(release: Release, shape: Shape, max_images: int | None = None, where: str = "release") -> None:
     """Raise :class:`UserError` unless a release is what the study expects.
 
     Args:
         release: what is to be checked.
-        size: image side in pixels.
-        channels: colour channels.
-        classes: number of soft-label columns.
+        shape: of the study's images; its classes are the columns of the soft labels.
         max_images: cap on the number of images, None for no cap.
         where: begins each error line, e.g. ``site-0, round 1``.
     """
-    images, labels = release.images, release.soft_labels
-    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != (size, size, channels):
+    images, labels, size = release.images, release.soft_labels, shape.size
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != (size, size, shape.channels):
         raise UserError(
-            f"{where}: images must be uint8 [N, {size}, {size}, {channels}], got {images.dtype} {list(images.shape)}"
+            f"{where}: images must be uint8 [N, {size}, {size}, {shape.channels}], "
+            f"got {images.dtype} {list(images.shape)}"
         )
-    if labels.dtype != np.float16 or labels.shape != (len(images), classes):
+    if labels.dtype != np.float16 or labels.shape != (len(images), shape.classes):
         raise UserError(
-            f"{where}: soft labels must be float16 [{len(images)}, {classes}], got {labels.dtype} {list(labels.shape)}"
+            f"{where}: soft labels must be float16 [{len(images)}, {shape.classes}], "
+            f"got {labels.dtype} {list(labels.shape)}"
         )
     if not len(images):
         raise UserError(f"{where}: holds no images")
@@ -100,8 +211,8 @@ def check_release(
         raise UserError(f"{where}: manifest slices={slices!r} must divide the {len(images)} images evenly")
 
 
-def read_slice(path: Path, index: int) -> tuple[NDArray[np.uint8], NDArray[np.float16]]:
-    """Read one slice of a saved release without reading the rest: images ``[n, H, W, C]`` and soft labels ``[n, K]``.
+def read_slice(path: Path, index: int) -> SoftSet:
+    """Read one slice of a saved release without reading the rest.
 
     ``index`` is taken modulo the number of slices that the release has.
     """
@@ -111,7 +222,7 @@ def read_slice(path: Path, index: int) -> tuple[NDArray[np.uint8], NDArray[np.fl
         slices = slice_count(path)
         size = count // slices
         start = (index % slices) * size
-        return images[start : start + size], labels[start : start + size]
+        return SoftSet(images[start : start + size], labels[start : start + size])
 
 
 def slice_count(path: Path) -> int:

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from fedkr.errors import UserError
 from fedkr.learning.evaluation import Utility
@@ -142,26 +142,6 @@ def weights_record(weights: Mapping[str, Tensor]) -> ArrayRecord:
 def read_weights(record: ArrayRecord) -> dict[str, Tensor]:
     """Return the tensors of an ArrayRecord, by name."""
     return {name: torch.from_numpy(np.array(array.numpy())) for name, array in record.items()}
-
-
-def load_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> nn.Module:
-    """Load received weights into ``model``.
-
-    Averaging turns integer buffers into floats, so each tensor is cast to the model's own dtype.
-
-    Raises:
-        UserError: a missing, unknown, misshapen or non-finite tensor.
-    """
-    own = model.state_dict()
-    for name in own.keys() ^ weights.keys():
-        raise UserError(f"model weights: {name!r} is on one side only; do server and site name the same architecture?")
-    for name, value in weights.items():
-        if value.shape != own[name].shape:
-            raise UserError(f"model weights: {name!r} has shape {list(value.shape)}, expected {list(own[name].shape)}")
-        if not torch.isfinite(value.double()).all():
-            raise UserError(f"model weights: {name!r} holds NaN or infinity; lower the learning rate")
-    model.load_state_dict({name: value.to(own[name].dtype) for name, value in weights.items()})
-    return model
 
 
 def release_reply(release: Release, seconds: float) -> RecordDict:

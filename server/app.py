@@ -16,7 +16,7 @@ from flwr.serverapp import Grid, ServerApp
 import fedkr
 from fedkr.config import Study, parse_study
 from fedkr.environment import hardware, package_versions
-from fedkr.learning.training import Runtime
+from fedkr.learning.runtime import Runtime
 from fedkr.progress import FileProgress
 from fedkr.stages import StageStore, write_atomic
 from server.comparison import Comparison

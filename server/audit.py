@@ -10,7 +10,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from flwr.app import RecordDict
 from torch import Tensor
 
@@ -18,7 +17,6 @@ from fedkr import wire
 from fedkr.audit.copies import read_copy_metrics
 from fedkr.audit.figures import AuditReport
 from fedkr.audit.flat import from_metrics
-from fedkr.audit.references.shadows import Draws
 from fedkr.audit.statistics.blind import holm_reject
 from fedkr.audit.statistics.pooling import ALL_SITES, pooled_rows, worst_site
 from fedkr.audit.targets import RELEASE, headline_key
@@ -26,13 +24,13 @@ from fedkr.audit.verdict import site_verdicts
 from fedkr.config import REFERENCE_ATTACKS, Study
 from fedkr.errors import UserError
 from fedkr.fingerprint import fingerprint
-from fedkr.learning.training import Runtime
+from fedkr.learning.job import Job
+from fedkr.learning.runtime import Runtime
 from fedkr.progress import Progress
 from fedkr.recycle.distill import distill_student
-from fedkr.release import Release
+from fedkr.release import ReleasedSets
 from fedkr.stages import Artifact, model_tensors, read_artifact
 from server.coordinator import Coordinator, Pending
-from server.student import ReleasePool
 
 logger = logging.getLogger("fedkr.server")
 
@@ -174,27 +172,20 @@ class ServerAudit:
     def _site_student(self, site: str) -> Weights:
         """Train a student on one site's releases alone: what the server could do with what it was sent."""
         files = [exchange[site] for exchange in self.found.releases if site in exchange]
-        pool, study = ReleasePool([[path] for path in files]), self.study
+        sets, study = ReleasedSets.of_files([[path] for path in files]), self.study
         key = {
             "student": asdict(study.student),
             "seed": study.seed,
             "threads": study.threads,
             "flip": study.data.flip,
             **self.runtime.describe(),
-            "releases": [Draws.of_releases([Release.load(path)]).digest() for path in files],
+            "releases": sets.digest(),
         }
 
         def train() -> Artifact:
             """Distil a student from the releases of one site alone."""
-            model = distill_student(
-                study.student,
-                pool.draw,
-                flip=study.data.flip,
-                runtime=self.runtime,
-                seed=(study.seed, "server", "site-student", site),
-                progress=self.progress,
-                stage=f"student of {site}",
-            )
+            job = Job(self.runtime, self.progress, study.data.flip, (study.seed, "server", "site-student", site))
+            model = distill_student(study.student, sets, job, f"student of {site}")
             return Artifact(model_tensors(model))
 
         return self.coordinator.stages.run(f"site-student-{site}", key, train).tensors
@@ -209,11 +200,9 @@ class ServerAudit:
             others = self._others(site)
             content = wire.request_content(self.coordinator.study_json, targets=list(targets))
             if others is not None:
+                shared, sizes = others.arrays()
                 content = wire.request_content(
-                    self.coordinator.study_json,
-                    shared=(others.images, others.soft_labels),
-                    sizes=list(others.sizes),
-                    targets=list(targets),
+                    self.coordinator.study_json, shared=shared, sizes=sizes, targets=list(targets)
                 )
             about = fingerprint([targets, others and others.digest()])
             composed = self.coordinator.compose("references", wire.REFERENCES, {site: content}, about, lost)
@@ -223,7 +212,7 @@ class ServerAudit:
         self._note("reference models", lost)
         self.sites = [site for site in self.sites if site not in lost]
 
-    def _others(self, site: str) -> Draws | None:
+    def _others(self, site: str) -> ReleasedSets | None:
         """Return the union of what the other sites released, where their policies let it reach other sites."""
         members = self.coordinator.members.items()
         open_to_all = {name for name, member in members if member.card.get("recipients") == "federation"}
@@ -232,11 +221,7 @@ class ServerAudit:
             for exchange in self.found.releases
         ]
         files = [paths for paths in files if paths]
-        if not files:
-            return None
-        drawn = [ReleasePool(files).draw(index) for index in range(self.study.recycle.rounds)]
-        images, labels = (np.concatenate([part[i] for part in drawn]) for i in (0, 1))
-        return Draws(images, labels.astype(np.float16, copy=False), tuple(len(part[0]) for part in drawn))
+        return ReleasedSets.of_files(files) if files else None
 
     def _attack(self, targets: Mapping[str, Mapping[str, Weights | None]]) -> list[Row]:
         """Send all targets, collect the reports, and return the copy check's rows."""

@@ -13,9 +13,11 @@ from flwr.app import ArrayRecord
 from fedkr import wire
 from fedkr.config import Study
 from fedkr.data import ImageSet, load_source
+from fedkr.data.images import Shape
 from fedkr.learning.evaluation import measure_utility
-from fedkr.learning.models import build_classifier
-from fedkr.learning.training import Runtime, predict_logits
+from fedkr.learning.models import load_classifier
+from fedkr.learning.prediction import predict_logits
+from fedkr.learning.runtime import Runtime
 from fedkr.progress import Progress
 from fedkr.stages import Artifact, read_artifact, write_artifact
 from server.audit import Auditable, held_models, run_audit
@@ -184,9 +186,8 @@ def measure_model(study: Study, model: Artifact, test: ImageSet | None, runtime:
     """Return the headline figures of a model on the global test set, None each where there is none."""
     if test is None:
         return dict.fromkeys(FIGURES)
-    network = build_classifier(study.student, test.channels, test.size, len(test.classes), "any")
-    wire.load_weights(network, model.tensors)
-    logits = predict_logits(runtime.place(network), test.images, runtime)
+    network = load_classifier(study.student, Shape.of(test), model.tensors, runtime)
+    logits = predict_logits(network, test.images, runtime)
     return _figures(dataclasses.asdict(measure_utility(logits, test.labels, len(test.classes))))
 
 

@@ -16,6 +16,7 @@ from flwr.serverapp import Grid
 import fedkr
 from fedkr import wire
 from fedkr.config import Study
+from fedkr.data.images import Shape
 from fedkr.errors import UserError
 from fedkr.stages import Artifact, StageStore, read_artifact, write_artifact
 from fedkr.wire import SITE_ERROR
@@ -61,6 +62,11 @@ class Pending:
 def content_bytes(content: RecordDict) -> int:
     """Return the payload of a message in bytes."""
     return sum(record.count_bytes() for record in content.values())
+
+
+def card_shape(card: Mapping[str, Any]) -> Shape:
+    """Return the image shape and number of classes that a site's card names."""
+    return Shape(card["channels"], card["size"], len(card["classes"]))
 
 
 def site_order(name: str) -> tuple[list[int], str]:

@@ -18,8 +18,8 @@ from fedkr.audit.challenge import candidates, site_challenge, site_population
 from fedkr.audit.copies import ReleaseCopies, check_copies
 from fedkr.audit.figures import AuditReport
 from fedkr.audit.flat import from_metrics, to_metrics
-from fedkr.audit.references.direct import balanced_membership, train_references
-from fedkr.audit.references.shadows import Draws, PipelineShadows, scaled_steps
+from fedkr.audit.references.direct import balanced_membership, reference_task, train_references
+from fedkr.audit.references.shadows import PipelineShadows, scaled_steps
 from fedkr.audit.run import audit_model
 from fedkr.audit.run_release import audit_release
 from fedkr.audit.statistics.blind import BlindResult, blind_baseline
@@ -30,8 +30,8 @@ from fedkr.config import REFERENCE_ATTACKS
 from fedkr.data import ImageSet, content_digest
 from fedkr.data.images import joined
 from fedkr.errors import UserError
-from fedkr.learning.training import predict_logits
-from fedkr.release import Release
+from fedkr.learning.prediction import predict_logits
+from fedkr.release import Release, ReleasedSets
 from fedkr.seeds import derive_seed, numpy_rng
 from fedkr.stages import Artifact, read_artifact, write_artifact
 from sites.workspace import Site
@@ -62,15 +62,15 @@ class SiteAudit:
         """Whether the study asks for reference models and for attacks that need them."""
         return bool(self.config.direct_references) and any(name in REFERENCE_ATTACKS for name in self.config.attacks)
 
-    def keep_others(self, others: Draws | None) -> None:
+    def keep_others(self, others: ReleasedSets | None) -> None:
         """Keep the other sites' releases for the references of pooled models; None forgets earlier ones."""
         write_artifact(self._others_path, Artifact() if others is None else others.as_artifact())
 
     @cached_property
-    def others(self) -> Draws | None:
+    def others(self) -> ReleasedSets | None:
         """The other sites' releases, None where the server sent none."""
         kept = read_artifact(self._others_path) if self._others_path.exists() else Artifact()
-        return Draws.from_artifact(kept) if kept.tensors else None
+        return ReleasedSets.from_artifact(kept) if kept.tensors else None
 
     @property
     def _others_path(self) -> Path:
@@ -218,38 +218,26 @@ class SiteAudit:
         scores: NDArray[np.float64] = found[row].numpy()
         return scores
 
-    def _direct(self, others: Draws | None) -> ReferenceSignals:
+    def _direct(self, others: ReleasedSets | None) -> ReferenceSignals:
         # One regeneration round: in an epoch the target saw as many of the others' images.
         count, extra = self.config.direct_references, None if others is None else others(0)
-        more = 0 if extra is None else len(extra[0])
+        more = 0 if extra is None else len(extra.images)
         config, images = self.study.student, len(self.candidates) // 2 + more
         steps = scaled_steps(config.steps, images, len(self.site.data.train) + more)
         key = self._key(count, others) | {"steps": steps}
 
         def train() -> ReferenceModels:
             """Train the references on halves of the candidates."""
-            return train_references(
-                config,
-                self.candidates,
-                balanced_membership(count, len(self.candidates), self._rng("direct")),
-                steps=steps,
-                extra=extra,
-                flip=self.study.data.flip,
-                runtime=self.site.runtime,
-                seed=self.pipeline.seed("references"),
-                progress=self.pipeline.progress,
-                stages=self.stages,
-                key=key,
-            )
+            membership = balanced_membership(count, len(self.candidates), self._rng("direct"))
+            job, recipe = self.pipeline.job.seeded("references"), dataclasses.replace(config, steps=steps)
+            return train_references(reference_task(recipe, self.candidates, membership, extra, job), self.stages, key)
 
         return self._signals("direct", key, train, others is not None)
 
-    def _pipeline(self, others: Draws | None) -> ReferenceSignals:
-        count, study = self.config.pipeline_references, self.pipeline.study
-        choice = self.pipeline.choose()
-        parts = {name: dataclasses.asdict(getattr(study, name)) for name in ("teacher", "generator", "recycle")}
-        key = self._key(count, others) | parts | {"checkpoint": choice["checkpoint"], "knobs": choice["knobs"]}
-        key |= {"max_images": self.site.policy.max_images}
+    def _pipeline(self, others: ReleasedSets | None) -> ReferenceSignals:
+        count, choice = self.config.pipeline_references, self.pipeline.choose()
+        key = self._key(count, others) | self.pipeline.key()
+        key |= {"checkpoint": choice["checkpoint"], "knobs": choice["knobs"], "max_images": self.site.policy.max_images}
 
         def train() -> ReferenceModels:
             shadows = PipelineShadows(
@@ -276,10 +264,9 @@ class SiteAudit:
         tensors = self.stages.run(f"signals-{kind}", asked, compute).tensors
         return ReferenceSignals(kind, **{name: tensor.numpy() for name, tensor in tensors.items()}, others=others)
 
-    def _key(self, count: int, others: Draws | None) -> dict[str, Any]:
-        return self.pipeline.common | {
+    def _key(self, count: int, others: ReleasedSets | None) -> dict[str, Any]:
+        return self.pipeline.key("teacher", "generator", "recycle") | {
             "references": count,
-            "student": dataclasses.asdict(self.study.student),
             "candidates": content_digest(self.candidates),
             "others": None if others is None else others.digest(),
         }

@@ -12,7 +12,7 @@ from fedkr import wire
 from fedkr.config import Study
 from fedkr.data import ImageSet, Source, load_source
 from fedkr.errors import UserError
-from fedkr.learning.training import Runtime
+from fedkr.learning.runtime import Runtime
 from sites.handlers import describe
 from sites.policy import Policy
 from sites.workspace import Site, SiteFile, open_site, read_site_file

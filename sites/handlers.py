@@ -5,28 +5,29 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import cached_property
 from typing import Any
 
 import torch
 from flwr.app import RecordDict
-from torch import nn
+from torch import Tensor, nn
 
 import fedkr
 from fedkr import wire
 from fedkr.audit.copies import copy_metrics
 from fedkr.audit.flat import to_metrics
-from fedkr.audit.references.shadows import Draws
 from fedkr.audit.targets import RELEASE
 from fedkr.data import ImageSet
+from fedkr.data.images import Shape
 from fedkr.errors import UserError
 from fedkr.learning.classifier import ClassifierTraining, real_batches
 from fedkr.learning.evaluation import Utility, measure_utility
-from fedkr.learning.models import build_classifier
-from fedkr.learning.training import DivergedError, predict_logits
+from fedkr.learning.models import load_classifier
+from fedkr.learning.prediction import predict_logits
+from fedkr.learning.training import DivergedError
 from fedkr.progress import SilentProgress
-from fedkr.release import Release, check_release
-from fedkr.stages import Artifact
+from fedkr.release import Release, ReleasedSets, check_release
 from sites.audit import SiteAudit
 from sites.policy import COUNT_STEP, PolicyError
 from sites.workspace import Site
@@ -110,19 +111,35 @@ def _train_round(site: Site, model: nn.Module, request: wire.Request) -> dict[st
     settings, config = request.settings, site.study.student
     train, round_number = site.data.train, int(settings["server-round"])
     steps = max(1, math.ceil(int(settings["local-epochs"]) * len(train) / config.batch))
-    seed = (*site.pipeline.seed("weights"), settings["candidate"], round_number)
-    work = ClassifierTraining(
+    job = site.pipeline.job.seeded("weights", settings["candidate"], round_number)
+    work = LocalTraining(
         model,
         dataclasses.replace(config, lr=float(settings["lr"])),
-        real_batches(train, config.batch, *seed),
-        flip=site.study.data.flip,
-        runtime=site.runtime,
-        seed=seed,
+        real_batches(train, config.batch, *job.seed),
+        dataclasses.replace(job, progress=SilentProgress()),
         factor=lambda step: 1.0,
-        proximal=float(settings.get("proximal-mu", 0.0)),
     )
-    work.advance(steps, SilentProgress(), f"{site.study.strategy.kind} round {round_number}")
+    work.proximal = float(settings.get("proximal-mu", 0.0))
+    work.advance(steps, f"{site.study.strategy.kind} round {round_number}")
     return dict(work.model.state_dict())
+
+
+class LocalTraining(ClassifierTraining):
+    """A site's part of a round, held near the weights that it began with (FedProx, Li et al. 2020)."""
+
+    proximal = 0.0
+
+    @cached_property
+    def anchor(self) -> list[Tensor]:
+        """The weights that were received."""
+        return [p.detach().clone() for p in self.model.parameters()]
+
+    def penalty(self) -> Tensor | None:
+        """Return mu/2 times the squared distance from the weights that training began with; None for mu 0."""
+        if not self.proximal:
+            return None
+        pairs = zip(self.model.parameters(), self.anchor, strict=True)
+        return 0.5 * self.proximal * torch.stack([(p - a).square().sum() for p, a in pairs]).sum()
 
 
 def evaluate(site: Site, request: wire.Request) -> RecordDict:
@@ -144,20 +161,19 @@ def train_references(site: Site, request: wire.Request) -> RecordDict:
     for target in request.settings["targets"]:
         work.train_references(str(target))
     counts = {"direct": site.study.audit.direct_references, "pipeline": site.study.audit.pipeline_references}
-    known = {"others": 0 if others is None else sum(others.sizes)}
+    known = {"others": 0 if others is None else sum(request.settings["sizes"])}
     return wire.metrics_reply(counts | known | {"seconds": time.perf_counter() - started})
 
 
-def received_others(site: Site, request: wire.Request) -> Draws | None:
+def received_others(site: Site, request: wire.Request) -> ReleasedSets | None:
     """Return the other sites' releases of a request, checked as a server checks them; None where there are none."""
     if request.shared is None:
         return None
-    train, sizes = site.data.train, tuple(request.settings["sizes"])
-    shape = {"size": train.size, "channels": train.channels, "classes": len(train.classes)}
-    check_release(Release(*request.shared, {}), **shape, where="the other sites' releases")
+    sizes = list(request.settings["sizes"])
+    check_release(Release(*request.shared, {}), Shape.of(site.data.train), where="the other sites' releases")
     if not all(isinstance(size, int) and size > 0 for size in sizes) or sum(sizes) != len(request.shared[0]):
-        raise UserError(f"the other sites' releases: sizes={list(sizes)} are not of {len(request.shared[0])} images")
-    return Draws(*request.shared, sizes)
+        raise UserError(f"the other sites' releases: sizes={sizes} are not of {len(request.shared[0])} images")
+    return ReleasedSets.of_arrays(*request.shared, sizes)
 
 
 def audit(site: Site, request: wire.Request) -> RecordDict:
@@ -199,19 +215,16 @@ def received_model(site: Site, request: wire.Request) -> nn.Module:
     """Return the study's classifier with the request's weights, in evaluation mode."""
     if request.weights is None:
         raise UserError("the request holds no model")
-    return wire.load_weights(_classifier(site), request.weights).eval()
+    return _classifier(site, request.weights)
 
 
 def own_model(site: Site) -> nn.Module:
     """Return the site's own model, trained on its real images."""
-    artifact: Artifact = site.pipeline.own_model()
-    return wire.load_weights(_classifier(site), artifact.tensors).eval()
+    return _classifier(site, site.pipeline.own_model().tensors)
 
 
-def _classifier(site: Site) -> nn.Module:
-    train = site.data.train
-    model = build_classifier(site.study.student, train.channels, train.size, len(train.classes), "any")
-    return site.runtime.place(model)
+def _classifier(site: Site, weights: Mapping[str, Tensor]) -> nn.Module:
+    return load_classifier(site.study.student, Shape.of(site.data.train), weights, site.runtime)
 
 
 def _utility(site: Site, model: nn.Module, data: ImageSet) -> Utility:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from fedkr import wire
 from fedkr.audit.copies import COPY_FIGURES, PREFIX
 from fedkr.audit.names import AUDIT_METRICS, CLASS_AUCS, RATES, longest_list
+from fedkr.data.images import Shape
 from fedkr.errors import UserError
 from fedkr.release import Release, check_release
 from sites.documents import Check, is_class_rates, is_confusion, is_number, is_rising_rates, misfit
@@ -174,10 +175,9 @@ def _check_shared(policy: Policy, content: RecordDict, record: ArrayRecord) -> N
     images, labels = (_decoded(f"release: {name}", record[name]) for name in ("images", "soft-labels"))
     if images.ndim != 4 or images.shape[3] not in (1, 3) or labels.ndim != 2:
         raise PolicyError("release: images must be [N, H, W, 1 or 3] and soft labels [N, K]")
-    shape = {"size": images.shape[1], "channels": images.shape[3], "classes": labels.shape[1]}
     try:
         manifest = wire.read_document(content, wire.MANIFEST)
-        check_release(Release(images, labels, manifest), **shape, max_images=policy.max_images)
+        check_release(Release(images, labels, manifest), Shape.of_soft(images, labels), policy.max_images)
     except UserError as error:
         raise PolicyError(str(error)) from None
     if manifest.get("count", len(images)) != len(images):

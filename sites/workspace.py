@@ -15,9 +15,10 @@ import yaml
 from fedkr.config import DataConfig, Study, parse_study, read_dataclass
 from fedkr.data import ImageSet, SiteData, load_source, partition_sites, prepare_site
 from fedkr.errors import UserError
-from fedkr.learning.training import Runtime
+from fedkr.learning.runtime import Runtime
 from fedkr.progress import FileProgress
 from fedkr.recycle import SitePipeline
+from fedkr.recycle.pipeline import site_job
 from fedkr.stages import StageStore
 from sites.policy import SIMULATED, Policy
 
@@ -48,7 +49,7 @@ class Site:
     @property
     def runtime(self) -> Runtime:
         """Device and precision of this process."""
-        return self.pipeline.runtime
+        return self.pipeline.job.runtime
 
 
 def read_site_file(path: Path) -> SiteFile:
@@ -136,7 +137,6 @@ def _open_hospital(site_file: str, study_json: str, contents: str) -> Site:
 def _open(name: str, pool: ImageSet, test: ImageSet, policy: Policy, folder: Path, study: Study) -> Site:
     data = prepare_site(pool, study, name)
     runtime = Runtime.choose(study.device, study.precision, study.threads)
-    pipeline = SitePipeline(
-        name, data, study, StageStore(folder / "stages"), runtime, FileProgress(folder), policy.min_class_count
-    )
+    job = site_job(study, name, runtime, FileProgress(folder))
+    pipeline = SitePipeline(name, data, study, StageStore(folder / "stages"), job, policy.min_class_count)
     return Site(name, data, test, policy, pipeline, study)

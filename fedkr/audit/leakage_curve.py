@@ -7,16 +7,20 @@ first slices in turn. So points differ by what they are named after, and not by 
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from fedkr.progress import SilentProgress
 from fedkr.recycle import SitePipeline
-from fedkr.recycle.drawing import SoftSet, confident, release_labels, sampling_knobs
+from fedkr.recycle.drawer import one_hot
+from fedkr.release import SoftSet
 from fedkr.seeds import numpy_rng
 from fedkr.stages import Artifact
 
@@ -71,8 +75,8 @@ class SyntheticSlices:
         """Return images ``start`` to ``stop`` with labels ``[N, K]`` of one of ``LABELS``."""
         images = self.images[start:stop]
         if labels == "soft":
-            return images, self.soft[start:stop]
-        return images, np.eye(self.soft.shape[1], dtype=np.float16)[self.asked[start:stop]]
+            return SoftSet(images, self.soft[start:stop])
+        return SoftSet(images, one_hot(self.asked[start:stop], self.soft.shape[1]).astype(np.float16))
 
     def as_artifact(self) -> Artifact:
         """Return the slices as a stage keeps them."""
@@ -119,7 +123,7 @@ def training_sets(point: CurvePoint, sites: Sequence[SyntheticSlices]) -> Callab
                 start = number % point.slices * site.size
                 stop = start + site.size
             parts.append(site.part(start, stop, point.labels))
-        return np.concatenate([images for images, _ in parts]), np.concatenate([labels for _, labels in parts])
+        return SoftSet.union(parts)
 
     if point.sweep != RATIO:
         return draw
@@ -127,24 +131,13 @@ def training_sets(point: CurvePoint, sites: Sequence[SyntheticSlices]) -> Callab
     return lambda number: fixed
 
 
-def _draw(
-    pipeline: SitePipeline, count: int
-) -> list[tuple[NDArray[np.uint8], NDArray[np.floating], NDArray[np.int64]]]:
-    choice, recycle, train = pipeline.choose(), pipeline.study.recycle, pipeline.data.train
-    knobs, labeller, generator = choice["knobs"], pipeline.labeller(), pipeline.build_generator()
-    generator.load(pipeline.checkpoint(choice["checkpoint"]))
-    threshold, balance = knobs.get("filter", recycle.filter), knobs.get("balance", recycle.balance)
-
-    def labelled(wanted: NDArray[np.int64], *seed: object) -> SoftSet:
-        images = np.concatenate(list(generator.sample(wanted, sampling_knobs(knobs), *seed)))
-        return images, labeller(images, *seed)
-
-    parts = []
+def _draw(pipeline: SitePipeline, count: int) -> list[tuple[NDArray[Any], NDArray[Any], NDArray[Any]]]:
+    """Return images, soft labels and asked classes of each slice."""
+    drawer, progress, parts = pipeline.drawer("leakage"), pipeline.job.progress, []
+    drawer = dataclasses.replace(drawer, job=dataclasses.replace(drawer.job, progress=SilentProgress()))
     for number in range(count):
-        seed = (*pipeline.seed("leakage"), number)
-        asked = release_labels(train, len(train), balance, recycle.min_class_count, numpy_rng(*seed, "labels"))
-        again = lambda wanted, *more, seed=seed: labelled(wanted, *seed, *more)  # noqa: E731
-        parts.append((*confident(*labelled(asked, *seed), asked, threshold, again), asked))
-        pipeline.progress.update("leakage slices", number + 1, count, unit="slice")
-    pipeline.progress.finish("leakage slices")
+        asked = drawer.classes(len(drawer.train), numpy_rng(*drawer.job.seed, number, "labels"))
+        parts.append((*drawer.draw(asked, number), asked))
+        progress.update("leakage slices", number + 1, count, unit="slice")
+    progress.finish("leakage slices")
     return parts

@@ -30,7 +30,8 @@ from fedkr.benchmarks.enlarged import enlarged_digits
 from fedkr.config import ClassifierConfig
 from fedkr.environment import hardware, package_versions
 from fedkr.errors import UserError
-from fedkr.learning.training import Runtime
+from fedkr.learning.job import Job
+from fedkr.learning.runtime import Runtime
 from fedkr.progress import SilentProgress
 from fedkr.seeds import numpy_rng
 from fedkr.stages import StageStore
@@ -116,7 +117,7 @@ def _task(models: int, size: int, steps: int, runtime: Runtime, recipe: Classifi
     data = enlarged_digits(size)
     membership = balanced_membership(models, len(data), numpy_rng("benchmark", "membership"))
     config = dataclasses.replace(recipe, steps=steps)
-    return reference_task(config, data, membership, None, flip="none", runtime=runtime, seed=("benchmark",))
+    return reference_task(config, data, membership, None, Job(runtime, seed=("benchmark",)))
 
 
 def _row(task: ReferenceTask, engine: str) -> dict[str, Any]:

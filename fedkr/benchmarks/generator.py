@@ -28,15 +28,17 @@ from fedkr.benchmarks.enlarged import enlarged_digits
 from fedkr.benchmarks.plain_diffusion import PlainDiffusion
 from fedkr.config import ClassifierConfig, DataConfig, GeneratorConfig
 from fedkr.data import load_source
-from fedkr.data.images import ImageSet
+from fedkr.data.images import ImageSet, Shape
 from fedkr.data.registry import Source
 from fedkr.environment import hardware, package_versions
 from fedkr.errors import UserError
 from fedkr.generators import build_generator
 from fedkr.generators.checkpointed import CheckpointedGenerator
 from fedkr.generators.edm.network import GROUPS
-from fedkr.learning.classifier import real_batches, train_classifier
-from fedkr.learning.training import Runtime, predict_logits
+from fedkr.learning.classifier import train_on_real
+from fedkr.learning.job import Job
+from fedkr.learning.prediction import predict_logits
+from fedkr.learning.runtime import Runtime
 from fedkr.progress import Progress, SilentProgress
 from fedkr.stages import Artifact
 
@@ -119,14 +121,7 @@ class Fedkr:
 
         def build() -> CheckpointedGenerator:
             """Return one of two: the one in training, and the one that draws with what the other has learnt."""
-            generator = build_generator(
-                config,
-                channels=data.channels,
-                size=data.size,
-                classes=len(data.classes),
-                flip="none",
-                runtime=runtime,
-            )
+            generator = build_generator(config, Shape.of(data), Job(runtime))
             assert isinstance(generator, CheckpointedGenerator)
             return generator
 
@@ -315,18 +310,7 @@ def _cas_curve(
 
 def score(drawn: ImageSet, test: ImageSet, runtime: Runtime) -> float:
     """Return CAS: the accuracy on real images of a small classifier trained on drawn ones (Ravuri & Vinyals 2019)."""
-    classifier = train_classifier(
-        CLASSIFIER,
-        real_batches(drawn, CLASSIFIER.batch, "benchmark"),
-        channels=drawn.channels,
-        size=drawn.size,
-        classes=len(drawn.classes),
-        flip="none",
-        runtime=runtime,
-        seed=("benchmark",),
-        progress=SilentProgress(),
-        stage="classifier",
-    )
+    classifier = train_on_real(CLASSIFIER, drawn, Job(runtime, seed=("benchmark",)), "classifier")
     return float((predict_logits(classifier, test.images, runtime).argmax(1) == test.labels).mean())
 
 

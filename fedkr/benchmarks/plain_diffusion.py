@@ -18,7 +18,7 @@ from fedkr.generators.edm import Options
 from fedkr.generators.edm.network import GROUPS
 from fedkr.generators.pixels import to_uint8
 from fedkr.learning.batches import BatchOrder
-from fedkr.learning.training import to_model_input
+from fedkr.learning.prediction import to_model_input
 from fedkr.seeds import torch_rng
 
 NOISE_LEVELS = 1000

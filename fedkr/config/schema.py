@@ -191,6 +191,13 @@ class BackendConfig:
     restarts: int = 2
 
 
+# What changes no number: where things lie and run, and how long the server waits.
+NO_PART_OF_RESULTS = (
+    *("backend", "out", "run_dir", "data.root", "data.download"),
+    *("federation.deadline", "federation.register_deadline"),
+)
+
+
 @dataclass
 class Study:
     """One whole study. ``threads`` is set in every process: it changes the last digits of every weight."""
@@ -218,15 +225,18 @@ class Study:
         """Return the study as one JSON document."""
         return json.dumps(dataclasses.asdict(self), sort_keys=True)
 
+    def options(self, *without: str) -> dict[str, Any]:
+        """Return all options as plain values, but for those ``without``: groups (``audit``) or options of one."""
+        values = dataclasses.asdict(self)
+        for name in without:
+            group, _, option = name.partition(".")
+            del (values[group] if option else values)[option or group]
+        return values
+
     def folder_name(self) -> str:
         """Return the name of the run's folder: readable, and different for studies with different numbers."""
         return f"{self.data.name.split('.')[-1]}-{self.partition.kind}-seed{self.seed}-{self.identity()}"
 
     def identity(self) -> str:
         """Return 10 hex digits of all that the numbers depend on (not the backend, folders or deadlines)."""
-        values = dataclasses.asdict(self)
-        for name in ("backend", "out", "run_dir"):
-            del values[name]
-        del values["data"]["root"], values["data"]["download"]
-        del values["federation"]["deadline"], values["federation"]["register_deadline"]
-        return fingerprint(values)
+        return fingerprint(self.options(*NO_PART_OF_RESULTS))

@@ -70,6 +70,25 @@ class ImageSet:
 
 
 @dataclass(frozen=True)
+class Shape:
+    """What a network has to know of its data: colour channels, side in pixels, classes (those without images too)."""
+
+    channels: int
+    size: int
+    classes: int
+
+    @staticmethod
+    def of(data: ImageSet) -> Shape:
+        """Return the shape of an image set."""
+        return Shape(data.channels, data.size, len(data.classes))
+
+    @staticmethod
+    def of_soft(images: NDArray[np.uint8], soft_labels: NDArray[np.floating]) -> Shape:
+        """Return the shape of uint8 images ``[N, H, W, C]`` with soft labels ``[N, K]``."""
+        return Shape(images.shape[3], images.shape[1], soft_labels.shape[1])
+
+
+@dataclass(frozen=True)
 class CanarySet:
     """Images made to be memorised, each put into a site's training split, or left out, by its own fair coin.
 

@@ -17,10 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedkr.config import GeneratorConfig, nearest, read_dataclass
-from fedkr.data.images import ImageSet
+from fedkr.data.images import ImageSet, Shape
 from fedkr.errors import UserError
-from fedkr.learning.training import Runtime
-from fedkr.progress import Progress
+from fedkr.learning.job import Job
+from fedkr.learning.runtime import Runtime
 from fedkr.stages import Artifact
 
 Knobs = dict[str, float]
@@ -33,18 +33,14 @@ class Task:
 
     Attributes:
         config: kind, options and budget.
-        channels: colour channels of the images.
-        size: their side in pixels.
-        classes: number of classes, those without images among them.
+        shape: of the images, and the number of classes, those without images among them.
         flip: the axes along which a mirrored image is as real: ``none``, ``horizontal`` or ``both``.
         runtime: device and precision.
         where: the option that holds ``config``, as errors name it.
     """
 
     config: GeneratorConfig
-    channels: int
-    size: int
-    classes: int
+    shape: Shape
     flip: str
     runtime: Runtime
     where: str = "generator"
@@ -53,16 +49,8 @@ class Task:
 class Generator(Protocol):
     """A class-conditional image generator."""
 
-    def fit(
-        self,
-        data: ImageSet,
-        *,
-        seed: tuple[object, ...],
-        progress: Progress,
-        save: Callable[[int, Artifact], None],
-        state: Artifact | None,
-    ) -> None:
-        """Train on ``data`` and call ``save(step, artifact)`` at each checkpoint.
+    def fit(self, data: ImageSet, job: Job, save: Callable[[int, Artifact], None], state: Artifact | None) -> None:
+        """Train on ``data`` and call ``save(step, artifact)`` at each checkpoint; ``job`` has seed and progress.
 
         The saved artifact must hold all that :meth:`load` and a later ``fit(state=...)`` need; a fit that is given
         the last one continues to the same weights, bit by bit.
@@ -84,15 +72,9 @@ class Generator(Protocol):
         """Return a checkpoint without what only continued training needs."""
 
 
-def build_generator(
-    config: GeneratorConfig, *, channels: int, size: int, classes: int, flip: str, runtime: Runtime
-) -> Generator:
-    """Build the generator that ``config`` names; the arguments are those of :class:`Task`.
-
-    Raises:
-        UserError: an unknown kind or option.
-    """
-    return generator_for(Task(config, channels=channels, size=size, classes=classes, flip=flip, runtime=runtime))
+def build_generator(config: GeneratorConfig, shape: Shape, job: Job) -> Generator:
+    """Build the generator that ``config`` names; raise :class:`UserError` for an unknown kind or option."""
+    return generator_for(Task(config, shape, job.flip, job.runtime))
 
 
 def generator_for(task: Task) -> Generator:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from fedkr.data.images import ImageSet
 from fedkr.errors import UserError
 from fedkr.generators.base import Knobs, Task
+from fedkr.learning.job import Job, Seed
 from fedkr.learning.training import Training
 from fedkr.progress import Progress
 from fedkr.stages import Artifact
@@ -56,7 +57,7 @@ class CheckpointedGenerator(ABC):
         self.net: nn.Module
 
     @abstractmethod
-    def begin(self, data: ImageSet, seed: tuple[object, ...]) -> Work:
+    def begin(self, data: ImageSet, seed: Seed) -> Work:
         """Return the training at step 0; all its randomness must come from ``seed`` and the step's number."""
 
     @abstractmethod
@@ -71,25 +72,17 @@ class CheckpointedGenerator(ABC):
         """Return the knob settings that tuning tries: the default alone, unless a generator has better."""
         return [self.default_knobs()]
 
-    def fit(
-        self,
-        data: ImageSet,
-        *,
-        seed: tuple[object, ...],
-        progress: Progress,
-        save: Callable[[int, Artifact], None],
-        state: Artifact | None,
-    ) -> None:
+    def fit(self, data: ImageSet, job: Job, save: Callable[[int, Artifact], None], state: Artifact | None) -> None:
         """Train on ``data`` and save ``checkpoints`` times; see :class:`fedkr.generators.base.Generator`."""
         config, device = self.task.config, self.task.runtime.device
-        work = self.begin(data, seed)
+        work = self.begin(data, job.seed)
         if state is not None:
             work.restore({k: v.to(device) for k, v in state.tensors.items()}, state.info["step"])
         for step in checkpoint_steps(config.steps, config.checkpoints):
             if step > work.step:
-                work.advance(step, progress)
+                work.advance(step, job.progress)
                 save(step, Artifact(work.state(), {"step": step}))
-        progress.finish(STAGE)
+        job.progress.finish(STAGE)
 
     def load(self, artifact: Artifact) -> None:
         """Take the weights of a checkpoint that draw."""

@@ -6,10 +6,9 @@ corresponding ones of its members and a restart continues at the last that all h
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -19,6 +18,7 @@ from fedkr.config import at_least
 from fedkr.data.images import ImageSet
 from fedkr.generators.base import Knobs, Task, generator_for
 from fedkr.generators.checkpointed import STAGE
+from fedkr.learning.job import Job
 from fedkr.learning.training import DivergedError
 from fedkr.progress import Progress
 from fedkr.stages import Artifact
@@ -54,50 +54,38 @@ class Generator:
         listed = [(f"{where}.members[{i}]", member) for i, member in enumerate(options.members)]
         self.members = [
             generator_for(
-                dataclasses.replace(
+                replace(
                     task,
-                    config=dataclasses.replace(task.config, kind=member.kind, options=member.options),
+                    config=replace(task.config, kind=member.kind, options=member.options),
                     where=place,
                 )
             )
             for place, member in listed or [copy] * options.copies
         ]
 
-    def fit(
-        self,
-        data: ImageSet,
-        *,
-        seed: tuple[object, ...],
-        progress: Progress,
-        save: Callable[[int, Artifact], None],
-        state: Artifact | None,
-    ) -> None:
+    def fit(self, data: ImageSet, job: Job, save: Callable[[int, Artifact], None], state: Artifact | None) -> None:
         """Train every member with a seed of its own; ``save`` gets the members' corresponding checkpoints as one."""
         states: list[Artifact | None] = [None] * len(self.members) if state is None else [*split(state)]
-        shown = SharedProgress(progress, len(self.members))
+        shown = SharedProgress(job.progress, len(self.members))
+        jobs = [replace(job.seeded("member", i), progress=shown.of(i)) for i in range(len(self.members))]
         while True:
-            reached = [
-                self._to_next_checkpoint(index, data, (*seed, "member", index), shown.of(index), states[index])
-                for index in range(len(self.members))
-            ]
+            reached = [self._to_next_checkpoint(i, data, own, states[i]) for i, own in enumerate(jobs)]
             if not any(reached):
                 break
             # A member with fewer checkpoints than others stays at its last.
             states = [new or old for new, old in zip(reached, states, strict=True)]
             together = combine([artifact for artifact in states if artifact is not None])
             save(together.info["step"], together)
-        progress.finish(STAGE)
+        job.progress.finish(STAGE)
 
-    def _to_next_checkpoint(
-        self, index: int, data: ImageSet, seed: tuple[object, ...], progress: Progress, state: Artifact | None
-    ) -> Artifact | None:
+    def _to_next_checkpoint(self, index: int, data: ImageSet, job: Job, state: Artifact | None) -> Artifact | None:
         """Train a member from ``state`` to its next checkpoint; return that, or None where it was at its end."""
 
         def stop(step: int, artifact: Artifact) -> None:
             raise _CheckpointReached(Artifact(artifact.tensors, artifact.info | {"step": step}))
 
         try:
-            self.members[index].fit(data, seed=seed, progress=progress, save=stop, state=state)
+            self.members[index].fit(data, job, stop, state)
         except _CheckpointReached as reached:
             return reached.artifact
         except DivergedError as error:

@@ -11,12 +11,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fedkr.config import ClassifierConfig
-from fedkr.data.images import ImageSet
+from fedkr.data.images import ImageSet, Shape
 from fedkr.learning.augment import augment
 from fedkr.learning.batches import BatchOrder
+from fedkr.learning.job import Job, Seed
 from fedkr.learning.models import build_classifier
-from fedkr.learning.training import Runtime, Training, cosine, to_model_input
-from fedkr.progress import Progress
+from fedkr.learning.prediction import to_model_input
+from fedkr.learning.training import Training, cosine
 from fedkr.seeds import derive_seed, numpy_rng, torch_rng
 
 MOMENTUM = 0.9
@@ -47,52 +48,56 @@ def sgd(model: nn.Module, config: ClassifierConfig) -> torch.optim.SGD:
 
 
 class ClassifierTraining:
-    """A classifier on its way: advance it by steps, read it at any time."""
+    """A classifier on its way: advance it by steps, read it at any time.
+
+    Args:
+        model: the classifier, on any device.
+        config: optimisation and augmentation; ``config.steps`` is the end of the schedule.
+        batches: images and targets of each step.
+        job: runtime, mirror images and the seed of augmentation and MixUp.
+        factor: of the learning rate at a step; by default a half cosine after a short warm-up.
+    """
 
     def __init__(
         self,
         model: nn.Module,
         config: ClassifierConfig,
         batches: BatchSource,
-        *,
-        flip: str,
-        runtime: Runtime,
-        seed: tuple[object, ...],
+        job: Job,
         factor: Callable[[int], float] | None = None,
-        proximal: float = 0.0,
-        relabel: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
-        self.model = runtime.place(model)
-        self.config, self.batches, self.flip, self.runtime, self.seed = config, batches, flip, runtime, seed
+        self.model = job.runtime.place(model)
+        self.config, self.batches, self.job = config, batches, job
         warmup = int(WARMUP_SHARE * config.steps)
         schedule = factor or (lambda step: cosine(step, config.steps, warmup))
-        self.training = Training(self.model, sgd(self.model, config), schedule, runtime)
-        self.proximal, self.relabel = proximal, relabel
-        self.anchor = [p.detach().clone() for p in self.model.parameters()] if proximal else []
+        self.training = Training(self.model, sgd(self.model, config), schedule, job.runtime)
 
-    def advance(self, until: int, progress: Progress, stage: str) -> None:
+    def advance(self, until: int, stage: str) -> None:
         """Train up to step ``until``."""
-        self.training.advance(self._loss_at, until, progress, stage, total=self.config.steps)
+        self.training.advance(self._loss_at, until, self.job.progress, stage, total=self.config.steps)
+
+    def targets(self, inputs: Tensor, labels: Tensor) -> Tensor:
+        """Return what the model learns for the augmented ``inputs [B, C, H, W]``: by default ``labels [B, K]``."""
+        return labels
+
+    def penalty(self) -> Tensor | None:
+        """Return what is added to the loss, a scalar; by default nothing."""
+        return None
 
     def _loss_at(self, step: int) -> Tensor:
         images, targets = self.batches(step)
-        inputs = to_model_input(torch.from_numpy(images).to(self.runtime.device))
-        labels = torch.from_numpy(targets).to(self.runtime.device).float()
-        inputs = augment(inputs, self.config.augment, self.flip, torch_rng(*self.seed, "augment", step))
-        if self.config.mixup:
-            inputs, labels = mix(inputs, labels, self.config.mixup, step, self.seed)
-        if self.relabel is not None:
-            # Asked about the very images that the student sees, mixed ones too (Beyer et al. 2022).
-            labels = self.relabel(inputs)
-        if self.config.label_smoothing:
-            labels = labels.lerp(torch.full_like(labels, 1 / labels.shape[1]), self.config.label_smoothing)
-        loss = soft_label_loss(self.model(inputs), labels, getattr(self.config, "loss", "cross_entropy"))
-        return loss + self._proximal_term() if self.proximal else loss
-
-    def _proximal_term(self) -> Tensor:
-        """FedProx (Li et al. 2020): mu/2 times the squared distance from the weights that training started with."""
-        pairs = zip(self.model.parameters(), self.anchor, strict=True)
-        return 0.5 * self.proximal * torch.stack([(p - a).square().sum() for p, a in pairs]).sum()
+        config, job = self.config, self.job
+        inputs = to_model_input(torch.from_numpy(images).to(job.runtime.device))
+        labels = torch.from_numpy(targets).to(job.runtime.device).float()
+        inputs = augment(inputs, config.augment, job.flip, torch_rng(*job.seed, "augment", step))
+        if config.mixup:
+            inputs, labels = mix(inputs, labels, config.mixup, step, job.seed)
+        labels = self.targets(inputs, labels)
+        if config.label_smoothing:
+            labels = labels.lerp(torch.full_like(labels, 1 / labels.shape[1]), config.label_smoothing)
+        loss = soft_label_loss(self.model(inputs), labels, getattr(config, "loss", "cross_entropy"))
+        penalty = self.penalty()
+        return loss if penalty is None else loss + penalty
 
 
 def soft_label_loss(logits: Tensor, labels: Tensor, kind: str) -> Tensor:
@@ -106,46 +111,21 @@ def soft_label_loss(logits: Tensor, labels: Tensor, kind: str) -> Tensor:
     return -(labels * log_probabilities).sum(dim=1).mean()
 
 
-def mix(inputs: Tensor, labels: Tensor, alpha: float, step: int, seed: tuple[object, ...]) -> tuple[Tensor, Tensor]:
+def mix(inputs: Tensor, labels: Tensor, alpha: float, step: int, seed: Seed) -> tuple[Tensor, Tensor]:
     """MixUp (Zhang et al. 2018): convex pairs with a weight drawn from Beta(alpha, alpha)."""
     weight = float(numpy_rng(*seed, "mixup", step).beta(alpha, alpha))
     return inputs.lerp(inputs.flip(0), 1 - weight), labels.lerp(labels.flip(0), 1 - weight)
 
 
-def train_classifier(
-    config: ClassifierConfig,
-    batches: BatchSource,
-    *,
-    channels: int,
-    size: int,
-    classes: int,
-    flip: str,
-    runtime: Runtime,
-    seed: tuple[object, ...],
-    progress: Progress,
-    stage: str,
-) -> nn.Module:
-    """Build a classifier from ``seed`` and train it for ``config.steps`` steps; return it in evaluation mode."""
-    model = build_classifier(config, channels, size, classes, derive_seed(*seed))
-    work = ClassifierTraining(model, config, batches, flip=flip, runtime=runtime, seed=seed)
-    work.advance(config.steps, progress, stage)
-    progress.finish(stage)
+def train_classifier(config: ClassifierConfig, batches: BatchSource, shape: Shape, job: Job, stage: str) -> nn.Module:
+    """Build a classifier from the job's seed and train it for ``config.steps`` steps; return it in evaluation mode."""
+    model = build_classifier(config, shape, derive_seed(*job.seed))
+    work = ClassifierTraining(model, config, batches, job)
+    work.advance(config.steps, stage)
+    job.progress.finish(stage)
     return work.model.eval()
 
 
-def train_on_real(
-    config: ClassifierConfig,
-    data: ImageSet,
-    *,
-    flip: str,
-    runtime: Runtime,
-    seed: tuple[object, ...],
-    progress: Progress,
-    stage: str,
-) -> nn.Module:
+def train_on_real(config: ClassifierConfig, data: ImageSet, job: Job, stage: str) -> nn.Module:
     """Train a classifier on real images with their hard labels: a site's own model, or the centralised one."""
-    batches = real_batches(data, config.batch, *seed)
-    shape = {"channels": data.channels, "size": data.size, "classes": len(data.classes)}
-    return train_classifier(
-        config, batches, **shape, flip=flip, runtime=runtime, seed=seed, progress=progress, stage=stage
-    )
+    return train_classifier(config, real_batches(data, config.batch, *job.seed), Shape.of(data), job, stage)

@@ -1,90 +1,24 @@
-"""The one training loop: device, precision, schedule, EMA, progress, and a state that can be saved and continued."""
+"""The one training loop: schedule, moving average, progress, and a state that can be saved and continued."""
 
 from __future__ import annotations
 
-import contextlib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from fedkr.errors import UserError
+from fedkr.learning.runtime import Runtime
 from fedkr.progress import Progress
 
 CHECK_EVERY = 25
-MOST_AT_ONCE = 512
 
 
 class DivergedError(UserError):
     """Training produced NaN or infinity: the message says where and what to change."""
-
-
-@dataclass(frozen=True)
-class Runtime:
-    """Where and how tensors are computed; chosen once a process."""
-
-    device: torch.device
-    autocast_dtype: torch.dtype | None
-
-    @staticmethod
-    def choose(device: str = "auto", precision: str = "auto", threads: int = 1) -> Runtime:
-        """Set the process' thread count and return the runtime.
-
-        Args:
-            device: ``auto`` (a GPU when there is one), ``cpu``, ``cuda`` or ``cuda:N``.
-            precision: ``auto`` is bfloat16 autocast on GPUs and processors that compute in it (from Ampere on, and
-                with AMX), float32 elsewhere.
-            threads: torch threads on CPU; the last digits of every result depend on it.
-
-        Raises:
-            UserError: a device that this machine does not have.
-        """
-        torch.set_num_threads(threads)
-        if device == "auto":
-            device = "cuda" if torch.cuda.is_available() else "cpu"
-        if device.startswith("cuda"):
-            _check_gpu(device)
-            fast = torch.cuda.is_bf16_supported(including_emulation=False)
-        else:
-            fast = bool(torch.cpu.get_capabilities().get("amx_bf16", False))
-        use_bfloat16 = precision == "bfloat16" or (precision == "auto" and fast)
-        return Runtime(torch.device(device), torch.bfloat16 if use_bfloat16 else None)
-
-    def autocast(self) -> contextlib.AbstractContextManager[object]:
-        """Return the autocast context of this runtime (a no-op in float32)."""
-        if self.autocast_dtype is None:
-            return contextlib.nullcontext()
-        return torch.autocast(self.device.type, dtype=self.autocast_dtype)
-
-    def place(self, model: nn.Module) -> nn.Module:
-        """Move a model to the device, convolution weights channels-last."""
-        return model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-
-    def describe(self) -> dict[str, str]:
-        """Return device and precision, as stage keys and reports name them."""
-        return {
-            "device": self.device.type,
-            "precision": str(self.autocast_dtype or torch.float32).removeprefix("torch."),
-        }
-
-
-def _check_gpu(device: str) -> None:
-    """Raise :class:`UserError` for a name that is no GPU of this machine."""
-    if not torch.cuda.is_available():
-        raise UserError(f"device={device!r}: this machine has no CUDA GPU; use device=cpu or device=auto")
-    known = ["cuda", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
-    if device not in known:
-        raise UserError(f"device={device!r}: no GPU of this machine; one of: {', '.join(known)}")
-
-
-def to_model_input(images: Tensor) -> Tensor:
-    """Turn uint8 ``[N, H, W, C]`` into float32 ``[N, C, H, W]`` in [-1, 1], channels-last in memory."""
-    return images.permute(0, 3, 1, 2).float().div_(127.5).sub_(1.0)
 
 
 def cosine(step: int, steps: int, warmup: int = 0) -> float:
@@ -99,6 +33,14 @@ def flat_warmup(step: int, steps: int, decay: float, warmup: int = 50) -> float:
     return min(1.0, (step + 1) / warmup, max(0.0, (steps - step) / (decay * steps)))
 
 
+@dataclass(frozen=True)
+class Average:
+    """An exponential moving average of the weights: its decay, and the step up to which it is a copy of them."""
+
+    decay: float
+    start: int = 0
+
+
 class Training:
     """A model, its optimiser and an optional moving average of its weights, advanced step by step."""
 
@@ -108,14 +50,13 @@ class Training:
         optimizer: torch.optim.Optimizer,
         factor: Callable[[int], float],
         runtime: Runtime,
-        ema_decay: float | None = None,
+        average: Average | None = None,
         clip: float | None = None,
-        ema_start: int = 0,
     ) -> None:
         self.model, self.optimizer, self.factor, self.runtime = model, optimizer, factor, runtime
         self.base_lrs = [group["lr"] for group in optimizer.param_groups]
-        self.ema_decay, self.ema_start, self.clip, self.step = ema_decay, ema_start, clip, 0
-        self.average = {k: v.detach().clone() for k, v in model.state_dict().items()} if ema_decay else {}
+        self.averaging, self.clip, self.step = average, clip, 0
+        self.average = {k: v.detach().clone() for k, v in model.state_dict().items()} if average else {}
 
     def advance(
         self, loss_at: Callable[[int], Tensor], until: int, progress: Progress, stage: str, total: int | None = None
@@ -125,7 +66,7 @@ class Training:
         Args:
             loss_at: the loss (a scalar tensor) at a step; all its randomness must come from the step's number.
             until: the step to stop at.
-            progress: is told of every step.
+            progress: every step is reported to it.
             stage: name of the work, as it is shown.
             total: the stage's last step, when ``until`` is not.
 
@@ -149,14 +90,13 @@ class Training:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.clip)
         self.optimizer.step()
         self.step += 1
-        if self.ema_decay is not None:
-            self._update_average()
+        if self.averaging is not None:
+            self._update_average(self.averaging)
         return loss
 
-    def _update_average(self) -> None:
-        assert self.ema_decay is not None
+    def _update_average(self, averaging: Average) -> None:
         # The ramp lets early checkpoints forget the random initial weights; up to its start the average is a copy.
-        decay = min(self.ema_decay, (1 + self.step) / (10 + self.step)) if self.step > self.ema_start else 0.0
+        decay = min(averaging.decay, (1 + self.step) / (10 + self.step)) if self.step > averaging.start else 0.0
         state = self.model.state_dict()
         floats = [k for k, v in self.average.items() if v.is_floating_point()]
         get_ema_multi_avg_fn(decay)([self.average[k] for k in floats], [state[k] for k in floats], self.step)
@@ -206,20 +146,3 @@ class Training:
 
 def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
-
-
-def forward_batch(images: NDArray[np.uint8]) -> int:
-    """Return how many images ``[N, H, W, C]`` go through a classifier at once: 512 up to 64 pixels, fewer above."""
-    return max(1, min(MOST_AT_ONCE, MOST_AT_ONCE * 64 * 64 // (images.shape[1] * images.shape[2])))
-
-
-@torch.inference_mode()
-def predict_logits(model: nn.Module, images: NDArray[np.uint8], runtime: Runtime) -> NDArray[np.float32]:
-    """Return float32 logits ``[N, K]`` of uint8 images ``[N, H, W, C]``, in batches that bound the memory."""
-    model.eval()
-    parts, batch = [], forward_batch(images)
-    for start in range(0, len(images), batch):
-        chunk = torch.from_numpy(np.ascontiguousarray(images[start : start + batch])).to(runtime.device)
-        with runtime.autocast():
-            parts.append(model(to_model_input(chunk)).float().cpu().numpy())
-    return np.concatenate(parts) if parts else np.zeros((0, 0), np.float32)

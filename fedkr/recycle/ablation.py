@@ -14,22 +14,25 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from fedkr.config import Study
-from fedkr.data.images import ImageSet, SiteData
+from fedkr.data.images import ImageSet, Shape, SiteData
 from fedkr.data.registry import Source
 from fedkr.data.stratify import deal
 from fedkr.generators import Knobs
 from fedkr.learning.classifier import ClassifierTraining
 from fedkr.learning.evaluation import measure_fidelity, measure_utility
+from fedkr.learning.job import Job
 from fedkr.learning.models import build_classifier
-from fedkr.learning.training import Runtime, predict_logits
-from fedkr.progress import Progress
+from fedkr.learning.prediction import predict_logits
+from fedkr.learning.runtime import Runtime
+from fedkr.progress import Progress, SilentProgress
 from fedkr.recycle.distill import regenerated_batches
-from fedkr.recycle.drawing import SoftSet, confident, release_labels, sampling_knobs
-from fedkr.recycle.pipeline import SitePipeline
+from fedkr.recycle.drawer import Drawer, one_hot
+from fedkr.recycle.pipeline import SitePipeline, site_job
 from fedkr.recycle.teacher import SoftLabeller, load_teacher, train_and_keep
+from fedkr.release import SoftSet
 from fedkr.seeds import derive_seed, numpy_rng
 from fedkr.stages import Artifact, StageStore
 
@@ -91,11 +94,11 @@ class SingleSite:
         source: the dataset.
         folder: where finished stages are kept.
         runtime: device and precision.
-        progress: is told of every step.
+        progress: every step is reported to it.
     """
 
     def __init__(self, study: Study, source: Source, folder: Path, runtime: Runtime, progress: Progress) -> None:
-        self.study, self.test, self.runtime, self.progress = study, source.test, runtime, progress
+        self.study, self.test, self.job = study, source.test, site_job(study, SITE, runtime, progress)
         self.data, self.stages = official_splits(source, study.split.val), StageStore(folder)
         # Each reads all images for the names of its stages: one serves all variants that select and generate alike.
         self._pipelines: dict[tuple[int, str], SitePipeline] = {}
@@ -104,8 +107,8 @@ class SingleSite:
     def reference(self) -> Row:
         """Return the figures of the classifier trained on real images, the teacher: what a student is compared with."""
         artifact = self.pipeline.teacher()
-        model = load_teacher(self.study.teacher, self.data, artifact, self.runtime)
-        logits = predict_logits(model, self.test.images, self.runtime)
+        model = load_teacher(self.study.teacher, self.data, artifact, self.job.runtime)
+        logits = predict_logits(model, self.test.images, self.job.runtime)
         return {"name": "real images", "step": artifact.info["step"], **figures(logits, self.test)}
 
     def costs(self) -> Row:
@@ -140,28 +143,23 @@ class SingleSite:
             options = {"kind": study.generator.kind, "copies": variant.copies, "options": study.generator.options}
             mixture = dataclasses.replace(study.generator, kind="mixture", options=options)
             study = dataclasses.replace(study, generator=mixture)
-        pipeline = SitePipeline(SITE, self.data, study, self.stages, self.runtime, self.progress)
+        pipeline = SitePipeline(SITE, self.data, study, self.stages, self.job)
         if variant.judge == "test":
             pipeline.judge = self.test
         return pipeline
 
     def _distil(self, variant: Variant, pipeline: SitePipeline) -> Artifact:
-        config, train, started = self.study.student, self.data.train, time.perf_counter()
-        seed = pipeline.seed("student")
-        source = SyntheticSource(variant, pipeline, seed)
-        work = ClassifierTraining(
-            build_classifier(config, train.channels, train.size, len(train.classes), derive_seed(*seed)),
-            config,
-            regenerated_batches(source.draw, config.regenerate_every, config.batch, *seed),
-            flip=self.study.data.flip,
-            runtime=self.runtime,
-            seed=seed,
-            relabel=source.labeller.of_view if variant.labels == "views" else None,
-        )
+        config, started, job = self.study.student, time.perf_counter(), self.job.seeded("student")
+        source = SyntheticSource(variant, pipeline, job)
+        model = build_classifier(config, Shape.of(self.data.train), derive_seed(*job.seed))
+        batches = regenerated_batches(source.draw, config.regenerate_every, config.batch, *job.seed)
+        work = ClassifierTraining(model, config, batches, job)
+        if variant.labels == "views":
+            work = LabelledByViews(source.labeller, model, config, batches, job)
         judge = self.test if variant.judge == "test" else self.data.val
-        kept = train_and_keep(work, judge, self.study.teacher, self.progress, variant.name)
+        kept = train_and_keep(work, judge, self.study.teacher, variant.name)
         work.model.load_state_dict(kept.tensors)
-        logits = predict_logits(work.model, self.test.images, self.runtime)
+        logits = predict_logits(work.model, self.test.images, self.job.runtime)
         fidelity = self._fidelity(work.model, source.labeller.teacher)
         costs = {"sets": source.sets, "images": source.images, "sampling_seconds": source.seconds}
         seconds = time.perf_counter() - started
@@ -170,7 +168,7 @@ class SingleSite:
 
     def _fidelity(self, student: nn.Module, teacher: nn.Module) -> Row:
         """Return how near the student is to its teacher on val: tells recipes apart without a look at test."""
-        of_both = (predict_logits(model, self.data.val.images, self.runtime) for model in (student, teacher))
+        of_both = (predict_logits(model, self.data.val.images, self.job.runtime) for model in (student, teacher))
         return measure_fidelity(*of_both)
 
 
@@ -180,17 +178,33 @@ def _key(variant: Variant, pipeline: SitePipeline) -> Row:
     return {"choice": pipeline.choice_key()} | settings
 
 
+class LabelledByViews(ClassifierTraining):
+    """A student whose teacher labels the very views that it sees, mixed ones too (Beyer et al. 2022; TCKR)."""
+
+    def __init__(self, labeller: SoftLabeller, *training: Any) -> None:
+        super().__init__(*training)
+        self.labeller = labeller
+
+    def targets(self, inputs: Tensor, labels: Tensor) -> Tensor:
+        """Return the teacher's soft labels ``[B, K]`` of the augmented ``inputs [B, C, H, W]``."""
+        return self.labeller.of_view(inputs)
+
+
 class SyntheticSource:
     """Draws a variant's synthetic sets and counts what they cost."""
 
-    def __init__(self, variant: Variant, pipeline: SitePipeline, seed: tuple[object, ...]) -> None:
-        self.variant, self.pipeline, self.seed = variant, pipeline, seed
+    def __init__(self, variant: Variant, pipeline: SitePipeline, job: Job) -> None:
+        self.variant, self.seed = variant, job.seed
         self.labeller: SoftLabeller = pipeline.labeller()
-        self.generator = pipeline.build_generator()
-        choice = pipeline.choose()
+        choice, generator, recycle = pipeline.choose(), pipeline.build_generator(), pipeline.study.recycle
         step = choice["checkpoint"] if variant.optimised else max(pipeline.generator_checkpoints())
-        self.generator.load(pipeline.checkpoint(step))
-        self.knobs: Knobs = choice["knobs"] if variant.tuned else self.generator.default_knobs()
+        generator.load(pipeline.checkpoint(step))
+        knobs: Knobs = choice["knobs"] if variant.tuned else generator.default_knobs()
+        # The filter asks the teacher, whatever labels the student learns.
+        asked = variant.labels == "averaged" or knobs.get("filter", recycle.filter) > 0
+        quiet = dataclasses.replace(job.seeded("draw"), progress=SilentProgress())
+        train = pipeline.data.train
+        self.drawer = Drawer(generator, knobs, train, recycle, self.labeller if asked else None, quiet)
         self.sets, self.images, self.seconds = 0, 0, 0.0
         self.fixed: SoftSet | None = None
 
@@ -203,37 +217,13 @@ class SyntheticSource:
         return self.fixed
 
     def _draw(self, number: int) -> SoftSet:
-        recycle, train = self.pipeline.study.recycle, self.pipeline.data.train
+        started, train = time.perf_counter(), self.drawer.train
         count = max(1, round(self.variant.ratio * len(train)))
-        labels = release_labels(
-            train,
-            count,
-            self.knobs.get("balance", recycle.balance),
-            recycle.min_class_count,
-            numpy_rng(*self.seed, "labels", number),
-        )
-        threshold = self.knobs.get("filter", recycle.filter)
-        images = self._sample(labels, number)
-        hard = np.eye(len(train.classes), dtype=np.float32)[labels]
-        soft: NDArray[np.floating] = hard
-        if threshold or self.variant.labels == "averaged":
-            soft = self.labeller(images, *self.seed, number)
-
-        def again(wanted: NDArray[np.int64], *more: object) -> SoftSet:
-            """Draw anew for the classes of rejected images, and label."""
-            drawn = self._sample(wanted, number, *more)
-            return drawn, self.labeller(drawn, *self.seed, number, *more)
-
-        images, soft = confident(images, soft, labels, threshold, again)
+        asked = self.drawer.classes(count, numpy_rng(*self.seed, "labels", number))
+        images, soft = self.drawer.draw(asked, number)
         self.sets, self.images = self.sets + 1, self.images + len(images)
-        return images, hard if self.variant.labels == "hard" else soft
-
-    def _sample(self, labels: NDArray[np.int64], *seed: object) -> NDArray[np.uint8]:
-        started = time.perf_counter()
-        knobs = sampling_knobs(self.knobs)
-        images = np.concatenate(list(self.generator.sample(labels, knobs, *self.seed, "draw", *seed)))
         self.seconds += time.perf_counter() - started
-        return images
+        return SoftSet(images, one_hot(asked, len(train.classes)) if self.variant.labels == "hard" else soft)
 
 
 def official_splits(source: Source, val_share: float) -> SiteData:

@@ -7,11 +7,11 @@ from collections.abc import Callable
 from torch import nn
 
 from fedkr.config import StudentConfig
+from fedkr.data.images import Shape
 from fedkr.learning.batches import BatchOrder
 from fedkr.learning.classifier import Batch, BatchSource, train_classifier
-from fedkr.learning.training import Runtime
-from fedkr.progress import Progress
-from fedkr.recycle.drawing import SoftSet
+from fedkr.learning.job import Job
+from fedkr.release import SoftSet
 
 
 def regenerated_batches(
@@ -49,28 +49,7 @@ def regenerated_batches(
     return at
 
 
-def distill_student(
-    config: StudentConfig,
-    draw: Callable[[int], SoftSet],
-    *,
-    flip: str,
-    runtime: Runtime,
-    seed: tuple[object, ...],
-    progress: Progress,
-    stage: str,
-) -> nn.Module:
+def distill_student(config: StudentConfig, draw: Callable[[int], SoftSet], job: Job, stage: str) -> nn.Module:
     """Train a student on the synthetic sets that ``draw`` gives; return it in evaluation mode."""
-    batches = regenerated_batches(draw, config.regenerate_every, config.batch, *seed)
-    images, labels = batches(0)
-    return train_classifier(
-        config,
-        batches,
-        channels=images.shape[-1],
-        size=images.shape[1],
-        classes=labels.shape[1],
-        flip=flip,
-        runtime=runtime,
-        seed=seed,
-        progress=progress,
-        stage=stage,
-    )
+    batches = regenerated_batches(draw, config.regenerate_every, config.batch, *job.seed)
+    return train_classifier(config, batches, Shape.of_soft(*batches(0)), job, stage)

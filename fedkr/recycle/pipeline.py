@@ -14,13 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedkr.config import Study
-from fedkr.data.images import SiteData, content_digest
+from fedkr.data.images import Shape, SiteData, content_digest
 from fedkr.errors import UserError
 from fedkr.generators import Generator, Knobs, build_generator
 from fedkr.learning.classifier import train_on_real
-from fedkr.learning.training import Runtime
+from fedkr.learning.job import Job
+from fedkr.learning.runtime import Runtime
 from fedkr.progress import Progress
-from fedkr.recycle.drawing import BALANCES, SoftSet, confident, release_labels, sampling_knobs
+from fedkr.recycle.drawer import BALANCES, Drawer
 from fedkr.recycle.search import CandidateScorer, Score, best_of, chance_auc, choose_checkpoint, halve
 from fedkr.recycle.teacher import SoftLabeller, load_teacher, train_teacher
 from fedkr.release import Release
@@ -29,12 +30,14 @@ from fedkr.stages import Artifact, StageStore, model_tensors, read_artifact, wri
 
 # In standard deviations of chance: no checkpoint above the first while the teacher is above the second is a collapse.
 COLLAPSED, LEARNED = 2.0, 3.0
-# Of `recycle`: what the choice of checkpoint and knobs depends on.
-SEARCH_SETTINGS = (
-    *("search_steps", "search_images", "search_rungs", "search_tolerance"),
-    *("tuning_budget", "tune_balances", "tune_filters", "refuse_collapsed"),
-    *("metric", "views", "temperature", "balance", "filter"),
+# What decides which images a site has and what it does with its models: of the images themselves the keys have digests,
+# of device and precision what they came to. Everything else is in every key, unless a stage names it as irrelevant.
+OF_NO_STAGE = (
+    *("backend", "out", "run_dir", "device", "precision", "federation", "strategy", "audit"),
+    *("data", "data_digest", "partition", "split"),
 )
+# What a release does with the choice of checkpoint and knobs.
+OF_RELEASES = ("recycle.rounds", "recycle.exchange")
 
 
 class SitePipeline:
@@ -45,22 +48,14 @@ class SitePipeline:
         data: the private splits; the holdout is never read here.
         study: all settings.
         stages: where finished stages are kept.
-        runtime: device and precision.
-        progress: is told of every step.
+        job: runtime, progress and mirror images; its seed begins every stage's (:func:`site_job`).
         least_class_count: the site policy's own least count, which may only raise the study's.
     """
 
     def __init__(
-        self,
-        site: str,
-        data: SiteData,
-        study: Study,
-        stages: StageStore,
-        runtime: Runtime,
-        progress: Progress,
-        least_class_count: int = 1,
+        self, site: str, data: SiteData, study: Study, stages: StageStore, job: Job, least_class_count: int = 1
     ) -> None:
-        self.site, self.data, self.stages, self.runtime, self.progress = site, data, stages, runtime, progress
+        self.site, self.data, self.stages, self.job = site, data, stages, job
         least = max(study.recycle.min_class_count, least_class_count)
         self.study = dataclasses.replace(study, recycle=dataclasses.replace(study.recycle, min_class_count=least))
         counts = data.train.class_counts()
@@ -68,63 +63,34 @@ class SitePipeline:
         self.left_out = [data.train.classes[k] for k in np.flatnonzero((counts > 0) & (counts < least))]
         # Whose images score the candidates; an ablation may put others in its place to show what leakage is worth.
         self.judge = data.val
-        self.common = {
+        self._given = {
             "site": site,
-            "seed": study.seed,
-            "threads": study.threads,
-            "flip": study.data.flip,
-            **runtime.describe(),
             "train": content_digest(data.train),
             "val": content_digest(data.val),
+            **job.describe(),
         }
 
-    def seed(self, stage: str) -> tuple[object, ...]:
-        """Return the parts of a stage's seed."""
-        return (self.study.seed, self.site, stage)
+    def key(self, *irrelevant: str) -> dict[str, Any]:
+        """Return what a stage of this pipeline depends on: everything but the options that are ``irrelevant``."""
+        return {"options": self.study.options(*OF_NO_STAGE, *irrelevant), **self._given}
 
     def own_model(self) -> Artifact:
         """Train the site's own classifier on its real images, with the recipe of the comparison; it never leaves."""
-        config = self.study.student
-
-        def compute() -> Artifact:
-            """Train on the site's real images."""
-            model = train_on_real(
-                config,
-                self.data.train,
-                flip=self.study.data.flip,
-                runtime=self.runtime,
-                seed=self.seed("local"),
-                progress=self.progress,
-                stage="own model",
-            )
-            return Artifact(model_tensors(model))
-
-        return self.stages.run("local", self.common | {"student": dataclasses.asdict(config)}, compute)
+        work = lambda: train_on_real(self.study.student, self.data.train, self.job.seeded("local"), "own model")  # noqa: E731
+        key = self.key("teacher", "generator", "recycle")
+        return self.stages.run("local", key, lambda: Artifact(model_tensors(work())))
 
     def teacher(self) -> Artifact:
         """Train the teacher, or read it."""
-        config = self.study.teacher
-        return self.stages.run(
-            "teacher",
-            self._teacher_key(),
-            lambda: train_teacher(
-                config,
-                self.data,
-                flip=self.study.data.flip,
-                runtime=self.runtime,
-                seed=self.seed("teacher"),
-                progress=self.progress,
-            ),
-        )
+        work = lambda: train_teacher(self.study.teacher, self.data, self.job.seeded("teacher"))  # noqa: E731
+        return self.stages.run("teacher", self._teacher_key(), work)
 
     def labeller(self) -> SoftLabeller:
         """Return what labels synthetic images: the teacher at its calibrated temperature times the study's."""
         artifact, recycle = self.teacher(), self.study.recycle
-        teacher = load_teacher(self.study.teacher, self.data, artifact, self.runtime)
+        teacher = load_teacher(self.study.teacher, self.data, artifact, self.job.runtime)
         temperature = recycle.temperature * artifact.info["temperature"]
-        return SoftLabeller(
-            teacher, temperature, recycle.views, self.study.teacher.augment, self.study.data.flip, self.runtime
-        )
+        return SoftLabeller(teacher, temperature, recycle.views, self.study.teacher.augment, self.job)
 
     def generator_checkpoints(self) -> list[int]:
         """Train the generator, continuing behind the last checkpoint on disk; return the steps of its checkpoints."""
@@ -152,7 +118,7 @@ class SitePipeline:
         if not len(train):
             least = self.study.recycle.min_class_count
             raise UserError(f"no class has {least} training images; lower recycle.min_class_count={least}")
-        generator.fit(train, seed=self.seed("generator"), progress=self.progress, save=save, state=state)
+        generator.fit(train, self.job.seeded("generator"), save, state)
         write_artifact(done, Artifact({}, info))
         state_path.unlink(missing_ok=True)
         return info
@@ -180,7 +146,7 @@ class SitePipeline:
         rows: dict[str, list[Any]] = {"checkpoints": [], "tuning": [], "recalls": []}
         if len(self.kept) > 1:
             scorer = CandidateScorer(
-                self.study, self.data, self.labeller(), self.seed("search"), self.runtime, self.progress, self.judge
+                self.study, self.data.train, self.judge, self.labeller(), self.job.seeded("search")
             )
             best, score = self._best_checkpoint(scorer, generator, checkpoints, rows["checkpoints"])
             generator.load(self.checkpoint(best))
@@ -252,9 +218,7 @@ class SitePipeline:
             round_number: 1, 2, ...: part of the seed of the noise.
             max_images: the site policy's cap on images in one release, None for none.
         """
-        key = self.choice_key() | {"round": round_number, "max_images": max_images}
-        recycle = self.study.recycle
-        key |= {name: getattr(recycle, name) for name in ("rounds", "ratio", "exchange")}
+        key = self.choice_key() | self.key() | {"round": round_number, "max_images": max_images}
         return Release.from_artifact(
             self.stages.run("release", key, lambda: self._regenerate(round_number, max_images).as_artifact())
         )
@@ -276,20 +240,31 @@ class SitePipeline:
                 )
         return slices, count
 
-    def _regenerate(self, round_number: int, max_images: int | None) -> Release:
-        choice, teacher, generator = self.choose(), self.teacher().info, self.build_generator()
+    def drawer(self, seeded: str, labelled: bool = True) -> Drawer:
+        """Return the Drawer of the chosen checkpoint and knobs.
+
+        Args:
+            seeded: part of the seed of all that it draws.
+            labelled: whether the teacher labels the images; else each gets the class that it was drawn for.
+        """
+        choice, generator = self.choose(), self.build_generator()
         generator.load(self.checkpoint(choice["checkpoint"]))
-        recycle, (slices, count) = self.study.recycle, self.slices(max_images)
-        rng, balance = numpy_rng(*self.seed("labels"), round_number), choice["knobs"].get("balance", recycle.balance)
-        labels = np.concatenate(
-            [release_labels(self.data.train, count, balance, recycle.min_class_count, rng) for _ in range(slices)]
+        labeller = self.labeller() if labelled else None
+        return Drawer(
+            generator, choice["knobs"], self.data.train, self.study.recycle, labeller, self.job.seeded(seeded)
         )
-        images, soft = self._draw(generator, choice["knobs"], labels, round_number)
-        manifest = {
+
+    def _regenerate(self, round_number: int, max_images: int | None) -> Release:
+        (slices, count), drawer = self.slices(max_images), self.drawer("regenerate")
+        rng = numpy_rng(*self.job.seed, "labels", round_number)
+        images, soft = drawer.draw(np.concatenate([drawer.classes(count, rng) for _ in range(slices)]), round_number)
+        manifest = self._manifest() | {"round": round_number, "slices": slices, "count": len(images)}
+        return Release(images, normalised_float16(soft), manifest)
+
+    def _manifest(self) -> dict[str, Any]:
+        choice, teacher = self.choose(), self.teacher().info
+        return {
             "site": self.site,
-            "round": round_number,
-            "slices": slices,
-            "count": len(images),
             "left_out": self.left_out,
             "knobs": choice["knobs"],
             "checkpoint": choice["checkpoint"],
@@ -297,60 +272,29 @@ class SitePipeline:
             "recalls": choice.get("recalls", []),
             "teacher": {"step": teacher["step"], "val_accuracy": teacher.get("accuracy", 1.0)},
         }
-        return Release(images, normalised_float16(soft), manifest)
-
-    def _draw(
-        self, generator: Generator, knobs: Knobs, labels: NDArray[np.int64], round_number: int
-    ) -> tuple[NDArray[np.uint8], NDArray[np.floating]]:
-        labeller, seed = self.labeller(), (*self.seed("regenerate"), round_number)
-
-        def draw(wanted: NDArray[np.int64], *more: object) -> SoftSet:
-            """Draw an image for each wanted class and label it, batch by batch."""
-            images, soft, done = [], [], 0
-            for batch in generator.sample(wanted, sampling_knobs(knobs), *seed, *more):
-                images.append(batch)
-                soft.append(labeller(batch, *seed, *more, done))
-                done += len(batch)
-                self.progress.update("regenerate", done, len(wanted), unit="image")
-            return np.concatenate(images), np.concatenate(soft)
-
-        threshold = knobs.get("filter", self.study.recycle.filter)
-        drawn = confident(*draw(labels), labels, threshold, draw)
-        self.progress.finish("regenerate")
-        return drawn
 
     def build_generator(self) -> Generator:
         """Return the untrained generator of this study and data."""
-        train = self.data.train
-        return build_generator(
-            self.study.generator,
-            channels=train.channels,
-            size=train.size,
-            classes=len(train.classes),
-            flip=self.study.data.flip,
-            runtime=self.runtime,
-        )
+        return build_generator(self.study.generator, Shape.of(self.data.train), self.job)
 
     def _checkpoint_path(self, step: int) -> Path:
         return self.stages.path(f"generator-{step}", self._generator_key())
 
     def _teacher_key(self) -> dict[str, Any]:
-        return self.common | {"teacher": dataclasses.asdict(self.study.teacher)}
+        return self.key("student", "generator", "recycle")
 
     def _generator_key(self) -> dict[str, Any]:
-        least = self.study.recycle.min_class_count
-        return self.common | {"generator": dataclasses.asdict(self.study.generator), "least": least}
+        # Of `recycle` only the least class count chooses what the generator sees.
+        return self.key("student", "teacher", "recycle") | {"least": self.study.recycle.min_class_count}
 
     def choice_key(self) -> dict[str, Any]:
         """Return all that the choice of checkpoint and knobs depends on."""
-        recycle = self.study.recycle
-        return (
-            self._teacher_key()
-            | self._generator_key()
-            | {"student": dataclasses.asdict(self.study.student), "ratio": recycle.ratio}
-            | {"judge": content_digest(self.judge)}
-            | {name: getattr(recycle, name) for name in SEARCH_SETTINGS}
-        )
+        return self.key(*OF_RELEASES) | {"judge": content_digest(self.judge)}
+
+
+def site_job(study: Study, site: str, runtime: Runtime, progress: Progress) -> Job:
+    """Return the job of a site's pipeline under a study."""
+    return Job(runtime, progress, study.data.flip, (study.seed, site))
 
 
 def normalised_float16(soft: NDArray[np.floating]) -> NDArray[np.float16]:

@@ -16,17 +16,17 @@ from typing import Protocol
 import numpy as np
 
 from fedkr.config import Study
-from fedkr.data.images import ImageSet, SiteData
+from fedkr.data.images import ImageSet, Shape
 from fedkr.generators.base import Generator, Knobs
 from fedkr.learning.classifier import ClassifierTraining
 from fedkr.learning.evaluation import Utility, measure_utility
+from fedkr.learning.job import Job
 from fedkr.learning.models import build_classifier
-from fedkr.learning.training import Runtime, predict_logits
-from fedkr.progress import Progress
+from fedkr.learning.prediction import predict_logits
+from fedkr.progress import SilentProgress
 from fedkr.recycle.distill import regenerated_batches
-from fedkr.recycle.drawing import confident, release_labels, sampling_knobs
-from fedkr.recycle.teacher import SoftLabeller
-from fedkr.seeds import derive_seed
+from fedkr.recycle.drawer import Drawer, Labeller
+from fedkr.seeds import derive_seed, numpy_rng
 
 LEAST_FOR_RECALL = 5
 
@@ -137,14 +137,14 @@ def standard_error(score: Score, labels: np.ndarray) -> float:
 class StudentTrial:
     """A short GKD student on what one candidate draws; scored on ``judge``."""
 
-    def __init__(self, work: ClassifierTraining, judge: ImageSet, metric: str, progress: Progress, stage: str) -> None:
-        self.work, self.judge, self.metric, self.progress, self.stage = work, judge, metric, progress, stage
+    def __init__(self, work: ClassifierTraining, judge: ImageSet, metric: str, stage: str) -> None:
+        self.work, self.judge, self.metric, self.stage = work, judge, metric, stage
 
     def advance(self, until: int) -> Score:
         """Train the student up to step ``until`` and return its score on the judge's images."""
-        self.work.advance(until, self.progress, self.stage)
-        self.progress.finish(self.stage)
-        logits = predict_logits(self.work.model, self.judge.images, self.work.runtime)
+        self.work.advance(until, self.stage)
+        self.work.job.progress.finish(self.stage)
+        logits = predict_logits(self.work.model, self.judge.images, self.work.job.runtime)
         return Score.of(measure_utility(logits, self.judge.labels, len(self.judge.classes)), self.metric)
 
 
@@ -153,52 +153,31 @@ class CandidateScorer:
 
     Args:
         study: all settings.
-        data: the site's splits; ``train`` gives the release's class shares.
-        labeller: the teacher.
-        seed: parts of the seed.
-        runtime: device and precision.
-        progress: is told of every step.
+        train: the site's training images: they give the class shares.
         judge: the images that students are scored on: the site's val split.
+        labeller: the teacher.
+        job: runtime, progress and the search's seed.
     """
 
-    def __init__(
-        self,
-        study: Study,
-        data: SiteData,
-        labeller: SoftLabeller,
-        seed: tuple[object, ...],
-        runtime: Runtime,
-        progress: Progress,
-        judge: ImageSet,
-    ) -> None:
-        self.study, self.data, self.labeller, self.seed = study, data, labeller, seed
-        self.runtime, self.progress, self.judge = runtime, progress, judge
+    def __init__(self, study: Study, train: ImageSet, judge: ImageSet, labeller: Labeller, job: Job) -> None:
+        self.study, self.train, self.judge, self.labeller, self.job = study, train, judge, labeller, job
         recycle = study.recycle
-        self.count = min(recycle.search_images, max(study.student.batch, round(recycle.ratio * len(data.train))))
+        self.count = min(recycle.search_images, max(study.student.batch, round(recycle.ratio * len(train))))
 
     def trial(self, generator: Generator, knobs: Knobs, stage: str) -> StudentTrial:
         """Return the untrained trial of a loaded generator with ``knobs``."""
-        recycle, train = self.study.recycle, self.data.train
-        least, rng = recycle.min_class_count, np.random.default_rng(0)
-        labels = release_labels(train, self.count, knobs.get("balance", recycle.balance), least, rng)
-
-        def draw(wanted: np.ndarray, *seed: object) -> tuple[np.ndarray, np.ndarray]:
-            """Draw an image for each wanted class and label it."""
-            images = np.concatenate(list(generator.sample(wanted, sampling_knobs(knobs), *self.seed, *seed)))
-            return images, self.labeller(images, *self.seed, *seed)
-
-        soft = confident(*draw(labels, "search"), labels, knobs.get("filter", recycle.filter), draw)
+        recycle, job = self.study.recycle, self.job.seeded("search")
+        quiet = dataclasses.replace(self.job, progress=SilentProgress())
+        drawer = Drawer(generator, knobs, self.train, recycle, self.labeller, quiet)
+        soft = drawer.draw(drawer.classes(self.count, numpy_rng(*self.job.seed, "labels")), "search")
         config = dataclasses.replace(self.study.student, steps=recycle.search_steps)
-        seed = (*self.seed, "search")
         work = ClassifierTraining(
-            build_classifier(config, train.channels, train.size, len(train.classes), derive_seed(*seed)),
+            build_classifier(config, Shape.of(self.train), derive_seed(*job.seed)),
             config,
-            regenerated_batches(lambda _: soft, config.regenerate_every, config.batch, *seed),
-            flip=self.study.data.flip,
-            runtime=self.runtime,
-            seed=seed,
+            regenerated_batches(lambda _: soft, config.regenerate_every, config.batch, *job.seed),
+            job,
         )
-        return StudentTrial(work, self.judge, recycle.metric, self.progress, stage)
+        return StudentTrial(work, self.judge, recycle.metric, stage)
 
 
 def chance_auc(labels: np.ndarray) -> tuple[float, float]:

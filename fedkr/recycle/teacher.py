@@ -14,14 +14,15 @@ from scipy.special import log_softmax
 from torch import Tensor, nn
 
 from fedkr.config import TeacherConfig
-from fedkr.data.images import ImageSet, SiteData
+from fedkr.data.images import ImageSet, Shape, SiteData
 from fedkr.errors import UserError
 from fedkr.learning.augment import augment
 from fedkr.learning.classifier import ClassifierTraining, real_batches
 from fedkr.learning.evaluation import measure_utility
+from fedkr.learning.job import Job
 from fedkr.learning.models import build_classifier
-from fedkr.learning.training import Runtime, forward_batch, predict_logits, to_model_input
-from fedkr.progress import Progress
+from fedkr.learning.prediction import forward_batch, predict_logits, to_model_input
+from fedkr.learning.runtime import Runtime
 from fedkr.seeds import derive_seed, torch_rng
 from fedkr.stages import Artifact, model_tensors
 
@@ -50,7 +51,7 @@ def build_teacher(config: TeacherConfig, data: SiteData, *seed: object) -> nn.Mo
     train = data.train
     present = np.flatnonzero(train.class_counts())
     if len(present) > 1:
-        return build_classifier(config, train.channels, train.size, len(train.classes), derive_seed(*seed))
+        return build_classifier(config, Shape.of(train), derive_seed(*seed))
     if config.single_class != "constant":
         raise UserError(
             f"all {len(train)} training images are of class {train.classes[present[0]]!r}: "
@@ -59,46 +60,39 @@ def build_teacher(config: TeacherConfig, data: SiteData, *seed: object) -> nn.Mo
     return ConstantClassifier(int(present[0]), len(train.classes))
 
 
-def train_teacher(
-    config: TeacherConfig, data: SiteData, *, flip: str, runtime: Runtime, seed: tuple[object, ...], progress: Progress
-) -> Artifact:
+def train_teacher(config: TeacherConfig, data: SiteData, job: Job) -> Artifact:
     """Train the teacher; the site's val split ends training and chooses what is kept, as ``config`` has it.
 
     Returns:
         The kept evaluation's weights; ``info`` holds its step, its val figures, the curve and the temperature.
     """
-    model = build_teacher(config, data, *seed)
+    model = build_teacher(config, data, *job.seed)
     if isinstance(model, ConstantClassifier):
         return Artifact(model_tensors(model), {"step": 0, "temperature": 1.0, "curve": []})
-    work = ClassifierTraining(
-        model, config, real_batches(data.train, config.batch, *seed), flip=flip, runtime=runtime, seed=seed
-    )
-    kept = train_and_keep(work, data.val, config, progress, "teacher")
+    work = ClassifierTraining(model, config, real_batches(data.train, config.batch, *job.seed), job)
+    kept = train_and_keep(work, data.val, config, "teacher")
     if config.calibrate:
         work.model.load_state_dict(kept.tensors)
-        logits = predict_logits(work.model, data.val.images, runtime)
+        logits = predict_logits(work.model, data.val.images, job.runtime)
         kept.info["temperature"] = fit_temperature(logits, data.val.labels)
     return kept
 
 
-def train_and_keep(
-    work: ClassifierTraining, judge: ImageSet, stopping: TeacherConfig, progress: Progress, stage: str
-) -> Artifact:
+def train_and_keep(work: ClassifierTraining, judge: ImageSet, stopping: TeacherConfig, stage: str) -> Artifact:
     """Train to the end of the schedule or until ``judge`` has seen nothing better for a while; keep one evaluation.
 
     Args:
         work: the training; its own configuration says how many steps.
         judge: images that choose; the site's val split.
         stopping: how often to look, the patience, and what is kept.
-        progress: is told of every step.
         stage: name of the work, as it is shown.
 
     Returns:
         The kept evaluation's weights; ``info`` holds its step and figures, the curve, and a temperature of 1.
     """
     kept, curve, since_best = Artifact(), [], 0
-    for step in advance_in_parts(work, stopping.evaluations, progress, stage):
-        logits = predict_logits(work.model, judge.images, work.runtime)
+    for step in advance_in_parts(work, stopping.evaluations, stage):
+        logits = predict_logits(work.model, judge.images, work.job.runtime)
         utility = measure_utility(logits, judge.labels, len(judge.classes))
         figures = {name: getattr(utility, name) for name in ("accuracy", "auc", "loss")}
         curve.append({"step": step, **figures})
@@ -111,17 +105,17 @@ def train_and_keep(
     return kept
 
 
-def advance_in_parts(work: ClassifierTraining, parts: int, progress: Progress, stage: str) -> Iterator[int]:
+def advance_in_parts(work: ClassifierTraining, parts: int, stage: str) -> Iterator[int]:
     """Train to the end of the schedule in ``parts`` equal parts; yield the step after each, so that it can be judged.
 
     ``stage`` is reported as over when the last part is, or when the caller looks no further.
     """
     try:
         for part in range(1, parts + 1):
-            work.advance(work.config.steps * part // parts, progress, stage)
+            work.advance(work.config.steps * part // parts, stage)
             yield work.training.step
     finally:
-        progress.finish(stage)
+        work.job.progress.finish(stage)
 
 
 def rank(figures: dict[str, Any], keep_by: str) -> tuple[float, ...]:
@@ -166,8 +160,7 @@ class SoftLabeller:
     temperature: float
     views: int
     augment: str
-    flip: str
-    runtime: Runtime
+    job: Job
 
     @torch.inference_mode()
     def __call__(self, images: NDArray[np.uint8], *seed: object) -> NDArray[np.float32]:
@@ -176,16 +169,16 @@ class SoftLabeller:
         if len(images) > batch:
             starts = range(0, len(images), batch)
             return np.concatenate([self(images[start : start + batch], *seed, start) for start in starts])
-        inputs = to_model_input(torch.from_numpy(images).to(self.runtime.device))
+        inputs = to_model_input(torch.from_numpy(images).to(self.job.runtime.device))
         total = torch.zeros(())
         for view in range(self.views):
-            seen = inputs if not view else augment(inputs, self.augment, self.flip, torch_rng(*seed, "view", view))
+            seen = inputs if not view else augment(inputs, self.augment, self.job.flip, torch_rng(*seed, "view", view))
             total = total + self.of_view(seen)
         return (total / self.views).cpu().numpy()
 
     @torch.no_grad()
     def of_view(self, inputs: Tensor) -> Tensor:
         """Return soft labels ``[N, K]`` of one view, model inputs ``[N, C, H, W]``: what TCKR's student learns from."""
-        with self.runtime.autocast():
+        with self.job.runtime.autocast():
             logits = self.teacher(inputs)
         return torch.softmax(logits.float() / self.temperature, dim=1)

@@ -11,13 +11,13 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
 
 from fedkr import wire
-from fedkr.learning.training import Runtime
+from fedkr.learning.runtime import Runtime
 from fedkr.progress import Progress
-from fedkr.release import check_release
+from fedkr.release import ReleasedSets, check_release
 from fedkr.stages import Artifact
-from server.coordinator import Coordinator, Pending
+from server.coordinator import Coordinator, Pending, card_shape
 from server.failure import StudyFailedError
-from server.student import ReleasePool, train_student
+from server.student import train_student
 
 logger = logging.getLogger("fedkr.server")
 
@@ -88,9 +88,7 @@ class FedKR(Strategy):
         release, card = wire.read_release(content), self.coordinator.card
         check_release(
             release,
-            size=card["size"],
-            channels=card["channels"],
-            classes=len(card["classes"]),
+            card_shape(card),
             where=f"release of {site}",
         )
         artifact = release.as_artifact()
@@ -102,7 +100,7 @@ class FedKR(Strategy):
         """Train the student on everything stored, or read it where it was trained before."""
         if not any(self.files):
             raise StudyFailedError("no site released anything: 'release' is not in their policy.allow")
-        pool = ReleasePool([list(files.values()) for files in self.files])
+        pool = ReleasedSets.of_files([list(files.values()) for files in self.files])
         sites = [sorted(files) for files in self.files]
         return self.coordinator.stages.run(
             "student",

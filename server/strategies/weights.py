@@ -26,7 +26,7 @@ from fedkr.learning.models import build_classifier
 from fedkr.learning.training import cosine
 from fedkr.progress import Progress
 from fedkr.stages import Artifact, read_artifact, write_artifact
-from server.coordinator import Coordinator, content_bytes
+from server.coordinator import Coordinator, card_shape, content_bytes
 from server.failure import StudyFailedError
 
 logger = logging.getLogger("fedkr.server")
@@ -249,10 +249,10 @@ class WeightSharing:
         self.search.append(row)
 
     def _initial_weights(self) -> dict[str, torch.Tensor]:
-        card = self.coordinator.card
-        seed = (self.study.seed, "server", self.config.kind)
-        shape = (card["channels"], card["size"], len(card["classes"]))
-        return dict(build_classifier(self.study.student, *shape, *seed).state_dict())
+        shape = card_shape(self.coordinator.card)
+        return dict(
+            build_classifier(self.study.student, shape, self.study.seed, "server", self.config.kind).state_dict()
+        )
 
     def _path(self, candidate: Candidate, number: int) -> Path:
         """Return a round's file: with other sites it is another round."""

@@ -18,10 +18,12 @@ import fedkr
 from fedkr.audit.outside.model import OutsideAudit, OutsideAuditor, read_outside
 from fedkr.audit.verdict import CONTROL
 from fedkr.config import LEAST_REFERENCES, AuditConfig, ClassifierConfig
+from fedkr.data.images import Shape
 from fedkr.environment import hardware, package_versions
 from fedkr.errors import UserError
+from fedkr.learning.job import Job
 from fedkr.learning.models import build_classifier
-from fedkr.learning.training import Runtime
+from fedkr.learning.runtime import Runtime
 from fedkr.progress import FileProgress
 from fedkr.report import plain
 from fedkr.report.outside_page import render_outside
@@ -108,19 +110,11 @@ def audit_outside(request: Request, bootstrap: int | None = None) -> Path:
     runtime.place(model).eval()
     check_answers(model, members, request.model, runtime)
     recipe = recipe_of(model.recipe, given)
-    build_classifier(recipe, members.channels, members.size, len(members.classes), "check")
+    build_classifier(recipe, Shape.of(members), "check")
     out = (request.out or Path(f"audit-{request.model.stem}")).absolute()
     with only_run_in(out), LiveView({"audit": out}):
-        auditor = OutsideAuditor(
-            data,
-            config,
-            recipe,
-            flip=request.flip,
-            runtime=runtime,
-            stages=StageStore(out / "stages"),
-            progress=FileProgress(out),
-            seed=request.seed,
-        )
+        job = Job(runtime, FileProgress(out), request.flip)
+        auditor = OutsideAuditor(data, config, recipe, StageStore(out / "stages"), job, request.seed)
         found = auditor.audit(partial(model.predict, runtime=runtime), model.target)
     document = describe(request, model, found, config, recipe) | {"seconds": time.time() - started}
     document["notes"] = [*data.notes, *notes(model, config, found)]

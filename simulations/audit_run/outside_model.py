@@ -18,13 +18,13 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from fedkr.config import ClassifierConfig
-from fedkr.data.images import ImageSet
+from fedkr.data.images import ImageSet, Shape
 from fedkr.errors import UserError
-from fedkr.learning.models import build_classifier
+from fedkr.learning.models import build_classifier, load_weights
 from fedkr.learning.models.resnet import resnet18
-from fedkr.learning.training import Runtime, predict_logits, to_model_input
+from fedkr.learning.prediction import predict_logits, to_model_input
+from fedkr.learning.runtime import Runtime
 from fedkr.stages import model_tensors
-from fedkr.wire import load_weights
 from simulations.export.bundle import WEIGHTS_FILE, ModelDescription
 
 # Keys under which training scripts put the weights among other things.
@@ -125,10 +125,12 @@ def load_model(path: Path, config: ClassifierConfig, shape: ImageSet) -> Outside
         return _exported(path, shape)
     if path.suffix == ".safetensors":
         try:
-            return _of_weights(load_file(path), config, shape, path)
+            return _of_weights(load_file(path), config, Shape.of(shape), path)
         except SafetensorError as error:
             raise UserError(f"{path}: not a readable safetensors file ({error})") from None
-    return _torchscript(path) if _is_torchscript(path) else _of_weights(_read_tensors(path), config, shape, path)
+    return (
+        _torchscript(path) if _is_torchscript(path) else _of_weights(_read_tensors(path), config, Shape.of(shape), path)
+    )
 
 
 def check_answers(model: OutsideModel, data: ImageSet, path: Path, runtime: Runtime) -> None:
@@ -216,21 +218,20 @@ def _read_tensors(path: Path) -> dict[str, Any]:
     return values
 
 
-def _of_weights(weights: Mapping[str, Tensor], config: ClassifierConfig, shape: ImageSet, path: Path) -> OutsideModel:
+def _of_weights(weights: Mapping[str, Tensor], config: ClassifierConfig, shape: Shape, path: Path) -> OutsideModel:
     plain = {name.removeprefix(PARALLEL): value for name, value in weights.items()}
-    classes = len(shape.classes)
-    network = build_classifier(config, shape.channels, shape.size, classes, "any")
+    network = build_classifier(config, shape, "any")
     stem = plain.get("conv1.weight")
     if config.arch == "resnet18" and stem is not None and stem.shape[-1] == LARGE_STEM:
         # The size only decides the stem.
-        network = resnet18(shape.channels, 64, classes, config.norm)
+        network = resnet18(shape.channels, 64, shape.classes, config.norm)
     expected, found = model_tensors(network), plain.keys()
     if not expected.keys() & found:
         raise UserError(f"{path}: not the weights of {config.arch} (--arch), no name is the same")
     try:
         return OutsideModel(load_weights(network, plain).eval(), f"weights of {config.arch}")
     except UserError as error:
-        hint = f"--arch {config.arch} --width {config.width}, {shape.channels} channel(s), {classes} classes"
+        hint = f"--arch {config.arch} --width {config.width}, {shape.channels} channel(s), {shape.classes} classes"
         raise UserError(f"{path}: {error}; given were {hint}") from None
 
 

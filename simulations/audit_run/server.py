@@ -10,7 +10,7 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from fedkr.config import Study
-from fedkr.learning.training import Runtime
+from fedkr.learning.runtime import Runtime
 from fedkr.progress import FileProgress
 from fedkr.stages import StageStore, write_atomic
 from server.app import log_to_stream, read_study

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from fedkr.environment import hardware, package_versions
 from fedkr.errors import UserError
-from fedkr.learning.training import Runtime
+from fedkr.learning.runtime import Runtime
 from fedkr.progress import FileProgress
 from fedkr.stages import StageStore, write_atomic
 from simulations.evidence.proof import Bench, Figures

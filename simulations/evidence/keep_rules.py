@@ -11,6 +11,7 @@ import dataclasses
 import json
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +20,18 @@ from rich.console import Console
 from rich.table import Table
 
 from fedkr.config import KEEP_RULES, Study
-from fedkr.data.images import ImageSet, content_digest
+from fedkr.data.images import ImageSet, Shape, content_digest
 from fedkr.data.registry import Source
 from fedkr.data.stratify import deal
 from fedkr.environment import hardware, package_versions
 from fedkr.errors import UserError
 from fedkr.learning.classifier import ClassifierTraining, real_batches
 from fedkr.learning.evaluation import Utility, measure_utility
+from fedkr.learning.job import Job
 from fedkr.learning.models import build_classifier
-from fedkr.learning.training import Runtime, predict_logits
-from fedkr.progress import FileProgress, Progress
+from fedkr.learning.prediction import predict_logits
+from fedkr.learning.runtime import Runtime
+from fedkr.progress import FileProgress
 from fedkr.recycle.teacher import advance_in_parts, rank
 from fedkr.seeds import derive_seed, numpy_rng
 from fedkr.stages import Artifact, StageStore, write_atomic
@@ -75,20 +78,21 @@ def deal_folds(study: Study, source: Source) -> list[Fold]:
     return folds
 
 
-def look(study: Study, fold: Fold, number: int, runtime: Runtime, progress: Progress) -> Iterator[dict[str, Any]]:
+def look(study: Study, fold: Fold, number: int, job: Job) -> Iterator[dict[str, Any]]:
     """Train a fold's teacher to the end; yield each evaluation's figures on val and those on the images ``apart``."""
-    config, train, seed = study.teacher, fold.train, ("keep rules", study.seed, number)
-    model = build_classifier(config, train.channels, train.size, len(train.classes), derive_seed(*seed))
-    batches = real_batches(train, config.batch, *seed)
-    work = ClassifierTraining(model, config, batches, flip=study.data.flip, runtime=runtime, seed=seed)
-    for step in advance_in_parts(work, config.evaluations, progress, f"fold {number + 1} of {FOLDS}"):
+    config, train, job = study.teacher, fold.train, replace(job, seed=("keep rules", study.seed, number))
+    model = build_classifier(config, Shape.of(train), derive_seed(*job.seed))
+    work = ClassifierTraining(model, config, real_batches(train, config.batch, *job.seed), job)
+    for step in advance_in_parts(work, config.evaluations, f"fold {number + 1} of {FOLDS}"):
         here, there = _utility(work, fold.val), _utility(work, fold.apart)
         apart = {name: getattr(there, name) for name in FIGURES}
         yield {"step": step, "accuracy": here.accuracy, "loss": here.loss, "apart": apart}
 
 
 def _utility(work: ClassifierTraining, images: ImageSet) -> Utility:
-    return measure_utility(predict_logits(work.model, images.images, work.runtime), images.labels, len(images.classes))
+    return measure_utility(
+        predict_logits(work.model, images.images, work.job.runtime), images.labels, len(images.classes)
+    )
 
 
 def compare(folds: Sequence[Sequence[dict[str, Any]]]) -> dict[str, Any]:
@@ -132,8 +136,8 @@ def _all_evaluations(
     study: Study, folds: Sequence[Fold], runtime: Runtime, run_dir: Path
 ) -> list[list[dict[str, Any]]]:
     """Return every fold's evaluations; each fold is a stage, so that a restart repeats none."""
-    stages, progress = StageStore(run_dir / "stages"), FileProgress(run_dir)
-    common = {"seed": study.seed, "threads": study.threads, "flip": study.data.flip, **runtime.describe()}
+    stages, job = StageStore(run_dir / "stages"), Job(runtime, FileProgress(run_dir), study.data.flip)
+    common = {"seed": study.seed, "threads": study.threads, **job.describe()}
     common["teacher"] = dataclasses.asdict(study.teacher)
     found = []
     for number, fold in enumerate(folds):
@@ -141,7 +145,7 @@ def _all_evaluations(
 
         def compute(number: int = number, fold: Fold = fold) -> Artifact:
             """Train the fold's teacher."""
-            return Artifact({}, {"evaluations": list(look(study, fold, number, runtime, progress))})
+            return Artifact({}, {"evaluations": list(look(study, fold, number, job))})
 
         key = common | {"fold": number, "parts": parts}
         found.append(stages.run("keep-rules", key, compute).info["evaluations"])

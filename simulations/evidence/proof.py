@@ -11,7 +11,7 @@ import numpy as np
 
 from fedkr.config import DataConfig
 from fedkr.data import ImageSet, Source, content_digest, load_source
-from fedkr.learning.training import Runtime
+from fedkr.learning.runtime import Runtime
 from fedkr.progress import Progress
 from fedkr.stages import Artifact, StageStore
 

@@ -15,13 +15,14 @@ from torch import nn
 from fedkr.audit.attacks.with_references import reference_signals
 from fedkr.audit.challenge import Challenge, build_challenge, candidates, site_challenge, site_population
 from fedkr.audit.figures import AuditReport
-from fedkr.audit.references.direct import balanced_membership, train_references
+from fedkr.audit.references.direct import balanced_membership, reference_task, train_references
 from fedkr.audit.run import audit_model
 from fedkr.config import AuditConfig, ClassifierConfig
 from fedkr.data import ImageSet, SiteData, joined, toss_coins
 from fedkr.learning.classifier import train_on_real
-from fedkr.learning.training import Runtime, predict_logits
-from fedkr.progress import Progress, SilentProgress
+from fedkr.learning.job import Job
+from fedkr.learning.prediction import predict_logits
+from fedkr.learning.runtime import Runtime
 from fedkr.seeds import numpy_rng
 from fedkr.stages import StageStore
 from simulations.evidence.proof import XRAYS, Bench, Figures, dealt, digest_of, official_train
@@ -71,7 +72,8 @@ def overfitted(bench: Bench, train: ImageSet, settings: Overfit, seed: int) -> F
     counts = [settings.members, settings.nonmembers, settings.population]
     members, nonmembers, population = dealt(train, counts, numpy_rng(seed, "proof", "overfit"))
     challenge = build_challenge(members, nonmembers)
-    model = _trained(settings.recipe, challenge.members, bench.runtime, (seed, "proof", "target"), bench.progress)
+    job = Job(bench.runtime, bench.progress, seed=(seed, "proof"))
+    model = train_on_real(settings.recipe, challenge.members, job.seeded("target"), "target")
     config = AuditConfig(
         attacks=["rmia", *LIRA, "rmia-offline", "lira-offline", "loss", "modified-entropy", "confidence"],
         headline="rmia",
@@ -79,10 +81,8 @@ def overfitted(bench: Bench, train: ImageSet, settings: Overfit, seed: int) -> F
         queries=settings.queries,
         fprs=[0.01],
     )
-    seeds = (seed, "proof", "references")
-    report = _attacked(
-        model, challenge, population, settings.recipe, config, bench.stages, bench.runtime, seeds, bench.progress
-    )
+    attacked = Attacked(challenge, population, settings.recipe, config)
+    report = attacked.report(model, bench.stages, job.seeded("references"))
     sides = {"members": challenge.members, "nonmembers": challenge.nonmembers, "population": population}
     return {
         "seed": seed,
@@ -143,7 +143,8 @@ def never_seen(bench: Bench, everything: ImageSet, settings: Null, seed: int) ->
     data = SiteData(drawn.subset(np.arange(half)), population, nothing, drawn.subset(np.arange(half, len(drawn))))
     data = toss_coins(data, seed, SITE)
     challenge = site_challenge(data)
-    model = _trained(settings.recipe, train, bench.runtime, (seed, "proof", "other images"), SilentProgress())
+    job = Job(bench.runtime, seed=(seed, "proof"))
+    model = train_on_real(settings.recipe, train, job.seeded("other images"), "target")
     config = AuditConfig(
         attacks=["rmia", "loss"],
         headline="rmia",
@@ -154,10 +155,8 @@ def never_seen(bench: Bench, everything: ImageSet, settings: Null, seed: int) ->
     )
     asked = site_population(data, challenge)
     with tempfile.TemporaryDirectory() as folder:
-        stages, seeds = StageStore(Path(folder)), (seed, "proof", "references")
-        report = _attacked(
-            model, challenge, asked, settings.recipe, config, stages, bench.runtime, seeds, SilentProgress()
-        )
+        attacked = Attacked(challenge, asked, settings.recipe, config)
+        report = attacked.report(model, StageStore(Path(folder)), job.seeded("references"))
     return {"seed": seed, "accuracy_elsewhere": _accuracy(model, population, bench.runtime), **_null_row(report)}
 
 
@@ -180,50 +179,31 @@ def _null_row(report: AuditReport) -> Figures:
     }
 
 
-def _trained(
-    recipe: ClassifierConfig, images: ImageSet, runtime: Runtime, seed: tuple[object, ...], progress: Progress
-) -> nn.Module:
-    return train_on_real(recipe, images, flip="none", runtime=runtime, seed=seed, progress=progress, stage="target")
+@dataclass(frozen=True)
+class Attacked:
+    """Whose membership a model is asked about, by which reference models and attacks."""
 
+    challenge: Challenge
+    population: ImageSet
+    recipe: ClassifierConfig
+    config: AuditConfig
 
-def _attacked(
-    model: nn.Module,
-    challenge: Challenge,
-    population: ImageSet,
-    recipe: ClassifierConfig,
-    config: AuditConfig,
-    stages: StageStore,
-    runtime: Runtime,
-    seed: tuple[object, ...],
-    progress: Progress,
-) -> AuditReport:
-    """Train direct references on random halves of the challenge and audit the model with them."""
-    images = candidates(challenge)
-    membership = balanced_membership(config.direct_references, len(images), numpy_rng(*seed, "halves"))
-    references = train_references(
-        recipe,
-        images,
-        membership,
-        steps=recipe.steps,
-        extra=None,
-        flip="none",
-        runtime=runtime,
-        seed=seed,
-        progress=progress,
-        stages=stages,
-        key={},
-    )
-    signals = reference_signals(references, images, population, config.queries, "none", "direct", others=False)
-    return audit_model(
-        partial(predict_logits, model, runtime=runtime),
-        challenge,
-        target="local",
-        site=SITE,
-        config=config,
-        seed=int(str(seed[0])),
-        references=[signals],
-        population=population,
-    )
+    def report(self, model: nn.Module, stages: StageStore, job: Job) -> AuditReport:
+        """Train direct references on random halves of the challenge and audit the model with them."""
+        images, config = candidates(self.challenge), self.config
+        membership = balanced_membership(config.direct_references, len(images), numpy_rng(*job.seed, "halves"))
+        references = train_references(reference_task(self.recipe, images, membership, None, job), stages, {})
+        signals = reference_signals(references, images, self.population, config.queries, "none", "direct", others=False)
+        return audit_model(
+            partial(predict_logits, model, runtime=job.runtime),
+            self.challenge,
+            target="local",
+            site=SITE,
+            config=config,
+            seed=int(str(job.seed[0])),
+            references=[signals],
+            population=self.population,
+        )
 
 
 def _accuracy(model: nn.Module, data: ImageSet, runtime: Runtime) -> float:

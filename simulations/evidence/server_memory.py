@@ -24,7 +24,7 @@ import fedkr
 from fedkr import wire
 from fedkr.config import Study
 from fedkr.environment import hardware, package_versions
-from fedkr.learning.training import Runtime
+from fedkr.learning.runtime import Runtime
 from fedkr.progress import SilentProgress
 from fedkr.release import Release
 from fedkr.stages import StageStore

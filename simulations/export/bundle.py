@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 import fedkr
 from fedkr.config import StudentConfig, read_dataclass
+from fedkr.data.images import Shape
 from fedkr.errors import UserError
-from fedkr.learning.models import build_classifier
-from fedkr.learning.training import to_model_input
-from fedkr.wire import load_weights
+from fedkr.learning.models import build_classifier, load_weights
+from fedkr.learning.prediction import to_model_input
 
 WEIGHTS_FILE, ONNX_FILE, DESCRIPTION_FILE, CARD_FILE = (
     "student.safetensors",
@@ -88,8 +88,8 @@ class ModelDescription:
         Raises:
             UserError: weights of another architecture.
         """
-        model = build_classifier(self.classifier, self.channels, self.size, len(self.classes), "any")
-        return load_weights(model, weights).eval()
+        shape = Shape(self.channels, self.size, len(self.classes))
+        return load_weights(build_classifier(self.classifier, shape, "any"), weights).eval()
 
 
 class ImageClassifier(nn.Module):

@@ -10,7 +10,7 @@ import dataclasses
 import json
 import sys
 from collections.abc import Iterator, Sequence
-from functools import cached_property, partial
+from functools import cached_property, partial, reduce
 from pathlib import Path
 from typing import Any
 
@@ -20,18 +20,21 @@ from scipy.stats import binomtest
 from torch import nn
 
 from fedkr.audit.leakage_curve import CurvePoint, SyntheticSlices, curve_points, draw_slices, training_sets
-from fedkr.audit.references.shadows import Draws
 from fedkr.audit.run import audit_model
 from fedkr.audit.statistics.pooling import pooled_rows, worst_site
 from fedkr.config import AuditConfig, Study, parse_study
 from fedkr.data import ImageSet
+from fedkr.data.images import Shape, content_digest
 from fedkr.environment import hardware, package_versions
 from fedkr.errors import UserError
 from fedkr.learning.classifier import train_on_real
-from fedkr.learning.models import build_classifier
-from fedkr.learning.training import Runtime, predict_logits
+from fedkr.learning.job import Job
+from fedkr.learning.models import load_classifier
+from fedkr.learning.prediction import predict_logits
+from fedkr.learning.runtime import Runtime
 from fedkr.progress import FileProgress
 from fedkr.recycle.distill import distill_student
+from fedkr.release import ReleasedSets
 from fedkr.stages import Artifact, StageStore, model_tensors, write_atomic
 from simulations.exits import guarded
 from simulations.leakage.figures import as_csv, as_png
@@ -130,7 +133,8 @@ class LeakageCurve:
     def __init__(self, study: Study) -> None:
         self.study, folder = study, Path(study.run_dir) / FOLDER
         self.runtime = Runtime.choose(study.device, study.precision, study.threads)
-        self.stages, self.progress = StageStore(folder / "stages"), FileProgress(folder)
+        self.stages = StageStore(folder / "stages")
+        self.job = Job(self.runtime, FileProgress(folder), study.data.flip, (study.seed, FOLDER))
         opened = [open_site({"partition-id": i}, study) for i in range(study.federation.sites)]
         self.audits = [SiteAudit(site) for site in opened]
         self.test = opened[0].global_test
@@ -162,16 +166,8 @@ class LeakageCurve:
 
         def train() -> Artifact:
             """Distil a student from the point's sets."""
-            model = distill_student(
-                config,
-                sets,
-                flip=self.study.data.flip,
-                runtime=self.runtime,
-                seed=(self.study.seed, FOLDER, "student"),
-                progress=self.progress,
-                stage=f"student of {trained.labels} labels, {trained.sweep} {trained.value:g}",
-            )
-            return Artifact(model_tensors(model))
+            stage = f"student of {trained.labels} labels, {trained.sweep} {trained.value:g}"
+            return Artifact(model_tensors(distill_student(config, sets, self.job.seeded("student"), stage)))
 
         network = self._network(self.stages.run("student", key, train))
         return vars(point) | {"images_a_set": len(sets(0)[0])} | self._figures(network)
@@ -182,18 +178,10 @@ class LeakageCurve:
 
         def train() -> Artifact:
             """Train on the real images of all sites."""
-            model = train_on_real(
-                self.study.student,
-                data,
-                flip=self.study.data.flip,
-                runtime=self.runtime,
-                seed=(self.study.seed, FOLDER, "real"),
-                progress=self.progress,
-                stage="student of real images",
-            )
-            return Artifact(model_tensors(model))
+            job = self.job.seeded("real")
+            return Artifact(model_tensors(train_on_real(self.study.student, data, job, "student of real images")))
 
-        key = self._key | {"train": [audit.pipeline.common["train"] for audit in self.audits]}
+        key = self._key | {"train": content_digest(data)}
         return self._figures(self._network(self.stages.run("real", key, train)))
 
     @cached_property
@@ -203,10 +191,7 @@ class LeakageCurve:
         return shared | {"student": dataclasses.asdict(study.student)} | self.runtime.describe()
 
     def _network(self, model: Artifact) -> nn.Module:
-        test = self.test
-        network = build_classifier(self.study.student, test.channels, test.size, len(test.classes), "any")
-        network.load_state_dict(model.tensors)
-        return self.runtime.place(network).eval()
+        return load_classifier(self.study.student, Shape.of(self.test), model.tensors, self.runtime)
 
     def _figures(self, model: nn.Module) -> Row:
         sites = [row for audit in self.audits for row in self._attack(audit, model)]
@@ -241,22 +226,14 @@ class LeakageCurve:
         recycle = self.study.recycle
         exchanges = 1 if recycle.exchange == "once" else recycle.rounds
         released = [
-            Draws.of_releases(
+            ReleasedSets.of_releases(
                 [audit.pipeline.release(n, audit.site.policy.max_images) for n in range(1, exchanges + 1)]
             )
             for audit in self.audits
         ]
         for audit in self.audits:
-            others = [draws for draws, owner in zip(released, self.audits, strict=True) if owner is not audit]
-            audit.keep_others(union(others, recycle.rounds) if others else None)
-
-
-def union(sites: Sequence[Draws], rounds: int) -> Draws:
-    """Return the union of several sites' releases, draw by draw."""
-    drawn = [[site(number) for site in sites] for number in range(rounds)]
-    images = [np.concatenate([images for images, _ in parts]) for parts in drawn]
-    labels = [np.concatenate([labels for _, labels in parts]) for parts in drawn]
-    return Draws(np.concatenate(images), np.concatenate(labels).astype(np.float16), tuple(map(len, images)))
+            others = [sets for sets, owner in zip(released, self.audits, strict=True) if owner is not audit]
+            audit.keep_others(reduce(ReleasedSets.united, others) if others else None)
 
 
 def accuracy(logits: np.ndarray, test: ImageSet) -> Row:

@@ -16,7 +16,7 @@ from rich.table import Table
 
 from fedkr.config import Study
 from fedkr.environment import hardware, package_versions
-from fedkr.learning.training import Runtime
+from fedkr.learning.runtime import Runtime
 from fedkr.progress import FileProgress
 from fedkr.recycle.ablation import ABLATION, USUAL, SingleSite, Variant
 from fedkr.stages import write_atomic

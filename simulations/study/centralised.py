@@ -11,13 +11,15 @@ from typing import Any
 from fedkr.audit.targets import row_key
 from fedkr.config import Study
 from fedkr.data import ImageSet, SiteData, joined
+from fedkr.data.images import Shape
 from fedkr.errors import UserError
 from fedkr.learning.classifier import train_on_real
-from fedkr.learning.models import build_classifier
-from fedkr.learning.training import Runtime
+from fedkr.learning.job import Job
+from fedkr.learning.models import load_classifier
+from fedkr.learning.runtime import Runtime
 from fedkr.progress import FileProgress
 from fedkr.stages import Artifact, StageStore, model_tensors, read_artifact, write_artifact
-from fedkr.wire import Pair, load_weights, weights_digest
+from fedkr.wire import Pair, weights_digest
 from server.audit import common_row, paired_row, with_summaries
 from server.comparison import describe_model, measure_model
 from sites.audit import SiteAudit
@@ -71,15 +73,8 @@ def pooled(sites: dict[str, SiteData]) -> ImageSet:
 
 def _train(study: Study, data: ImageSet, runtime: Runtime, folder: Path) -> Artifact:
     started = time.perf_counter()
-    model = train_on_real(
-        study.student,
-        data,
-        flip=study.data.flip,
-        runtime=runtime,
-        seed=(study.seed, "server", NAME),
-        progress=FileProgress(folder),
-        stage=NAME,
-    )
+    job = Job(runtime, FileProgress(folder), study.data.flip, (study.seed, "server", NAME))
+    model = train_on_real(study.student, data, job, NAME)
     return Artifact(model_tensors(model), {"seconds": time.perf_counter() - started})
 
 
@@ -126,8 +121,8 @@ def with_audit(study: Study, run_dir: Path, results: Results) -> Results:
 def _audit_site(site: Site, model: Artifact, about: str, student: str, student_rows: set[str]) -> Artifact:
     """Attack the model at one site and compare it with the student that was attacked there before."""
     train, work = site.data.train, SiteAudit(site)
-    network = build_classifier(site.study.student, train.channels, train.size, len(train.classes), "any")
-    report = work.attack(NAME, load_weights(site.runtime.place(network), model.tensors).eval(), about)
+    network = load_classifier(site.study.student, Shape.of(train), model.tensors, site.runtime)
+    report = work.attack(NAME, network, about)
     row = common_row(site.study.audit.headline, student_rows, {row.key for row in report.rows})
     extras = report.extras()
     if row is not None:

@@ -17,10 +17,12 @@ from rich.console import Console
 
 from fedkr.config import Study, parse_study
 from fedkr.data import ImageSet, SiteData, Source, content_digest, load_source, partition_sites, prepare_site
+from fedkr.data.images import Shape
 from fedkr.errors import UserError
 from fedkr.generators import build_generator
+from fedkr.learning.job import Job
 from fedkr.learning.models import build_classifier
-from fedkr.learning.training import Runtime
+from fedkr.learning.runtime import Runtime
 from fedkr.release import read_slice
 from fedkr.report import SiteSamples, load_results, print_tables, write_report
 from fedkr.stages import write_atomic
@@ -116,17 +118,10 @@ def check_models(study: Study, source: Source) -> None:
     runtime = Runtime.choose(study.device, study.precision, study.threads)
     for name, config in (("teacher", study.teacher), ("student", study.student)):
         try:
-            build_classifier(config, pool.channels, pool.size, len(pool.classes), "check")
+            build_classifier(config, Shape.of(pool), "check")
         except UserError as error:
             raise UserError(f"{name}.{error}") from None
-    build_generator(
-        study.generator,
-        channels=pool.channels,
-        size=pool.size,
-        classes=len(pool.classes),
-        flip=study.data.flip,
-        runtime=runtime,
-    )
+    build_generator(study.generator, Shape.of(pool), Job(runtime, flip=study.data.flip))
     if study.strategy.kind in study.strategy.compare:
         make_strategy(study.strategy.kind, study.strategy.options, study.federation.sites)
 

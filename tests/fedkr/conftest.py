@@ -6,7 +6,7 @@ import torch
 
 from fedkr.config import Study
 from fedkr.data import ImageSet, SiteData
-from fedkr.learning.training import Runtime
+from fedkr.learning.runtime import Runtime
 
 CLASSES = ("dark", "bright", "striped", "absent")
 

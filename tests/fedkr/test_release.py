@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from fedkr.data.images import Shape
 from fedkr.errors import UserError
 from fedkr.release import Release, check_release, read_slice, slice_count
 
@@ -14,7 +15,7 @@ def release(count=6, **manifest):
 
 
 def check(found, **settings):
-    check_release(found, **{"size": 4, "channels": 1, "classes": 2, "where": "release of a"} | settings)
+    check_release(found, Shape(1, 4, 2), where="release of a", **settings)
 
 
 def changed(images=None, soft=None, **manifest):
@@ -75,7 +76,7 @@ def test_more_images_than_the_cap_are_refused():
 
 def test_rounding_to_float16_is_no_error():
     rows = np.random.default_rng(0).dirichlet(np.ones(300), 6).astype(np.float16)
-    check(changed(soft=rows), classes=300)
+    check_release(changed(soft=rows), Shape(1, 4, 300))
 
 
 def test_a_slice_is_read_alone_and_indices_begin_again_behind_the_last(tmp_path):

@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from fedkr.learning.training import Runtime, Training
+from fedkr.learning.runtime import Runtime
+from fedkr.learning.training import Average, Training
 from fedkr.progress import SilentProgress
 from fedkr.stages import Artifact, read_artifact, write_artifact
 
@@ -32,9 +33,9 @@ def advance(training, until):
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_a_training_read_from_its_file_goes_on_bit_by_bit(optimizer, tmp_path):
-    whole = advance(make(optimizer, ema_decay=0.9), 6)
-    write_artifact(tmp_path / "state", Artifact(advance(make(optimizer, ema_decay=0.9), 3)))
-    continued = make(optimizer, ema_decay=0.9)
+    whole = advance(make(optimizer, average=Average(0.9)), 6)
+    write_artifact(tmp_path / "state", Artifact(advance(make(optimizer, average=Average(0.9)), 3)))
+    continued = make(optimizer, average=Average(0.9))
     continued.restore(read_artifact(tmp_path / "state").tensors, 3)
     resumed = advance(continued, 6)
     assert whole.keys() == resumed.keys()
@@ -42,7 +43,7 @@ def test_a_training_read_from_its_file_goes_on_bit_by_bit(optimizer, tmp_path):
 
 
 def test_the_average_is_a_copy_of_the_weights_up_to_its_start():
-    training = make("fused Adam", ema_decay=0.9, ema_start=3)
+    training = make("fused Adam", average=Average(0.9, 3))
     state = advance(training, 3)
     assert torch.equal(state["average.0.weight"], state["model.0.weight"])
     state = advance(training, 5)

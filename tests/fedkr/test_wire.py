@@ -11,6 +11,7 @@ from torch import nn
 from fedkr import wire
 from fedkr.errors import UserError
 from fedkr.learning.evaluation import measure_utility
+from fedkr.learning.models import load_weights
 from fedkr.release import Release
 
 
@@ -94,7 +95,7 @@ def test_averaged_weights_are_cast_back_to_the_models_own_types():
     sent = a_model().state_dict()
     averaged = {name: value.double() for name, value in sent.items()}
     averaged["1.num_batches_tracked"] = torch.tensor(41.99999, dtype=torch.float64)
-    model = wire.load_weights(a_model(), averaged)
+    model = load_weights(a_model(), averaged)
     assert {n: v.dtype for n, v in model.state_dict().items()} == {n: v.dtype for n, v in sent.items()}
     assert torch.equal(model.state_dict()["0.weight"], sent["0.weight"])
 
@@ -104,25 +105,25 @@ def test_weights_that_are_no_numbers_are_refused_by_name(value):
     weights = dict(a_model().state_dict())
     weights["1.running_var"] = torch.tensor([1.0, value])
     with pytest.raises(UserError, match=r"'1\.running_var' holds NaN or infinity; lower the learning rate"):
-        wire.load_weights(a_model(), weights)
+        load_weights(a_model(), weights)
 
 
 def test_a_missing_an_unknown_and_a_misshapen_tensor_are_refused_by_name():
     weights = dict(a_model().state_dict())
     kept = weights.pop("0.bias")
     with pytest.raises(UserError, match=r"'0\.bias' is on one side only"):
-        wire.load_weights(a_model(), weights)
+        load_weights(a_model(), weights)
     with pytest.raises(UserError, match=r"'extra' is on one side only"):
-        wire.load_weights(a_model(), weights | {"0.bias": kept, "extra": kept})
+        load_weights(a_model(), weights | {"0.bias": kept, "extra": kept})
     with pytest.raises(UserError, match=r"'0\.bias' has shape \[1, 2\], expected \[2\]"):
-        wire.load_weights(a_model(), weights | {"0.bias": kept[None]})
+        load_weights(a_model(), weights | {"0.bias": kept[None]})
 
 
 def test_weights_that_are_refused_leave_the_model_as_it_was():
     model = a_model()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     with pytest.raises(UserError):
-        wire.load_weights(model, {name: value * math.nan for name, value in before.items()})
+        load_weights(model, {name: value * math.nan for name, value in before.items()})
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 

@@ -13,8 +13,9 @@ from fedkr.audit.copies import CopyFigures, copy_metrics
 from fedkr.audit.flat import to_metrics
 from fedkr.audit.run import audit_model
 from fedkr.data import ImageSet
+from fedkr.data.images import Shape
 from fedkr.learning.models import build_classifier
-from fedkr.learning.training import Runtime
+from fedkr.learning.runtime import Runtime
 from fedkr.progress import SilentProgress
 from fedkr.stages import Artifact, model_tensors, write_artifact
 from server.audit import Auditable, common_row, read_auditable, read_comparison, run_audit, with_summaries
@@ -115,7 +116,7 @@ def sites(study):
 
 
 def a_model(study, seed):
-    return Artifact(model_tensors(build_classifier(study.student, 1, 8, 3, seed)))
+    return Artifact(model_tensors(build_classifier(study.student, Shape(1, 8, 3), seed)))
 
 
 @pytest.fixture

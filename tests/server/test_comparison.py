@@ -9,8 +9,10 @@ from sklearn.metrics import accuracy_score
 from fedkr import wire
 from fedkr.config import Study
 from fedkr.data import ImageSet
-from fedkr.learning.models import build_classifier
-from fedkr.learning.training import Runtime, predict_logits
+from fedkr.data.images import Shape
+from fedkr.learning.models import build_classifier, load_weights
+from fedkr.learning.prediction import predict_logits
+from fedkr.learning.runtime import Runtime
 from fedkr.progress import SilentProgress
 from fedkr.stages import Artifact, model_tensors, read_artifact
 from server.comparison import Comparison, measure_model
@@ -110,8 +112,8 @@ def test_the_final_models_can_be_built_again_from_their_files_alone(compare, stu
         artifact = read_artifact(tmp_path / "models" / f"{name}.safetensors")
         assert artifact.info["classifier"] == dataclasses.asdict(study.student)
         assert (artifact.info["channels"], artifact.info["size"]) == (1, 8)
-        model = build_classifier(study.student, 1, 8, len(artifact.info["classes"]), "any")
-        wire.load_weights(model, artifact.tensors)
+        model = build_classifier(study.student, Shape(1, 8, len(artifact.info["classes"])), "any")
+        load_weights(model, artifact.tensors)
 
 
 def test_the_moments_of_an_adaptive_strategy_are_no_part_of_its_model(compare, study, tmp_path):
@@ -143,7 +145,7 @@ def test_the_headline_figures_are_those_of_the_global_test_set():
     test = ImageSet(rng.integers(0, 256, (30, 8, 8, 1), dtype=np.uint8), np.arange(30) % 3, ("a", "b", "c"))
     study, runtime = Study(), Runtime.choose("cpu", "float32", 1)
     study.student.arch, study.student.width = "resnet8", 4
-    model = build_classifier(study.student, 1, 8, 3, "seed")
+    model = build_classifier(study.student, Shape(1, 8, 3), "seed")
     figures = measure_model(study, Artifact(model_tensors(model)), test, runtime)
     predicted = predict_logits(model, test.images, runtime).argmax(axis=1)
     assert figures["accuracy"] == pytest.approx(accuracy_score(test.labels, predicted))

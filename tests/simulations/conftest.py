@@ -12,6 +12,7 @@ import numpy as np
 import psutil
 import pytest
 
+from fedkr.data.images import Shape
 from fedkr.learning.models import build_classifier
 from fedkr.release import Release
 from fedkr.stages import Artifact, model_tensors, write_artifact
@@ -67,7 +68,7 @@ def finished_run(tmp_path_factory):
     run, rng = tmp_path_factory.mktemp("runs") / "run", np.random.default_rng(0)
     study = compose_study(["seed=5", "student.arch=resnet8", "student.width=4", "data.root=/home/someone/data"])
     study.run_dir = str(run)
-    model = build_classifier(study.student, CHANNELS, SIDE, len(CLASSES), "test")
+    model = build_classifier(study.student, Shape(CHANNELS, SIDE, len(CLASSES)), "test")
     info = {"classifier": dataclasses.asdict(study.student), "channels": CHANNELS, "size": SIDE, "classes": CLASSES}
     write_artifact(run / "models" / "student.safetensors", Artifact(model_tensors(model), info | {"seconds": 1.0}))
     for number, count in ((1, 6), (2, 4)):

@@ -8,10 +8,11 @@ import torch
 
 from fedkr import wire
 from fedkr.audit.copies import check_copies
-from fedkr.audit.references.shadows import Draws
 from fedkr.audit.targets import row_key
+from fedkr.data.images import Shape
 from fedkr.errors import UserError
 from fedkr.learning.models import build_classifier
+from fedkr.release import ReleasedSets
 from fedkr.stages import read_artifact
 from sites.audit import REPORT_FILE, SiteAudit
 from sites.handlers import HANDLERS, received_others
@@ -38,11 +39,11 @@ def site(hospital, study):
 def others():
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (9, 8, 8, 1), dtype=np.uint8)
-    return Draws(images, np.full((9, 3), 1 / 3, np.float16), (4, 5))
+    return ReleasedSets.of_arrays(images, np.full((9, 3), 1 / 3, np.float16), (4, 5))
 
 
 def a_model(study, seed="server"):
-    return build_classifier(study.student, 1, 8, 3, seed)
+    return build_classifier(study.student, Shape(1, 8, 3), seed)
 
 
 def request(study, weights=None, shared=None, **settings):
@@ -82,7 +83,7 @@ def test_without_references_or_attacks_that_need_them_nothing_is_trained(hospita
 
 
 def test_references_are_trained_once_and_the_answer_is_counts_only(site, study, others, monkeypatch):
-    asked = request(study, shared=(others.images, others.soft_labels), sizes=[4, 5], targets=["student", "teacher"])
+    asked = request(study, shared=others.arrays()[0], sizes=[4, 5], targets=["student", "teacher"])
     metrics = metrics_of(site, wire.REFERENCES, asked)
     assert {name: value for name, value in metrics.items() if name != "seconds"} == {
         "direct": 4,
@@ -119,7 +120,8 @@ def test_other_sites_releases_are_forgotten_when_the_server_sends_none(site, oth
     ],
 )
 def test_other_sites_releases_that_do_not_fit_are_refused(site, study, others, changed, line):
-    shared = changed.get("images", others.images), changed.get("labels", others.soft_labels)
+    images, labels = others.arrays()[0]
+    shared = changed.get("images", images), changed.get("labels", labels)
     with pytest.raises(UserError, match=line):
         received_others(site, request(study, shared=shared, sizes=changed.get("sizes", [4, 5])))
 

@@ -10,9 +10,10 @@ import torch
 from flwr.app import Message, Metadata
 
 from fedkr import wire
+from fedkr.data.images import Shape
 from fedkr.errors import UserError
 from fedkr.learning.models import build_classifier
-from fedkr.learning.training import predict_logits
+from fedkr.learning.prediction import predict_logits
 from fedkr.release import check_release
 from sites.handlers import HANDLERS, audited_model, public_count
 from sites.policy import COUNT_STEP, PolicyError
@@ -26,7 +27,7 @@ def site(hospital, study):
 
 
 def model(study, classes=3, seed="server"):
-    return build_classifier(study.student, 1, 8, classes, seed)
+    return build_classifier(study.student, Shape(1, 8, classes), seed)
 
 
 @pytest.fixture
@@ -88,7 +89,7 @@ def test_without_exact_counts_no_confusion_of_the_sites_own_images_leaves(site, 
 
 def test_a_release_holds_images_of_the_sites_shape_and_its_left_out_classes_by_name(site, ask):
     release = wire.read_release(ask(site(min_class_count=5), wire.RELEASE, round=1))
-    check_release(release, size=8, channels=1, classes=3)
+    check_release(release, Shape(1, 8, 3))
     assert release.manifest["left_out"] == ["rare"]
 
 

@@ -8,7 +8,7 @@ without augmentation, decay or early stopping, for many epochs. It never leaves 
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,19 +18,19 @@ import numpy as np
 from fedkr.audit.attacks.with_references import ReferenceSignals, reference_signals
 from fedkr.audit.challenge import Challenge, build_challenge, candidates, image_digests
 from fedkr.audit.figures import AuditReport
-from fedkr.audit.references.direct import balanced_membership, train_references
+from fedkr.audit.references.direct import balanced_membership, reference_task, train_references
 from fedkr.audit.references.shadows import scaled_steps
 from fedkr.audit.run import Predict, audit_model
 from fedkr.audit.statistics.blind import BlindResult, blind_baseline, holm_reject
 from fedkr.audit.verdict import CONTROL, SiteVerdict, site_verdicts
 from fedkr.config import AuditConfig, ClassifierConfig
-from fedkr.data.images import ImageSet, content_digest, joined
+from fedkr.data.images import ImageSet, Shape, content_digest, joined
 from fedkr.data.sources.npz import NpzFile, read_splits
 from fedkr.errors import UserError
 from fedkr.learning.classifier import train_on_real
-from fedkr.learning.models import build_classifier
-from fedkr.learning.training import Runtime, predict_logits
-from fedkr.progress import Progress
+from fedkr.learning.job import Job
+from fedkr.learning.models import load_classifier
+from fedkr.learning.prediction import predict_logits
 from fedkr.seeds import numpy_rng
 from fedkr.stages import Artifact, StageStore, model_tensors
 
@@ -153,10 +153,8 @@ class OutsideAuditor:
         data: whose membership is asked after.
         config: attacks and how many direct references; none makes a verdict of the threshold attacks alone.
         recipe: of reference models and control, as near to the audited model's own as is known.
-        flip: mirror images that count as real.
-        runtime: where and how they are trained.
         stages: where they are kept.
-        progress: is told of their training.
+        job: where and how they are trained; which mirror images count as real.
         seed: of all randomness.
     """
 
@@ -165,17 +163,14 @@ class OutsideAuditor:
         data: OutsideData,
         config: AuditConfig,
         recipe: ClassifierConfig,
-        *,
-        flip: str,
-        runtime: Runtime,
         stages: StageStore,
-        progress: Progress,
+        job: Job,
         seed: int = 0,
     ) -> None:
-        self.data, self.config, self.recipe, self.flip = data, config, recipe, flip
-        self.runtime, self.stages, self.progress, self.seed = runtime, stages, progress, seed
+        self.data, self.config, self.recipe, self.stages, self.seed = data, config, recipe, stages, seed
+        self.job = replace(job, seed=(seed, data.name))
         self.members = data.challenge.members
-        self.key = {"seed": seed, "flip": flip, **runtime.describe(), "recipe": dataclasses.asdict(recipe)}
+        self.key = {"seed": seed, **job.describe(), "recipe": dataclasses.asdict(recipe)}
 
     def audit(self, predict: Predict, target: str) -> OutsideAudit:
         """Attack the model that ``predict`` is, and the control.
@@ -208,49 +203,36 @@ class OutsideAuditor:
             seed=self.seed,
             references=references,
             population=self.data.population if references else None,
-            flip=self.flip,
+            flip=self.job.flip,
         )
 
     def _signals(self) -> ReferenceSignals:
         images, count = candidates(self.data.challenge), self.config.direct_references
         rng = numpy_rng(self.seed, self.data.name, "references", "direct")
-        references = train_references(
-            self.recipe,
-            images,
-            balanced_membership(count, len(images), rng),
-            # As many epochs as the recipe gives the members.
-            steps=scaled_steps(self.recipe.steps, len(images) // 2, len(self.members)),
-            extra=None,
-            flip=self.flip,
-            runtime=self.runtime,
-            seed=(self.seed, self.data.name, "references"),
-            progress=self.progress,
-            stages=self.stages,
-            key=self.key,
+        # As many epochs as the recipe gives the members.
+        steps = scaled_steps(self.recipe.steps, len(images) // 2, len(self.members))
+        membership = balanced_membership(count, len(images), rng)
+        task = reference_task(
+            replace(self.recipe, steps=steps), images, membership, None, self.job.seeded("references")
         )
+        references = train_references(task, self.stages, self.key)
         return reference_signals(
-            references, images, self.data.population, self.config.queries, self.flip, "direct", others=False
+            references, images, self.data.population, self.config.queries, self.job.flip, "direct", others=False
         )
 
     def _control(self) -> Predict:
         """Return the control's predictions: a classifier of the recipe's architecture, overfitted to the members."""
         steps = CONTROL_EPOCHS * len(self.members) // self.recipe.batch
         plain: dict[str, Any] = {"augment": "none", "weight_decay": 0.0, "label_smoothing": 0.0, "mixup": 0.0}
-        config = dataclasses.replace(self.recipe, **plain, steps=max(self.recipe.steps, steps))
+        config = replace(self.recipe, **plain, steps=max(self.recipe.steps, steps))
         members = self.members
         key = self.key | {"control": dataclasses.asdict(config), "members": content_digest(members)}
 
         def train() -> Artifact:
             """Overfit the classifier to the members."""
-            seed = (self.seed, self.data.name, "control")
-            how: dict[str, Any] = {
-                "flip": "none",
-                "runtime": self.runtime,
-                "progress": self.progress,
-                "stage": CONTROL_STAGE,
-            }
-            return Artifact(model_tensors(train_on_real(config, members, seed=seed, **how)))
+            plainly = replace(self.job.seeded("control"), flip="none")
+            return Artifact(model_tensors(train_on_real(config, members, plainly, CONTROL_STAGE)))
 
-        model = build_classifier(config, members.channels, members.size, len(members.classes), "any")
-        model.load_state_dict(self.stages.run(CONTROL_STAGE, key, train).tensors)
-        return partial(predict_logits, self.runtime.place(model).eval(), runtime=self.runtime)
+        weights, runtime = self.stages.run(CONTROL_STAGE, key, train).tensors, self.job.runtime
+        model = load_classifier(config, Shape.of(members), weights, runtime)
+        return partial(predict_logits, model, runtime=runtime)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import time
 from collections.abc import Sequence
 from functools import partial
@@ -16,14 +15,16 @@ from numpy.typing import NDArray
 from torch import nn
 
 from fedkr.audit.attacks.observed import Bools
-from fedkr.audit.references.engines import ReferenceTask, train_alone, train_together
+from fedkr.audit.references.engines import ReferenceTask, array_digest, train_alone, train_together
 from fedkr.config import ClassifierConfig
-from fedkr.data.images import ImageSet, content_digest
+from fedkr.data.images import ImageSet
 from fedkr.errors import UserError
+from fedkr.learning.job import Job
 from fedkr.learning.models.stacked import CONVOLUTIONS
-from fedkr.learning.training import Runtime, predict_logits
+from fedkr.learning.prediction import predict_logits
+from fedkr.learning.runtime import Runtime
 from fedkr.progress import Progress, SilentProgress
-from fedkr.recycle.drawing import SoftSet
+from fedkr.release import SoftSet
 from fedkr.stages import Artifact, StageStore
 
 STAGE = "reference models"
@@ -70,74 +71,54 @@ def balanced_membership(models: int, images: int, rng: np.random.Generator) -> B
 
 
 def train_references(
-    config: ClassifierConfig,
-    candidates: ImageSet,
-    membership: Bools,
-    *,
-    steps: int,
-    extra: SoftSet | None,
-    flip: str,
-    runtime: Runtime,
-    seed: tuple[object, ...],
-    progress: Progress,
+    task: ReferenceTask,
     stages: StageStore,
     key: dict[str, Any],
     engine: str | None = None,
     together: int | None = None,
 ) -> References:
-    """Train one classifier on each row of ``membership``, by the recipe of the model under audit.
+    """Train one classifier on each half of a task, by the recipe of the model under audit.
 
     Args:
-        config: the target's recipe.
-        candidates: the N images, with hard labels, that membership is asked of.
-        membership: bool ``[M, N]``.
-        steps: training steps of each model, in place of ``config.steps``.
-        extra: soft-labelled images that every model trains on too.
-        flip: which mirror images the augmentation may draw.
-        runtime: where and how.
-        seed: parts of the seed; model m adds its number.
-        progress: is told of all models as one stage.
+        task: the recipe and each model's images (:func:`reference_task`).
         stages: keeps each finished chunk; an interrupted training goes on with the next.
         key: what else the result depends on, added to the stages' names.
         engine: one of ``ENGINES``; by default the fastest here, see :func:`choose_engine`.
         together: models of one chunk; by default 1 for ``loop``, else as many as the memory allows.
 
     Raises:
-        UserError: shapes that do not fit together, or a model without an image.
         DivergedError: a model's loss is not finite; the message names the model.
     """
-    config = dataclasses.replace(config, steps=steps)
-    task = reference_task(config, candidates, membership, extra, flip=flip, runtime=runtime, seed=seed)
-    common = key | _depends(task, candidates, extra)
+    common = key | task.depends()
     engine = engine or choose_engine(task, stages, common)
-    size = together or chunk_size(task, engine)
-    shown = _OneStage(progress, len(task) * steps)
+    size, steps = together or chunk_size(task, engine), task.config.steps
+    shown = _OneStage(task.job.progress, len(task) * steps)
     models: list[nn.Module] = []
     for first in range(0, len(task), size):
         indices = range(first, min(first + size, len(task)))
         depends = common | {
             "engine": engine,
             "models": list(indices),
-            "rows": _digest(membership[first : indices.stop]),
+            "rows": array_digest(task.membership[first : indices.stop]),
         }
         artifact = stages.run("references", depends, partial(_train_chunk, task, indices, engine, shown))
         models += _load(task, indices, artifact)
         shown.reach(indices.stop * steps)
-    progress.finish(STAGE)
-    return References(models, membership, runtime)
+    task.job.progress.finish(STAGE)
+    return References(models, task.membership, task.job.runtime)
 
 
 def reference_task(
-    config: ClassifierConfig,
-    candidates: ImageSet,
-    membership: Bools,
-    extra: SoftSet | None,
-    *,
-    flip: str,
-    runtime: Runtime,
-    seed: tuple[object, ...],
+    config: ClassifierConfig, candidates: ImageSet, membership: Bools, extra: SoftSet | None, job: Job
 ) -> ReferenceTask:
     """Bring candidates and extra images into one pool of which each model sees its part.
+
+    Args:
+        config: the target's recipe, with the steps of one reference model.
+        candidates: the N images, with hard labels, that membership is asked of.
+        membership: bool ``[M, N]``: which candidates each of the M models trains on.
+        extra: soft-labelled images that every model trains on too.
+        job: where and how; model m adds its number to the seed.
 
     Raises:
         UserError: shapes that do not fit together, or a model without an image.
@@ -154,7 +135,7 @@ def reference_task(
     for index, own in enumerate(chosen):
         if not len(own):
             raise UserError(f"reference model {index}: no image to train on; audit more images or train fewer models")
-    return ReferenceTask(config, images, targets, chosen, flip, runtime, seed)
+    return ReferenceTask(config, images, targets, membership, chosen, job)
 
 
 def choose_engine(task: ReferenceTask, stages: StageStore, key: dict[str, Any]) -> str:
@@ -168,7 +149,7 @@ def choose_engine(task: ReferenceTask, stages: StageStore, key: dict[str, Any]) 
     """
     if not task.stackable:
         return "loop"
-    if task.runtime.device.type == "cpu":
+    if task.job.runtime.device.type == "cpu":
         return "grouped" if _pays_on_cpu(task) else "loop"
     found = stages.run("reference-engine", key, lambda: Artifact(info=measure_engines(task)))
     return min(found.info, key=lambda name: found.info[name])
@@ -193,7 +174,7 @@ def chunk_size(task: ReferenceTask, engine: str) -> int:
     """Return how many models are trained in one chunk: 1 in a loop, else a power of two that the memory allows."""
     if engine == "loop":
         return 1
-    device = task.runtime.device
+    device = task.job.runtime.device
     on_gpu, most = device.type == "cuda", MOST_TOGETHER if device.type == "cuda" else MOST_ON_CPU
     total = torch.cuda.get_device_properties(device).total_memory if on_gpu else psutil.virtual_memory().total
     fitting = max(1, int(MEMORY_SHARE * total / task.bytes_a_model(engine)))
@@ -213,8 +194,8 @@ def train_chunk(task: ReferenceTask, indices: Sequence[int], engine: str, progre
 
 def _pays_on_cpu(task: ReferenceTask) -> bool:
     """Whether the task is of the kind for which a stack was measured to be faster on a processor."""
-    measured = task.config.norm == "batch" and task.runtime.autocast_dtype is None
-    return measured and task.config.width * task.shape["size"] ** 2 <= VALUES_ON_CPU
+    measured = task.config.norm == "batch" and task.job.runtime.autocast_dtype is None
+    return measured and task.config.width * task.shape.size**2 <= VALUES_ON_CPU
 
 
 def _train_chunk(task: ReferenceTask, indices: Sequence[int], engine: str, progress: Progress) -> Artifact:
@@ -227,7 +208,7 @@ def _load(task: ReferenceTask, indices: Sequence[int], artifact: Artifact) -> li
     for index in indices:
         model, prefix = task.fresh(index), f"{index}/"
         model.load_state_dict({k.removeprefix(prefix): v for k, v in artifact.tensors.items() if k.startswith(prefix)})
-        models.append(task.runtime.place(model).eval())
+        models.append(task.job.runtime.place(model).eval())
     return models
 
 
@@ -239,22 +220,6 @@ def _check_extra(extra: SoftSet, candidates: ImageSet) -> None:
             f"extra images of the reference models: expected {list(candidates.images.shape[1:])} each with labels "
             f"{list(wanted)}, got images {list(images.shape)} with labels {list(labels.shape)}"
         )
-
-
-def _depends(task: ReferenceTask, candidates: ImageSet, extra: SoftSet | None) -> dict[str, Any]:
-    """Return all that every model depends on."""
-    return {
-        "recipe": dataclasses.asdict(task.config),
-        "candidates": content_digest(candidates),
-        "extra": None if extra is None else [_digest(np.asarray(array)) for array in extra],
-        "flip": task.flip,
-        "reference_seed": list(task.seed),
-        "runtime": task.runtime.describe(),
-    }
-
-
-def _digest(array: NDArray[Any]) -> str:
-    return hashlib.sha256(repr((array.shape, array.dtype.str)).encode() + array.tobytes()).hexdigest()[:16]
 
 
 class _OneStage:

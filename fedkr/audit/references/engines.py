@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,13 +14,16 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from fedkr.config import ClassifierConfig
+from fedkr.data.images import Shape
 from fedkr.learning.augment import augment
 from fedkr.learning.batches import BatchOrder
 from fedkr.learning.classifier import WARMUP_SHARE, Batch, sgd, train_classifier
+from fedkr.learning.job import Job
 from fedkr.learning.models import build_classifier
 from fedkr.learning.models.resnet import SmallResNet
 from fedkr.learning.models.stacked import Stack, saved_bytes, unstack
-from fedkr.learning.training import DivergedError, Runtime, Training, cosine, to_model_input
+from fedkr.learning.prediction import to_model_input
+from fedkr.learning.training import DivergedError, Training, cosine
 from fedkr.progress import Progress
 from fedkr.seeds import derive_seed, numpy_rng, torch_rng
 
@@ -28,32 +34,36 @@ class ReferenceTask:
 
     Attributes:
         config: the recipe; ``config.steps`` steps each.
-        images: uint8 ``[P, H, W, C]``, of all models together.
+        images: uint8 ``[P, H, W, C]``, of all models together: the candidates come first.
         targets: float32 ``[P, K]``, one-hot or soft.
+        membership: bool ``[M, N]``: which candidates each model trains on.
         chosen: for each model, int64 indices into ``images``.
-        flip: which mirror images the augmentation may draw.
-        runtime: where and how they are trained.
-        seed: parts of the seed; model m adds ``("reference", m)``.
+        job: where and how they are trained; model m adds ``("reference", m)`` to the seed.
     """
 
     config: ClassifierConfig
     images: NDArray[np.uint8]
     targets: NDArray[np.float32]
+    membership: NDArray[np.bool_]
     chosen: tuple[NDArray[np.int64], ...]
-    flip: str
-    runtime: Runtime
-    seed: tuple[object, ...]
+    job: Job
 
     def __len__(self) -> int:
         return len(self.chosen)
 
     @property
-    def shape(self) -> dict[str, int]:
+    def shape(self) -> Shape:
         """Channels, size and classes, as classifiers are built by."""
+        return Shape.of_soft(self.images, self.targets)
+
+    def depends(self) -> dict[str, Any]:
+        """Return all that every model depends on, as a stage's key."""
         return {
-            "channels": self.images.shape[-1],
-            "size": self.images.shape[1],
-            "classes": self.targets.shape[1],
+            "recipe": dataclasses.asdict(self.config),
+            "images": array_digest(self.images),
+            "targets": array_digest(self.targets),
+            "reference_seed": list(self.job.seed),
+            **self.job.describe(),
         }
 
     @property
@@ -61,20 +71,19 @@ class ReferenceTask:
         """Whether the architecture is one whose layers leave a GPU idle: the larger ones are trained one by one."""
         return isinstance(self.fresh(0), SmallResNet)
 
-    def seed_of(self, index: int) -> tuple[object, ...]:
-        """Return the parts of one model's seed."""
-        return (*self.seed, "reference", index)
+    def job_of(self, index: int) -> Job:
+        """Return the job of one model."""
+        return self.job.seeded("reference", index)
 
     def fresh(self, index: int) -> nn.Module:
         """Build one model with its first weights."""
-        shape = self.shape
-        seed = derive_seed(*self.seed_of(index))
-        return build_classifier(self.config, shape["channels"], shape["size"], shape["classes"], seed)
+        return build_classifier(self.config, self.shape, derive_seed(*self.job_of(index).seed))
 
     def bytes_a_model(self, convolution: str) -> int:
         """Return the memory that training one model of a stack takes for its activations."""
-        channels, size = self.shape["channels"], self.shape["size"]
-        return saved_bytes(Stack([self.fresh(0)], convolution), (self.config.batch, channels, size, size))
+        shape = self.shape
+        inputs = (self.config.batch, shape.channels, shape.size, shape.size)
+        return saved_bytes(Stack([self.fresh(0)], convolution), inputs)
 
 
 def train_alone(task: ReferenceTask, index: int, progress: Progress) -> nn.Module:
@@ -83,23 +92,19 @@ def train_alone(task: ReferenceTask, index: int, progress: Progress) -> nn.Modul
     Raises:
         DivergedError: the model's loss is not finite; the message names the model.
     """
-    own, seed = task.chosen[index], task.seed_of(index)
-    order = BatchOrder(len(own), task.config.batch, *seed)
+    own, job = task.chosen[index], replace(task.job_of(index), progress=progress)
+    order = BatchOrder(len(own), task.config.batch, *job.seed)
 
     def batches(step: int) -> Batch:
         rows = own[order.at(step)]
         return task.images[rows], task.targets[rows]
 
-    return train_classifier(
-        task.config,
-        batches,
-        **task.shape,
-        flip=task.flip,
-        runtime=task.runtime,
-        seed=seed,
-        progress=progress,
-        stage=f"reference model {index}",
-    )
+    return train_classifier(task.config, batches, task.shape, job, f"reference model {index}")
+
+
+def array_digest(array: NDArray[Any]) -> str:
+    """Return 16 hex digits that name an array's values, shape and dtype."""
+    return hashlib.sha256(repr((array.shape, array.dtype.str)).encode() + array.tobytes()).hexdigest()[:16]
 
 
 class StackedTraining:
@@ -114,13 +119,13 @@ class StackedTraining:
         self.task, self.indices, config = task, indices, task.config
         self.models = [task.fresh(index) for index in indices]
         self.stacked = Stack(self.models, convolution)
-        task.runtime.place(self.stacked)
+        task.job.runtime.place(self.stacked)
         warmup = int(WARMUP_SHARE * config.steps)
         self.training = Training(
-            self.stacked, sgd(self.stacked, config), lambda step: cosine(step, config.steps, warmup), task.runtime
+            self.stacked, sgd(self.stacked, config), lambda step: cosine(step, config.steps, warmup), task.job.runtime
         )
         self.losses = torch.zeros(len(indices))
-        device = task.runtime.device
+        device = task.job.runtime.device
         # Once, whole: a step then sends the device nothing but its random numbers.
         self.images = torch.tensor(task.images, device=device)
         self.targets = torch.tensor(task.targets, device=device)
@@ -130,7 +135,8 @@ class StackedTraining:
         """Return ``[steps, B, M]``: which images each model sees at each step."""
         steps, batch, task = self.task.config.steps, self.task.config.batch, self.task
         orders = [
-            task.chosen[m][BatchOrder(len(task.chosen[m]), steps * batch, *task.seed_of(m)).at(0)] for m in self.indices
+            task.chosen[m][BatchOrder(len(task.chosen[m]), steps * batch, *task.job_of(m).seed).at(0)]
+            for m in self.indices
         ]
         return np.stack(orders, axis=1).reshape(steps, batch, len(self.indices))
 
@@ -149,13 +155,13 @@ class StackedTraining:
     def finished(self) -> list[nn.Module]:
         """Return the models, on the device and in evaluation mode, with the weights reached."""
         unstack(self.stacked, self.models)
-        return [self.task.runtime.place(model).eval() for model in self.models]
+        return [self.task.job.runtime.place(model).eval() for model in self.models]
 
     def _loss_at(self, step: int) -> Tensor:
         config, models = self.task.config, len(self.indices)
         rows = self.rows[step].flatten()
         inputs, labels = to_model_input(self.images[rows]), self.targets[rows]
-        inputs = augment(inputs, config.augment, self.task.flip, torch_rng(*self._seed, "augment", step))
+        inputs = augment(inputs, config.augment, self.task.job.flip, torch_rng(*self._seed, "augment", step))
         inputs, labels = inputs.unflatten(0, (-1, models)), labels.unflatten(0, (-1, models))
         if config.mixup:
             inputs, labels = self._mix(inputs, labels, step)
@@ -169,7 +175,7 @@ class StackedTraining:
 
     @property
     def _seed(self) -> tuple[object, ...]:
-        return (*self.task.seed, "references", self.indices[0], len(self.indices))
+        return (*self.task.job.seed, "references", self.indices[0], len(self.indices))
 
     def _mix(self, inputs: Tensor, labels: Tensor, step: int) -> tuple[Tensor, Tensor]:
         """MixUp of ``inputs [B, M, C, H, W]`` and ``labels [B, M, K]``, one weight a model."""

@@ -9,10 +9,8 @@ student's training set is what they really released.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import math
 import shutil
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,64 +18,22 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from fedkr.audit.references.engines import array_digest
 from fedkr.config import ClassifierConfig, Study
-from fedkr.data.images import ImageSet, SiteData, content_digest
+from fedkr.data.images import ImageSet, Shape, SiteData, content_digest
 from fedkr.fingerprint import fingerprint
-from fedkr.learning.models import build_classifier
-from fedkr.learning.training import Runtime, predict_logits
+from fedkr.learning.job import Job
+from fedkr.learning.models import load_classifier
+from fedkr.learning.prediction import predict_logits
+from fedkr.learning.runtime import Runtime
 from fedkr.progress import Progress
 from fedkr.recycle import SitePipeline
 from fedkr.recycle.distill import distill_student
-from fedkr.recycle.drawing import SoftSet
-from fedkr.release import Release
+from fedkr.recycle.pipeline import site_job
+from fedkr.release import ReleasedSets
 from fedkr.stages import Artifact, StageStore, model_tensors
 
 Bools = NDArray[np.bool_]
-
-
-@dataclass(frozen=True)
-class Draws:
-    """Soft-labelled synthetic sets in the order in which a student turns to them.
-
-    Attributes:
-        images: uint8 ``[N, H, W, C]``, one draw after the other.
-        soft_labels: float16 ``[N, K]``.
-        sizes: how many images each draw has.
-    """
-
-    images: NDArray[np.uint8]
-    soft_labels: NDArray[np.float16]
-    sizes: tuple[int, ...]
-
-    def __call__(self, index: int) -> SoftSet:
-        """Return draw ``index``, from the first again after the last."""
-        index %= len(self.sizes)
-        start = sum(self.sizes[:index])
-        part = slice(start, start + self.sizes[index])
-        return self.images[part], self.soft_labels[part]
-
-    def digest(self) -> str:
-        """Return what names these sets in a stage's key."""
-        return fingerprint([self.sizes, _digest(self.images), _digest(self.soft_labels)])
-
-    def as_artifact(self) -> Artifact:
-        """Return the sets as a stage keeps them."""
-        tensors = {"images": torch.from_numpy(self.images), "soft-labels": torch.from_numpy(self.soft_labels)}
-        return Artifact(tensors, {"sizes": list(self.sizes)})
-
-    @staticmethod
-    def from_artifact(artifact: Artifact) -> Draws:
-        """Read what :meth:`as_artifact` made."""
-        images, labels = artifact.tensors["images"].numpy(), artifact.tensors["soft-labels"].numpy()
-        return Draws(images, labels, tuple(artifact.info["sizes"]))
-
-    @staticmethod
-    def of_releases(releases: Sequence[Release]) -> Draws:
-        """Return one site's releases slice by slice, over the exchanges first, as the central student draws them."""
-        slices = int(releases[0].manifest.get("slices", 1))
-        images = [part for i in range(slices) for part in (np.split(r.images, slices)[i] for r in releases)]
-        labels = [part for i in range(slices) for part in (np.split(r.soft_labels, slices)[i] for r in releases)]
-        return Draws(np.concatenate(images), np.concatenate(labels), tuple(map(len, images)))
 
 
 class ShadowPipeline(SitePipeline):
@@ -120,12 +76,9 @@ class ShadowStudents:
 
     def logits(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return float32 ``[M, Q, K]`` for uint8 images ``[Q, H, W, C]``."""
-        model = build_classifier(self.config, images.shape[-1], images.shape[1], self.classes, "any")
-        model, found = self.runtime.place(model), []
-        for state in self.states:
-            model.load_state_dict(state)
-            found.append(predict_logits(model, images, self.runtime))
-        return np.stack(found)
+        shape = Shape(images.shape[3], images.shape[1], self.classes)
+        models = (load_classifier(self.config, shape, state, self.runtime) for state in self.states)
+        return np.stack([predict_logits(model, images, self.runtime) for model in models])
 
 
 class PipelineShadows:
@@ -142,7 +95,7 @@ class PipelineShadows:
         self.target, self.candidates, self.membership = target, candidates, membership
         self.max_images = max_images
 
-    def students(self, others: Draws | None) -> ShadowStudents:
+    def students(self, others: ReleasedSets | None) -> ShadowStudents:
         """Return the shadows' students, trained on what each shadow released and what ``others`` did.
 
         Args:
@@ -157,9 +110,9 @@ class PipelineShadows:
             name = f"shadow-{m}-student"
             states.append(stages.run(name, key, lambda m=m: self._train_student(m, others)).tensors)  # type: ignore[misc]
         target, classes = self.target, len(self.candidates.classes)
-        return ShadowStudents(target.study.student, classes, states, self.membership, target.runtime)
+        return ShadowStudents(target.study.student, classes, states, self.membership, target.job.runtime)
 
-    def release(self, m: int) -> Draws:
+    def release(self, m: int) -> ReleasedSets:
         """Return what shadow ``m`` releases; its teacher and generator are removed from the disk afterwards."""
         folder = self.target.stages.folder / f"shadow-{m}-{fingerprint(self._key(m))}"
 
@@ -169,27 +122,20 @@ class PipelineShadows:
             recycle = pipeline.study.recycle
             exchanges = 1 if recycle.exchange == "once" else recycle.rounds
             releases = [pipeline.release(number, self.max_images) for number in range(1, exchanges + 1)]
-            return Draws.of_releases(releases).as_artifact()
+            return ReleasedSets.of_releases(releases).as_artifact()
 
         found = self.target.stages.run(f"shadow-{m}-release", self._key(m), compute)
         shutil.rmtree(folder, ignore_errors=True)
-        return Draws.from_artifact(found)
+        return ReleasedSets.from_artifact(found)
 
-    def _train_student(self, m: int, others: Draws | None) -> Artifact:
+    def _train_student(self, m: int, others: ReleasedSets | None) -> Artifact:
         own, study = self.release(m), self.target.study
-        extra = 0 if others is None else others.sizes[0]
+        extra = 0 if others is None else len(others(0).images)
         # The target's share of the union, by which its epochs are counted.
         _, usual = self.target.slices(self.max_images)
-        steps = scaled_steps(study.student.steps, own.sizes[0] + extra, usual + extra)
-        model = distill_student(
-            dataclasses.replace(study.student, steps=steps),
-            own if others is None else joined_draws(own, others),
-            flip=study.data.flip,
-            runtime=self.target.runtime,
-            seed=(study.seed, self._name(m), "student"),
-            progress=self._progress(m),
-            stage="student",
-        )
+        steps = scaled_steps(study.student.steps, len(own(0).images) + extra, usual + extra)
+        config = dataclasses.replace(study.student, steps=steps)
+        model = distill_student(config, own.united(others), self._job(m).seeded("student"), "student")
         return Artifact(model_tensors(model))
 
     def _pipeline(self, m: int, stages: StageStore) -> ShadowPipeline:
@@ -204,26 +150,24 @@ class PipelineShadows:
             data=SiteData(half, val, val, val),
             study=shadow_study(target.study, len(half), len(target.data.train)),
             stages=stages,
-            runtime=target.runtime,
-            progress=self._progress(m),
+            job=self._job(m),
         )
 
     def _name(self, m: int) -> str:
         return f"{self.target.site}/shadow-{m}"
 
-    def _progress(self, m: int) -> PrefixedProgress:
-        return PrefixedProgress(self.target.progress, f"shadow {m + 1}/{len(self.membership)}: ")
+    def _job(self, m: int) -> Job:
+        progress = PrefixedProgress(self.target.job.progress, f"shadow {m + 1}/{len(self.membership)}: ")
+        return site_job(self.target.study, self._name(m), self.target.job.runtime, progress)
 
     def _key(self, m: int) -> dict[str, Any]:
-        study, choice = self.target.study, self.target.choose()
-        parts = {name: dataclasses.asdict(getattr(study, name)) for name in ("teacher", "generator", "recycle")}
-        return (
-            self.target.common
-            | parts
-            | {"student": dataclasses.asdict(study.student), "checkpoint": choice["checkpoint"]}
-            | {"knobs": choice["knobs"], "max_images": self.max_images}
-            | {"candidates": content_digest(self.candidates), "half": _digest(self.membership[m])}
-        )
+        choice = self.target.choose()
+        return self.target.key() | {
+            **{name: choice[name] for name in ("checkpoint", "knobs")},
+            "max_images": self.max_images,
+            "candidates": content_digest(self.candidates),
+            "half": array_digest(self.membership[m]),
+        }
 
 
 class PrefixedProgress:
@@ -253,17 +197,3 @@ def shadow_study(study: Study, images: int, usual: int) -> Study:
     generator = dataclasses.replace(study.generator, steps=scaled_steps(study.generator.steps, images, usual))
     teacher = dataclasses.replace(study.teacher, steps=scaled_steps(study.teacher.steps, images, usual))
     return dataclasses.replace(study, recycle=recycle, generator=generator, teacher=teacher)
-
-
-def joined_draws(own: Draws, others: Draws) -> Callable[[int], SoftSet]:
-    """Return the union of both sides' draws, one a regeneration round."""
-
-    def draw(index: int) -> SoftSet:
-        parts = own(index), others(index)
-        return np.concatenate([images for images, _ in parts]), np.concatenate([labels for _, labels in parts])
-
-    return draw
-
-
-def _digest(array: NDArray[Any]) -> str:
-    return fingerprint([array.shape, hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()])

@@ -28,11 +28,12 @@ from fedkr.errors import UserError
 from fedkr.generators.base import Knobs, Task
 from fedkr.generators.biggan_deep.adversarial import AdversarialTraining, discriminator_hinge, generator_hinge
 from fedkr.generators.biggan_deep.differentiable_augment import AUGMENTATIONS, differentiable_augment
-from fedkr.generators.biggan_deep.networks import BOTTLENECK, Discriminator, ImageGenerator, Shape, power_iteration
+from fedkr.generators.biggan_deep.networks import BOTTLENECK, Discriminator, ImageGenerator, Layout, power_iteration
 from fedkr.generators.checkpointed import STAGE, CheckpointedGenerator, check_decay
 from fedkr.generators.pixels import mirror, to_uint8
 from fedkr.learning.batches import BatchOrder
-from fedkr.learning.training import Training, to_model_input
+from fedkr.learning.prediction import to_model_input
+from fedkr.learning.training import Average, Training
 from fedkr.progress import Progress
 from fedkr.seeds import derive_seed, torch_rng
 
@@ -73,10 +74,10 @@ class Generator(CheckpointedGenerator):
 
     def __init__(self, task: Task, options: Options) -> None:
         super().__init__(task, options)
-        check_options(options, task.size, f"{task.where}.options")
+        check_options(options, task.shape.size, f"{task.where}.options")
         o = options
-        self.shape = Shape(task.channels, task.size, task.classes, o.width, o.multiplier, o.blocks, o.attention)
-        self.net = self._build(lambda: ImageGenerator(self.shape, o.latent, o.embedding), "blank")
+        self.layout = Layout(task.shape, o.width, o.multiplier, o.blocks, o.attention)
+        self.net = self._build(lambda: ImageGenerator(self.layout, o.latent, o.embedding), "blank")
 
     def _build(self, make: Callable[[], nn.Module], *seed: object) -> nn.Module:
         """Return the network on the device, its weights and spectral vectors drawn from ``seed`` alone."""
@@ -92,12 +93,13 @@ class Generator(CheckpointedGenerator):
 
     def _training(self, seed: tuple[object, ...]) -> AdversarialTraining:
         o = self.options
-        self.net = self._build(lambda: ImageGenerator(self.shape, o.latent, o.embedding), *seed)
-        judge = self._build(lambda: Discriminator(self.shape), *seed, "discriminator")
+        self.net = self._build(lambda: ImageGenerator(self.layout, o.latent, o.embedding), *seed)
+        judge = self._build(lambda: Discriminator(self.layout), *seed, "discriminator")
 
         def training(net: nn.Module, ema: float | None) -> Training:
             optimizer = torch.optim.Adam(net.parameters(), lr=o.lr, betas=BETAS, fused=True)
-            return Training(net, optimizer, lambda step: 1.0, self.task.runtime, ema_decay=ema, ema_start=o.ema_start)
+            average = None if ema is None else Average(ema, o.ema_start)
+            return Training(net, optimizer, lambda step: 1.0, self.task.runtime, average)
 
         return AdversarialTraining(training(self.net, o.ema), training(judge, None), o.d_steps)
 
@@ -116,7 +118,7 @@ class Generator(CheckpointedGenerator):
                 module.momentum = None
         rng = torch_rng(*losses.seed, "standing", step)
         for _ in range(STANDING_BATCHES):
-            latents, labels = losses.conditions(sample_batch(self.task.size), rng)
+            latents, labels = losses.conditions(sample_batch(self.task.shape.size), rng)
             with self.task.runtime.autocast():
                 net(latents, labels)
         for name, value in net.state_dict().items():
@@ -135,7 +137,7 @@ class Generator(CheckpointedGenerator):
     @torch.inference_mode()
     def sample(self, labels: NDArray[np.int64], knobs: Knobs, *seed: object) -> Iterator[NDArray[np.uint8]]:
         """Yield uint8 ``[B, H, W, C]`` for ``labels``, from latents of standard deviation ``sigma``."""
-        device, batch = self.task.runtime.device, sample_batch(self.task.size)
+        device, batch = self.task.runtime.device, sample_batch(self.task.shape.size)
         sigma = (self.default_knobs() | knobs)["sigma"]
         for start in range(0, len(labels), batch):
             chunk = torch.from_numpy(labels[start : start + batch])

@@ -18,27 +18,25 @@ from torch.nn import functional as F
 from torch.nn.utils import parametrize
 from torch.nn.utils.parametrizations import spectral_norm
 
+from fedkr.data.images import Shape
+
 LEAST_SIDE = 4
 BOTTLENECK = 4
 
 
 @dataclass(frozen=True)
-class Shape:
+class Layout:
     """What both networks agree on.
 
     Attributes:
-        channels: colour channels of an image.
-        size: side of an image in pixels.
-        classes: number of classes.
+        image: channels, side and classes of the images.
         width: feature channels at full size.
         multiplier: most feature channels at any size, in multiples of ``width``.
         blocks: residual blocks at each size, the one that changes size among them.
         attention: self-attention at the largest size that is not above this side; 0 for none.
     """
 
-    channels: int
-    size: int
-    classes: int
+    image: Shape
     width: int
     multiplier: int
     blocks: int
@@ -46,10 +44,10 @@ class Shape:
 
     def levels(self) -> list[tuple[int, int]]:
         """Return (side, feature channels) from the smallest side, at least 4 pixels, to the image's own."""
-        sides = [self.size]
+        sides = [self.image.size]
         while sides[0] % 2 == 0 and sides[0] // 2 >= LEAST_SIDE:
             sides.insert(0, sides[0] // 2)
-        return [(side, self.width * min(self.multiplier, self.size // side)) for side in sides]
+        return [(side, self.width * min(self.multiplier, self.image.size // side)) for side in sides]
 
     def attention_side(self) -> int:
         """Return the side at which self-attention stands, 0 for nowhere."""
@@ -59,22 +57,22 @@ class Shape:
 class ImageGenerator(nn.Module):
     """Latents float ``[N, latent]`` and labels int64 ``[N]`` to images float ``[N, C, H, W]`` in [-1, 1]."""
 
-    def __init__(self, shape: Shape, latent: int, embedding: int) -> None:
+    def __init__(self, layout: Layout, latent: int, embedding: int) -> None:
         super().__init__()
-        levels, condition = shape.levels(), latent + embedding
+        levels, condition = layout.levels(), latent + embedding
         (self.bottom, self.top), last = levels[0], levels[-1][1]
-        self.classes = nn.Embedding(shape.classes, embedding)
+        self.classes = nn.Embedding(layout.image.classes, embedding)
         nn.init.orthogonal_(self.classes.weight)
         self.project = spectral(nn.Linear(condition, self.top * self.bottom**2))
         stages: list[nn.Module] = []
         for (_, inputs), (side, outputs) in pairwise(levels):
-            stages += [UpBlock(inputs, inputs, condition, grow=False) for _ in range(shape.blocks - 1)]
+            stages += [UpBlock(inputs, inputs, condition, grow=False) for _ in range(layout.blocks - 1)]
             stages.append(UpBlock(inputs, outputs, condition, grow=True))
-            if side == shape.attention_side():
+            if side == layout.attention_side():
                 stages.append(SelfAttention(outputs))
         self.stages = nn.ModuleList(stages)
         self.norm = nn.BatchNorm2d(last)
-        self.paint = convolution(last, shape.channels, 3)
+        self.paint = convolution(last, layout.image.channels, 3)
 
     def forward(self, latents: Tensor, labels: Tensor) -> Tensor:
         """Return images ``[N, C, H, W]`` in [-1, 1]."""
@@ -90,19 +88,19 @@ class ImageGenerator(nn.Module):
 class Discriminator(nn.Module):
     """Images float ``[N, C, H, W]`` and labels int64 ``[N]`` to one score ``[N]`` each: above 0 is real."""
 
-    def __init__(self, shape: Shape) -> None:
+    def __init__(self, layout: Layout) -> None:
         super().__init__()
-        levels = shape.levels()[::-1]
+        levels = layout.levels()[::-1]
         first, last = levels[0][1], levels[-1][1]
-        stages: list[nn.Module] = [convolution(shape.channels, first, 3)]
+        stages: list[nn.Module] = [convolution(layout.image.channels, first, 3)]
         for (_, inputs), (side, outputs) in pairwise(levels):
             stages.append(DownBlock(inputs, outputs, shrink=True))
-            stages += [DownBlock(outputs, outputs, shrink=False) for _ in range(shape.blocks - 1)]
-            if side == shape.attention_side():
+            stages += [DownBlock(outputs, outputs, shrink=False) for _ in range(layout.blocks - 1)]
+            if side == layout.attention_side():
                 stages.append(SelfAttention(outputs))
         self.stages = nn.Sequential(*stages)
         self.score = spectral(nn.Linear(last, 1))
-        self.classes = spectral(nn.Embedding(shape.classes, last))
+        self.classes = spectral(nn.Embedding(layout.image.classes, last))
 
     def forward(self, images: Tensor, labels: Tensor) -> Tensor:
         """Return a score ``[N]``: linear in the features, plus their projection on the class."""

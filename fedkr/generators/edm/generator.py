@@ -25,7 +25,8 @@ from fedkr.generators.edm.network import GROUPS, build_unet, noise_input, reset_
 from fedkr.generators.edm.samplers import SOLVERS, solve
 from fedkr.generators.pixels import mirror, to_uint8
 from fedkr.learning.batches import BatchOrder
-from fedkr.learning.training import Training, flat_warmup, to_model_input
+from fedkr.learning.prediction import to_model_input
+from fedkr.learning.training import Average, Training, flat_warmup
 from fedkr.seeds import torch_rng
 
 FOLD_FROM = 14
@@ -66,16 +67,16 @@ class Generator(CheckpointedGenerator):
 
     def __init__(self, task: Task, options: Options) -> None:
         super().__init__(task, options)
-        self.fold = 2 if task.size >= FOLD_FROM else 1
+        self.fold = 2 if task.shape.size >= FOLD_FROM else 1
         check_options(task, options, 2 * self.fold)
-        self.side, self.channels = task.size // self.fold, task.channels * self.fold**2
+        self.side, self.channels = task.shape.size // self.fold, task.shape.channels * self.fold**2
         net = build_unet(
             width=options.width,
             multiplier=options.multiplier,
             blocks=options.blocks,
             channels=self.channels,
             side=self.side,
-            classes=task.classes,
+            classes=task.shape.classes,
             conditions=CONDITIONS if options.augment else 0,
         )
         self.net = task.runtime.place(net)
@@ -90,7 +91,7 @@ class Generator(CheckpointedGenerator):
             optimizer,
             lambda step: flat_warmup(step, steps, o.lr_decay),
             self.task.runtime,
-            ema_decay=o.ema,
+            Average(o.ema),
             clip=1.0,
         )
         return LossWork(training, self._loss(data, seed), steps)
@@ -107,7 +108,7 @@ class Generator(CheckpointedGenerator):
                 images, told = augment_and_tell(images, self.options.augment, torch_rng(*seed, "augment", step))
             labels = torch.from_numpy(data.labels[chosen])
             dropped = torch.rand(len(labels), generator=rng) < self.options.drop_class
-            labels = labels.masked_fill(dropped, self.task.classes)
+            labels = labels.masked_fill(dropped, self.task.shape.classes)
             return self._edm_loss(self._fold(images), labels, rng, told)
 
         return at
@@ -174,7 +175,7 @@ class Generator(CheckpointedGenerator):
             yield to_uint8(images)
 
     def _solve(self, noise: Tensor, labels: Tensor, knobs: Knobs, rng: torch.Generator) -> Tensor:
-        o, guidance, null = self.options, knobs["guidance"], torch.full_like(labels, self.task.classes)
+        o, guidance, null = self.options, knobs["guidance"], torch.full_like(labels, self.task.shape.classes)
 
         def network(scaled: Tensor, sigma: Tensor) -> Tensor:
             """Return the raw output, guided away from the output without a class."""
@@ -192,8 +193,8 @@ class Generator(CheckpointedGenerator):
 def check_options(task: Task, options: Options, divisor: int) -> None:
     """Raise :class:`UserError` for the first value that no network or sampler could have."""
     where = f"{task.where}.options"
-    if task.size % divisor:
-        raise UserError(f"data.size={task.size}: the edm generator needs a side that {divisor} divides")
+    if task.shape.size % divisor:
+        raise UserError(f"data.size={task.shape.size}: the edm generator needs a side that {divisor} divides")
     if options.width < 1 or options.width % GROUPS:
         raise UserError(f"{where}.width={options.width}: must be a multiple of {GROUPS}")
     for name in ("multiplier", "blocks", "steps_sample"):

@@ -3,26 +3,27 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from fedkr.config import ClassifierConfig, nearest
+from fedkr.data.images import Shape
 from fedkr.errors import UserError
 from fedkr.learning.models.resnet import SmallResNet, initialise, resnet18
+from fedkr.learning.runtime import Runtime
 from fedkr.seeds import derive_seed
 
 KNOWN = ("resnet8", "resnet14", "resnet20", "resnet32", "resnet18")
 
 
-def build_classifier(config: ClassifierConfig, channels: int, size: int, classes: int, *seed: object) -> nn.Module:
+def build_classifier(config: ClassifierConfig, shape: Shape, *seed: object) -> nn.Module:
     """Build the classifier that ``config`` names, with weights drawn from ``seed`` alone.
 
     Args:
         config: architecture, width (of the small ResNets) and normalisation.
-        channels: colour channels of the input.
-        size: height and width of the input in pixels.
-        classes: number of logits.
+        shape: of the input, and the number of logits.
         seed: parts of the seed, see :func:`fedkr.seeds.derive_seed`.
 
     Raises:
@@ -32,8 +33,39 @@ def build_classifier(config: ClassifierConfig, channels: int, size: int, classes
         raise UserError(f"arch={config.arch!r}: unknown classifier{nearest(config.arch, KNOWN)}")
     with torch.random.fork_rng(devices=[]):
         if config.arch == "resnet18":
-            model = resnet18(channels, size, classes, config.norm)
+            model = resnet18(shape.channels, shape.size, shape.classes, config.norm)
         else:
             depth = int(re.sub(r"\D", "", config.arch))
-            model = SmallResNet(depth, channels, classes, config.width, config.norm)
+            model = SmallResNet(depth, shape.channels, shape.classes, config.width, config.norm)
     return initialise(model, torch.Generator().manual_seed(derive_seed(*seed, "weights")))
+
+
+def load_classifier(
+    config: ClassifierConfig, shape: Shape, weights: Mapping[str, Tensor], runtime: Runtime
+) -> nn.Module:
+    """Build the classifier that ``config`` names with given weights, on the device and in evaluation mode.
+
+    Raises:
+        UserError: an unknown ``arch``, or a missing, unknown, misshapen or non-finite tensor.
+    """
+    return runtime.place(load_weights(build_classifier(config, shape, "any"), weights)).eval()
+
+
+def load_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> nn.Module:
+    """Load weights that came from elsewhere into ``model``.
+
+    Averaging turns integer buffers into floats, so each tensor is cast to the model's own dtype.
+
+    Raises:
+        UserError: a missing, unknown, misshapen or non-finite tensor.
+    """
+    own = model.state_dict()
+    for name in own.keys() ^ weights.keys():
+        raise UserError(f"model weights: {name!r} is on one side only; do server and site name the same architecture?")
+    for name, value in weights.items():
+        if value.shape != own[name].shape:
+            raise UserError(f"model weights: {name!r} has shape {list(value.shape)}, expected {list(own[name].shape)}")
+        if not torch.isfinite(value.double()).all():
+            raise UserError(f"model weights: {name!r} holds NaN or infinity; lower the learning rate")
+    model.load_state_dict({name: value.to(own[name].dtype) for name, value in weights.items()})
+    return model

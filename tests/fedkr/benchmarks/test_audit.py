@@ -12,7 +12,7 @@ from fedkr.benchmarks.enlarged import enlarged_digits
 from fedkr.cli import app
 from fedkr.config import ClassifierConfig
 from fedkr.errors import UserError
-from fedkr.learning.training import Runtime
+from fedkr.learning.runtime import Runtime
 
 TINY = ClassifierConfig(arch="resnet8", width=4, batch=8)
 

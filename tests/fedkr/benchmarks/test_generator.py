@@ -13,7 +13,7 @@ from fedkr.benchmarks.generator import Budget, Plain, measure_cas, measure_gener
 from fedkr.cli import app
 from fedkr.config import ClassifierConfig, DataConfig
 from fedkr.errors import UserError
-from fedkr.learning.training import Runtime
+from fedkr.learning.runtime import Runtime
 from fedkr.progress import SilentProgress
 
 TINY = Budget(size=8, batch=4, width=8, steps=1, images=4, rounds=1)

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 
 from fedkr.config import GeneratorConfig
-from fedkr.data.images import ImageSet
+from fedkr.data.images import ImageSet, Shape
 from fedkr.generators import build_generator
-from fedkr.learning.training import Runtime
+from fedkr.learning.job import Job
+from fedkr.learning.runtime import Runtime
 from fedkr.progress import SilentProgress
 
 
@@ -26,7 +27,7 @@ def build():
     def build(kind, options, size=8, **settings):
         config = GeneratorConfig(**{"kind": kind, "steps": 4, "batch": 8, "checkpoints": 2} | settings, options=options)
         runtime = Runtime.choose("cpu", "float32", 1)
-        return build_generator(config, channels=1, size=size, classes=2, flip="both", runtime=runtime)
+        return build_generator(config, Shape(1, size, 2), Job(runtime, flip="both"))
 
     return build
 
@@ -37,7 +38,12 @@ def fit():
 
     def fit(generator, data, state=None, seed=(0,), progress=None):
         saved = {}
-        generator.fit(data, seed=seed, progress=progress or SilentProgress(), save=saved.__setitem__, state=state)
+        generator.fit(
+            data,
+            Job(Runtime.choose("cpu", "float32", 1), progress or SilentProgress(), seed=seed),
+            saved.__setitem__,
+            state,
+        )
         return saved
 
     return fit

@@ -5,10 +5,11 @@ import pytest
 import torch
 from torch.nn.utils import parametrize
 
+from fedkr.data.images import Shape
 from fedkr.errors import UserError
-from fedkr.generators.biggan_deep.networks import Discriminator, ImageGenerator, Shape
+from fedkr.generators.biggan_deep.networks import Discriminator, ImageGenerator, Layout
+from fedkr.learning.job import Job
 from fedkr.learning.training import DivergedError
-from fedkr.progress import SilentProgress
 from fedkr.stages import read_artifact, write_artifact
 
 TINY = {"width": 4, "latent": 4, "embedding": 4, "d_steps": 2, "ema_start": 1}
@@ -95,9 +96,8 @@ def test_a_pruned_checkpoint_holds_no_discriminator_and_draws_the_same(build, fi
 def test_a_diverging_training_is_reported_and_saves_nothing(build, two_colours):
     saved = {}
     generator = build("biggan_deep", TINY | {"lr": 1e38})
-    keep = {"save": saved.__setitem__, "state": None, "progress": SilentProgress()}
     with pytest.raises(DivergedError, match=r"generator: the loss is nan at step \d+; lower its lr"):
-        generator.fit(two_colours, seed=(0,), **keep)
+        generator.fit(two_colours, Job(generator.task.runtime, seed=(0,)), saved.__setitem__, None)
     assert saved == {}
 
 
@@ -111,18 +111,18 @@ def test_tuning_tries_sigma_from_one_to_two_the_options_own_first(build):
 @pytest.mark.parametrize("size", [8, 12, 20, 28, 32, 64])
 @pytest.mark.parametrize("blocks", [1, 2])
 def test_both_networks_fit_each_size_that_four_divides(size, blocks):
-    shape = Shape(channels=3, size=size, classes=2, width=4, multiplier=2, blocks=blocks, attention=16)
+    layout = Layout(Shape(3, size, 2), width=4, multiplier=2, blocks=blocks, attention=16)
     labels = torch.tensor([0, 1])
-    images = ImageGenerator(shape, latent=3, embedding=2)(torch.randn(2, 3), labels)
+    images = ImageGenerator(layout, latent=3, embedding=2)(torch.randn(2, 3), labels)
     assert images.shape == (2, 3, size, size)
     assert images.abs().max() <= 1
-    assert Discriminator(shape)(images, labels).shape == (2,)
+    assert Discriminator(layout)(images, labels).shape == (2,)
 
 
 def test_attention_stands_at_the_largest_side_that_is_not_above_the_options():
-    sides = {size: Shape(1, size, 2, 4, 2, 1, attention=16).attention_side() for size in (8, 28, 32, 64)}
+    sides = {size: Layout(Shape(1, size, 2), 4, 2, 1, attention=16).attention_side() for size in (8, 28, 32, 64)}
     assert sides == {8: 8, 28: 14, 32: 16, 64: 16}
-    assert Shape(1, 28, 2, 4, 2, 1, attention=0).attention_side() == 0
+    assert Layout(Shape(1, 28, 2), 4, 2, 1, attention=0).attention_side() == 0
 
 
 @pytest.mark.parametrize(

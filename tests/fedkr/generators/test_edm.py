@@ -8,10 +8,11 @@ import torch
 from diffusers import EDMDPMSolverMultistepScheduler, UNet2DModel
 
 from fedkr.config import GeneratorConfig
+from fedkr.data.images import Shape
 from fedkr.errors import UserError
 from fedkr.generators import build_generator
 from fedkr.generators.edm.network import NOISE_SCALE, noise_input, reset_weights
-from fedkr.progress import SilentProgress
+from fedkr.learning.job import Job
 from fedkr.seeds import torch_rng
 from fedkr.stages import Artifact, read_artifact, write_artifact
 
@@ -25,7 +26,7 @@ def build(runtime):
     def make(size=8, channels=1, classes=4, flip="none", steps=6, checkpoints=2, **options):
         options = {"width": 8, "steps_sample": 2, **options}
         config = GeneratorConfig(steps=steps, batch=8, checkpoints=checkpoints, options=options)
-        return build_generator(config, channels=channels, size=size, classes=classes, flip=flip, runtime=runtime)
+        return build_generator(config, Shape(channels, size, classes), Job(runtime, flip=flip))
 
     return make
 
@@ -136,7 +137,7 @@ def trained(build, data, state=None, kill_at=None, **settings):
 
     generator = build(**settings)
     try:
-        generator.fit(data, seed=("seed",), progress=SilentProgress(), save=save, state=state)
+        generator.fit(data, Job(generator.task.runtime, seed=("seed",)), save, state)
     except KeyboardInterrupt:
         assert kill_at is not None
     return generator, saved
@@ -241,4 +242,4 @@ def test_settings_that_cannot_work_are_one_line(build, settings, named):
 @pytest.mark.parametrize("kind", ["emd", "no.such.module", "json.decoder"])
 def test_an_unknown_generator_is_named(runtime, kind):
     with pytest.raises(UserError, match=f"generator.kind='{kind}'"):
-        build_generator(GeneratorConfig(kind=kind), channels=1, size=8, classes=2, flip="none", runtime=runtime)
+        build_generator(GeneratorConfig(kind=kind), Shape(1, 8, 2), Job(runtime))

@@ -8,10 +8,11 @@ import torch
 from torch.nn import functional as F
 
 from fedkr.config import ClassifierConfig
+from fedkr.data.images import Shape
 from fedkr.learning.classifier import ClassifierTraining, mix, real_batches, sgd, soft_label_loss, train_on_real
+from fedkr.learning.job import Job
 from fedkr.learning.models import build_classifier
-from fedkr.learning.training import predict_logits
-from fedkr.progress import SilentProgress
+from fedkr.learning.prediction import predict_logits
 
 CONFIG = ClassifierConfig(arch="resnet8", width=4, steps=30, batch=16, lr=0.05)
 
@@ -25,11 +26,8 @@ def train(pictures, runtime):
         return train_on_real(
             dataclasses.replace(config, **settings),
             data,
-            flip="none",
-            runtime=runtime,
-            seed=(seed,),
-            progress=SilentProgress(),
-            stage="own model",
+            Job(runtime, seed=(seed,)),
+            "own model",
         )
 
     return run
@@ -60,10 +58,10 @@ def test_a_training_can_stop_anywhere_and_go_on(pictures, runtime):
     states = []
     for stops in ((8,), (1, 3, 8)):
         batches = real_batches(pictures((9, 8, 7)), 16, "s")
-        model = build_classifier(CONFIG, 1, 8, 4, "s")
-        work = ClassifierTraining(model, CONFIG, batches, flip="none", runtime=runtime, seed=("s",))
+        model = build_classifier(CONFIG, Shape(1, 8, 4), "s")
+        work = ClassifierTraining(model, CONFIG, batches, Job(runtime, seed=("s",)))
         for stop in stops:
-            work.advance(stop, SilentProgress(), "stage")
+            work.advance(stop, "stage")
             predict_logits(work.model, pictures((3,)).images, runtime)
         states.append(work.model)
     assert same(*states)
@@ -110,66 +108,28 @@ def test_mixup_keeps_each_label_row_a_distribution_and_mixes_images_alike():
 def test_the_teacher_is_asked_about_the_mixed_images_that_the_student_sees(pictures, runtime):
     config, data, asked = dataclasses.replace(CONFIG, mixup=0.4), pictures((20, 16, 12)), []
 
-    def relabel(inputs):
-        asked.append(inputs)
-        return torch.full((len(inputs), 4), 0.25)
+    class Relabelled(ClassifierTraining):
+        def targets(self, inputs, labels):
+            asked.append(inputs)
+            return torch.full((len(inputs), 4), 0.25)
 
-    model = build_classifier(config, 1, 8, 4, "s")
+    model = build_classifier(config, Shape(1, 8, 4), "s")
     seen = []
     model.register_forward_pre_hook(lambda module, arguments: seen.append(arguments[0]))
     batches = real_batches(data, config.batch, "s")
-    work = ClassifierTraining(model, config, batches, flip="none", runtime=runtime, seed=("s",), relabel=relabel)
-    work.advance(2, SilentProgress(), "student")
+    Relabelled(model, config, batches, Job(runtime, seed=("s",))).advance(2, "student")
     assert all(torch.equal(a, b) for a, b in zip(asked, seen, strict=True))
     weights = [tensor.clone() for tensor in model.state_dict().values()]
 
-    plain = build_classifier(config, 1, 8, 4, "s")
-    ClassifierTraining(plain, config, batches, flip="none", runtime=runtime, seed=("s",)).advance(
-        2, SilentProgress(), "student"
-    )
+    plain = build_classifier(config, Shape(1, 8, 4), "s")
+    ClassifierTraining(plain, config, batches, Job(runtime, seed=("s",))).advance(2, "student")
     assert any(not torch.equal(a, b) for a, b in zip(weights, plain.state_dict().values(), strict=True))
 
 
 def test_weight_decay_spares_biases_and_norms():
-    model = build_classifier(CONFIG, 1, 8, 4, "s")
+    model = build_classifier(CONFIG, Shape(1, 8, 4), "s")
     matrices, vectors = sgd(model, CONFIG).param_groups
     assert (matrices["weight_decay"], vectors["weight_decay"]) == (CONFIG.weight_decay, 0.0)
     assert all(p.ndim > 1 for p in matrices["params"])
     assert all(p.ndim <= 1 for p in vectors["params"])
     assert len(matrices["params"]) + len(vectors["params"]) == len(list(model.parameters()))
-
-
-@pytest.fixture
-def drift(pictures, runtime):
-    """Return how far training moves the weights for a proximal mu, and the gradient of that term."""
-
-    def measure(mu):
-        model = build_classifier(CONFIG, 1, 8, 4, "s")
-        start = [p.detach().clone() for p in model.parameters()]
-        batches = real_batches(pictures((9, 8, 7)), 16, "s")
-        work = ClassifierTraining(
-            model, CONFIG, batches, flip="none", runtime=runtime, seed=("s",), factor=lambda step: 1.0, proximal=mu
-        )
-        work.advance(8, SilentProgress(), "stage")
-        pairs = zip(work.model.parameters(), start, strict=True)
-        return float(torch.stack([(p.detach() - s).square().sum() for p, s in pairs]).sum())
-
-    return measure
-
-
-def test_a_proximal_term_keeps_the_weights_near_where_they_started(drift):
-    free, near, nearer = drift(0.0), drift(1.0), drift(10.0)
-    assert nearer < near < free
-    assert nearer < free / 4
-
-
-def test_the_proximal_term_is_half_mu_times_the_squared_distance(pictures, runtime):
-    model = build_classifier(CONFIG, 1, 8, 4, "s")
-    batches = real_batches(pictures((9, 8, 7)), 16, "s")
-    work = ClassifierTraining(model, CONFIG, batches, flip="none", runtime=runtime, seed=("s",), proximal=0.3)
-    assert work._proximal_term().item() == 0.0
-    with torch.no_grad():
-        for parameter in work.model.parameters():
-            parameter.add_(0.5)
-    count = sum(p.numel() for p in work.model.parameters())
-    assert work._proximal_term().item() == pytest.approx(0.5 * 0.3 * 0.25 * count, rel=1e-4)

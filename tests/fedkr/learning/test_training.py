@@ -9,19 +9,11 @@ import pytest
 import torch
 from torch import nn
 
-import fedkr.learning.training as training_module
+import fedkr.learning.prediction as prediction_module
 from fedkr.errors import UserError
-from fedkr.learning.training import (
-    CHECK_EVERY,
-    DivergedError,
-    Runtime,
-    Training,
-    cosine,
-    flat_warmup,
-    forward_batch,
-    predict_logits,
-    to_model_input,
-)
+from fedkr.learning.prediction import forward_batch, predict_logits, to_model_input
+from fedkr.learning.runtime import Runtime
+from fedkr.learning.training import CHECK_EVERY, Average, DivergedError, Training, cosine, flat_warmup
 from fedkr.progress import SilentProgress
 from fedkr.seeds import torch_rng
 
@@ -55,7 +47,7 @@ def a_training(kind="sgd", **settings):
 @pytest.mark.parametrize("kind", ["sgd", "adamw"])
 @pytest.mark.parametrize("stop", [1, 17, 59])
 def test_a_training_continued_from_its_state_gives_the_same_weights_bit_by_bit(kind, stop):
-    settings = {"ema_decay": 0.9, "clip": 1.0}
+    settings = {"average": Average(0.9), "clip": 1.0}
     whole, loss_at = a_training(kind, **settings)
     whole.advance(loss_at, 60, SilentProgress(), "stage")
     first, loss_at = a_training(kind, **settings)
@@ -92,7 +84,7 @@ def test_weights_that_became_nan_between_two_looks_are_noticed_at_the_next():
 
 
 def test_the_average_follows_the_weights_with_the_ramp_of_its_first_steps():
-    training, loss_at = a_training(ema_decay=0.5)
+    training, loss_at = a_training(average=Average(0.5))
     expected = training.model.state_dict()["0.weight"].clone()
     for step in range(1, 20):
         training.advance(loss_at, step, SilentProgress(), "stage")
@@ -155,7 +147,7 @@ def test_logits_do_not_depend_on_how_images_are_batched_and_leave_the_model_in_e
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 3)).train()
     images = np.random.default_rng(0).integers(0, 256, (10, 8, 8, 1), dtype=np.uint8)
     whole = predict_logits(model, images, CPU)
-    monkeypatch.setattr(training_module, "MOST_AT_ONCE", 0)
+    monkeypatch.setattr(prediction_module, "MOST_AT_ONCE", 0)
     assert np.allclose(predict_logits(model, images, CPU), whole, atol=1e-6)
     assert not model.training
     assert predict_logits(model, images, CPU).dtype == np.float32

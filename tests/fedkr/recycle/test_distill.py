@@ -5,9 +5,10 @@ import pytest
 import torch
 
 from fedkr.config import StudentConfig
-from fedkr.learning.training import predict_logits
-from fedkr.progress import SilentProgress
+from fedkr.learning.job import Job
+from fedkr.learning.prediction import predict_logits
 from fedkr.recycle.distill import distill_student, regenerated_batches
+from fedkr.release import SoftSet
 
 
 class Sets:
@@ -59,15 +60,7 @@ def test_a_student_takes_the_labels_that_it_is_given(pictures, runtime):
     # Labels that say the opposite: what the student knows comes from them alone.
     soft = np.eye(4, dtype=np.float16)[1 - data.labels]
     config = StudentConfig(arch="resnet8", width=4, steps=30, batch=16, lr=0.05)
-    student = distill_student(
-        config,
-        lambda _: (data.images, soft),
-        flip="none",
-        runtime=runtime,
-        seed=("s",),
-        progress=SilentProgress(),
-        stage="student",
-    )
+    student = distill_student(config, lambda _: SoftSet(data.images, soft), Job(runtime, seed=("s",)), "student")
     assert not student.training
     assert (predict_logits(student, data.images, runtime).argmax(axis=1) == 1 - data.labels).mean() > 0.9
     assert all(torch.isfinite(p).all() for p in student.parameters())

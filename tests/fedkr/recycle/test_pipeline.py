@@ -8,12 +8,13 @@ import pytest
 import torch
 
 from fedkr.data import SiteData
+from fedkr.data.images import Shape
 from fedkr.errors import UserError
-from fedkr.learning.training import Runtime
+from fedkr.learning.runtime import Runtime
 from fedkr.progress import SilentProgress
 from fedkr.recycle import SitePipeline
 from fedkr.recycle import pipeline as pipeline_module
-from fedkr.recycle.pipeline import content_digest, normalised_float16
+from fedkr.recycle.pipeline import content_digest, normalised_float16, site_job
 from fedkr.recycle.search import LEAST_FOR_RECALL
 from fedkr.release import check_release
 from fedkr.stages import Artifact, StageStore, read_artifact
@@ -26,7 +27,8 @@ def build(site_data, tiny_study, runtime, tmp_path):
     """Return a function that makes the pipeline of a small site, as a new process would."""
 
     def make(data=site_data, study=tiny_study, runtime=runtime, site="site-0", **settings):
-        return SitePipeline(site, data, study, StageStore(tmp_path / "stages"), runtime, SilentProgress(), **settings)
+        job = site_job(study, site, runtime, SilentProgress())
+        return SitePipeline(site, data, study, StageStore(tmp_path / "stages"), job, **settings)
 
     return make
 
@@ -37,7 +39,7 @@ class FakeGenerator:
     def __init__(self, calls):
         self.calls, self.loaded = calls, None
 
-    def fit(self, data, *, seed, progress, save, state):
+    def fit(self, data, job, save, state):
         self.calls.append(("fit", data, None if state is None else state.info["step"]))
         for step in (3, 6):
             if state is None or step > state.info["step"]:
@@ -70,8 +72,8 @@ def calls(monkeypatch):
     """Put fakes in the place of the slow steps and return what was called."""
     calls = []
 
-    def train_teacher(config, data, **settings):
-        calls.append(("teacher", settings["seed"]))
+    def train_teacher(config, data, job):
+        calls.append(("teacher", job.seed))
         return Artifact({}, {"temperature": 1.0, "step": 1, "accuracy": 1.0})
 
     class FakeLabeller:
@@ -110,7 +112,7 @@ def test_a_whole_pipeline_makes_a_release_and_never_looks_at_test_or_holdout(bui
     pipeline = build()
     pipeline.own_model()
     release = pipeline.release(1)
-    check_release(release, size=8, channels=1, classes=4)
+    check_release(release, Shape(1, 8, 4))
     assert len(release) == tiny_study.recycle.rounds * len(pipeline.data.train)
     assert release.manifest["site"] == "site-0"
     assert release.manifest["checkpoint"] in (2, 6)
@@ -331,7 +333,7 @@ def test_a_site_whose_every_class_is_too_small_says_which_setting_stops_it(build
 def test_a_release_is_cut_into_equal_slices_and_a_cap_holds_over_all_of_them(build, calls, tiny_study):
     release = build(study=other(tiny_study, recycle__rounds=4)).release(1, max_images=30)
     assert (len(release), release.manifest["slices"]) == (28, 4)
-    check_release(release, size=8, channels=1, classes=4, max_images=30)
+    check_release(release, Shape(1, 8, 4), max_images=30)
 
 
 def test_every_slice_has_the_same_classes(build, calls, tiny_study):

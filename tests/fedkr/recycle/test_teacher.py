@@ -10,7 +10,7 @@ from scipy.special import log_softmax
 from fedkr.config import TeacherConfig
 from fedkr.data import SiteData
 from fedkr.errors import UserError
-from fedkr.progress import SilentProgress
+from fedkr.learning.job import Job
 from fedkr.recycle import teacher as teacher_module
 from fedkr.recycle.teacher import SoftLabeller, fit_temperature, load_teacher, train_teacher
 
@@ -20,7 +20,7 @@ CONFIG = TeacherConfig(arch="resnet8", width=4, steps=12, batch=16, evaluations=
 @pytest.fixture
 def train(site_data, runtime):
     def run(config=CONFIG, data=site_data, seed="seed"):
-        return train_teacher(config, data, flip="none", runtime=runtime, seed=(seed,), progress=SilentProgress())
+        return train_teacher(config, data, Job(runtime, seed=(seed,)))
 
     return run
 
@@ -109,7 +109,7 @@ def test_a_site_of_one_class_is_an_error_that_names_class_and_remedy(train, pict
 def test_a_site_of_one_class_has_a_teacher_that_always_says_so_where_the_study_accepts_that(train, pictures, runtime):
     config, data = dataclasses.replace(CONFIG, single_class="constant"), one_class(pictures)
     teacher = load_teacher(config, data, train(config, data), runtime)
-    labels = SoftLabeller(teacher, 1.0, 3, "strong", "both", runtime)(pictures((4, 4, 4)).images, "s")
+    labels = SoftLabeller(teacher, 1.0, 3, "strong", Job(runtime, flip="both"))(pictures((4, 4, 4)).images, "s")
     assert labels.shape == (12, 4)
     assert (labels[:, 2] > 0.999).all()
 
@@ -140,7 +140,7 @@ def test_calibration_is_done_only_where_the_study_asks(train):
 def labeller(train, site_data, runtime):
     def make(temperature=1.0, views=1, augment="standard"):
         return SoftLabeller(
-            load_teacher(CONFIG, site_data, train(), runtime), temperature, views, augment, "none", runtime
+            load_teacher(CONFIG, site_data, train(), runtime), temperature, views, augment, Job(runtime)
         )
 
     return make

@@ -4,7 +4,7 @@ import pytest
 from flwr.app import Array, ArrayRecord
 
 from fedkr import wire
-from fedkr.learning.training import Runtime
+from fedkr.learning.runtime import Runtime
 from fedkr.progress import SilentProgress
 from fedkr.release import Release
 from fedkr.stages import read_artifact

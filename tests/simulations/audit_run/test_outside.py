@@ -11,12 +11,13 @@ from torch import nn
 
 from fedkr.config import ClassifierConfig
 from fedkr.data import ImageSet
+from fedkr.data.images import Shape
 from fedkr.errors import UserError
 from fedkr.learning.classifier import train_on_real
+from fedkr.learning.job import Job
 from fedkr.learning.models import build_classifier
 from fedkr.learning.models.resnet import resnet18
-from fedkr.learning.training import Runtime
-from fedkr.progress import SilentProgress
+from fedkr.learning.runtime import Runtime
 from simulations.audit_run.outside import Request, audit_outside
 from simulations.audit_run.outside_model import Normalisation, check_answers, load_model, recipe_of
 
@@ -38,8 +39,7 @@ def members():
 @pytest.fixture(scope="module")
 def overfitted(members):
     """A classifier that can only know its images by heart: they are noise."""
-    how = {"flip": "none", "runtime": CPU, "progress": SilentProgress(), "stage": "model"}
-    return train_on_real(SMALL, members, seed=("overfitted",), **how)
+    return train_on_real(SMALL, members, Job(CPU, seed=("overfitted",)), "model")
 
 
 @pytest.fixture(scope="module")
@@ -138,7 +138,7 @@ def test_answers_that_are_no_logits_for_these_classes_are_refused(answer, line, 
 
 
 def test_images_that_the_model_cannot_take_are_refused(members, tmp_path):
-    colour = build_classifier(SMALL, 3, 8, 3, "colour")
+    colour = build_classifier(SMALL, Shape(3, 8, 3), "colour")
     path = scripted(colour, tmp_path / "model.pt", torch.zeros(2, 3, 8, 8))
     with pytest.raises(UserError, match="cannot take images of 1 x 8 x 8"):
         check_answers(load_model(path, SMALL, members), members, path, CPU)

@@ -41,7 +41,7 @@ def test_every_process_gets_the_studys_threads_and_finds_the_package_and_flowers
         values = home.environment(EXTRA="1")
     assert (values["OMP_NUM_THREADS"], values["MKL_NUM_THREADS"], values["EXTRA"]) == ("3", "3", "1")
     assert Path(values["PATH"].split(os.pathsep)[0]) == Path(sys.executable).parent
-    assert (Path(values["PYTHONPATH"].split(os.pathsep)[0]) / "fedkr" / "config.py").exists()
+    assert (Path(values["PYTHONPATH"].split(os.pathsep)[0]) / "fedkr" / "config").is_dir()
 
 
 def test_a_run_ends_what_a_killed_driver_left_in_its_folder(tmp_path):

@@ -10,7 +10,7 @@ from fedkr.audit.copies import check_copies
 from fedkr.config import ClassifierConfig
 from fedkr.data import ImageSet, Source
 from fedkr.errors import UserError
-from fedkr.learning.training import Runtime
+from fedkr.learning.runtime import Runtime
 from fedkr.progress import SilentProgress
 from fedkr.stages import StageStore
 from simulations.evidence.audit_proof import SEEDS, add_section, run_part

@@ -9,7 +9,7 @@ import pytest
 from fedkr.config import KEEP_RULES, DataConfig, Study, TeacherConfig
 from fedkr.data import load_source
 from fedkr.errors import UserError
-from fedkr.learning.training import Runtime
+from fedkr.learning.runtime import Runtime
 from fedkr.progress import SilentProgress
 from simulations.evidence import keep_rules
 from simulations.evidence.keep_rules import FIGURES, FOLDS, RESULT_FILE, compare, deal_folds, look, main

@@ -12,7 +12,7 @@ from onnx.reference import ReferenceEvaluator
 from safetensors.torch import load_file
 
 from fedkr.errors import UserError
-from fedkr.learning.training import to_model_input
+from fedkr.learning.prediction import to_model_input
 from fedkr.stages import read_artifact
 from server.composition import compose_study
 from simulations.export import onnx_file

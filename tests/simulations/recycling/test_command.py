@@ -11,7 +11,7 @@ import pytest
 from fedkr.cli import app
 from fedkr.data import joined, load_source
 from fedkr.data.registry import Source
-from fedkr.learning.training import Runtime
+from fedkr.learning.runtime import Runtime
 from fedkr.progress import SilentProgress
 from fedkr.recycle.ablation import ABLATION, FULL, USUAL, SingleSite
 from server.composition import compose_study

@@ -139,7 +139,7 @@ def test_a_folder_that_holds_no_finished_run_is_named(tmp_path, content):
 
 @pytest.mark.parametrize("arguments", [[], ["out"]])
 def test_a_command_without_runs_is_answered_with_its_usage(arguments):
-    with pytest.raises(UserError, match=r"^usage: python -m simulations\.recycling_summary OUT_FOLDER RUN"):
+    with pytest.raises(UserError, match=r"^usage: python -m simulations\.recycling\.summary OUT_FOLDER RUN"):
         main(arguments)
 
 

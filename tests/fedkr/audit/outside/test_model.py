@@ -6,8 +6,8 @@ import pytest
 from fedkr.audit.outside.model import OutsideAuditor, read_outside
 from fedkr.config import AuditConfig, ClassifierConfig
 from fedkr.errors import UserError
-from fedkr.learning.training import Runtime
-from fedkr.progress import SilentProgress
+from fedkr.learning.job import Job
+from fedkr.learning.runtime import Runtime
 from fedkr.stages import StageStore
 
 CPU = Runtime.choose("cpu", "float32")
@@ -87,8 +87,7 @@ def audited(saved, tmp_path):
         attacks = {"attacks": ["rmia", "loss"], "headline": "rmia", "direct_references": 4}
         config = AuditConfig(**attacks, bootstrap=20, permutations=200)
         recipe = ClassifierConfig(arch="resnet8", width=4, steps=3, batch=32)
-        how = {"flip": "none", "runtime": CPU, "stages": StageStore(tmp_path / "stages"), "progress": SilentProgress()}
-        auditor = OutsideAuditor(data, config, recipe, **how)
+        auditor = OutsideAuditor(data, config, recipe, StageStore(tmp_path / "stages"), Job(CPU))
         return auditor.audit(lambda images: np.zeros((len(images), 2), np.float32), target)
 
     return audited

@@ -19,7 +19,10 @@ from fedkr.audit.references.engines import ReferenceTask, StackedTraining, train
 from fedkr.config import ClassifierConfig, StudentConfig
 from fedkr.data import ImageSet
 from fedkr.errors import UserError
-from fedkr.learning.training import DivergedError, Runtime, predict_logits
+from fedkr.learning.job import Job
+from fedkr.learning.prediction import predict_logits
+from fedkr.learning.runtime import Runtime
+from fedkr.learning.training import DivergedError
 from fedkr.progress import SilentProgress
 from fedkr.stages import StageStore
 
@@ -42,20 +45,9 @@ def train(candidates, runtime, tmp_path):
     def run(config=PLAIN, membership=None, folder=tmp_path, progress=None, extra=None, key=None, **settings):
         if membership is None:
             membership = balanced_membership(4, len(candidates), np.random.default_rng(1))
-        return train_references(
-            config,
-            candidates,
-            membership,
-            steps=config.steps,
-            extra=extra,
-            flip="none",
-            runtime=runtime,
-            seed=("study", 0),
-            progress=progress or SilentProgress(),
-            stages=StageStore(folder),
-            key=key or {"site": "a"},
-            **settings,
-        )
+        job = Job(runtime, progress or SilentProgress(), seed=("study", 0))
+        task = reference_task(config, candidates, membership, extra, job)
+        return train_references(task, StageStore(folder), key or {"site": "a"}, **settings)
 
     return run
 
@@ -66,7 +58,7 @@ def task(candidates, runtime):
 
     def make(config=PLAIN, models=4, extra=None):
         membership = balanced_membership(models, len(candidates), np.random.default_rng(1))
-        return reference_task(config, candidates, membership, extra, flip="none", runtime=runtime, seed=("study", 0))
+        return reference_task(config, candidates, membership, extra, Job(runtime, seed=("study", 0)))
 
     return make
 
@@ -219,19 +211,9 @@ def test_references_know_their_members_better_than_the_others(candidates, train,
     rng = np.random.default_rng(3)
     noise = dataclasses.replace(candidates, labels=rng.integers(0, 2, 40))
     membership = balanced_membership(4, 40, rng)
-    references = train_references(
-        PLAIN,
-        noise,
-        membership,
-        steps=80,
-        extra=None,
-        flip="none",
-        runtime=Runtime.choose("cpu", "float32", 1),
-        seed=("study", 0),
-        progress=SilentProgress(),
-        stages=StageStore(tmp_path / "noise"),
-        key={},
-    )
+    job = Job(Runtime.choose("cpu", "float32", 1), seed=("study", 0))
+    task = reference_task(dataclasses.replace(PLAIN, steps=80), noise, membership, None, job)
+    references = train_references(task, StageStore(tmp_path / "noise"), {})
     right = references.logits(noise.images).argmax(axis=2) == noise.labels
     assert right[membership].mean() > right[~membership].mean() + 0.25
 
@@ -248,14 +230,14 @@ def test_on_a_processor_only_small_activations_are_stacked_and_nothing_is_tried(
 
 
 def test_in_bfloat16_a_processor_trains_one_after_the_other(task, tmp_path):
-    work = dataclasses.replace(task(), runtime=Runtime(torch.device("cpu"), torch.bfloat16))
+    work = dataclasses.replace(task(), job=Job(Runtime(torch.device("cpu"), torch.bfloat16)))
     assert choose_engine(work, StageStore(tmp_path), {}) == "loop"
 
 
 def test_on_a_gpu_the_engine_that_measured_fastest_is_taken_and_remembered(task, tmp_path, monkeypatch):
     times = iter([{"loop": 3.0, "grouped": 1.0, "matmul": 2.0}, {"loop": 1.0, "grouped": 2.0, "matmul": 3.0}])
     monkeypatch.setattr("fedkr.audit.references.direct.measure_engines", lambda task: next(times))
-    on_gpu = dataclasses.replace(task(), runtime=Runtime(torch.device("cuda"), None))
+    on_gpu = dataclasses.replace(task(), job=Job(Runtime(torch.device("cuda"), None)))
     for _ in range(2):
         assert choose_engine(on_gpu, StageStore(tmp_path), {}) == "grouped"
     monkeypatch.setattr(ReferenceTask, "fresh", lambda task, index: torch.nn.Identity())
@@ -279,7 +261,7 @@ def test_a_chunk_is_bounded_by_memory_and_a_loop_s_chunk_is_one_model(task, monk
 
 def test_a_gpu_s_own_memory_bounds_its_chunks(task, monkeypatch):
     work, memory = task(), {"bytes": 0}
-    on_gpu = dataclasses.replace(work, runtime=Runtime(torch.device("cuda"), None))
+    on_gpu = dataclasses.replace(work, job=Job(Runtime(torch.device("cuda"), None)))
     device = type("Device", (), {"total_memory": property(lambda device: memory["bytes"])})
     monkeypatch.setattr("torch.cuda.get_device_properties", lambda device_: device())
     for share, models in ((17, 16), (1e6, 64)):

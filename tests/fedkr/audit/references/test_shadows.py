@@ -7,11 +7,12 @@ import pytest
 
 from fedkr.audit.references import shadows as pipeline_shadows
 from fedkr.audit.references.direct import balanced_membership
-from fedkr.audit.references.shadows import Draws, PipelineShadows, joined_draws, scaled_steps, shadow_study
+from fedkr.audit.references.shadows import PipelineShadows, scaled_steps, shadow_study
 from fedkr.data import ImageSet, SiteData
 from fedkr.progress import SilentProgress
 from fedkr.recycle import SitePipeline
-from fedkr.release import Release
+from fedkr.recycle.pipeline import site_job
+from fedkr.release import ReleasedSets
 from fedkr.stages import StageStore
 
 CLASSES = ("dark", "bright")
@@ -20,7 +21,7 @@ CLASSES = ("dark", "bright")
 def draws(*sizes, mark=0):
     count = sum(sizes)
     images = (mark + np.arange(count, dtype=np.uint8))[:, None, None, None] * np.ones((1, 8, 8, 1), np.uint8)
-    return Draws(images, np.full((count, 2), 0.5, np.float16), sizes)
+    return ReleasedSets.of_arrays(images, np.full((count, 2), 0.5, np.float16), sizes)
 
 
 @pytest.fixture
@@ -36,33 +37,19 @@ def target(candidates, tiny_study, runtime, tmp_path):
     """The pipeline under audit: it trained on the first 32 of the candidates."""
     train, val = candidates.subset(np.arange(32)), candidates.subset(np.arange(12))
     data = SiteData(train, val, val, candidates.subset(np.arange(32, 48)))
-    return SitePipeline("site-0", data, tiny_study, StageStore(tmp_path / "stages"), runtime, SilentProgress())
+    return SitePipeline(
+        "site-0",
+        data,
+        tiny_study,
+        StageStore(tmp_path / "stages"),
+        site_job(tiny_study, "site-0", runtime, SilentProgress()),
+    )
 
 
 @pytest.fixture
 def shadows(target, candidates):
     membership = balanced_membership(2, len(candidates), np.random.default_rng(1))
     return PipelineShadows(target, candidates, membership, max_images=1000)
-
-
-def test_a_student_turns_to_one_draw_after_the_other_and_then_to_the_first_again():
-    three = draws(2, 3, 1)
-    assert [three(i)[0][:, 0, 0, 0].tolist() for i in range(4)] == [[0, 1], [2, 3, 4], [5], [0, 1]]
-    union = joined_draws(three, draws(1, 1, mark=100))
-    assert [union(i)[0][:, 0, 0, 0].tolist() for i in range(3)] == [[0, 1, 100], [2, 3, 4, 101], [5, 100]]
-
-
-def test_draws_come_back_from_their_stage_and_are_named_by_all_they_hold():
-    kept = Draws.from_artifact(draws(2, 3).as_artifact())
-    assert kept.sizes == (2, 3) and kept.digest() == draws(2, 3).digest()
-    assert len({draws(2, 3).digest(), draws(3, 2).digest(), draws(2, 3, mark=1).digest()}) == 3
-
-
-def test_several_exchanges_are_drawn_in_turn_as_the_central_student_does():
-    releases = [Release(draws(4, mark=m).images, draws(4).soft_labels, {"slices": 2}) for m in (0, 100)]
-    found = Draws.of_releases(releases)
-    assert found.sizes == (2, 2, 2, 2)
-    assert found.images[:, 0, 0, 0].tolist() == [0, 1, 100, 101, 2, 3, 102, 103]
 
 
 @pytest.mark.parametrize(("images", "steps"), [(50, 50), (51, 51), (25, 25), (100, 100), (0, 1)])

@@ -9,12 +9,13 @@ import torch
 from torch import nn
 
 from fedkr.config import ClassifierConfig
+from fedkr.data.images import Shape
 from fedkr.errors import UserError
 from fedkr.learning.models import build_classifier
 
 
 def build(arch="resnet8", norm="batch", channels=1, size=8, classes=3, seed="seed", width=4):
-    return build_classifier(ClassifierConfig(arch=arch, norm=norm, width=width), channels, size, classes, seed)
+    return build_classifier(ClassifierConfig(arch=arch, norm=norm, width=width), Shape(channels, size, classes), seed)
 
 
 @pytest.mark.parametrize("norm", ["batch", "group"])
@@ -71,9 +72,10 @@ def test_an_unknown_name_is_answered_with_the_nearest_known_one():
 TRAIN_NARROW = """
 import torch
 from fedkr.config import ClassifierConfig
+from fedkr.data.images import Shape
 from fedkr.learning.models import build_classifier
 torch.set_num_threads(1)
-model = build_classifier(ClassifierConfig(arch="resnet8", width=4), 1, 8, 3, "seed")
+model = build_classifier(ClassifierConfig(arch="resnet8", width=4), Shape(1, 8, 3), "seed")
 model.to(memory_format=torch.channels_last)
 held = []
 for step in range(30):

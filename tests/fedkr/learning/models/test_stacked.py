@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from fedkr.config import ClassifierConfig
+from fedkr.data.images import Shape
 from fedkr.learning.classifier import sgd, soft_label_loss
 from fedkr.learning.models import build_classifier
 from fedkr.learning.models.stacked import CONVOLUTIONS, Stack, saved_bytes, unstack
@@ -11,7 +12,7 @@ from fedkr.learning.models.stacked import CONVOLUTIONS, Stack, saved_bytes, unst
 
 def networks(count, norm="batch", seed="weights", arch="resnet8"):
     config = ClassifierConfig(arch=arch, width=8, norm=norm)
-    return [build_classifier(config, 3, 8, 4, seed, index) for index in range(count)]
+    return [build_classifier(config, Shape(3, 8, 4), seed, index) for index in range(count)]
 
 
 def batches(count, steps=1, batch=6):
