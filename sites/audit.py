@@ -136,7 +136,7 @@ class SiteAudit:
         key = {
             "site": self.site.name,
             "seed": self.study.seed,
-            "releases": Draws.of_releases(releases).digest(),
+            "releases": ReleasedSets.of_releases(releases).digest(),
             "candidates": content_digest(self.candidates),
         }
 
