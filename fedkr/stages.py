@@ -2,15 +2,18 @@
 
 The file holds tensors and, in its metadata, one JSON document. It is written under a temporary name, flushed and
 renamed, so a file that exists is whole: a killed process leaves nothing that a restart could mistake for a result.
+A workspace outlives the code that filled it, so every name holds the version of that code (:func:`code_version`).
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +22,31 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from fedkr.environment import package_versions
 from fedkr.errors import UserError
 from fedkr.fingerprint import fingerprint
+
+HOUSE = Path(__file__).parents[1]
+# Of this code, what computes no stage; of the libraries, those whose versions change numbers.
+COMPUTES_NOTHING = ("benchmarks", "report", "cli.py", "progress.py")
+LIBRARIES = ("torch", "torchvision", "diffusers", "numpy", "scikit-learn", "flwr")
+
+
+@lru_cache
+def code_version(house: Path = HOUSE) -> str:
+    """Return 16 hex digits of the code that computes stages: the source of all three floors, and library versions.
+
+    Nobody has to bump it: any change of a source file does, but for those of pages, timing and commands. So a
+    workspace never answers with what older code made; it computes again.
+    """
+    digest = hashlib.sha256()
+    for floor in ("fedkr", "sites", "server"):
+        for path in sorted((house / floor).rglob("*.py")):
+            if path.relative_to(house).parts[1] not in COMPUTES_NOTHING:
+                digest.update(f"{path.relative_to(house)}\0".encode() + path.read_bytes())
+    versions = package_versions()
+    digest.update(json.dumps([(name, versions.get(name)) for name in LIBRARIES]).encode())
+    return digest.hexdigest()[:16]
 
 
 @dataclass
@@ -70,8 +96,8 @@ class StageStore:
         self.folder = folder
 
     def path(self, stage: str, depends: Mapping[str, Any]) -> Path:
-        """Return the file of a stage: its name and a digest of all that it depends on."""
-        return self.folder / f"{stage}-{fingerprint(dict(depends))}.safetensors"
+        """Return the file of a stage: its name and a digest of all that it depends on, the code's version included."""
+        return self.folder / f"{stage}-{fingerprint({'code': code_version(), **depends})}.safetensors"
 
     def run(self, stage: str, depends: Mapping[str, Any], compute: Callable[[], Artifact]) -> Artifact:
         """Return the stage's artifact, computing it only when its file is not there yet."""

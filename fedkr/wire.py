@@ -49,7 +49,9 @@ REPLIES: dict[str, frozenset[str]] = {
     AUDIT: frozenset({METRICS}),
     COMPARE: frozenset({METRICS}),
 }
-CARD_FIELDS = frozenset({"site", "version", "classes", "size", "channels", "counts", "allow", "recipients", "threads"})
+CARD_FIELDS = frozenset(
+    {"site", "version", "classes", "size", "channels", "counts", "allow", "recipients", "threads", "data"}
+)
 UTILITY_FIELDS = ("accuracy", "balanced_accuracy", "auc", "loss", "confusion", "count")
 
 # What a site answers about two targets: the paired difference of an attack's AUCs.

@@ -166,6 +166,10 @@ class Coordinator:
         """Return the card that all members share in classes and shape."""
         return next(iter(self.members.values())).card
 
+    def data_of(self, sites: Iterable[str]) -> list[str]:
+        """Return what tells a site's images from others that it had before, for the keys of what depends on them."""
+        return [str(self.members[site].card.get("data")) for site in sites if site in self.members]
+
     def allowing(self, kind: str) -> list[str]:
         """Return the sites whose policy lets this kind of record leave."""
         return [name for name, member in self.members.items() if kind in member.card["allow"]]
@@ -188,7 +192,7 @@ class Coordinator:
             lost: gets the sites without an answer, which then stay in the study; None loses them.
         """
         key = {"study": self.study.identity(), "stage": stage, "about": about}
-        paths = {site: self.stages.path(f"{stage}-{site}", key) for site in contents}
+        paths = {site: self.stages.path(f"{stage}-{site}", key | {"data": self.data_of([site])}) for site in contents}
         messages = {
             site: self._message(content, message_type, self.members[site].node, stage)
             for site, content in contents.items()

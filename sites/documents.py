@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -105,6 +106,7 @@ CARD: dict[str, Check] = {
     "allow": list_of(is_text),
     "recipients": is_text,
     "threads": is_count,
+    "data": lambda value: isinstance(value, str) and re.fullmatch("[0-9a-f]{16}", value) is not None,
 }
 # A field that the wire or the release gained has no check here yet, so it may not leave.
 DOCUMENTS: dict[str, dict[str, Check]] = {

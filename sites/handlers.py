@@ -35,6 +35,11 @@ from sites.workspace import Site
 
 def describe(site: Site, request: wire.Request) -> RecordDict:
     """Answer ``query.describe``: the site card."""
+    return RecordDict({wire.CARD: wire.document(site_card(site) | {"data": site.data_digest})})
+
+
+def site_card(site: Site) -> dict[str, Any]:
+    """Return what the server learns of a site, but for the digest of its images, which takes the site's secret."""
     train, policy = site.data.train, site.policy
     card: dict[str, Any] = {
         "site": site.name,
@@ -49,7 +54,7 @@ def describe(site: Site, request: wire.Request) -> RecordDict:
     if policy.exact_counts:
         splits = ("train", "val", "test", "holdout")
         card["counts"] = {name: getattr(site.data, name).class_counts().tolist() for name in splits}
-    return RecordDict({wire.CARD: wire.document(card)})
+    return card
 
 
 def train_local(site: Site, request: wire.Request) -> RecordDict:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import hmac
 import json
+import os
+import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +18,8 @@ import yaml
 
 from fedkr.config import DataConfig, Study, parse_study, read_dataclass
 from fedkr.data import ImageSet, SiteData, load_source, partition_sites, prepare_site
+from fedkr.data.images import content_digest
+from fedkr.data.registry import file_stamp
 from fedkr.errors import UserError
 from fedkr.learning.runtime import Runtime
 from fedkr.progress import FileProgress
@@ -21,6 +27,8 @@ from fedkr.recycle import SitePipeline
 from fedkr.recycle.pipeline import site_job
 from fedkr.stages import StageStore
 from sites.policy import SIMULATED, Policy
+
+SECRET_FILE = "secret"
 
 
 @dataclass
@@ -46,10 +54,43 @@ class Site:
     pipeline: SitePipeline
     study: Study
 
+    @cached_property
+    def data_digest(self) -> str:
+        """16 hex digits that tell the server when this site's images are others than before, and nothing else of them.
+
+        Keyed by a secret that stays in the workspace: who guesses at images cannot try the guess.
+        """
+        data = self.data
+        splits = [data.train, data.val, data.test, data.holdout, self.global_test]
+        content = "".join(content_digest(split) for split in splits).encode()
+        return hmac.new(secret_of(self.pipeline.stages.folder.parent), content, "sha256").hexdigest()[:16]
+
     @property
     def runtime(self) -> Runtime:
         """Device and precision of this process."""
         return self.pipeline.job.runtime
+
+
+def secret_of(workspace: Path) -> bytes:
+    """Return the workspace's secret, 32 random bytes drawn once; raise :class:`UserError` when the disk refuses."""
+    path = workspace / SECRET_FILE
+    try:
+        if not path.exists():
+            _draw_secret(path)
+        return path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}; make the workspace writable for this process") from None
+
+
+def _draw_secret(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{SECRET_FILE}.{secrets.token_hex(8)}")
+    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as handle:
+        handle.write(secrets.token_bytes(32))
+    # Of two processes that start at once the first one's stays.
+    with contextlib.suppress(FileExistsError):
+        os.link(draft, path)
+    draft.unlink()
 
 
 def read_site_file(path: Path) -> SiteFile:
@@ -98,7 +139,8 @@ def open_site(node_config: Mapping[str, Any], study: Study) -> Site:
     """
     if "site-file" in node_config:
         path = str(node_config["site-file"])
-        return _open_hospital(path, study.to_json(), repr(read_site_file(Path(path))))
+        file = read_site_file(Path(path))
+        return _open_hospital(path, study.to_json(), repr((file, file_stamp(file.data))))
     if "partition-id" not in node_config:
         raise UserError("this node has no site: start it with --node-config 'site-file=\"/path/to/site.yaml\"'")
     return _open_simulated(int(node_config["partition-id"]), study.to_json())
@@ -127,7 +169,7 @@ def _partition(study_json: str) -> list[Any]:
 
 @lru_cache(maxsize=8)
 def _open_hospital(site_file: str, study_json: str, contents: str) -> Site:
-    """Open a hospital; ``contents`` is only there to tell an edited site file from the one that was read before."""
+    """Open a hospital; ``contents`` is only there to tell an edited site file, or other images, from those before."""
     site, study = read_site_file(Path(site_file)), parse_study(study_json)
     study = dataclasses.replace(study, device=site.device, threads=site.threads)
     source = load_source(site.data)

@@ -8,6 +8,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import lru_cache
+from pathlib import Path
 
 from fedkr.config import DataConfig, nearest, read_dataclass
 from fedkr.data.images import ImageSet
@@ -45,13 +46,24 @@ class Source:
 def load_source(config: DataConfig) -> Source:
     """Return the dataset that ``config`` names; loaded once per process, so treat its arrays as read-only.
 
+    A file that was replaced since is loaded anew.
+
     ``config.name`` is a built-in set, a MedMNIST set, or the dotted name of an importable module that has a
     ``load(config: DataConfig) -> Source``.
 
     Raises:
         UserError: an unknown dataset, or a file that is missing, corrupt or of another layout.
     """
-    return _load_once(json.dumps(dataclasses.asdict(config), sort_keys=True))
+    return _load_once(json.dumps(dataclasses.asdict(config), sort_keys=True), file_stamp(config))
+
+
+def file_stamp(config: DataConfig) -> tuple[int, ...]:
+    """Return what changes when the dataset's file is replaced; empty where there is no file (yet)."""
+    try:
+        found = Path(config.path).stat()
+    except OSError:
+        return ()
+    return found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def set_apart_test(everything: ImageSet, fraction: float, where: str) -> Source:
@@ -73,7 +85,7 @@ def set_apart_test(everything: ImageSet, fraction: float, where: str) -> Source:
 
 
 @lru_cache(maxsize=2)
-def _load_once(config_json: str) -> Source:
+def _load_once(config_json: str, stamp: tuple[int, ...]) -> Source:
     config = read_dataclass(DataConfig, json.loads(config_json), "data")
     for name in ("size", "limit"):
         if getattr(config, name) < 0:

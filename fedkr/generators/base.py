@@ -9,6 +9,7 @@ that a network with a loss need not write anew.
 from __future__ import annotations
 
 import importlib
+import inspect
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 from fedkr.config import GeneratorConfig, nearest, read_dataclass
 from fedkr.data.images import ImageSet, Shape
 from fedkr.errors import UserError
+from fedkr.fingerprint import fingerprint
 from fedkr.learning.job import Job
 from fedkr.learning.runtime import Runtime
 from fedkr.stages import Artifact
@@ -83,6 +85,17 @@ def generator_for(task: Task) -> Generator:
     module = _load_module(config.kind, task.where)
     options = read_dataclass(module.Options, config.options, f"{task.where}.options")
     return cast(Generator, module.Generator(task, options))
+
+
+def foreign_code(config: GeneratorConfig) -> list[str]:
+    """Return a digest of the source of each generator that is not of this package, a mixture's members included.
+
+    Stage keys hold it beside the version of fedkr's own code.
+    """
+    options = config.options
+    kinds = [config.kind, options.get("kind"), *(member.get("kind") for member in options.get("members", []))]
+    modules = [_load_module(kind, "generator") for kind in kinds if kind and "." in kind]
+    return [fingerprint(inspect.getsource(module)) for module in modules]
 
 
 def _load_module(kind: str, where: str) -> Any:

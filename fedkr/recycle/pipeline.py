@@ -17,6 +17,7 @@ from fedkr.config import Study
 from fedkr.data.images import Shape, SiteData, content_digest
 from fedkr.errors import UserError
 from fedkr.generators import Generator, Knobs, build_generator
+from fedkr.generators.base import foreign_code
 from fedkr.learning.classifier import train_on_real
 from fedkr.learning.job import Job
 from fedkr.learning.runtime import Runtime
@@ -67,6 +68,7 @@ class SitePipeline:
             "site": site,
             "train": content_digest(data.train),
             "val": content_digest(data.val),
+            "foreign_code": foreign_code(study.generator),
             **job.describe(),
         }
 

@@ -257,7 +257,8 @@ class WeightSharing:
     def _path(self, candidate: Candidate, number: int) -> Path:
         """Return a round's file: with other sites it is another round."""
         stage = f"{self.config.kind}-{candidate.name}-r{number}"
-        key = {"study": self.study.identity(), "sites": self.coordinator.allowing("weights")}
+        sites = self.coordinator.allowing("weights")
+        key = {"study": self.study.identity(), "sites": sites, "data": self.coordinator.data_of(sites)}
         return self.coordinator.stages.path(stage, key)
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from fedkr.errors import UserError
-from fedkr.stages import Artifact, StageStore, model_tensors, read_artifact, write_artifact, write_atomic
+from fedkr.stages import Artifact, StageStore, code_version, model_tensors, read_artifact, write_artifact, write_atomic
 
 
 def artifact(value=1.0):
@@ -102,6 +102,35 @@ def test_a_stage_is_computed_once_for_what_it_depends_on(tmp_path):
     store.run("teacher", {"seed": 1, "lr": 0.1}, compute)
     store.run("student", {"seed": 0, "lr": 0.1}, compute)
     assert len(computed) == 3
+
+
+def test_a_stage_that_older_code_made_is_computed_again(tmp_path, monkeypatch):
+    computed = []
+
+    def compute():
+        computed.append(1)
+        return artifact()
+
+    for version in ("old", "new", "new"):
+        monkeypatch.setattr("fedkr.stages.code_version", lambda version=version: version)
+        StageStore(tmp_path).run("teacher", {"seed": 0}, compute)
+    assert len(computed) == 2
+
+
+def test_any_change_of_the_code_that_computes_is_a_new_version_and_one_of_pages_is_none(tmp_path):
+    for name in ("fedkr/seeds.py", "fedkr/report/html.py", "sites/handlers.py"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("first")
+    first = code_version(tmp_path)
+    (tmp_path / "fedkr/report/html.py").write_text("second")
+    code_version.cache_clear()
+    assert code_version(tmp_path) == first
+    seen = {first}
+    for name in ("fedkr/seeds.py", "sites/handlers.py"):
+        (tmp_path / name).write_text("second")
+        code_version.cache_clear()
+        seen.add(code_version(tmp_path))
+    assert len(seen) == 3
 
 
 def test_a_stage_that_fails_leaves_no_file(tmp_path):

@@ -45,6 +45,15 @@ def test_every_answer_is_kept_with_its_bytes_in_the_sites_order(federation, ask_
     assert all(info["bytes_up"] > 0 and info["bytes_down"] > len(coordinator.study_json) for info in answers.values())
 
 
+def test_a_site_whose_images_changed_is_asked_again_and_the_others_are_not(federation, ask_all):
+    grid, coordinator = federation({wire.LOCAL: figures})
+    ask_all(coordinator)
+    coordinator.members["site-1"].card["data"] = "0123456789abcdef"
+    grid.asked.clear()
+    ask_all(coordinator)
+    assert grid.asked == [(wire.LOCAL, "site-1")]
+
+
 def test_a_silent_site_is_lost_at_its_deadline_and_the_others_go_on(federation, ask_all):
     _, coordinator = federation(but("site-1", None), deadline=0.05, min_sites=2)
     assert accuracies(ask_all(coordinator)) == {"site-0": 0.0, "site-2": 2.0}

@@ -17,7 +17,7 @@ from fedkr.learning.prediction import predict_logits
 from fedkr.release import check_release
 from sites.handlers import HANDLERS, audited_model, public_count
 from sites.policy import COUNT_STEP, PolicyError
-from sites.workspace import open_site
+from sites.workspace import Site, open_site
 
 
 @pytest.fixture
@@ -62,6 +62,26 @@ def test_exact_counts_leave_only_where_the_policy_says_so(site, ask):
     assert sum(map(sum, card["counts"].values())) == 93
     card = wire.read_document(ask(site(exact_counts=False), wire.DESCRIBE), wire.CARD)
     assert "counts" not in card
+
+
+def replace_one_pixel(path):
+    arrays = dict(np.load(path))
+    arrays["train_images"][0, 0, 0] ^= 1
+    np.savez(path, **arrays)
+
+
+def test_a_card_changes_with_the_images_and_its_digest_is_keyed_by_the_sites_secret(site, ask, tmp_path):
+    first = wire.read_document(ask(site(), wire.DESCRIBE), wire.CARD)["data"]
+    assert wire.read_document(ask(site(), wire.DESCRIBE), wire.CARD)["data"] == first
+    secret = tmp_path / "work" / "secret"
+    assert len(secret.read_bytes()) == 32 and secret.stat().st_mode & 0o777 == 0o600
+    replace_one_pixel(tmp_path / "images.npz")
+    second = wire.read_document(ask(site(), wire.DESCRIBE), wire.CARD)["data"]
+    assert second != first
+    # Another site's secret: the same images cannot be recognised by their digest.
+    secret.unlink()
+    assert site().data_digest == second, "one secret a process"
+    assert Site.data_digest.func(site()) not in (first, second)
 
 
 def test_a_card_names_classes_shape_and_policy(site, ask):

@@ -360,6 +360,44 @@ def test_a_site_of_one_class_releases_that_class(build, tiny_study, pictures, si
     assert release.manifest["scores"] == {"checkpoints": [], "tuning": []}
 
 
+def keys(pipeline):
+    return {
+        "teacher": pipeline._teacher_key(),
+        "generator": pipeline._generator_key(),
+        "choice": pipeline.choice_key(),
+        "all": pipeline.key(),
+    }
+
+
+@pytest.mark.parametrize(
+    ("change", "moved"),
+    [
+        ({"threads": 2}, {"teacher", "generator", "choice", "all"}),
+        ({"teacher__steps": 9}, {"teacher", "choice", "all"}),
+        ({"generator__batch": 9}, {"generator", "choice", "all"}),
+        ({"student__lr": 0.2}, {"choice", "all"}),
+        ({"recycle__views": 7}, {"choice", "all"}),
+        ({"recycle__min_class_count": 3}, {"generator", "choice", "all"}),
+        ({"recycle__rounds": 9}, {"all"}),
+        ({"audit__bootstrap": 9}, set()),
+        ({"federation__deadline": 9.0}, set()),
+        ({"strategy__rounds": 9}, set()),
+    ],
+)
+def test_a_stage_depends_on_every_option_that_is_not_known_to_be_irrelevant(build, tiny_study, change, moved):
+    before, after = keys(build()), keys(build(study=other(tiny_study, **change)))
+    assert {name for name in before if before[name] != after[name]} == moved
+
+
+def test_candidates_of_two_sites_and_of_two_seeds_are_asked_for_in_other_orders(build, calls, tiny_study):
+    asked = []
+    for site, study in (("site-0", tiny_study), ("site-1", tiny_study), ("site-0", other(tiny_study, seed=1))):
+        calls.clear()
+        build(site=site, study=study).choose()
+        asked.append(next(call[1] for call in calls if call[0] == "sample"))
+    assert len(set(asked)) == 3 and len({tuple(sorted(labels)) for labels in asked}) == 1
+
+
 def test_the_same_site_and_study_give_the_same_release_in_another_folder(build, tmp_path):
     first = build().release(1)
     (tmp_path / "stages").rename(tmp_path / "elsewhere")
