@@ -39,7 +39,7 @@ def main(grid: Grid, context: Context) -> None:
         write_atomic(run_dir / "server" / "results.json", json.dumps(results).encode())
         if not driven:
             # Imported here: every process that starts an app would load matplotlib for it.
-            from fedkr.report import write_report
+            from fedkr.report.write import write_report
 
             logger.info("└── %s", write_report(run_dir, results, None))
 

@@ -159,7 +159,7 @@ class SiteAudit:
     def write_report(self) -> Path:
         """Write ``audit.html`` into the workspace: the most exposed images and closest copies, for the site alone."""
         # Imported here: every process of a site would load matplotlib for it.
-        from fedkr.report.site_audit import write_local_report
+        from fedkr.report.pages.site_audit import write_local_report
 
         reports = self._kept_reports()
         copies = self._copies() if any(report.target == RELEASE for report in reports) else None

@@ -59,7 +59,7 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     [
         ("fedkr.data.images", "fedkr.learning.training"),
         ("fedkr.audit.attacks.rmia", "fedkr.learning.training"),
-        ("fedkr.report.plots", "fedkr.wire"),
+        ("fedkr.report.tables", "fedkr.wire"),
         ("sites.policy", "server.composition"),
         ("simulations.exits", "fedkr.cli"),
     ],

@@ -1,19 +1,17 @@
-"""The report: results.json, tables for the terminal, figures, the self-contained page, TensorBoard events."""
+"""The report: results.json, tables for the terminal, figures, self-contained pages, TensorBoard events."""
 
-from fedkr.report.html import render_report
 from fedkr.report.results import (
     AuditRow,
     Results,
     SiteResult,
     StrategyResult,
     check_results,
-    headline_rows,
     load_results,
     plain,
 )
 from fedkr.report.samples import SiteSamples
-from fedkr.report.table import audit_table, comparison_table, print_tables
-from fedkr.report.write import write_report
+from fedkr.report.selection import headline_rows
+from fedkr.report.tables import audit_table, comparison_table, print_tables
 
 __all__ = [
     "AuditRow",
@@ -28,6 +26,4 @@ __all__ = [
     "load_results",
     "plain",
     "print_tables",
-    "render_report",
-    "write_report",
 ]

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any, Required, TypedDict
+from typing import Annotated, Any, Required
 
+from pydantic import Field
+from typing_extensions import TypedDict
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
 # Written as calls because the keys are no identifiers; more FPRs may stand beside these.
 _ResolvedTpr = TypedDict(
     "_ResolvedTpr",
     {
-        "tpr_at_fpr_0.01": float | None,
-        "tpr_at_fpr_0.01_low": float | None,
-        "tpr_at_fpr_0.01_high": float | None,
+        "tpr_at_fpr_0.01": Fraction | None,
+        "tpr_at_fpr_0.01_low": Fraction | None,
+        "tpr_at_fpr_0.01_high": Fraction | None,
     },
     total=False,
 )
@@ -23,9 +27,9 @@ class AttackFigures(_ResolvedTpr, total=False):
     site: Required[str]
     attack: Required[str]
     references: str
-    auc: float | None
-    auc_low: float | None
-    auc_high: float | None
+    auc: Fraction | None
+    auc_low: Fraction | None
+    auc_high: Fraction | None
 
 
 class AuditRow(AttackFigures, total=False):
@@ -38,7 +42,7 @@ class AuditRow(AttackFigures, total=False):
 
     adversary: str
     others: bool | None
-    balanced_accuracy: float | None
+    balanced_accuracy: Fraction | None
     balanced_accuracy_low: float | None
     balanced_accuracy_high: float | None
     members: int
@@ -52,7 +56,7 @@ class BlindRow(TypedDict, total=False):
     """Members against non-members by their images alone; ``rejected`` (Holm over the sites) voids a site's audit."""
 
     site: Required[str]
-    auc: float | None
+    auc: Fraction | None
     p_value: float | None
     rejected: bool
 

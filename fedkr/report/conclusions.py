@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from statistics import fmean
+
+from scipy.stats import binomtest
 
 from fedkr.audit.statistics.pooling import ALL_SITES
 from fedkr.audit.verdict import CHANCE, VERDICTS
 from fedkr.report.audit_fields import AuditRow
-from fedkr.report.audit_rows import verdict_rows
-from fedkr.report.results import Results, StrategyResult, headline_rows, strategy_by_name
-from fedkr.report.wording import (
-    attack_with_references,
-    decimal,
-    listing,
-    percent,
-    strategy_label,
-    target_label,
-)
+from fedkr.report.results import Results, StrategyResult
+from fedkr.report.selection import headline_rows, strategy_by_name, verdict_rows
+from fedkr.report.wording import attack_with_references, decimal, listing, percent, plural, strategy_label, target_label
 
 NAMED_SITES = 5
 LEVEL_POINTS = 0.05
@@ -27,16 +21,15 @@ def accuracy_verdict(results: Results) -> str:
     """Return one sentence that sets the student against every other strategy, in points of accuracy."""
     student = strategy_by_name(results, "fedkr")
     sites = len(results.get("sites", []))
-    where = f"With {sites} site{'s' if sites != 1 else ''}, " if sites else ""
+    where = f"With {plural(sites, 'site')}, " if sites else ""
     if student is None or student.get("accuracy") is None:
         return where + _without_student(results["strategies"])
     accuracy = student["accuracy"] or 0.0
     others = [_difference(accuracy, other) for other in results["strategies"] if other["name"] != "fedkr"]
-    others = [text for text in others if text]
-    comparison = f": {listing(others)}" if others else ""
+    comparison = listing([text for text in others if text])
     return (
         f"{where}the student trained on shared synthetic images reaches {percent(accuracy)} accuracy "
-        f"on the global test images{comparison}."
+        f"on the global test images{comparison and ': '}{comparison}."
     )
 
 
@@ -73,9 +66,8 @@ def uncertainty(results: Results) -> str:
 
 def wilson_half_width(fraction: float, count: int) -> float:
     """Return half the width of Wilson's 95 % score interval for ``fraction`` of ``count`` trials (Wilson 1927)."""
-    z = 1.96
-    spread = fraction * (1 - fraction) / count + z**2 / (4 * count**2)
-    return z / (1 + z**2 / count) * math.sqrt(spread)
+    interval = binomtest(round(fraction * count), count).proportion_ci(method="wilson")
+    return float(interval.high - interval.low) / 2
 
 
 def audit_verdict(results: Results) -> str:
@@ -120,7 +112,7 @@ def _judged(target: str, results: Results) -> str:
     parts = []
     for verdict in VERDICTS:
         rows = [row for row in verdicts if row["verdict"] == verdict]
-        reasons = {row.get("reason", "") for row in rows} - {""}
+        reasons = {row["reason"] for row in rows if row.get("reason")}
         if rows:
             reason = f" ({reasons.pop()})" if len(reasons) == 1 else ""
             parts.append(f"{verdict} {_places([row['site'] for row in rows])}{reason}")

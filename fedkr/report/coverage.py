@@ -9,15 +9,17 @@ from fedkr.audit.statistics.pooling import ALL_SITES
 from fedkr.audit.targets import OF_ONE_SITE
 from fedkr.config import ATTACKS, RELEASE_ATTACKS
 from fedkr.report.audit_fields import AuditRow
-from fedkr.report.audit_rows import ADVERSARIES, adversary, audited_sites, audited_targets
-from fedkr.report.results import Results, headline_rows, references_kind
+from fedkr.report.results import Results
+from fedkr.report.selection import ADVERSARIES, audited_sites, audited_targets, headline_rows, references_kind
 from fedkr.report.wording import (
     ADVERSARY_MEANING,
     attack_label,
+    fpr_label,
     listing,
-    percent,
+    plural,
     references_label,
     row_fprs,
+    span,
     target_label,
     tpr_figures,
 )
@@ -69,9 +71,8 @@ def not_tested(results: Results) -> list[str]:
 
 def _adversaries(results: Results) -> dict[str, str]:
     by_adversary: dict[str, list[str]] = defaultdict(list)
-    seen = {row["target"]: adversary(row) for row in results.get("audit", [])}
-    for target in audited_targets(results):
-        by_adversary[seen[target]].append(target_label(target, results))
+    for target, by in audited_targets(results).items():
+        by_adversary[by].append(target_label(target, results))
     return {
         f"Adversary: {who}": f"{ADVERSARY_MEANING[who]}. Attacked: {listing(by_adversary[who])}."
         for who in ADVERSARIES
@@ -116,7 +117,7 @@ def _used(results: Results) -> str:
     """Say which kind the headline figures rest on, by target."""
     by_kind: dict[str, dict[str, None]] = defaultdict(dict)
     for row in headline_rows(results):
-        by_kind[references_label(row.get("references"))][target_label(row["target"], results)] = None
+        by_kind[references_label(row)][target_label(row["target"], results)] = None
     return "".join(
         f"Headline by {kind} ones: {listing(list(by_kind[kind]))}. " for kind in sorted(by_kind) if kind
     ).strip()
@@ -133,8 +134,8 @@ def _images(results: Results) -> str:
     duplicates = sum(row.get("duplicates", 0) for row in sizes.values())
     removed = f" {duplicates:,} exact duplicates between the two were taken out." if duplicates else ""
     return (
-        f"{_span(members)} members (trained on) and {_span(others)} non-members (holdout, never trained or selected "
-        f"on) at each of {len(sizes)} site{'s' if len(sizes) != 1 else ''}.{removed}"
+        f"{span(members)} members (trained on) and {span(others)} non-members (holdout, never trained or selected "
+        f"on) at each of {plural(len(sizes), 'site')}.{removed}"
     )
 
 
@@ -145,7 +146,7 @@ def _resolution(results: Results) -> str:
     for fpr in fprs:
         able = {row["site"] for row in rows if tpr_figures(row, fpr)[0] is not None}
         where = "every site" if len(able) == len(sites) else f"{len(able)} of {len(sites)} sites"
-        parts.append(f"{percent(fpr, 0 if fpr >= 0.01 else 1)} at {where}")
+        parts.append(f"{fpr_label(fpr)} at {where}")
     return (
         f"Resolvable: {'; '.join(parts)}. Elsewhere there are fewer than 1 / FPR non-members."
         if parts
@@ -162,19 +163,14 @@ def _controls(results: Results) -> dict[str, str]:
         topics["Negative control"] = f"A classifier that sees images and no model, at {len(blind)} sites."
     if canaries := extras.get("canaries"):
         sites = {row["site"]: row.get("included", 0) + row.get("excluded", 0) for row in canaries}
-        topics["Canaries"] = f"{_span(list(sites.values()))} planted images a site, each put in by a fair coin."
+        topics["Canaries"] = f"{span(list(sites.values()))} planted images a site, each put in by a fair coin."
     if coins := [row["coins"] for row in extras.get("epsilon", []) if "coins" in row]:
-        topics["Coins"] = f"{_span(coins)} fair coins a site for the bound on epsilon."
+        topics["Coins"] = f"{span(coins)} fair coins a site for the bound on epsilon."
     return topics
 
 
 def _count(options: dict[str, Any], name: str) -> str:
     return f"{options[name]} " if options.get(name) else ""
-
-
-def _span(counts: list[int]) -> str:
-    low, high = min(counts), max(counts)
-    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
 
 
 def _sentence(text: str) -> str:

@@ -46,7 +46,7 @@ def _write_curves(writer: SummaryWriter, results: Results) -> None:
 
 def _write_audit(writer: SummaryWriter, results: Results) -> None:
     for row in results.get("audit", []):
-        references = references_label(row.get("references"))
+        references = references_label(row)
         attack = f"{row['attack']}-{references}" if references else row["attack"]
         _scalar(writer, f"audit_auc/{row['target']}/{attack}/{row['site']}", row.get("auc"), 0)
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fedkr.report.audit_fields import AttackFigures, AuditRow
+from fedkr.report.audit_fields import AttackFigures, AuditRow, PairedRow
 from fedkr.report.results import Results
+from fedkr.report.selection import references_kind, weights_kind
 
 STRATEGY_LABELS = {
     "local": "Local only",
@@ -67,12 +68,10 @@ def strategy_meaning(name: str) -> str:
 
 def target_label(target: str, results: Results) -> str:
     """Return how an audited model is called in text."""
-    if target in TARGET_LABELS:
-        return TARGET_LABELS[target]
-    kind = (results.get("study", {}).get("strategy") or {}).get("kind", "fedavg")
+    kind = weights_kind(results)
     if target == "update":
         return f"{strategy_label(kind)} update of a site"
-    return f"{strategy_label(kind)} model" if target in ("weights", kind) else target
+    return TARGET_LABELS.get(target) or (f"{strategy_label(kind)} model" if target in ("weights", kind) else target)
 
 
 def attack_label(attack: str) -> str:
@@ -88,6 +87,37 @@ def percent(fraction: float | None, digits: int = 1) -> str:
 def decimal(value: float | None, digits: int = 3) -> str:
     """Return a number with a fixed count of decimals."""
     return NONE if value is None else f"{value:.{digits}f}"
+
+
+def whole(value: int | None) -> str:
+    """Return a whole number as '1,234'."""
+    return NONE if value is None else f"{value:,}"
+
+
+def share_of(part: int | None, whole_count: int | None) -> str:
+    """Return '12 (3.4 %)': a count and its share of a larger one."""
+    return NONE if part is None or not whole_count else f"{whole(part)} ({percent(part / whole_count)})"
+
+
+def plural(value: int, noun: str) -> str:
+    """Return '1 site' or '3 sites'."""
+    return f"{value} {noun}" if value == 1 else f"{value} {noun}s"
+
+
+def span(values: Sequence[int]) -> str:
+    """Return '200' or '180 to 1,220': the least and the largest."""
+    low, high = min(values), max(values)
+    return whole(low) if low == high else f"{whole(low)} to {whole(high)}"
+
+
+def p_value(value: float | None) -> str:
+    """Return a p-value with two decimals, small ones with four."""
+    return decimal(value, 4 if value is not None and value < 0.01 else 2)
+
+
+def fpr_label(fpr: float) -> str:
+    """Return a false-positive rate as '1 %' or '0.1 %'."""
+    return percent(fpr, 0 if fpr >= 0.01 else 1)
 
 
 def size(count: float | None) -> str:
@@ -113,40 +143,43 @@ def duration(seconds: float | None) -> str:
     return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
 
 
-def references_label(references: str | None) -> str:
+def references_label(row: Mapping[str, Any]) -> str:
     """Return the kind of an attack's reference models, nothing where it needs none."""
-    return "" if references in (None, "", "none") else str(references)
+    kind = references_kind(row)
+    return "" if kind == "none" else kind
 
 
 def attack_with_references(row: Mapping[str, Any]) -> str:
     """Return an attack and the kind of reference models that it used, as in 'RMIA, pipeline references'."""
-    references = references_label(row.get("references"))
-    return attack_label(row["attack"]) + (f", {references} references" if references else "")
+    references = references_label(row)
+    return attack_label(row.get("attack", NONE)) + (f", {references} references" if references else "")
 
 
 def auc_interval(row: AttackFigures) -> str:
     """Return '0.512 [0.47, 0.55]', or the AUC alone where there is no interval."""
-    low, high = row.get("auc_low"), row.get("auc_high")
-    interval = "" if low is None or high is None else f" [{low:.2f}, {high:.2f}]"
-    return decimal(row.get("auc")) + interval
+    return decimal(row.get("auc")) + _limits(row.get("auc_low"), row.get("auc_high"), ".2f")
 
 
 def tpr_interval(row: AttackFigures, fpr: float = 0.01) -> str:
     """Return the TPR at an FPR with its interval, or that the non-members are too few to resolve it."""
     tpr, low, high = tpr_figures(row, fpr)
-    if tpr is None:
-        return NOT_RESOLVABLE
-    return percent(tpr) + _limits(low, high)
+    return NOT_RESOLVABLE if tpr is None else percent(tpr) + _limits(low, high, ".1f", 100)
 
 
 def balanced_interval(row: AuditRow) -> str:
     """Return the balanced accuracy at a threshold of other images, with its interval where there is one."""
-    limits = _limits(row.get("balanced_accuracy_low"), row.get("balanced_accuracy_high"))
+    limits = _limits(row.get("balanced_accuracy_low"), row.get("balanced_accuracy_high"), ".1f", 100)
     return percent(row.get("balanced_accuracy")) + limits
 
 
-def _limits(low: float | None, high: float | None) -> str:
-    return "" if low is None or high is None else f" [{100 * low:.1f}, {100 * high:.1f}]"
+def difference_interval(row: PairedRow) -> str:
+    """Return a paired difference of AUCs as '-0.090 [-0.13, -0.05]'."""
+    difference = row.get("difference")
+    return NONE if difference is None else f"{difference:+.3f}" + _limits(row.get("low"), row.get("high"), "+.2f")
+
+
+def _limits(low: float | None, high: float | None, digits: str, scale: int = 1) -> str:
+    return "" if low is None or high is None else f" [{scale * low:{digits}}, {scale * high:{digits}}]"
 
 
 def tpr_figures(row: Mapping[str, Any], fpr: float) -> tuple[float | None, float | None, float | None]:
@@ -167,7 +200,6 @@ def listing(names: list[str]) -> str:
     return " and ".join([", ".join(names[:-1]), names[-1]]) if len(names) > 1 else "".join(names)
 
 
-def label_text(text: str, longest: int = 12) -> str:
-    """Return ``text`` cut to ``longest`` characters, its dollar signs kept from being read as formulas."""
-    cut = text if len(text) <= longest else text[: longest - 1] + "…"
-    return cut.replace("$", r"\$")
+def shortened(text: str, longest: int = 12) -> str:
+    """Return ``text`` cut to ``longest`` characters."""
+    return text if len(text) <= longest else text[: longest - 1] + "…"

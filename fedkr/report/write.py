@@ -8,11 +8,11 @@ from typing import Any
 
 from fedkr.errors import UserError
 from fedkr.report.events import write_events
-from fedkr.report.html import render_report
+from fedkr.report.pages.report import render_report
 from fedkr.report.plots import draw_figures
+from fedkr.report.plots.style import to_png
 from fedkr.report.results import RESULTS_FILE, Results, check_results, plain
 from fedkr.report.samples import SiteSamples
-from fedkr.report.style import to_png
 from fedkr.stages import write_atomic
 
 REPORT_FILE = "report.html"

@@ -14,8 +14,9 @@ from rich.console import Console
 from fedkr.config import AuditConfig, BackendConfig, Study, parse_study
 from fedkr.data import content_digest, load_source
 from fedkr.errors import UserError
-from fedkr.report import Results, load_results, print_tables, write_report
+from fedkr.report import Results, load_results, print_tables
 from fedkr.report.results import RESULTS_FILE
+from fedkr.report.write import write_report
 from fedkr.stages import write_atomic
 from server.composition import compose_study
 from simulations.audit_run import shim as audit_shim

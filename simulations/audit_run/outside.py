@@ -26,7 +26,7 @@ from fedkr.learning.models import build_classifier
 from fedkr.learning.runtime import Runtime
 from fedkr.progress import FileProgress
 from fedkr.report import plain
-from fedkr.report.outside_page import render_outside
+from fedkr.report.pages.outside import render_outside
 from fedkr.report.wording import attack_with_references, auc_interval, tpr_interval
 from fedkr.stages import StageStore, write_atomic
 from server.composition import compose_study

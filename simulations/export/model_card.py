@@ -8,7 +8,8 @@ from typing import Any
 import fedkr
 from fedkr.config import Study
 from fedkr.report.conclusions import accuracy_verdict, audit_verdict, uncertainty
-from fedkr.report.results import AuditRow, Results, headline_rows, site_totals
+from fedkr.report.results import AuditRow, Results
+from fedkr.report.selection import headline_rows, site_totals
 from fedkr.report.wording import (
     attack_label,
     auc_interval,

@@ -12,7 +12,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, NullFormatter, NullLocator
 
 from fedkr.audit.leakage_curve import LABELS, RATIO, REGENERATION
-from fedkr.report.style import INK, QUIET, RULE, clean_axes, new_figure, series_style, to_png
+from fedkr.report.plots.style import INK, QUIET, RULE, clean_axes, new_figure, series_style, to_png
 
 COLUMNS = (
     *("sweep", "value", "labels", "images_a_set", "accuracy", "accuracy_low", "accuracy_high"),

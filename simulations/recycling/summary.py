@@ -19,7 +19,7 @@ from scipy.stats import t as student_t
 
 from fedkr.errors import UserError
 from fedkr.recycle.ablation import FIXED, FULL, HARD_FIXED, USUAL
-from fedkr.report.style import QUIET, clean_axes, new_figure, series_style, to_png
+from fedkr.report.plots.style import QUIET, clean_axes, new_figure, series_style, to_png
 from fedkr.stages import write_atomic
 from simulations.exits import guarded
 from simulations.study.summary import common_study, spread

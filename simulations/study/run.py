@@ -24,7 +24,8 @@ from fedkr.learning.job import Job
 from fedkr.learning.models import build_classifier
 from fedkr.learning.runtime import Runtime
 from fedkr.release import read_slice
-from fedkr.report import SiteSamples, load_results, print_tables, write_report
+from fedkr.report import SiteSamples, load_results, print_tables
+from fedkr.report.write import write_report
 from fedkr.stages import write_atomic
 from server.strategies.weights import make_strategy
 from simulations.backends import RunFailed, make_backend

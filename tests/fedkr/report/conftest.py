@@ -203,3 +203,33 @@ def samples():
         "site-0": SiteSamples(CLASSES, grey, labels, grey, labels),
         "site-1": SiteSamples(CLASSES, None, None, colour, labels),
     }
+
+
+SEARCH = {
+    "checkpoints": [{"step": 20, "score": 0.7, "loss": 0.9}, {"step": 10, "score": 0.7, "loss": 0.8}],
+    "tuning": [
+        {"knobs": {"steps": 9, "guidance": 1.0}, "score": 0.7, "loss": 0.8},
+        {"knobs": {"steps": 9, "guidance": 1.5}, "score": 0.75, "loss": 0.6},
+        {"knobs": {"steps": 9, "guidance": 1.5}, "score": 0.75, "loss": 0.6},
+        {"knobs": {"steps": 9, "guidance": 1.5, "filter": 0.5}, "score": None, "loss": None},
+    ],
+}
+
+
+@pytest.fixture
+def tried():
+    """What one site tells of its search."""
+    return copy.deepcopy(SEARCH)
+
+
+@pytest.fixture
+def searched(results, tried):
+    """The run with everything that a site tells of its search."""
+    site = {
+        **tried,
+        "teacher": {"val_accuracy": 0.9},
+        "images": 40,
+        "left_out": ["plain"],
+        "recalls": [0.92, None, None],
+    }
+    return results | {"recycling": {"site-0": site}}

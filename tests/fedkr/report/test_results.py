@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from fedkr.errors import UserError
-from fedkr.report import check_results, headline_rows, load_results, plain
-from fedkr.report.results import site_totals
+from fedkr.report import check_results, load_results, plain
 
 
 def test_a_whole_document_is_accepted_and_returned(results):
@@ -57,17 +56,3 @@ def test_results_are_read_from_a_run_folder_or_the_file(tmp_path, results):
 def test_numbers_that_json_does_not_know_become_null():
     value = {"a": float("nan"), "b": np.float32("inf"), "c": np.arange(2), "d": [np.int64(3), (1.5, np.bool_(True))]}
     assert plain(value) == {"a": None, "b": None, "c": [0, 1], "d": [3, [1.5, True]]}
-
-
-def test_site_totals_come_from_splits_or_from_the_total_alone():
-    assert site_totals({"name": "s", "counts": {"train": [1, 2], "val": [3, 4]}}) == [4, 6]
-    assert site_totals({"name": "s", "counts": {"total": [5, 6]}}) == [5, 6]
-    assert site_totals({"name": "s", "total": [7]}) == [7]
-    assert site_totals({"name": "s", "counts": None}) == []
-
-
-def test_headline_rows_are_the_flagged_ones_else_those_of_the_configured_attack(results):
-    assert {row["attack"] for row in headline_rows(results)} == {"modified-entropy"}
-    for row in results["audit"]:
-        del row["headline"]
-    assert {row["attack"] for row in headline_rows(results)} == {"modified-entropy"}

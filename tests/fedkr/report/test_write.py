@@ -6,7 +6,8 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from fedkr.errors import UserError
-from fedkr.report import load_results, write_report
+from fedkr.report import load_results
+from fedkr.report.write import write_report
 
 
 def test_a_run_folder_gets_results_page_figures_and_events(tmp_path, results, samples):

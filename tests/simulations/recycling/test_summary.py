@@ -10,7 +10,7 @@ from scipy.stats import t as student_t
 from fedkr.config import Study
 from fedkr.errors import UserError
 from fedkr.recycle.ablation import ABLATION, FIXED, FULL, USUAL
-from fedkr.report.style import CYCLE
+from fedkr.report.plots.style import CYCLE
 from simulations.recycling.summary import RATIO_NAME, draw, main, spread, summarise, tables
 
 REAL = 0.9

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from fedkr.report import render_report
+from fedkr.report.pages.report import render_report
 
 
 @pytest.fixture

@@ -4,7 +4,8 @@ import re
 
 import pytest
 
-from fedkr.report import check_results, coverage, plain, render_report
+from fedkr.report import check_results, coverage, plain
+from fedkr.report.pages.report import render_report
 
 
 @pytest.fixture

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_hex
 
-from fedkr.report.audit_plots import forest_chart, plane_chart, roc_chart
-from fedkr.report.style import MANY_LINES, strategy_colour
+from fedkr.report.plots.audit import forest_chart, plane_chart, roc_chart
+from fedkr.report.plots.style import MANY_LINES, strategy_colour
 
 
 def titles(figure):

@@ -2,14 +2,20 @@
 
 import pytest
 
-from fedkr.report.audit_rows import audited_targets, headline_by_target, plane_points, verdict_counts
-from fedkr.report.results import headline_rows
+from fedkr.report.selection import (
+    audited_targets,
+    headline_by_target,
+    headline_rows,
+    plane_points,
+    site_totals,
+    verdict_counts,
+)
 
 
 def test_targets_come_by_adversary(full_results):
     outsider, server = ["student", "fedavg", "centralised"], ["site-student", "update", "release"]
     full_results["audit"].reverse()
-    assert audited_targets(full_results) == [*outsider, *server, "teacher", "local"]
+    assert list(audited_targets(full_results)) == [*outsider, *server, "teacher", "local"]
 
 
 def test_headline_takes_pipeline_references_before_direct_ones_and_one_row_a_site(full_results):
@@ -50,4 +56,18 @@ def test_accuracy_over_privacy_pays_for_what_leaks(full_results):
 
 
 def test_verdicts_are_counted_over_sites(full_results):
-    assert verdict_counts(full_results, "student") == {"no leakage found": 2, "cannot tell": 1}
+    assert verdict_counts(full_results)["student"] == {"no leakage found": 2, "cannot tell": 1}
+
+
+def test_site_totals_come_from_splits_or_from_the_total_alone():
+    assert site_totals({"name": "s", "counts": {"train": [1, 2], "val": [3, 4]}}) == [4, 6]
+    assert site_totals({"name": "s", "counts": {"total": [5, 6]}}) == [5, 6]
+    assert site_totals({"name": "s", "total": [7]}) == [7]
+    assert site_totals({"name": "s", "counts": None}) == []
+
+
+def test_headline_rows_are_the_flagged_ones_else_those_of_the_configured_attack(results):
+    assert {row["attack"] for row in headline_rows(results)} == {"modified-entropy"}
+    for row in results["audit"]:
+        del row["headline"]
+    assert {row["attack"] for row in headline_rows(results)} == {"modified-entropy"}

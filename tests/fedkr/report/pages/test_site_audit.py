@@ -13,7 +13,7 @@ from fedkr.audit.run_release import audit_release
 from fedkr.config import AuditConfig
 from fedkr.data.images import ImageSet
 from fedkr.release import Release
-from fedkr.report.site_audit import BANNER, MOST_EXPOSED, write_local_report
+from fedkr.report.pages.site_audit import BANNER, MOST_EXPOSED, write_local_report
 
 
 def image_set(count, seed):

@@ -14,7 +14,19 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter, Percent
 from fedkr.audit.statistics.pooling import ALL_SITES
 from fedkr.audit.verdict import CHANCE, LARGEST_PASS
 from fedkr.report.audit_fields import AuditRow
-from fedkr.report.audit_rows import (
+from fedkr.report.plots.style import (
+    INK,
+    MANY_LINES,
+    QUIET,
+    RULE,
+    clean_axes,
+    new_figure,
+    panel_grid,
+    series_style,
+    strategy_colour,
+)
+from fedkr.report.results import Results
+from fedkr.report.selection import (
     OUTSIDER,
     SERVER,
     PlanePoint,
@@ -23,13 +35,11 @@ from fedkr.report.audit_rows import (
     headline_by_target,
     plane_points,
 )
-from fedkr.report.results import Results
-from fedkr.report.style import INK, MANY_LINES, QUIET, RULE, clean_axes, new_figure, series_style, strategy_colour
 from fedkr.report.wording import (
     ADVERSARY_MEANING,
-    label_text,
     references_label,
     row_fprs,
+    shortened,
     strategy_label,
     target_label,
     tpr_figures,
@@ -55,20 +65,17 @@ def roc_chart(results: Results) -> Figure | None:
     if not by_target:
         return None
     columns = min(3 if len(by_target) > 4 else 2, len(by_target))
-    lines = -(-len(by_target) // columns)
     side = 4.3 if columns < 3 else 3.2
-    figure = new_figure(side * columns, (side - 0.3) * lines + 0.3)
-    axes = figure.subplots(lines, columns, squeeze=False, sharex=True, sharey=True).ravel()
+    figure = new_figure(side * columns, (side - 0.3) * -(-len(by_target) // columns) + 0.3)
+    axes = panel_grid(figure, len(by_target), columns, share_x=True)
     everything = [row for rows in by_target.values() for row in rows]
     floor = 0.5 / max(row.get("nonmembers", 0) or 100 for row in everything)
     sites = list(dict.fromkeys(row["site"] for row in everything if row["site"] != ALL_SITES))
-    for ax, (target, rows) in zip(axes, by_target.items(), strict=False):
+    for ax, (target, rows) in zip(axes, by_target.items(), strict=True):
         _roc_panel(ax, target_label(target, results), rows, sites, floor)
-    for ax in axes[len(by_target) :]:
-        ax.set_axis_off()
-    for ax in axes[len(by_target) - columns : len(by_target)]:
+    for ax in axes[-columns:]:
         ax.tick_params(labelbottom=True)
-        ax.set_xlabel("false-positive rate", fontsize=9)
+        ax.set_xlabel("false-positive rate")
     if len(sites) <= MANY_LINES:
         known = {label: line for ax in axes for line, label in zip(*ax.get_legend_handles_labels(), strict=True)}
         figure.legend(known.values(), known, loc="outside lower center", ncols=5, frameon=False, fontsize=9)
@@ -96,7 +103,7 @@ def _roc_panel(ax: Axes, title: str, rows: list[AuditRow], sites: list[str], flo
     for axis in (ax.xaxis, ax.yaxis):
         axis.set_major_formatter(FuncFormatter(lambda rate, _: f"{100 * rate:g}%"))
         axis.set_minor_formatter(NullFormatter())
-    ax.set_ylabel("true-positive rate", fontsize=9)
+    ax.set_ylabel("true-positive rate")
     ax.label_outer()
 
 
@@ -126,23 +133,22 @@ def forest_chart(results: Results) -> Figure | None:
     lines = sum(len(rows) + 1.5 for rows in groups.values())
     figure = new_figure(7.8, 0.8 + 0.2 * lines)
     ax = clean_axes(figure.add_subplot(), grid="x")
-    y, ticks, labels = 0.0, [], []
+    y, titles, names = 0.0, {}, {}
     for target, rows in groups.items():
-        ticks.append(y)
-        labels.append((_group_title(target, rows, results), True))
+        titles[y] = _group_title(target, rows, results)
         for row in rows:
             y += 1
             _forest_line(ax, y, row, sites)
-            ticks.append(y)
-            labels.append((label_text(row["site"], 24), False))
+            names[y] = shortened(row["site"], 24)
         y += 1.5
     ax.axvline(CHANCE, color=INK, linewidth=1, zorder=1)
     ax.axvline(LARGEST_PASS, color=QUIET, linewidth=1, linestyle=(0, (2, 2)), zorder=1)
-    ax.set_yticks(ticks, [text for text, _ in labels])
-    for tick, (_, bold) in zip(ax.get_yticklabels(), labels, strict=True):
-        tick.set(fontweight="bold" if bold else "normal", color=INK if bold else QUIET)
+    labels = dict(sorted((titles | names).items()))
+    ax.set_yticks(list(labels), list(labels.values()))
+    for place, tick in zip(labels, ax.get_yticklabels(), strict=True):
+        tick.set(fontweight="bold" if place in titles else "normal", color=INK if place in titles else QUIET)
     ax.set_ylim(y - 0.7, -0.8)
-    ax.set_xlabel("AUC of the headline attack · line: guessing · dots: limit of 'no leakage found'", fontsize=9)
+    ax.set_xlabel("AUC of the headline attack · line: guessing · dots: limit of 'no leakage found'")
     ax.spines["left"].set_visible(False)
     return figure
 
@@ -157,7 +163,7 @@ def _shown(rows: list[AuditRow]) -> list[AuditRow]:
 
 
 def _group_title(target: str, rows: Sequence[Mapping[str, Any]], results: Results) -> str:
-    references = references_label(rows[0].get("references"))
+    references = references_label(rows[0])
     return target_label(target, results) + (f" · {references}" if references else "")
 
 
@@ -191,9 +197,9 @@ def plane_chart(results: Results) -> Figure | None:
         key = f"tpr_at_fpr_{PLANE_FPR:g}"
         _plane_panel(line[1], shown, "", (key, f"{key}_low", f"{key}_high"), PLANE_FPR)
         line[1].xaxis.set_major_formatter(PercentFormatter(1.0))
-        line[0].set_xlabel("AUC of the attack (left is better)", fontsize=9)
-        line[1].set_xlabel("TPR at 1 % FPR (left is better)", fontsize=9)
-        line[0].set_ylabel("accuracy", fontsize=9)
+        line[0].set_xlabel("AUC of the attack (left is better)")
+        line[1].set_xlabel("TPR at 1 % FPR (left is better)")
+        line[0].set_ylabel("accuracy")
         line[2].set_axis_off()
         line[2].legend(
             handles=[_plane_handle(p, results) for p in shown], loc="center left", frameon=False, fontsize=8.5
@@ -239,6 +245,6 @@ def _plane_marker(point: PlanePoint) -> dict[str, Any]:
 
 def _plane_handle(point: PlanePoint, results: Results) -> Line2D:
     name = strategy_label(point.strategy) + _PART.get(point.row["target"], "")
-    references = references_label(point.row.get("references"))
+    references = references_label(point.row)
     text = f"{name}\n{references} references" if references else name
     return Line2D([], [], linestyle="", label=text, color=RULE, **_plane_marker(point))

@@ -10,13 +10,8 @@ from rich.text import Text
 from fedkr.audit.statistics.pooling import ALL_SITES
 from fedkr.audit.verdict import CHANCE, FOUND, NONE_FOUND, UNCLEAR
 from fedkr.report.audit_fields import AuditRow
-from fedkr.report.audit_rows import (
-    adversary,
-    audited_sites,
-    headline_by_target,
-    verdict_counts,
-)
 from fedkr.report.results import Results
+from fedkr.report.selection import adversary, audited_sites, headline_by_target, verdict_counts
 from fedkr.report.wording import (
     NONE,
     NOT_RESOLVABLE,
@@ -25,6 +20,7 @@ from fedkr.report.wording import (
     decimal,
     duration,
     percent,
+    plural,
     references_label,
     size,
     strategy_label,
@@ -67,7 +63,8 @@ def comparison_table(results: Results) -> Table:
 
 def _table(title: str) -> Table:
     return Table(
-        title=title,
+        # Text: names in it are not markup.
+        title=Text(title),
         title_justify="left",
         title_style="bold",
         caption_justify="left",
@@ -88,10 +85,9 @@ def _at_sites(accuracies: list[float | None]) -> str:
 
 def audit_table(results: Results) -> Table:
     """Return the headline attack on each target over all sites together, and how many sites got which verdict."""
-    by_target = headline_by_target(results)
-    rows = [row for shown in by_target.values() for row in shown]
-    attack = attack_label(rows[0]["attack"]) if rows else "none"
-    table = _table(f"Membership audit, headline attack: {attack}")
+    by_target, counts = headline_by_target(results), verdict_counts(results)
+    attacks = [attack_label(row["attack"]) for shown in by_target.values() for row in shown]
+    table = _table(f"Membership audit, headline attack: {attacks[0] if attacks else 'none'}")
     table.add_column("target")
     for title in ("AUC [95 %]", "TPR at 1 %", *_VERDICT_TITLES.values()):
         table.add_column(title, justify="right")
@@ -102,17 +98,17 @@ def audit_table(results: Results) -> Table:
         if previous and who != previous:
             table.add_section()
         previous = who
-        counts = verdict_counts(results, target)
         leaking = row is not None and (row.get("auc_low") or 0.0) > CHANCE
+        numbers = [counts[target][verdict] for verdict in _VERDICT_TITLES]
         table.add_row(
             _target(target, shown[0], results),
             Text(auc_interval(row) if row else NONE, style="red" if leaking else ""),
             _short_tpr(row) if row else NONE,
-            *(Text(str(counts[verdict]), style="bold" if counts[verdict] else "dim") for verdict in _VERDICT_TITLES),
+            *(Text(str(number), style="bold" if number else "dim") for number in numbers),
         )
-    sites = len(audited_sites(results))
+    sites = plural(len(audited_sites(results)), "site")
     table.caption = (
-        f"{sites} site{'s' if sites != 1 else ''} together; chance level: AUC 0.5, TPR 1 %; red: interval above it\n"
+        f"{sites} together; chance level: AUC 0.5, TPR 1 %; red: interval above it\n"
         "below each target: who could attack it · the attack's reference models\n"
         "leak, unclear, none: how many sites got this verdict"
     )
@@ -121,7 +117,7 @@ def audit_table(results: Results) -> Table:
 
 def _target(target: str, row: AuditRow, results: Results) -> Text:
     """Return what was attacked, and below it by whom and with which reference models."""
-    references = references_label(row.get("references"))
+    references = references_label(row)
     below = f"{adversary(row)} · {references}" if references else adversary(row)
     return Text.assemble(target_label(target, results), "\n", (below, "dim"))
 

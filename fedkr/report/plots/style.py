@@ -11,6 +11,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.colors import LinearSegmentedColormap, to_rgb
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 INK = "#1f2933"
 QUIET = "#66727f"
@@ -52,19 +53,30 @@ def new_figure(width: float, height: float) -> Figure:
 
 def clean_axes(ax: Axes, title: str = "", grid: Literal["x", "y", "both"] | None = None) -> Axes:
     """Take away the box and the tick marks of ``ax``, and put a quiet grid behind ``grid`` ('x', 'y' or 'both')."""
-    for side in ("top", "right"):
-        ax.spines[side].set_visible(False)
-    for side in ("left", "bottom"):
-        ax.spines[side].set_color(RULE)
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.spines[["left", "bottom"]].set_color(RULE)
     ax.tick_params(which="both", length=0, labelcolor=INK, labelsize=9)
-    ax.xaxis.label.set_color(QUIET)
-    ax.yaxis.label.set_color(QUIET)
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.label.set(color=QUIET, fontsize=9)
     ax.set_axisbelow(True)
     if grid:
         ax.grid(axis=grid, color=RULE, linewidth=0.6)
     if title:
         ax.set_title(title, loc="left", fontsize=10.5, fontweight="bold", color=INK)
     return ax
+
+
+def panel_grid(figure: Figure, count: int, columns: int, share_x: bool = False) -> list[Axes]:
+    """Return ``count`` panels with one scale of y in lines of ``columns``; the last line may hold fewer."""
+    axes = figure.subplots(-(-count // columns), columns, squeeze=False, sharex=share_x, sharey=True).ravel()
+    for ax in axes[count:]:
+        ax.set_axis_off()
+    return list(axes[:count])
+
+
+def ring(ax: Axes, x: float, y: float, colour: str) -> None:
+    """Draw a ring around what was chosen."""
+    ax.scatter(x, y, s=60, facecolor="white", edgecolor=colour, linewidth=1.8, zorder=3)
 
 
 def to_svg(figure: Figure) -> bytes:
@@ -87,6 +99,9 @@ def to_png(figure: Figure, dpi: int = 150) -> bytes:
 
 
 def _settle(figure: Figure) -> None:
+    # Names of sites and classes come from elsewhere: dollar signs in them are no formulas.
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)
     # Laying out takes longer than drawing, and every figure is drawn twice: for the page and for its own file.
     if figure.get_layout_engine() is not None:
         figure.draw_without_rendering()

@@ -1,0 +1,116 @@
+"""How each site chose its generator, and how the weight-sharing baseline's settings did."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+from fedkr.report.plots.style import (
+    CYCLE,
+    MANY_LINES,
+    QUIET,
+    RULE,
+    clean_axes,
+    new_figure,
+    panel_grid,
+    ring,
+    series_style,
+)
+from fedkr.report.results import Results
+from fedkr.report.search import Candidate, SiteSearch, search_metric, site_searches
+from fedkr.report.wording import plural, shortened
+
+MOST_TICKS = 4
+Points = list[tuple[float, float, bool]]
+
+
+def site_search_chart(results: Results) -> Figure | None:
+    """Return a panel a site: its checkpoints as a curve, its sampler settings beside it; many sites share one panel."""
+    searches = {site: found for site, found in site_searches(results).items() if _points(found.checkpoints)}
+    if not searches:
+        return None
+    panels = 1 if len(searches) > MANY_LINES else len(searches)
+    figure = new_figure(9.0 if panels > 1 else 7.0, 0.5 + 2.2 * -(-panels // 3))
+    axes = panel_grid(figure, panels, columns=min(3, panels))
+    if panels < len(searches):
+        _shared_panel(axes[0], list(searches.values()))
+    else:
+        for ax, (site, search) in zip(axes, searches.items(), strict=True):
+            _site_panel(ax, site, search)
+    metric = search_metric(results)
+    for ax in axes[::3]:
+        ax.set_ylabel(f"{'AUC' if metric == 'auc' else metric} on val")
+    if metric == "accuracy":
+        axes[0].yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    return figure
+
+
+def _points(candidates: list[Candidate]) -> Points:
+    return [(float(c.step or 0), c.score, c.chosen) for c in candidates if c.score is not None]
+
+
+def _shared_panel(ax: Axes, searches: list[SiteSearch]) -> None:
+    clean_axes(ax, grid="y")
+    for index, search in enumerate(searches):
+        x, y, _ = zip(*_points(search.checkpoints), strict=True)
+        ax.plot(x, y, linewidth=1, **series_style(index))
+    ax.set_xlabel("generator step · a line for each site")
+
+
+def _site_panel(ax: Axes, site: str, search: SiteSearch) -> None:
+    clean_axes(ax, shortened(site, 24), grid="y")
+    points, tuned = _points(search.checkpoints), _points(search.settings)
+    steps = [step for step, _, _ in points]
+    ax.plot(steps, [score for _, score, _ in points], color=CYCLE[0], linewidth=1.7, marker="o", markersize=3.5)
+    _ring_chosen(ax, points, CYCLE[0])
+    shown = steps if len(steps) <= MOST_TICKS else [steps[0], steps[len(steps) // 2], steps[-1]]
+    ticks = {step: f"{step:,.0f}" for step in shown}
+    if tuned:
+        ticks[_draw_settings(ax, steps, tuned)] = "sampler"
+    ax.set_xticks(list(ticks), list(ticks.values()), fontsize=8, color=QUIET)
+
+
+def _draw_settings(ax: Axes, steps: list[float], tuned: Points) -> float:
+    """Draw the sampler's settings right of the checkpoints, behind a line; return where their middle is."""
+    width = max(steps[-1] - steps[0], 0.5 * steps[-1], 1)
+    places = np.linspace(steps[-1] + 0.2 * width, steps[-1] + 0.65 * width, len(tuned))
+    ax.axvline(steps[-1] + 0.1 * width, color=RULE, linewidth=1)
+    ax.plot(places, [score for _, score, _ in tuned], linestyle="", color=CYCLE[1], marker="s", markersize=4)
+    _ring_chosen(ax, [(x, score, chosen) for x, (_, score, chosen) in zip(places, tuned, strict=True)], CYCLE[1])
+    return float(places.mean())
+
+
+def _ring_chosen(ax: Axes, points: Points, colour: str) -> None:
+    for x, y, chosen in points:
+        if chosen:
+            ring(ax, x, y, colour)
+
+
+def weights_search_chart(results: Results) -> Figure | None:
+    """Return the weight-sharing baseline's val accuracy by round, one line for each setting tried."""
+    curves: dict[str, list[tuple[int, float]]] = defaultdict(list)
+    for point in results.get("weights_search", []):
+        if point["val_accuracy"] is not None:
+            name = f"lr {point['lr']:g}, {plural(point['local_epochs'], 'local epoch')}"
+            curves[name].append((point["round"], point["val_accuracy"]))
+    if not curves:
+        return None
+    figure = new_figure(7.0, 3.0)
+    ax = clean_axes(figure.add_subplot(), grid="y")
+    for index, (name, curve) in enumerate(curves.items()):
+        x, y = np.array(sorted(curve), float).T
+        style = series_style(index)
+        ax.plot(x, y, label=name, linewidth=1.7, marker="o", markersize=3, **style)
+        best = int(np.argmax(y))
+        ring(ax, x[best], y[best], style["color"])
+    ax.set_xlabel("round · ring: the best")
+    ax.set_ylabel("accuracy on val")
+    ax.yaxis.set_major_formatter(PercentFormatter(1.0))
+    ax.xaxis.set_major_locator(MaxNLocator(8, integer=True))
+    if len(curves) <= MANY_LINES:
+        ax.legend(frameon=False, fontsize=9, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    return figure

@@ -1,0 +1,90 @@
+"""A site's search: every generator checkpoint and sampler setting that it scored on val, and what it chose."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from fedkr.report.results import Results, SiteRecycling
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One checkpoint, or one setting of the sampler, as its site scored it.
+
+    Attributes:
+        name: in words.
+        step: of the checkpoint; None for a setting.
+        score: on val, higher is better; None where it has none.
+        loss: on val, which decides between equal scores; None where it has none.
+        chosen: whether the site went on with it.
+    """
+
+    name: str
+    step: int | None
+    score: float | None
+    loss: float | None
+    chosen: bool = False
+
+
+@dataclass(frozen=True)
+class SiteSearch:
+    """What one site scored: checkpoints by step, sampler settings in the order of the search."""
+
+    checkpoints: list[Candidate]
+    settings: list[Candidate]
+
+    @property
+    def checkpoint(self) -> Candidate | None:
+        """The chosen checkpoint."""
+        return next((candidate for candidate in self.checkpoints if candidate.chosen), None)
+
+    @property
+    def setting(self) -> Candidate | None:
+        """The chosen setting of the sampler."""
+        return next((candidate for candidate in self.settings if candidate.chosen), None)
+
+
+def site_searches(results: Results) -> dict[str, SiteSearch]:
+    """Return what every site scored, by site."""
+    return {
+        site: SiteSearch(checkpoints(tried), settings(tried)) for site, tried in results.get("recycling", {}).items()
+    }
+
+
+def checkpoints(tried: SiteRecycling) -> list[Candidate]:
+    """Return a site's checkpoints by step; the chosen one is the one it names, else the best."""
+    rows = sorted(tried.get("checkpoints", []), key=lambda row: row["step"])
+    found = [Candidate(f"step {row['step']:,}", row["step"], row["score"], row.get("loss")) for row in rows]
+    return _with_choice(found, f"step {tried['checkpoint']:,}" if "checkpoint" in tried else None)
+
+
+def settings(tried: SiteRecycling) -> list[Candidate]:
+    """Return a site's sampler settings in the order of the search; the chosen one is the one it names, else the best.
+
+    A setting that met the next ones as the best so far stands here once.
+    """
+    found: dict[str, Candidate] = {}
+    for row in tried.get("tuning", []):
+        name = knobs_text(row["knobs"])
+        found.setdefault(name, Candidate(name, None, row["score"], row.get("loss")))
+    return _with_choice(list(found.values()), knobs_text(tried["knobs"]) if "knobs" in tried else None)
+
+
+def knobs_text(knobs: Mapping[str, Any]) -> str:
+    """Return a setting of the sampler as 'steps 18, guidance 1.5'."""
+    values = {name: f"{value:g}" if isinstance(value, (int, float)) else str(value) for name, value in knobs.items()}
+    return ", ".join(f"{name} {value}" for name, value in values.items()) or "as given"
+
+
+def search_metric(results: Results) -> str:
+    """Return what the sites scored their candidates by: accuracy or auc."""
+    return str((results.get("study", {}).get("recycle") or {}).get("metric", "accuracy"))
+
+
+def _with_choice(found: list[Candidate], named: str | None) -> list[Candidate]:
+    known = [candidate for candidate in found if candidate.score is not None]
+    if named is None and known:
+        named = max(known, key=lambda c: (c.score or 0.0, -(c.loss or 0.0))).name
+    return [replace(candidate, chosen=candidate.name == named) for candidate in found]

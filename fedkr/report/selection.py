@@ -1,0 +1,184 @@
+"""Which results belong together: a strategy's scores, the headline attack by target and site, what all sites pool."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, cast
+
+from fedkr.audit.statistics.membership import accuracy_over_privacy
+from fedkr.audit.statistics.pooling import ALL_SITES, pooled_rows
+from fedkr.audit.targets import adversary_of
+from fedkr.audit.verdict import site_verdicts
+from fedkr.report.audit_fields import AuditRow, VerdictRow
+from fedkr.report.results import Results, SiteResult, StrategyResult
+
+OUTSIDER, SERVER, OWNER = ADVERSARIES = ("outsider", "server", "owner")
+_ORDER = ("student", "weights", "centralised", "site-student", "update", "release", "teacher", "local")
+_STRENGTH = {"direct": 1, "pipeline": 2}
+
+
+def strategy_by_name(results: Results, name: str) -> StrategyResult | None:
+    """Return a strategy of the comparison, or None where it was not part of it."""
+    return next((s for s in results["strategies"] if s["name"] == name), None)
+
+
+def weights_kind(results: Results) -> str:
+    """Return which strategy shared its weights: the audit's targets ``weights`` and ``update`` are that one's."""
+    return str((results.get("study", {}).get("strategy") or {}).get("kind", "fedavg"))
+
+
+def own_tests(results: Results) -> tuple[list[str], dict[str, list[float | None]]]:
+    """Return which strategies were tested at the sites, and by site each one's accuracy on the site's test images."""
+    scores = {
+        s["name"]: {p["site"]: p.get("accuracy") for p in s["per_site"]}
+        for s in results["strategies"]
+        if s.get("per_site")
+    }
+    sites = dict.fromkeys(site for own in scores.values() for site in own)
+    return list(scores), {site: [own.get(site) for own in scores.values()] for site in sites}
+
+
+def site_totals(site: SiteResult) -> list[int]:
+    """Return int ``[classes]``: the site's images of each class over all splits; empty where it did not say."""
+    if site.get("total"):
+        return site["total"]
+    counts = site.get("counts") or {}
+    if "total" in counts:
+        return counts["total"]
+    return [sum(column) for column in zip(*counts.values(), strict=True)]
+
+
+def adversary(row: Mapping[str, Any]) -> str:
+    """Return who could mount the attack: outsider, server, or only the owner of what never leaves its site."""
+    return row.get("adversary") or adversary_of(row["target"])
+
+
+def references_kind(row: Mapping[str, Any]) -> str:
+    """Return the kind of an attack's reference models; ``none`` for rows from before there were any."""
+    return row.get("references") or "none"
+
+
+def audited_targets(results: Results) -> dict[str, str]:
+    """Return each audited target's adversary: an outsider's targets, the server's, then what never leaves a site."""
+    seen = {row["target"]: adversary(row) for row in results.get("audit", [])}
+
+    def place(target: str) -> tuple[int, int]:
+        by = seen[target]
+        rank = _ORDER.index(target if target in _ORDER else "weights")
+        return ADVERSARIES.index(by) if by in ADVERSARIES else len(ADVERSARIES), rank
+
+    return {target: seen[target] for target in sorted(seen, key=place)}
+
+
+def audited_sites(results: Results) -> list[str]:
+    """Return the sites that answered an audit, in the order of the document, without the pooled rows."""
+    return [site for site in dict.fromkeys(row["site"] for row in results.get("audit", [])) if site != ALL_SITES]
+
+
+def headline_rows(results: Results) -> list[AuditRow]:
+    """Return one row per target and site: the attack named beforehand, with the closest kind of references.
+
+    That is the flagged attack, else the configured one, else the target's first. Of several kinds of reference models
+    the strongest leads: whole pipelines, then direct ones. Rows pooled over the sites are not among them.
+    """
+    best: dict[tuple[str, str], AuditRow] = {}
+    for row in _headline_attacks(results):
+        place = row["target"], row["site"]
+        if row["site"] != ALL_SITES and _strength(row) > _strength(best.get(place)):
+            best[place] = row
+    return list(best.values())
+
+
+def _strength(row: AuditRow | None) -> int:
+    return -1 if row is None else _STRENGTH.get(references_kind(row), 0)
+
+
+def _headline_attacks(results: Results) -> list[AuditRow]:
+    """Return each target's rows of its headline attack: every site, ``all sites``, every kind of references."""
+    rows = results.get("audit", [])
+    configured = (results.get("study", {}).get("audit") or {}).get("headline")
+    attacks: dict[str, set[str]] = {}
+    for target in dict.fromkeys(row["target"] for row in rows):
+        own = [row for row in rows if row["target"] == target]
+        flagged = {row["attack"] for row in own if row.get("headline")}
+        known = {row["attack"] for row in own}
+        attacks[target] = flagged or {configured if configured in known else own[0]["attack"]}
+    return [row for row in rows if row["attack"] in attacks[row["target"]]]
+
+
+def headline_by_target(results: Results) -> dict[str, list[AuditRow]]:
+    """Return each target's headline rows, one a site, the pooled row of the same kind of references last."""
+    found: dict[str, list[AuditRow]] = defaultdict(list)
+    for row in headline_rows(results):
+        found[row["target"]].append(row)
+    for target, rows in found.items():
+        kinds = Counter(references_kind(row) for row in rows)
+        pooled = [row for row in _pooled_headlines(results, target) if references_kind(row) in kinds]
+        rows += sorted(pooled, key=lambda row: kinds[references_kind(row)])[-1:]
+    return {target: found[target] for target in audited_targets(results) if target in found}
+
+
+def _pooled_headlines(results: Results, target: str) -> list[AuditRow]:
+    """Return the headline attack's rows of all sites together, one for each kind of references.
+
+    Runs that did not pool their rows are pooled here.
+    """
+    rows = [row for row in _headline_attacks(results) if row["target"] == target]
+    pooled = [row for row in rows if row["site"] == ALL_SITES]
+    countable = [row for row in rows if "members" in row and "nonmembers" in row]
+    return pooled or [cast(AuditRow, row) for row in pooled_rows(countable)]
+
+
+@dataclass(frozen=True)
+class PlanePoint:
+    """One strategy in the plane of utility and privacy: its accuracy and one pooled attack on what it gives away."""
+
+    strategy: str
+    accuracy: float
+    row: AuditRow
+
+    @property
+    def aop(self) -> float | None:
+        """Accuracy over privacy in percent; None without an AUC."""
+        auc = self.row.get("auc")
+        return None if auc is None else accuracy_over_privacy(100 * self.accuracy, auc)
+
+
+def plane_points(results: Results) -> list[PlanePoint]:
+    """Return every strategy's accuracy beside the pooled headline attack, for each adversary and kind of references."""
+    strategy_of = dict.fromkeys(("student", "site-student", "release"), "fedkr")
+    strategy_of |= dict.fromkeys(("update", "weights"), weights_kind(results))
+    accuracies = {s["name"]: s.get("accuracy") for s in results["strategies"]}
+    points = []
+    for target in audited_targets(results):
+        name = strategy_of.get(target, target)
+        accuracy = accuracies.get(name)
+        if accuracy is not None:
+            points += [PlanePoint(name, accuracy, row) for row in _pooled_headlines(results, target)]
+    return points
+
+
+def void_sites(results: Results) -> list[str]:
+    """Return the sites whose members and non-members differ without any model, which voids their audit."""
+    return [row["site"] for row in results.get("audit_extras", {}).get("blind", []) if row.get("rejected")]
+
+
+def verdict_rows(results: Results) -> list[VerdictRow]:
+    """Return the verdicts per target and site, in the report's order; judged here where the run did not."""
+    targets = list(audited_targets(results))
+    found = results.get("audit_extras", {}).get("verdicts")
+    if found is None:
+        judged = site_verdicts(results.get("audit", []), void_sites(results))
+        found = [cast(VerdictRow, verdict.as_row()) for verdict in judged]
+    return sorted(found, key=lambda row: targets.index(row["target"]) if row["target"] in targets else len(targets))
+
+
+def verdict_counts(results: Results) -> dict[str, Counter[str]]:
+    """Return how many sites got which verdict, by target."""
+    counts: dict[str, Counter[str]] = defaultdict(Counter)
+    for row in verdict_rows(results):
+        if row["site"] != ALL_SITES:
+            counts[row["target"]][row["verdict"]] += 1
+    return counts

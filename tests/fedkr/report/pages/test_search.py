@@ -1,0 +1,52 @@
+"""The page's search: which candidates a site scored, what it chose, and what the chosen set teaches."""
+
+import re
+
+from fedkr.report import check_results
+from fedkr.report.pages.report import render_report
+
+
+def section_of(results):
+    return render_report(results, None, figures={}).split('id="recycling"')[1].split("</section>")[0]
+
+
+def lines(html):
+    """Return every table line's cells as text."""
+    rows = re.findall(r"<tr.*?</tr>", html)
+    return [[re.sub(r"<[^>]+>", "", cell) for cell in re.findall(r"<td.*?</td>", row)] for row in rows]
+
+
+def test_every_candidate_is_a_line_and_the_chosen_ones_are_marked(searched):
+    assert check_results(searched) is searched
+    rows = lines(section_of(searched).split("Every candidate")[1].split("</details>")[0])
+    assert rows[1:] == [
+        ["site-0", "step 10", "chosen", "70.0 %", "0.800"],
+        ["site-0", "step 20", "", "70.0 %", "0.900"],
+        ["site-0", "steps 9, guidance 1", "", "70.0 %", "0.800"],
+        ["site-0", "steps 9, guidance 1.5", "chosen", "75.0 %", "0.600"],
+        ["site-0", "steps 9, guidance 1.5, filter 0.5", "", "-", "-"],
+    ]
+
+
+def test_the_choice_names_the_classes_that_the_generator_did_not_see(searched):
+    rows = lines(section_of(searched).split("Every candidate")[0])
+    assert rows[1] == ["site-0", "steps 9, guidance 1.5", "plain", "step 10", "70.0 %", "75.0 %", "90.0 %"]
+
+
+def test_recalls_stand_by_class_with_left_out_ones_named(searched):
+    section = section_of(searched)
+    assert lines(section.split("by class")[1])[1] == ["site-0", "92 %", "-", "left out"]
+    del searched["recycling"]["site-0"]["recalls"]
+    assert "by class" not in section_of(searched)
+
+
+def test_scores_by_auc_are_no_percentages_and_halving_is_told(searched):
+    searched["study"] = searched["study"] | {"recycle": {"metric": "auc", "search_rungs": 2}}
+    assert ["site-0", "step 10", "chosen", "0.700", "0.800"] in lines(section_of(searched))
+
+
+def test_a_site_of_one_class_that_searched_nothing_has_a_line_of_dashes_and_no_figure(results):
+    results["recycling"] = {"site-0": {"checkpoints": [], "tuning": [], "recalls": [], "left_out": []}}
+    section = section_of(results)
+    assert lines(section)[1] == ["site-0", "-", "none", "-", "-", "-", "-"]
+    assert "Every candidate" not in section

@@ -1,0 +1,32 @@
+"""The search's figures."""
+
+from fedkr.report.plots.search import site_search_chart
+from fedkr.report.plots.style import MANY_LINES
+
+
+def test_each_site_has_a_panel_with_a_curve_and_rings_around_what_it_chose(searched, tried):
+    searched["recycling"] |= {f"site-{i}": tried for i in range(1, 5)}
+    panels = [ax for ax in site_search_chart(searched).axes if ax.get_title(loc="left")]
+    assert [ax.get_title(loc="left") for ax in panels] == [f"site-{i}" for i in range(5)]
+    curve, *_ = panels[0].lines
+    assert (list(curve.get_xdata()), list(curve.get_ydata())) == ([10, 20], [0.7, 0.7])
+    rings = [tuple(ring.get_offsets()[0]) for ring in panels[0].collections]
+    assert rings[0] == (10, 0.7)
+    assert rings[1][0] > 20 and rings[1][1] == 0.75
+
+
+def test_many_sites_share_one_panel(searched, tried):
+    searched["recycling"] = {f"site-{i}": tried for i in range(MANY_LINES + 1)}
+    (ax,) = site_search_chart(searched).axes
+    assert len(ax.lines) == MANY_LINES + 1
+
+
+def test_the_axis_says_what_the_scores_are(searched):
+    searched["study"] = searched["study"] | {"recycle": {"metric": "auc"}}
+    (ax,) = site_search_chart(searched).axes
+    assert ax.get_ylabel() == "AUC on val"
+
+
+def test_a_site_that_searched_nothing_has_no_figure(results):
+    results["recycling"] = {"site-0": {"checkpoints": [], "tuning": [], "recalls": [], "left_out": []}}
+    assert site_search_chart(results) is None
