@@ -15,7 +15,7 @@ from simulations.backends.bundle import installed_shim
 from simulations.backends.home import FlowerHome
 from simulations.backends.restarts import with_restarts
 from simulations.backends.site_folder import write_site_folders
-from simulations.backends.superlink import CONNECTION, HOST, SuperLink, Transport, choose_port, free_port
+from simulations.backends.superlink import CONNECTION, HOST, SuperLink, Transport, choose_port, free_port, last_line
 
 
 class DeployBackend:
@@ -97,8 +97,7 @@ class SuperNodes:
     def _register(self, key: Path, name: str) -> None:
         answer = self._link.flwr("supernode", "register", str(key), CONNECTION, "--name", name)
         if answer.returncode:
-            reason = (answer.stderr or answer.stdout).strip().splitlines()[-1:]
-            raise StudyFailedError(f"{name}: its key was not registered: {' '.join(reason)}")
+            raise StudyFailedError(f"{name}: its key was not registered: {last_line(answer.stdout + answer.stderr)}")
 
     def _log(self, name: str) -> Path:
         return self._home.logs / f"{name}.log"

@@ -24,6 +24,13 @@ PREFIX = "fedkr-run-"
 # Ray puts Unix sockets 68 characters below its folder, and a socket's path holds 107 (103 on macOS).
 LONGEST_HOME = 34
 GRACE = 2.0
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
+# Flower asks its makers for updates and tells them of runs, and installs packages, unless it is told not to.
+OFFLINE = {
+    "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
+    "FLWR_TELEMETRY_ENABLED": "0",
+    "FLWR_DISABLE_UPDATE_CHECK": "1",
+}
 
 
 class FlowerHome:
@@ -47,6 +54,7 @@ class FlowerHome:
     def __enter__(self) -> FlowerHome:
         self.logs.mkdir(parents=True, exist_ok=True)
         self._end_leftovers()
+        os.environ.update(_direct_loopback())  # this process calls the SuperLink too
         self.path = Path(tempfile.mkdtemp(prefix=PREFIX, dir=_short_temporary_folder()))
         driver = psutil.Process()
         record = {"home": str(self.path), "driver": driver.pid, "created": driver.create_time()}
@@ -75,7 +83,7 @@ class FlowerHome:
         Flower starts its helpers by bare name, so the interpreter's folder leads PATH; the installed package has to be
         importable from an empty folder; and the number of threads is part of a study's numbers.
         """
-        values = dict(os.environ)
+        values = {**os.environ, **_direct_loopback(), **OFFLINE}
         values["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), values.get("PATH", os.defpath)])
         package_root = str(Path(fedkr.__file__).absolute().parents[1])
         values["PYTHONPATH"] = os.pathsep.join(filter(None, [package_root, values.get("PYTHONPATH", "")]))
@@ -83,9 +91,6 @@ class FlowerHome:
             values[name] = str(self._study.threads)
         return values | {
             "FLWR_HOME": str(self.path),
-            "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
-            "FLWR_TELEMETRY_ENABLED": "0",
-            "FLWR_DISABLE_UPDATE_CHECK": "1",
             "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.1",
             **extra,
         }
@@ -125,6 +130,13 @@ def _alive(pid: int, created: float) -> bool:
         process = psutil.Process(pid)
         return abs(process.create_time() - created) < 1 and processes.is_running(process)
     return False
+
+
+def _direct_loopback() -> dict[str, str]:
+    """Return the variables that keep calls to this machine itself away from the proxy that it may have."""
+    known = ",".join(filter(None, (os.environ.get(name) for name in ("no_proxy", "NO_PROXY"))))
+    hosts = dict.fromkeys([*filter(None, known.split(",")), *LOOPBACK])
+    return dict.fromkeys(("no_proxy", "NO_PROXY"), ",".join(hosts))
 
 
 def _short_temporary_folder() -> str:

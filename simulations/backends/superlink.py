@@ -143,15 +143,11 @@ class SuperLink:
         authority = self._transport.authority
         context = ssl.create_default_context(cafile=str(authority)) if authority else None
         url = f"{'https' if authority else 'http'}://{self.address}/health"
-        # The machine's proxy settings do not concern the loopback interface.
-        opener = urllib.request.build_opener(
-            urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=context)
-        )
         end = time.monotonic() + START_DEADLINE
         while time.monotonic() < end:
             self._check_process()
             try:
-                with opener.open(url, timeout=2):
+                with urllib.request.urlopen(url, timeout=2, context=context):
                     return
             except (urllib.error.URLError, OSError):
                 time.sleep(0.1)
@@ -203,10 +199,10 @@ class SuperLink:
             runs: list[dict[str, Any]] = json.loads(listing.stdout)["runs"]
         except (ValueError, KeyError):
             raise StudyFailedError(
-                f"`flwr ls` failed: {_last_line(listing.stdout + listing.stderr)}", restart=True
+                f"`flwr ls` failed: {last_line(listing.stdout + listing.stderr)}", restart=True
             ) from None
         if not runs:
-            raise StudyFailedError(f"Flower did not start the run: {_last_line(self._run_log())}")
+            raise StudyFailedError(f"Flower did not start the run: {last_line(self._run_log())}")
         return runs[0]
 
     def _failure(self, details: str) -> StudyFailedError:
@@ -214,13 +210,14 @@ class SuperLink:
             return note
         if not details or any(wrapper in details for wrapper in WRAPPERS):
             causes = [line for line in EXCEPTION_LINE.findall(self._run_log()) if not line.endswith(WRAPPERS)]
-            details = causes[-1] if causes else _last_line(self._run_log())
+            details = causes[-1] if causes else last_line(self._run_log())
         return StudyFailedError(f"{details} (log: {self._log})")
 
     def _run_log(self) -> str:
         return self._log.read_bytes()[self._log_start :].decode(errors="replace")
 
 
-def _last_line(text: str) -> str:
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[-1] if lines else "it said nothing"
+def last_line(text: str) -> str:
+    """Return the last line of a command's output that has words, without the frame that Flower draws around errors."""
+    lines = [line.strip(" \t│╭╰─╮╯{}") for line in text.splitlines()]
+    return next((line for line in reversed(lines) if line), "it said nothing")

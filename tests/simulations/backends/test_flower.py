@@ -23,6 +23,15 @@ pytestmark = pytest.mark.alone
 APP = Path(__file__).with_name("tiny_app.py")
 
 
+@pytest.fixture(autouse=True)
+def behind_a_proxy_that_does_not_answer(monkeypatch):
+    """Hospitals' machines reach the outside through a proxy; this one shows every call that should not go there."""
+    for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.setenv(name, "")
+
+
 def study_that(sites=2, restarts=0, **options):
     study = Study()
     study.federation.sites, study.backend.restarts, study.generator.options = sites, restarts, options

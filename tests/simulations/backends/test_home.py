@@ -44,6 +44,17 @@ def test_every_process_gets_the_studys_threads_and_finds_the_package_and_flowers
     assert (Path(values["PYTHONPATH"].split(os.pathsep)[0]) / "fedkr" / "config").is_dir()
 
 
+def test_processes_call_this_machine_without_its_proxy_and_flowers_makers_not_at_all(tmp_path, monkeypatch):
+    monkeypatch.setenv("no_proxy", "intranet.example,localhost")
+    monkeypatch.setenv("NO_PROXY", "")
+    with FlowerHome(Study(), tmp_path) as home:
+        values = home.environment()
+    assert values["no_proxy"] == values["NO_PROXY"] == "intranet.example,localhost,127.0.0.1,::1"
+    assert os.environ["no_proxy"] == values["no_proxy"]
+    assert (values["FLWR_TELEMETRY_ENABLED"], values["FLWR_DISABLE_UPDATE_CHECK"]) == ("0", "1")
+    assert values["FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION"] == "1"
+
+
 def test_a_run_ends_what_a_killed_driver_left_in_its_folder(tmp_path):
     old = tmp_path / "fedkr-run-old"
     old.mkdir()
