@@ -2,29 +2,69 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import sys
 import tempfile
+import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import FrameType
 
 from fedkr.errors import StudyFailedError, UserError
 
-FAILED, MISTAKEN, INTERRUPTED = 1, 2, 130
+FAILED, MISTAKEN = 1, 2
+
+
+class Interrupted(KeyboardInterrupt):
+    """A signal asked this process to end, as Ctrl-C does."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.number = number
 
 
 def guarded(work: Callable[[], int | None]) -> int:
     """Run ``work`` and return its exit status (None is 0), or the status of what stopped it."""
     try:
-        return work() or 0
+        with interruptible():
+            return work() or 0
     except BrokenPipeError:
         # The reader of our output (`| head`) had enough; Python would complain again when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except (Exception, KeyboardInterrupt) as error:
         return tell_failure(error)
+
+
+@contextlib.contextmanager
+def interruptible() -> Iterator[None]:
+    """Have SIGTERM and SIGHUP (a closed terminal; not under ``nohup``) raise :class:`Interrupted` in the block.
+
+    Only the main thread may set handlers; elsewhere this does nothing.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    before = {number: handler for number, handler in handlers.items() if handler is not signal.SIG_IGN}
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        # A closing terminal sends more than one signal, and none may disturb the clean-up after the first.
+        for each in before:
+            signal.signal(each, signal.SIG_IGN)
+        raise Interrupted(number)
+
+    for number in before:
+        signal.signal(number, leave)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def tell_failure(error: BaseException, folder: Path | None = None) -> int:
@@ -35,11 +75,11 @@ def tell_failure(error: BaseException, folder: Path | None = None) -> int:
         folder: where the traceback of an unexpected error is kept; the system's temporary folder if None.
 
     Returns:
-        2 for a mistake of the user, 1 for a run that failed or an unexpected error, 130 after Ctrl-C.
+        2 for a mistake of the user, 1 for a run that failed or an unexpected error, 128 + N after signal N (Ctrl-C: 2).
     """
     if isinstance(error, KeyboardInterrupt):
         _say("interrupted; the same command continues where this one stopped")
-        return INTERRUPTED
+        return 128 + getattr(error, "number", signal.SIGINT)
     if isinstance(error, UserError):
         _say(f"error: {error}")
         return MISTAKEN
@@ -51,7 +91,8 @@ def tell_failure(error: BaseException, folder: Path | None = None) -> int:
 
 
 def _say(text: str) -> None:
-    print("fedkr:", " ".join(text.split()), file=sys.stderr, flush=True)
+    with contextlib.suppress(OSError):  # the terminal may be gone
+        print("fedkr:", " ".join(text.split()), file=sys.stderr, flush=True)
 
 
 def _keep_traceback(error: BaseException, folder: Path | None) -> str:

@@ -5,12 +5,10 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from types import TracebackType
 
 import psutil
 
@@ -23,7 +21,6 @@ from simulations.backends import processes
 PREFIX = "fedkr-run-"
 # Ray puts Unix sockets 68 characters below its folder, and a socket's path holds 107 (103 on macOS).
 LONGEST_HOME = 34
-GRACE = 2.0
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 # Flower asks its makers for updates and tells them of runs, and installs packages, unless it is told not to.
 OFFLINE = {
@@ -49,7 +46,6 @@ class FlowerHome:
         self._study = study
         self._record = self.logs / "home.json"
         self._started: list[subprocess.Popen[bytes]] = []
-        self._descendants: set[psutil.Process] = set()
 
     def __enter__(self) -> FlowerHome:
         self.logs.mkdir(parents=True, exist_ok=True)
@@ -59,23 +55,15 @@ class FlowerHome:
         driver = psutil.Process()
         record = {"home": str(self.path), "driver": driver.pid, "created": driver.create_time()}
         write_atomic(self._record, json.dumps(record).encode())
-        self._sigterm = processes.sigterm_as_exit()
-        self._sigterm.__enter__()
+        self._watchdog = self._start_watchdog()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        try:
-            self.remember_descendants()
-            processes.stop(self._descendants | processes.users_of(self.path), GRACE)
-            processes.stop(processes.users_of(self.path), GRACE)  # those that were being started meanwhile
-            for child in self._started:
-                child.wait()
-            shutil.rmtree(self.path, ignore_errors=True)
-            self._record.unlink(missing_ok=True)
-        finally:
-            self._sigterm.__exit__(None, None, None)
+    def __exit__(self, *raised: object) -> None:
+        self._watchdog.communicate()
+        processes.end_run(self.path)  # where the watchdog itself was killed
+        for child in self._started:
+            child.wait()
+        self._record.unlink(missing_ok=True)
 
     def environment(self, **extra: str) -> dict[str, str]:
         """Return the environment of a process of this run.
@@ -96,19 +84,24 @@ class FlowerHome:
         }
 
     def start(self, command: list[str], log: str, environment: dict[str, str]) -> subprocess.Popen[bytes]:
-        """Start a process of this run in an empty folder; it writes to ``run_dir/flower/<log>``."""
+        """Start a process of this run in an empty folder and a session of its own; it writes to ``logs/<log>``."""
         empty = self.path / "empty"
         empty.mkdir(exist_ok=True)
-        child = processes.start(command, environment, empty, self.logs / log)
+        with (self.logs / log).open("ab") as output:
+            child = subprocess.Popen(
+                command, cwd=empty, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )  # fmt: skip
         self._started.append(child)
         return child
 
-    def remember_descendants(self) -> None:
-        """Note who descends from this run's processes; to be called now and then.
-
-        Some of Ray's processes overwrite their own environment, so they can be told only while their parents live.
-        """
-        self._descendants |= processes.family(child.pid for child in self._started)
+    def _start_watchdog(self) -> subprocess.Popen[bytes]:
+        """Start what ends the run when this process closes its end of a pipe, which it does even when it is killed."""
+        command = [sys.executable, "-m", "simulations.backends.watchdog", str(self.path)]
+        return subprocess.Popen(
+            command, cwd=self.path, env=self.environment(), stdin=subprocess.PIPE, stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL, start_new_session=True,
+        )  # fmt: skip
 
     def _end_leftovers(self) -> None:
         try:
@@ -119,8 +112,7 @@ class FlowerHome:
         if driver != os.getpid() and _alive(driver, created):
             raise UserError(f"{self.run_dir}: process {driver} is running a study here; wait for it or set run_dir")
         if home.name.startswith(PREFIX):
-            processes.stop(processes.users_of(home), GRACE)
-            shutil.rmtree(home, ignore_errors=True)
+            processes.end_run(home)
         self._record.unlink(missing_ok=True)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
+import contextlib
 import json
 import re
 import socket
@@ -23,14 +23,13 @@ from fedkr.errors import StudyFailedError, UserError
 from fedkr.failure import read_note
 from simulations.backends import bundle
 from simulations.backends.home import FlowerHome
-from simulations.backends.processes import family, is_running
+from simulations.backends.processes import is_running, with_descendants
 
 HOST = "127.0.0.1"
 CONNECTION = "own"
 START_DEADLINE = 60.0
 COMMAND_DEADLINE = 120.0
 TICK = 0.25
-REMEMBER_EVERY = 8
 # How long Flower may take to end a run itself, once the run's process is gone or the ServerApp has left a note.
 SETTLE = 3.0
 TASKS = ("flwr-simulation", "flwr-serverapp")
@@ -166,12 +165,8 @@ class SuperLink:
         stream = self._home.start(command, "run.log", self._environment)
         task: psutil.Process | None = None
         over_since: float | None = None
-        for tick in itertools.count():
-            if stream.poll() is not None:
-                return
+        while stream.poll() is None:
             time.sleep(TICK)
-            if tick % REMEMBER_EVERY == 0:
-                self._home.remember_descendants()
             self._check_process()
             watch()
             task = task or self._task()
@@ -184,12 +179,10 @@ class SuperLink:
                 raise note or StudyFailedError(f"the process of the run was killed (log: {self._log})", restart=True)
 
     def _task(self) -> psutil.Process | None:
-        for process in family([self._process.pid]):
-            try:
+        for process in with_descendants([psutil.Process(self._process.pid)]):
+            with contextlib.suppress(psutil.Error):
                 if any(Path(word).name in TASKS for word in process.cmdline()[:3]):
                     return process
-            except psutil.Error:
-                continue
         return None
 
     def _status(self) -> dict[str, Any]:

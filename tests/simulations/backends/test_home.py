@@ -1,6 +1,6 @@
+import contextlib
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -11,7 +11,7 @@ import pytest
 
 from fedkr.config import Study
 from fedkr.errors import UserError
-from simulations.backends import processes
+from simulations.backends import processes, watchdog
 from simulations.backends.home import LONGEST_HOME, FlowerHome
 
 SLEEP = [sys.executable, "-S", "-c", "import time; time.sleep(60)"]
@@ -65,7 +65,7 @@ def test_a_run_ends_what_a_killed_driver_left_in_its_folder(tmp_path):
     gone.wait()
     (tmp_path / "flower" / "home.json").write_text(json.dumps(record))
     with FlowerHome(Study(), tmp_path):
-        assert not psutil.pid_exists(child.pid)
+        assert child.poll() is not None
         assert not old.exists()
     child.wait()
 
@@ -99,26 +99,45 @@ def test_a_record_that_names_another_folder_makes_no_harm(tmp_path):
         assert precious.exists()
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the system has no such leash")
-def test_a_child_dies_with_a_killed_driver(tmp_path):
-    script = (
-        "import sys, time, os; from pathlib import Path; from simulations.backends import processes; "
-        f"child = processes.start({SLEEP!r}, os.environ, Path('.'), Path({str(tmp_path / 'log')!r})); "
-        "print(child.pid, flush=True); time.sleep(60)"
-    )
-    driver = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
-    child = psutil.Process(int(driver.stdout.readline()))
-    assert processes.is_running(child)
-    driver.kill()
-    driver.wait()
-    driver.stdout.close()
-    assert wait_until(lambda: not processes.is_running(child))
+# A driver whose child starts a process that names no home, in another session, and waits with it.
+DRIVER = f"""
+import subprocess, sys, time
+from pathlib import Path
+from fedkr.config import Study
+from simulations.backends.home import FlowerHome
+child = "import subprocess, time; subprocess.Popen({SLEEP!r}, env={{}}, start_new_session=True); time.sleep(60)"
+with FlowerHome(Study(), Path(sys.argv[1])) as home:
+    home.start([sys.executable, "-S", "-c", child], "a.log", home.environment())
+    print(home.path, flush=True)
+    time.sleep(60)
+"""
 
 
-def test_sigterm_leaves_through_the_cleanup(tmp_path):
-    with pytest.raises(SystemExit) as leaving, FlowerHome(Study(), tmp_path) as home:
+@pytest.fixture
+def driver(tmp_path):
+    """Start a driver; return it, its home, and what it left to run: its child, its child's child and the watchdog."""
+    process = subprocess.Popen([sys.executable, "-c", DRIVER, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    home = Path(process.stdout.readline().strip())
+    assert wait_until(lambda: len(psutil.Process(process.pid).children(recursive=True)) == 3)
+    family = psutil.Process(process.pid).children(recursive=True)
+    time.sleep(2 * watchdog.TICK)  # by then the watchdog has looked at them
+    yield process, home, family
+    process.kill()
+    process.communicate()
+    for member in family:
+        with contextlib.suppress(psutil.Error):
+            member.kill()
+
+
+def test_a_driver_that_is_killed_takes_all_its_processes_along(driver):
+    process, home, family = driver
+    process.kill()
+    assert wait_until(lambda: not any(map(processes.is_running, family)))
+    assert not home.exists()
+
+
+def test_a_run_whose_watchdog_was_killed_still_ends_its_own_processes(tmp_path):
+    with FlowerHome(Study(), tmp_path) as home:
         child = home.start(SLEEP, "a.log", home.environment())
-        os.kill(os.getpid(), signal.SIGTERM)
-        time.sleep(5)
-    assert leaving.value.code == 143
+        home._watchdog.kill()
     assert child.poll() is not None and not home.path.exists()
