@@ -267,7 +267,7 @@ def measure_cas(
         points: how often CAS is measured on the way.
         budget: batch and width.
         runtime: where and how.
-        progress: is told of each point.
+        progress: each point is reported to it.
 
     Returns:
         ``curves``: for each kind, rows of step, training ``seconds``, ``sample_seconds`` and ``cas``; ``target``, the

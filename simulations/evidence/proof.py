@@ -27,7 +27,7 @@ class Bench:
         root: folder of the public datasets' files.
         stages: keeps the figures of every seed, so that an interrupted proof goes on.
         runtime: device, precision and threads of all training.
-        progress: is told of every step.
+        progress: every step is reported to it.
     """
 
     root: Path

@@ -41,7 +41,7 @@ def prove_copies(bench: Bench, seeds: Sequence[int], sizes: CopySizes | None = N
     """Release real held-out images with members copied in, 0 %, 5 % and 50 % of the set; attack and check it.
 
     The dataset itself holds some images more than once, so that a set of other images can still hold a member, or a
-    non-member, byte by byte. Judged is what is found without these; the same with them is told beside it.
+    non-member, byte by byte. Judged is what is found without these; the same with them is reported beside it.
 
     Returns:
         A row a seed and share, and which of the expectations hold at every seed.

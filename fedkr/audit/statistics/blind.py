@@ -1,4 +1,4 @@
-"""The blind baseline: can members and non-members be told apart by their images alone, without any model?
+"""The blind baseline: can members and non-members be distinguished by their images alone, without any model?
 
 If they can, an attack on a model may read that difference instead of membership, and the audit is void.
 """

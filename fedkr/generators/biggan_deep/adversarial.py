@@ -30,7 +30,7 @@ class AdversarialTraining:
     def advance(
         self, generator_loss: Loss, discriminator_loss: Loss, until: int, progress: Progress, stage: str, total: int
     ) -> None:
-        """Train up to the generator's step ``until``; each loss is told the step of its own network.
+        """Train up to the generator's step ``until``; each loss gets the step of its own network.
 
         Raises:
             DivergedError: the generator's loss is NaN or infinite, as it is where the discriminator's was.

@@ -1,7 +1,7 @@
 """Non-leaky augmentation for small sets (Karras et al. 2022, appendix F.2).
 
-Each transformation is applied to an image with a probability of its own, and the network is told which: it learns the
-set as it is and the set as transformed as two things. Told at sampling that nothing was done, it draws the former.
+Each transformation is applied to an image with a probability of its own; its parameters are inputs of the network,
+which so tells the set as it is from the set as transformed. With all of them 0 at sampling it draws the former.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ SHIFT = 0.125
 BRIGHTNESS = 0.2
 
 
-def augment_and_tell(images: Tensor, probability: float, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+def augment_with_parameters(images: Tensor, probability: float, rng: torch.Generator) -> tuple[Tensor, Tensor]:
     """Return augmented images ``[N, C, H, W]`` and what was done to each, float ``[N, 8]``.
 
     Args:
@@ -43,7 +43,7 @@ def augment_and_tell(images: Tensor, probability: float, rng: torch.Generator) -
     angle = ROTATION * (2 * torch.rand(count, generator=rng) - 1) * chosen(probability)
     brightness = normal(BRIGHTNESS)
     cos, sin, zoom = torch.cos(angle), torch.sin(angle), torch.exp2(-scale)
-    told = torch.stack([mirror_x, mirror_y, scale, cos - 1, sin, shift_x, shift_y, brightness], dim=1)
+    parameters = torch.stack([mirror_x, mirror_y, scale, cos - 1, sin, shift_x, shift_y, brightness], dim=1)
     # From output to input positions, both in [-1, 1]: an image has a side of 2.
     across = torch.stack([cos * (1 - 2 * mirror_x), sin * (1 - 2 * mirror_x)], dim=1)
     down = torch.stack([-sin * (1 - 2 * mirror_y), cos * (1 - 2 * mirror_y)], dim=1)
@@ -51,8 +51,8 @@ def augment_and_tell(images: Tensor, probability: float, rng: torch.Generator) -
     shift = 2 * torch.stack([shift_x, shift_y], dim=1)[:, :, None]
     moved = _resample(images, torch.cat([linear, shift], dim=2))
     # An image that stayed where it was is not resampled: rounding would blur the set that is to be learnt.
-    stayed = (told[:, :-1] == 0).all(dim=1)[:, None, None, None]
-    return torch.where(stayed, images, moved) + 2 * brightness[:, None, None, None], told
+    stayed = (parameters[:, :-1] == 0).all(dim=1)[:, None, None, None]
+    return torch.where(stayed, images, moved) + 2 * brightness[:, None, None, None], parameters
 
 
 def _resample(images: Tensor, affine: Tensor) -> Tensor:

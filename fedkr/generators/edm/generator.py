@@ -16,13 +16,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fedkr.config import at_least, nearest, positive
-from fedkr.data.images import ImageSet
+from fedkr.data.images import ImageSet, Shape
 from fedkr.errors import UserError
 from fedkr.generators.base import Knobs, Task
 from fedkr.generators.checkpointed import CheckpointedGenerator, LossWork, check_decay
-from fedkr.generators.edm.augment import CONDITIONS, augment_and_tell
-from fedkr.generators.edm.network import GROUPS, build_unet, noise_input, reset_weights
-from fedkr.generators.edm.samplers import SOLVERS, solve
+from fedkr.generators.edm.augment import CONDITIONS, augment_with_parameters
+from fedkr.generators.edm.network import GROUPS, Preconditioning, build_unet, noise_input, reset_weights
+from fedkr.generators.edm.samplers import SOLVERS, Sampler
 from fedkr.generators.pixels import mirror, to_uint8
 from fedkr.learning.batches import BatchOrder
 from fedkr.learning.prediction import to_model_input
@@ -69,16 +69,10 @@ class Generator(CheckpointedGenerator):
         super().__init__(task, options)
         self.fold = 2 if task.shape.size >= FOLD_FROM else 1
         check_options(task, options, 2 * self.fold)
-        self.side, self.channels = task.shape.size // self.fold, task.shape.channels * self.fold**2
-        net = build_unet(
-            width=options.width,
-            multiplier=options.multiplier,
-            blocks=options.blocks,
-            channels=self.channels,
-            side=self.side,
-            classes=task.shape.classes,
-            conditions=CONDITIONS if options.augment else 0,
-        )
+        image = task.shape
+        self.folded = Shape(image.channels * self.fold**2, image.size // self.fold, image.classes)
+        conditions = CONDITIONS if options.augment else 0
+        net = build_unet(self.folded, options.width, options.multiplier, options.blocks, conditions)
         self.net = task.runtime.place(net)
 
     def begin(self, data: ImageSet, seed: tuple[object, ...]) -> LossWork:
@@ -103,34 +97,35 @@ class Generator(CheckpointedGenerator):
             """Return the loss of the images, noise levels and noise of ``step``."""
             chosen, rng = order.at(step), torch_rng(*seed, "noise", step)
             images = mirror(to_model_input(torch.from_numpy(data.images[chosen])), self.task.flip, rng)
-            told = None
+            parameters = None
             if self.options.augment:
-                images, told = augment_and_tell(images, self.options.augment, torch_rng(*seed, "augment", step))
+                images, parameters = augment_with_parameters(
+                    images, self.options.augment, torch_rng(*seed, "augment", step)
+                )
             labels = torch.from_numpy(data.labels[chosen])
             dropped = torch.rand(len(labels), generator=rng) < self.options.drop_class
             labels = labels.masked_fill(dropped, self.task.shape.classes)
-            return self._edm_loss(self._fold(images), labels, rng, told)
+            return self._edm_loss(self._fold(images), labels, rng, parameters)
 
         return at
 
-    def _edm_loss(self, images: Tensor, labels: Tensor, rng: torch.Generator, told: Tensor | None = None) -> Tensor:
+    def _edm_loss(
+        self, images: Tensor, labels: Tensor, rng: torch.Generator, parameters: Tensor | None = None
+    ) -> Tensor:
         """Denoising loss weighted by 1/c_out^2: the error of the raw network output (appendix B.6)."""
         o, device = self.options, self.task.runtime.device
         sigma = torch.exp(o.p_mean + o.p_std * torch.randn(len(images), 1, 1, 1, generator=rng))
-        noisy = images + sigma * torch.randn(images.shape, generator=rng)
-        total = sigma**2 + o.sigma_data**2
-        c_in, c_skip = total.rsqrt(), o.sigma_data**2 / total
-        c_out = sigma * o.sigma_data * total.rsqrt()
-        target = (images - c_skip * noisy) / c_out
-        inputs = (c_in * noisy).to(device, memory_format=torch.channels_last)
-        output = self._network(inputs, noise_input(sigma.flatten()).to(device), labels.to(device), told)
+        noisy, at = images + sigma * torch.randn(images.shape, generator=rng), Preconditioning(sigma, o.sigma_data)
+        target = (images - at.c_skip * noisy) / at.c_out
+        inputs = (at.c_in * noisy).to(device, memory_format=torch.channels_last)
+        output = self._network(inputs, noise_input(sigma.flatten()).to(device), labels.to(device), parameters)
         return F.mse_loss(output.float(), target.to(device))
 
-    def _network(self, inputs: Tensor, noise: Tensor, labels: Tensor, told: Tensor | None = None) -> Tensor:
-        """Return the raw output; nothing ``told`` is an image as it is."""
+    def _network(self, inputs: Tensor, noise: Tensor, labels: Tensor, parameters: Tensor | None = None) -> Tensor:
+        """Return the raw output; without ``parameters`` an image is taken as it is."""
         if not self.options.augment:
             return self.net(inputs, noise, class_labels=labels).sample
-        further = torch.zeros(len(inputs), CONDITIONS) if told is None else told
+        further = torch.zeros(len(inputs), CONDITIONS) if parameters is None else parameters
         return self.net(inputs, noise, class_labels=(labels, further.to(inputs.device))).sample
 
     def _fold(self, images: Tensor) -> Tensor:
@@ -165,11 +160,11 @@ class Generator(CheckpointedGenerator):
     def sample(self, labels: NDArray[np.int64], knobs: Knobs, *seed: object) -> Iterator[NDArray[np.uint8]]:
         """Yield uint8 ``[B, H, W, C]`` for ``labels``; a knob that is not named has its default."""
         device = self.task.runtime.device
-        batch = max(1, min(MOST_SAMPLED, SAMPLE_POSITIONS // self.side**2))
+        batch = max(1, min(MOST_SAMPLED, SAMPLE_POSITIONS // self.folded.size**2))
         for start in range(0, len(labels), batch):
             chunk = torch.from_numpy(labels[start : start + batch]).to(device)
             rng = torch_rng(*seed, "sample", start)
-            noise = torch.randn((len(chunk), self.channels, self.side, self.side), generator=rng)
+            noise = torch.randn((len(chunk), self.folded.channels, self.folded.size, self.folded.size), generator=rng)
             folded = self._solve(noise.to(device), chunk, self.default_knobs() | knobs, rng).cpu()
             images = F.pixel_shuffle(folded, self.fold) if self.fold > 1 else folded
             yield to_uint8(images)
@@ -187,7 +182,7 @@ class Generator(CheckpointedGenerator):
             return output
 
         schedule = {"sigma_min": o.sigma_min, "sigma_max": o.sigma_max, "sigma_data": o.sigma_data}
-        return solve(network, noise, int(knobs["steps"]), schedule, solver=o.solver, churn=knobs["churn"], rng=rng)
+        return Sampler(o.solver, int(knobs["steps"]), schedule, knobs["churn"]).draw(network, noise, rng)
 
 
 def check_options(task: Task, options: Options, divisor: int) -> None:

@@ -1,7 +1,8 @@
-"""The network of ``edm``: diffusers' UNet, told the noise level, the class and, if need be, the augmentation."""
+"""The network of ``edm``: diffusers' UNet, conditioned on noise level, class and augmentation parameters."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ from diffusers import UNet2DModel
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fedkr.data.images import Shape
 from fedkr.seeds import derive_seed
 
 # Of the UNet's group normalisation.
@@ -56,37 +58,33 @@ class Conditioning(nn.Module):
         return self.classes(labels) + self.further(further)
 
 
-def build_unet(
-    *, width: int, multiplier: int, blocks: int, channels: int, side: int, classes: int, conditions: int = 0
-) -> ChannelsLastUNet:
+def build_unet(shape: Shape, width: int, multiplier: int, blocks: int, conditions: int = 0) -> ChannelsLastUNet:
     """Return the UNet with two levels, no attention, and one more class: the null class of guidance.
 
     Args:
+        shape: of its inputs; the null class is number ``shape.classes``.
         width: feature channels of the first level.
         multiplier: of the second level's.
         blocks: residual blocks a level.
-        channels: of the images.
-        side: of the images in pixels.
-        classes: number of classes; the null class is number ``classes``.
         conditions: numbers beside the class that an image is described with, see :class:`Conditioning`.
     """
     net = ChannelsLastUNet(
-        sample_size=side,
-        in_channels=channels,
-        out_channels=channels,
+        sample_size=shape.size,
+        in_channels=shape.channels,
+        out_channels=shape.channels,
         layers_per_block=blocks,
         block_out_channels=(width, width * multiplier),
         down_block_types=("DownBlock2D", "DownBlock2D"),
         up_block_types=("UpBlock2D", "UpBlock2D"),
         norm_num_groups=GROUPS,
-        num_class_embeds=classes + 1,
+        num_class_embeds=shape.classes + 1,
         add_attention=False,
     )
     for block in net.up_blocks:
         if block.upsamplers is not None:
             block.upsamplers = nn.ModuleList(Upsample(layer.conv) for layer in block.upsamplers)
     if conditions:
-        net.class_embedding = Conditioning(classes + 1, conditions, net.class_embedding.embedding_dim)
+        net.class_embedding = Conditioning(shape.classes + 1, conditions, net.class_embedding.embedding_dim)
     return net
 
 
@@ -102,6 +100,38 @@ def reset_weights(net: nn.Module, *seed: object) -> None:
         nn.init.zeros_(parameter)
 
 
+@dataclass(frozen=True)
+class Preconditioning:
+    """EDM's column of table 1 (Karras et al. 2022): D(x) = c_skip x + c_out F(c_in x; c_noise).
+
+    Attributes:
+        sigma: noise levels, float ``[N, 1, 1, 1]``.
+        sigma_data: standard deviation of the data.
+    """
+
+    sigma: Tensor
+    sigma_data: float
+
+    @property
+    def c_skip(self) -> Tensor:
+        """Share of the noisy input in the denoised image."""
+        return self.sigma_data**2 / self._variance
+
+    @property
+    def c_out(self) -> Tensor:
+        """Scale of the network's output."""
+        return self.sigma * self.sigma_data * self._variance.rsqrt()
+
+    @property
+    def c_in(self) -> Tensor:
+        """Scale of the network's input."""
+        return self._variance.rsqrt()
+
+    @property
+    def _variance(self) -> Tensor:
+        return self.sigma**2 + self.sigma_data**2
+
+
 def noise_input(sigma: Tensor) -> Tensor:
-    """Return what the UNet is told of the noise level: c_noise = ln(sigma)/4 (EDM table 1), spread out."""
+    """Return the UNet's input for noise levels ``sigma [N]``: c_noise = ln(sigma)/4 (EDM table 1), spread out."""
     return NOISE_SCALE * sigma.log() / 4

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from fedkr.generators.edm.augment import CONDITIONS, augment_and_tell
+from fedkr.generators.edm.augment import CONDITIONS, augment_with_parameters
 from fedkr.seeds import torch_rng
 from fedkr.stages import read_artifact, write_artifact
 
@@ -17,7 +17,7 @@ def shown():
     axis = torch.linspace(-1, 1, 16)
     picture = torch.exp(-4 * ((axis[None, :] - 0.3) ** 2 + (axis[:, None] + 0.2) ** 2)) - 0.5
     pictures = picture.expand(4000, 1, 16, 16).contiguous()
-    return pictures, *augment_and_tell(pictures, 0.15, torch_rng("a"))
+    return pictures, *augment_with_parameters(pictures, 0.15, torch_rng("a"))
 
 
 def only(told, *done):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from fedkr.generators.edm.samplers import SOLVERS, solve
+from fedkr.generators.edm.samplers import SOLVERS, Sampler
 from fedkr.seeds import torch_rng
 
 SCHEDULE = {"sigma_min": 0.002, "sigma_max": 80.0, "sigma_data": 0.5}
@@ -28,7 +28,7 @@ class Exact:
 
 def drawn(solver, evaluations, churn=0.0, count=4000, seed="s"):
     network, noise = Exact(), torch.randn(count, 1, 1, 1, generator=torch_rng("noise"))
-    images = solve(network, noise, evaluations, SCHEDULE, solver=solver, churn=churn, rng=torch_rng(seed))
+    images = Sampler(solver, evaluations, SCHEDULE, churn).draw(network, noise, torch_rng(seed))
     return images.flatten().numpy(), noise.flatten().numpy(), network.calls
 
 
