@@ -41,7 +41,7 @@ def simulate(context: typer.Context) -> None:
 @app.command(context_settings=HYDRA_ARGUMENTS, add_help_option=False)
 def kr(context: typer.Context) -> None:
     """Measure Knowledge Recycling at one site against real images (options as in simulate; --ablation for all rows)."""
-    _application(context, "simulations.recycling.command")
+    _application(context, "simulations.single_site")
 
 
 @app.command(context_settings=HYDRA_ARGUMENTS, add_help_option=False)
@@ -71,10 +71,12 @@ def summary(
     """Bring several seeds of one study into one table (CSV on stdout): mean, standard deviation, each seed."""
 
     def work() -> None:
-        from simulations.study.summary import as_csv, summarise
+        from simulations.study.summary import as_csv, lost_sites, summarise
 
         found = summarise(runs)
         _write_json(out, found)
+        for line in lost_sites(found):
+            print(f"fedkr: warning: {line}", file=sys.stderr)
         print(as_csv(found), end="")
 
     _leave(work)

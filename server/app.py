@@ -66,11 +66,8 @@ def read_study(context: Context) -> tuple[Study, bool]:
     from server.composition import compose_study
 
     study = compose_study(shlex.split(str(context.run_config.get("overrides", ""))))
-    study.data.root = str(Path(study.data.root).absolute())
-    if study.data.path:
-        study.data.path = str(Path(study.data.path).absolute())
-    folder = Path(run_dir) if run_dir else Path(study.out) / study.folder_name()
-    return replace(study, run_dir=str(folder.absolute())), False
+    study = replace(study, data=study.data.located(), run_dir=run_dir or study.run_dir)
+    return replace(study, run_dir=str(study.run_folder())), False
 
 
 def run_on_server(grid: Grid, study: Study, run_dir: Path, driven: bool) -> dict[str, Any]:

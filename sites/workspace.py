@@ -111,9 +111,9 @@ def read_site_file(path: Path) -> SiteFile:
     site = read_dataclass(SiteFile, values, str(path))
     site.policy.check(str(path))
     folder = path.resolve().parent
-    site.workspace = str(folder / site.workspace)
+    site.workspace = str(folder / Path(site.workspace).expanduser())
     if site.data.path:
-        site.data.path = str(folder / site.data.path)
+        site.data.path = str(folder / Path(site.data.path).expanduser())
     return site
 
 

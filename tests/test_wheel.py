@@ -57,6 +57,11 @@ def test_every_package_comes_from_the_wheel(python, tmp_path):
     assert len(files) == len(names) and all(Path(file).is_relative_to(python.parents[1]) for file in files)
 
 
+def test_what_made_the_published_figures_is_not_in_the_wheel(python, tmp_path):
+    script = "import importlib.util\nprint(importlib.util.find_spec('simulations.evidence'))"
+    assert succeed(python, "-c", script, folder=tmp_path).strip() == "None"
+
+
 def test_the_wheel_runs_a_study_from_another_folder(python, tmp_path):
     succeed(python, "-m", "fedkr.cli", "simulate", *STUDY, folder=tmp_path)
     results = json.loads((tmp_path / "run" / "results.json").read_text())

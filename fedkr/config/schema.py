@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from fedkr.fingerprint import fingerprint
@@ -42,6 +43,11 @@ class DataConfig:
     flip: str = "none"
     limit: int = 0
     test_fraction: float = 0.2
+
+    def located(self) -> DataConfig:
+        """Return the same with absolute paths, ``~`` being the user's home: apps run in folders of their own."""
+        root, path = (text and str(Path(text).expanduser().absolute()) for text in (self.root, self.path))
+        return dataclasses.replace(self, root=root, path=path)
 
 
 @dataclass
@@ -237,6 +243,15 @@ class Study:
         """Return the name of the run's folder: readable, and different for studies with different numbers."""
         return f"{self.data.name.split('.')[-1]}-{self.partition.kind}-seed{self.seed}-{self.identity()}"
 
+    def run_folder(self, prefix: str = "") -> Path:
+        """Return the absolute run folder: the one named, else one in ``out`` that is named after the study."""
+        folder = Path(self.run_dir) if self.run_dir else Path(self.out) / f"{prefix}{self.folder_name()}"
+        return folder.expanduser().absolute()
+
     def identity(self) -> str:
-        """Return 10 hex digits of all that the numbers depend on (not the backend, folders or deadlines)."""
-        return fingerprint(self.options(*NO_PART_OF_RESULTS))
+        """Return 10 hex digits of all that the numbers depend on (not the backend, folders or deadlines).
+
+        Images are known by their content, where ``data_digest`` names it; else by the file that they come from.
+        """
+        known_by_content = ("data.path",) if self.data_digest else ()
+        return fingerprint(self.options(*NO_PART_OF_RESULTS, *known_by_content))

@@ -11,7 +11,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from fedkr.config import DataConfig, nearest, read_dataclass
-from fedkr.data.images import ImageSet
+from fedkr.data.images import ImageSet, content_digest
 from fedkr.data.stratify import deal
 from fedkr.errors import UserError
 from fedkr.seeds import numpy_rng
@@ -41,6 +41,10 @@ class Source:
     test: ImageSet
     warnings: list[str] = field(default_factory=list)
     val: int = 0
+
+    def digest(self) -> str:
+        """Return what names the data: pixels, labels, classes, groups and official splits, wherever they lie."""
+        return content_digest(self.pool) + content_digest(self.test) + (f"-{self.val}" if self.val else "")
 
 
 def load_source(config: DataConfig) -> Source:

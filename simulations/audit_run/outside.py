@@ -39,7 +39,7 @@ from simulations.audit_run.outside_model import (
     recipe_of,
 )
 from simulations.live import LiveView
-from simulations.study.run import only_run_in
+from simulations.run_folder import only_one_in
 
 PRESETS = ("light", "full")
 RESULT_FILE, PAGE_FILE = "audit.json", "audit.html"
@@ -112,7 +112,7 @@ def audit_outside(request: Request, bootstrap: int | None = None) -> Path:
     recipe = recipe_of(model.recipe, given)
     build_classifier(recipe, Shape.of(members), "check")
     out = (request.out or Path(f"audit-{request.model.stem}")).absolute()
-    with only_run_in(out), LiveView({"audit": out}):
+    with only_one_in(out), LiveView({"audit": out}):
         job = Job(runtime, FileProgress(out), request.flip)
         auditor = OutsideAuditor(data, config, recipe, StageStore(out / "stages"), job, request.seed)
         found = auditor.audit(partial(model.predict, runtime=runtime), model.target)

@@ -12,15 +12,12 @@ from flwr.serverapp import Grid, ServerApp
 from fedkr.config import Study
 from fedkr.learning.runtime import Runtime
 from fedkr.progress import FileProgress
+from fedkr.run_files import RunFiles
 from fedkr.stages import StageStore, write_atomic
 from server.app import log_to_stream, read_study
 from server.audit import read_auditable, run_audit
 from server.coordinator import Coordinator
 from server.failure import failures_noted
-
-# Beside the server's own results.json, which stays as the run wrote it.
-AUDIT_FILE = Path("server") / "audit.json"
-RUN_RESULTS = Path("server") / "results.json"
 
 app = ServerApp()
 
@@ -32,7 +29,7 @@ def main(grid: Grid, context: Context) -> None:
     study, _ = read_study(context)
     run_dir = Path(study.run_dir)
     with failures_noted(run_dir):
-        write_atomic(run_dir / AUDIT_FILE, json.dumps(audit_on_server(grid, study, run_dir)).encode())
+        write_atomic(RunFiles(run_dir).server_audit, json.dumps(audit_on_server(grid, study, run_dir)).encode())
 
 
 def audit_on_server(grid: Grid, study: Study, run_dir: Path) -> dict[str, Any]:
@@ -46,10 +43,10 @@ def audit_on_server(grid: Grid, study: Study, run_dir: Path) -> dict[str, Any]:
     Returns:
         ``identity`` (of ``study``), ``audit`` and ``audit_extras`` as in ``results.json``, and ``missing_sites``.
     """
-    folder = run_dir / "server"
-    results = json.loads((run_dir / RUN_RESULTS).read_text())
+    files = RunFiles(run_dir)
+    results = json.loads(files.server_results.read_text())
     runtime = Runtime.choose(study.device, study.precision, study.threads)
-    coordinator = Coordinator(grid, study, StageStore(folder / "stages"), study.backend.kind == "ray")
+    coordinator = Coordinator(grid, study, StageStore(files.server / "stages"), study.backend.kind == "ray")
     coordinator.gather_members()
     # The models saw nothing of a site that was lost to the run: all its images are non-members.
     lost = results["missing_sites"]
@@ -58,6 +55,6 @@ def audit_on_server(grid: Grid, study: Study, run_dir: Path) -> dict[str, Any]:
     }
     coordinator.members = {name: member for name, member in coordinator.members.items() if name in took_part}
     found = read_auditable(run_dir, results)
-    rows, extras = run_audit(coordinator, found, runtime, FileProgress(folder))
+    rows, extras = run_audit(coordinator, found, runtime, FileProgress(files.server))
     missing = [f"{site}: {why}" for site, why in coordinator.missing.items()]
     return {"identity": study.identity(), "audit": rows, "audit_extras": extras, "missing_sites": missing}

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
 from rich.table import Table
 
 from fedkr.config import KEEP_RULES, Study
@@ -36,10 +35,9 @@ from fedkr.recycle.teacher import advance_in_parts, rank
 from fedkr.seeds import derive_seed, numpy_rng
 from fedkr.stages import Artifact, StageStore, write_atomic
 from simulations.exits import guarded
-from simulations.live import LiveView
+from simulations.run_folder import RunFolder
 from simulations.study.application import compose_and_run
 from simulations.study.command import portable
-from simulations.study.run import only_run_in, prepared
 from simulations.study.summary import spread
 
 FOLDS = 4
@@ -116,20 +114,18 @@ def run_keep_rules(study: Study) -> Path:
     Raises:
         UserError: settings or data that no comparison could work with.
     """
-    console = Console()
-    study, source = prepared(study, console, prefix="keep-")
-    folds, run_dir = deal_folds(study, source), Path(study.run_dir)
+    run = RunFolder.of_study(study, prefix="keep-")
+    study, count = run.study, len(run.source.pool)
+    folds, out = deal_folds(study, run.source), run.files.folder / RESULT_FILE
     runtime = Runtime.choose(study.device, study.precision, study.threads)
-    with only_run_in(run_dir):
-        console.print(f"run folder: {run_dir}", highlight=False, soft_wrap=True)
-        with LiveView({study.data.name: run_dir}):
-            found = _all_evaluations(study, folds, runtime, run_dir)
-        result: dict[str, Any] = {"rules": compare(found), "evaluations": found, "images": len(source.pool)}
+    with run.at_work({study.data.name: run.files.folder}):
+        found = _all_evaluations(study, folds, runtime, run.files.folder)
+        result: dict[str, Any] = {"rules": compare(found), "evaluations": found, "images": count}
         result |= {"study": portable(dataclasses.asdict(study)), "runtime": runtime.describe()}
         result |= {"hardware": hardware(), "versions": package_versions()}
-        write_atomic(run_dir / RESULT_FILE, json.dumps(result, indent=1).encode() + b"\n")
-    console.print(rules_table(f"{study.data.name}: {FOLDS} folds of {len(source.pool)} images", result["rules"]))
-    return run_dir / RESULT_FILE
+        write_atomic(out, json.dumps(result, indent=1).encode() + b"\n")
+    run.console.print(rules_table(f"{study.data.name}: {FOLDS} folds of {count} images", result["rules"]))
+    return out
 
 
 def _all_evaluations(

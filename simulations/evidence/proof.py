@@ -37,7 +37,7 @@ class Bench:
 
     def source(self, name: str) -> Source:
         """Return a public dataset from ``root``."""
-        return load_source(DataConfig(name=name, root=str(self.root.expanduser().absolute())))
+        return load_source(DataConfig(name=name, root=str(self.root)).located())
 
     def once(self, part: str, key: dict[str, Any], compute: Callable[[], Figures]) -> Figures:
         """Return figures, computed only where no stage of ``part`` holds them yet."""

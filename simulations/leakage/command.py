@@ -15,14 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
 from scipy.stats import binomtest
 from torch import nn
 
 from fedkr.audit.leakage_curve import CurvePoint, SyntheticSlices, curve_points, draw_slices, training_sets
 from fedkr.audit.run import audit_model
 from fedkr.audit.statistics.pooling import pooled_rows, worst_site
-from fedkr.config import AuditConfig, Study, parse_study
+from fedkr.config import AuditConfig, Study
 from fedkr.data import ImageSet
 from fedkr.data.images import Shape, content_digest
 from fedkr.environment import hardware, package_versions
@@ -38,12 +37,12 @@ from fedkr.release import ReleasedSets
 from fedkr.stages import Artifact, StageStore, model_tensors, write_atomic
 from simulations.exits import guarded
 from simulations.leakage.figures import as_csv, as_png
-from simulations.live import LiveView, run_folders
+from simulations.live import run_folders
+from simulations.run_folder import RunFolder
 from simulations.study.application import PROGRAM as SIMULATE
 from simulations.study.application import compose_and_run
 from simulations.study.centralised import pooled
 from simulations.study.command import command_of, portable
-from simulations.study.run import STUDY_FILE, only_run_in, prepared
 from sites.audit import SiteAudit
 from sites.workspace import open_site
 
@@ -73,34 +72,25 @@ def measure_run(run: Path) -> Path:
     Raises:
         UserError: there is no such run, or its sites' images are not here.
     """
-    path = run / STUDY_FILE
-    if not path.exists():
-        raise UserError(f"{path}: not there; name the folder of a run of `fedkr simulate`, which has the sites' images")
-    study = parse_study(path.read_text())
-    return _measured(dataclasses.replace(study, run_dir=str(run.expanduser().absolute())))
+    return _measured(RunFolder.of_run(run))
 
 
 def measure_study(study: Study) -> Path:
     """Measure the curve of a study in a run folder of its own; return the folder of the results."""
-    study, _ = prepared(study, Console(), prefix="leakage-")
-    run_dir = Path(study.run_dir)
-    with only_run_in(run_dir):
-        write_atomic(run_dir / STUDY_FILE, study.to_json().encode())
-    return _measured(study)
+    return _measured(RunFolder.of_study(study, prefix="leakage-"))
 
 
-def _measured(study: Study) -> Path:
-    run_dir, console = Path(study.run_dir), Console()
-    # The digest says what the data are, and is found again wherever they lie.
-    command = command_of(dataclasses.replace(study, data_digest=""))
-    study = dataclasses.replace(study, audit=curve_audit(study.audit))
-    with only_run_in(run_dir), LiveView(live_folders(run_dir, study.federation.sites)):
+def _measured(run: RunFolder) -> Path:
+    folder = run.files.folder
+    with run.at_work(live_folders(folder, run.study.federation.sites)):
+        study = dataclasses.replace(run.study, audit=curve_audit(run.study.audit))
         results = LeakageCurve(study).results(curve_points())
+        command = command_of(run.study)
         results["command"] = command and command.replace(SIMULATE, PROGRAM, 1)
-        out = write_results(results, run_dir / FOLDER)
+        out = write_results(results, folder / FOLDER)
     for row in results["rows"]:
-        console.print(_line(row), highlight=False, soft_wrap=True)
-    console.print(f"results: {out}", highlight=False, soft_wrap=True)
+        run.say(_line(row))
+    run.say(f"results: {out}")
     return out
 
 

@@ -14,6 +14,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from fedkr.config import Study
+from fedkr.errors import UserError
 from server.composition import CONFIG_MODULE, CONFIG_NAME, one_line_errors, register_schema, study_from_config
 from simulations.exits import guarded, tell_failure
 
@@ -44,6 +45,7 @@ def compose_and_run(arguments: Sequence[str], run: Callable[[Study], object], pr
         program: the command, as messages name it.
         config_name: the primary configuration in ``configs``.
     """
+    _check_sweep(arguments)
     register_schema()
     statuses: list[int] = []
 
@@ -57,6 +59,13 @@ def compose_and_run(arguments: Sequence[str], run: Callable[[Study], object], pr
     with _command_line(program, arguments), one_line_errors():
         application()
     return max(statuses, default=0)
+
+
+def _check_sweep(arguments: Sequence[str]) -> None:
+    """Raise :class:`UserError` for one run folder that all studies of a sweep would write into."""
+    folders = [argument for argument in arguments if argument.startswith("run_dir=") and not {",", "$"} & set(argument)]
+    if folders and {"-m", "--multirun"} & set(arguments):
+        raise UserError(f"{folders[0]}: each study of a sweep needs a run folder of its own; set out=... instead")
 
 
 def run_one(config: DictConfig, run: Callable[[Study], object]) -> int:

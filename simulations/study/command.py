@@ -29,9 +29,11 @@ def command_of(study: Study) -> str | None:
 
     Folders of this machine are left out, and a file of the hospital's own is named without its folder.
     """
+    # The digest says what the data are, and is found again wherever they lie.
+    study = dataclasses.replace(study, data_digest="")
     for choice in ([f"dataset={study.data.name}"], []):
         try:
-            overrides = choice + list(_differences(study, compose_study(choice)))
+            overrides = choice + list(differences(study, compose_study(choice)))
             same = compose_study(overrides).identity() == study.identity()
         except UserError:
             continue
@@ -51,7 +53,8 @@ def portable(study: Mapping[str, Any]) -> dict[str, Any]:
     return kept
 
 
-def _differences(study: Study, base: Study) -> Iterator[str]:
+def differences(study: Study, base: Study) -> Iterator[str]:
+    """Yield the overrides that make ``base`` this study, those of folders and backend left out."""
     known = dict(_leaves(dataclasses.asdict(base)))
     for name, value in _leaves(dataclasses.asdict(study)):
         local = any(name == option or name.startswith(f"{option}.") for option in LOCAL)

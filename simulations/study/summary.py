@@ -33,6 +33,7 @@ def summarise(runs: Iterable[Path]) -> dict[str, Any]:
         "seeds": [r["seed"] for r in results],
         "strategies": strategies,
         "audit": _audit(results),
+        "missing_sites": [r.get("missing_sites", []) for r in results],
         "wall_seconds": [r.get("seconds") for r in results],
         "backend": results[0].get("backend"),
         "hardware": results[0].get("hardware"),
@@ -81,6 +82,12 @@ def spread(values: Sequence[float | None]) -> dict[str, Any]:
         "sd": statistics.stdev(known) if len(known) > 1 else None,
         "values": values,
     }
+
+
+def lost_sites(summary: dict[str, Any]) -> list[str]:
+    """Return a line for each seed that some site was lost to: its figures are of fewer sites."""
+    lost = zip(summary["seeds"], summary["missing_sites"], strict=True)
+    return [f"seed {seed} is without {'; '.join(sites)}" for seed, sites in lost if sites]
 
 
 def as_csv(summary: dict[str, Any]) -> str:

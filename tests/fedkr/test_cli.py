@@ -86,6 +86,16 @@ def test_multirun_runs_each_study_after_the_other(fedkr: Run, studies: list[Stud
     assert "fedkr: run 4: partition.alpha=1.0,seed=1" in printed
 
 
+def test_a_sweep_into_one_run_folder_is_refused_before_the_first_run(fedkr: Run, studies: list[Study]) -> None:
+    status, _, errors = fedkr("simulate", "--multirun", "seed=0,1", "run_dir=study")
+    assert (status, studies) == (2, [])
+    assert errors == (
+        "fedkr: error: run_dir=study: each study of a sweep needs a run folder of its own; set out=... instead\n"
+    )
+    assert fedkr("simulate", "--multirun", "seed=0,1", "run_dir=study-${seed}")[0] == 0
+    assert [study.run_dir for study in studies] == ["study-0", "study-1"]
+
+
 def test_a_failed_study_does_not_end_the_sweep(fedkr: Run, studies: list[Study]) -> None:
     status, _, errors = fedkr("simulate", "-m", "seed=10,9,1")
     assert status == 2

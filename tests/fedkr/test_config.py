@@ -150,3 +150,12 @@ def test_two_studies_share_no_lists() -> None:
 
 def test_a_name_like_no_other_is_answered_with_the_known_ones() -> None:
     assert nearest("zzz", ["b", "a"]) == "; one of: a, b"
+
+
+def test_images_are_known_by_their_content_wherever_they_lie() -> None:
+    here, there = altered("data.path", "/here/own.npz"), altered("data.path", "/there/same.npz")
+    assert here.identity() != there.identity()
+    here.data_digest = there.data_digest = "content"
+    assert here.identity() == there.identity()
+    there.data_digest = "other content"
+    assert here.identity() != there.identity()

@@ -36,6 +36,13 @@ def test_overrides_compose_a_study_with_absolute_folders(tmp_path, monkeypatch):
     assert read_study(context(overrides="", run_dir="here"))[0].run_dir == str(tmp_path / "here")
 
 
+def test_a_tilde_in_a_folder_is_the_users_home(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    study, _ = read_study(context(overrides="\"data.root='~/images'\" \"data.path='~/own.npz'\"", run_dir="~/run"))
+    assert (study.data.root, study.data.path) == (str(tmp_path / "images"), str(tmp_path / "own.npz"))
+    assert study.run_dir == str(tmp_path / "run")
+
+
 def test_a_misspelt_override_is_refused_by_name():
     with pytest.raises(UserError, match=r"federation\.site: no such option"):
         read_study(context(overrides="federation.site=2"))

@@ -9,7 +9,7 @@ from fedkr.audit.statistics.pooling import ALL_SITES
 from fedkr.config import RELEASE_ATTACKS, parse_study
 from fedkr.data import load_source
 from server.composition import compose_study
-from simulations.study.run import simulated_sites
+from simulations.run_folder import simulated_sites
 
 FIGURES = {"accuracy", "balanced_accuracy", "auc"}
 STRATEGY_KEYS = FIGURES | {"name", "bytes_up", "bytes_down", "seconds", "per_site"}

@@ -41,6 +41,13 @@ def test_paths_in_a_site_file_are_relative_to_the_file(written, tmp_path, monkey
     assert read_site_file(written(workspace="/srv/work")).workspace == "/srv/work"
 
 
+def test_a_tilde_in_a_site_file_is_the_users_home(written, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    site = read_site_file(written(workspace="~/work", data={"name": "npz", "path": "~/images.npz"}))
+    assert site.workspace == str(tmp_path / "home" / "work")
+    assert site.data.path == str(tmp_path / "home" / "images.npz")
+
+
 def test_what_a_site_file_does_not_say_is_the_careful_default(written):
     site = read_site_file(written())
     assert (site.device, site.threads) == ("auto", 1)

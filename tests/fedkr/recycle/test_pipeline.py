@@ -226,9 +226,11 @@ def test_one_changed_pixel_or_label_or_class_name_is_other_data(site_data, split
         renamed,
         fewer,
         reshaped,
+        dataclasses.replace(data, groups=np.arange(len(data))),
+        dataclasses.replace(data, groups=np.arange(len(data)) // 2),
     ]
     digests = {content_digest(variant) for variant in (data, *variants)}
-    assert len(digests) == 6
+    assert len(digests) == 8
     assert content_digest(data.subset(np.arange(len(data)))) == content_digest(data)
 
 

@@ -7,7 +7,8 @@ import pytest
 
 from fedkr.config import Study
 from fedkr.errors import UserError
-from simulations.audit_run.again import EARLIER, audit_again, finished_study, with_overrides
+from simulations.audit_run.again import audit_again, finished_study, with_overrides
+from simulations.run_folder import RunFolder
 
 pytestmark = pytest.mark.alone
 
@@ -49,7 +50,7 @@ def test_nothing_but_the_audit_is_trained_and_no_finished_stage_is_touched(again
 
 
 def test_the_earlier_results_are_kept_and_the_report_is_drawn_again(again, small_run):
-    (earlier,) = (again[0] / EARLIER).iterdir()
+    (earlier,) = (again[0] / "earlier-audits").iterdir()
     assert read(earlier) == read(small_run / "results.json")
     assert "RMIA" in (again[0] / "report.html").read_text()
 
@@ -65,7 +66,17 @@ def test_the_same_command_repeats_no_stage_and_gives_the_same_figures(again, sta
     audit_again(folder, STRONGER)
     assert stages(folder) == before
     assert read(folder / "results.json") == known
-    assert len(list((folder / EARLIER).iterdir())) == 1
+    assert len(list((folder / "earlier-audits").iterdir())) == 1
+
+
+def test_the_studys_own_command_keeps_the_stronger_audit_and_draws_the_report_again(
+    again, run, small_overrides, tmp_path
+):
+    folder = shutil.copytree(again[0], tmp_path / "run")
+    (folder / "report.html").unlink()
+    run(small_overrides, folder)
+    assert read(folder / "results.json") == read(again[0] / "results.json")
+    assert "RMIA" in (folder / "report.html").read_text()
 
 
 @pytest.mark.parametrize("override", ["seed=1", "generator.steps=9", "--multirun", "+data.limit=3", "~teacher"])
@@ -102,10 +113,10 @@ def test_no_audit_at_all_is_refused():
 
 def test_only_a_finished_run_of_a_simulation_is_audited_here(tmp_path):
     with pytest.raises(UserError, match="no finished run"):
-        finished_study(tmp_path)
+        RunFolder.of_run(tmp_path)
     (tmp_path / "results.json").write_text("{}")
     with pytest.raises(UserError, match="only they can audit"):
-        finished_study(tmp_path)
+        RunFolder.of_run(tmp_path)
     (tmp_path / "study.json").write_text(Study().to_json())
     with pytest.raises(UserError, match="is not finished; the command that began it continues it"):
-        finished_study(tmp_path)
+        finished_study(RunFolder.of_run(tmp_path))

@@ -10,7 +10,6 @@ from fedkr.audit.leakage_curve import CurvePoint
 from fedkr.errors import UserError
 from server.composition import compose_study
 from simulations.leakage import command as leakage
-from simulations.study.run import located
 
 POINTS = [
     CurvePoint("ratio", 0.5, "soft"),
@@ -32,7 +31,8 @@ SMALL = [
 def curve(tmp_path_factory):
     """Results of a short curve, with its study and folder."""
     folder = tmp_path_factory.mktemp("leakage")
-    study = located(compose_study([*SMALL, f"run_dir={folder}"]))
+    study = compose_study([*SMALL, f"run_dir={folder}"])
+    study.data = study.data.located()
     study.audit = leakage.curve_audit(study.audit)
     study.audit.direct_references = 4
     return leakage.LeakageCurve(study).results(POINTS), study, folder

@@ -7,16 +7,17 @@ import pytest
 
 from fedkr.config import Study
 from fedkr.errors import UserError
-from simulations.study.summary import as_csv, summarise
+from simulations.study.summary import as_csv, lost_sites, summarise
 
 
-def finished_run(folder, seed, accuracy, auc=0.5, **changes):
+def finished_run(folder, seed, accuracy, auc=0.5, missing=(), **changes):
     study = dataclasses.asdict(dataclasses.replace(Study(), seed=seed, run_dir=str(folder), **changes))
     row = {"target": "student", "site": "site-0", "attack": "loss", "headline": 1, "auc": auc}
     results = {
         "study": study,
         "seed": seed,
         "strategies": [{"name": "fedkr", "accuracy": accuracy, "auc": None}],
+        "missing_sites": list(missing),
         "audit": [row, {**row, "headline": 0, "auc": 0.99}],
     }
     folder.mkdir()
@@ -59,6 +60,13 @@ def test_no_folder_of_this_machine_is_in_the_summary(tmp_path):
     found = summarise([finished_run(tmp_path / "a", 0, 0.9)])
     assert str(tmp_path) not in json.dumps(found)
     assert "root" not in found["study"]["data"]
+
+
+def test_a_lost_site_is_told_beside_the_means(tmp_path):
+    runs = [finished_run(tmp_path / "a", 0, 0.9), finished_run(tmp_path / "b", 1, 0.8, missing=["site-2: died"])]
+    summary = summarise(runs)
+    assert summary["missing_sites"] == [[], ["site-2: died"]]
+    assert lost_sites(summary) == ["seed 1 is without site-2: died"]
 
 
 def test_an_unfinished_run_is_named(tmp_path):

@@ -15,7 +15,7 @@ from fedkr.learning.runtime import Runtime
 from fedkr.progress import SilentProgress
 from fedkr.recycle.ablation import ABLATION, FULL, USUAL, SingleSite
 from server.composition import compose_study
-from simulations.recycling import command as recycling
+from simulations import single_site
 
 IMAGES = 150
 CLASSIFIER = ("arch=resnet8", "width=4", "steps=6", "batch=16")
@@ -33,7 +33,7 @@ JUDGED_BY_TEST = next(variant for variant in ABLATION if variant.judge == "test"
 
 
 def kr(folder, *more):
-    assert recycling.main([*SMALL, f"run_dir={folder}", *more]) == 0
+    assert single_site.main([*SMALL, f"run_dir={folder}", *more]) == 0
     return json.loads((folder / "results.json").read_text())
 
 
@@ -55,7 +55,7 @@ def ablation(plain, tmp_path_factory):
     """The same run continued with all rows: its folder, its results, and a copy of the folder from before."""
     folder = tmp_path_factory.mktemp("ablation") / "run"
     shutil.copytree(plain[0], folder)
-    return folder, kr(folder, recycling.ABLATION_FLAG), plain[0]
+    return folder, kr(folder, single_site.ABLATION_FLAG), plain[0]
 
 
 def test_a_run_measures_the_real_images_and_the_rows_that_every_run_has(plain):
@@ -101,7 +101,7 @@ def test_the_ratio_changes_how_many_images_a_set_has(ablation):
 def test_the_same_command_again_trains_nothing_anew(ablation, stages):
     folder, results, _ = ablation
     before = stages(folder)
-    again = kr(folder, recycling.ABLATION_FLAG)
+    again = kr(folder, single_site.ABLATION_FLAG)
     assert stages(folder) == before
     assert again == results
 

@@ -11,7 +11,7 @@ from fedkr.config import Study
 from fedkr.errors import UserError
 from fedkr.recycle.ablation import ABLATION, FIXED, FULL, USUAL
 from fedkr.report.plots.style import CYCLE
-from simulations.recycling.summary import RATIO_NAME, draw, main, spread, summarise, tables
+from simulations.evidence.recycling_summary import RATIO_NAME, draw, main, spread, summarise, tables
 
 REAL = 0.9
 TRAIN = 100
@@ -139,7 +139,7 @@ def test_a_folder_that_holds_no_finished_run_is_named(tmp_path, content):
 
 @pytest.mark.parametrize("arguments", [[], ["out"]])
 def test_a_command_without_runs_is_answered_with_its_usage(arguments):
-    with pytest.raises(UserError, match=r"^usage: python -m simulations\.recycling\.summary OUT_FOLDER RUN"):
+    with pytest.raises(UserError, match=r"^usage: python -m simulations\.evidence\.recycling_summary OUT_FOLDER RUN"):
         main(arguments)
 
 

@@ -1,6 +1,6 @@
 """Several single-site runs (``fedkr kr``) brought into one file, its tables and its plots.
 
-``python -m simulations.recycling.summary OUT_FOLDER RUN [RUN ...]``: runs of any datasets and seeds; writes
+``python -m simulations.evidence.recycling_summary OUT_FOLDER RUN [RUN ...]``: runs of any datasets and seeds; writes
 ``kr.json``, ``kr.png`` and ``kr_tables.md`` and prints the tables.
 """
 
@@ -281,7 +281,7 @@ def _cell(figure: dict[str, Any], scale: float, digits: int = 2, signed: bool = 
 def main(arguments: Sequence[str]) -> None:
     """Summarise the named runs into the named folder."""
     if len(arguments) < 2:
-        raise UserError("usage: python -m simulations.recycling.summary OUT_FOLDER RUN [RUN ...]")
+        raise UserError("usage: python -m simulations.evidence.recycling_summary OUT_FOLDER RUN [RUN ...]")
     folder, summary = Path(arguments[0]), summarise([Path(run) for run in arguments[1:]])
     write_atomic(folder / "kr.json", json.dumps(summary, indent=1).encode() + b"\n")
     write_atomic(folder / "kr.png", draw(summary))

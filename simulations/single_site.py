@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from fedkr.config import Study
@@ -21,9 +20,8 @@ from fedkr.progress import FileProgress
 from fedkr.recycle.ablation import ABLATION, USUAL, SingleSite, Variant
 from fedkr.stages import write_atomic
 from simulations.exits import guarded
-from simulations.live import LiveView
+from simulations.run_folder import RunFolder
 from simulations.study.application import compose_and_run
-from simulations.study.run import STUDY_FILE, only_run_in, prepared
 
 PROGRAM, CONFIG = "fedkr kr", "kr"
 ABLATION_FLAG = "--ablation"
@@ -46,22 +44,18 @@ def run_single_site(study: Study, variants: Sequence[Variant]) -> Path:
     Raises:
         UserError: settings or data that no run could work with.
     """
-    console = Console()
-    study, source = prepared(study, console, prefix="kr-")
-    run_dir = Path(study.run_dir)
-    with only_run_in(run_dir):
-        write_atomic(run_dir / STUDY_FILE, study.to_json().encode())
-        console.print(f"run folder: {run_dir}", highlight=False, soft_wrap=True)
-        runtime = Runtime.choose(study.device, study.precision, study.threads)
-        site = SingleSite(study, source, run_dir / "stages", runtime, FileProgress(run_dir))
-        with LiveView({"site": run_dir}):
-            # What an earlier ablation trained stays in the results.
-            known = [variant for variant in ABLATION if variant in variants or site.knows(variant)]
-            results = measure(site, study, known)
-        write_atomic(run_dir / "results.json", json.dumps(results, indent=1).encode() + b"\n")
-        write_atomic(run_dir / "tuning.csv", search_csv(results).encode())
-    console.print(comparison_table(results))
-    return run_dir
+    run = RunFolder.of_study(study, prefix="kr-")
+    folder, study = run.files.folder, run.study
+    runtime = Runtime.choose(study.device, study.precision, study.threads)
+    with run.at_work({"site": folder}):
+        site = SingleSite(study, run.source, folder / "stages", runtime, FileProgress(folder))
+        # What an earlier ablation trained stays in the results.
+        known = [variant for variant in ABLATION if variant in variants or site.knows(variant)]
+        results = measure(site, study, known)
+        write_atomic(run.files.results, json.dumps(results, indent=1).encode() + b"\n")
+        write_atomic(folder / "tuning.csv", search_csv(results).encode())
+    run.console.print(comparison_table(results))
+    return folder
 
 
 def measure(site: SingleSite, study: Study, variants: Sequence[Variant]) -> dict[str, Any]:

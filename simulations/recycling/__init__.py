@@ -1,1 +1,0 @@
-"""``fedkr kr``: Knowledge Recycling at one site, without federation."""

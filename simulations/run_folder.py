@@ -1,0 +1,223 @@
+"""A run's folder while a command works in it: prepared, held, shown, written, and told on the terminal."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import fcntl
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from fedkr.config import Study, parse_study
+from fedkr.data import SiteData, Source, load_source, partition_sites, prepare_site
+from fedkr.data.images import Shape
+from fedkr.errors import UserError
+from fedkr.generators import build_generator
+from fedkr.learning.job import Job
+from fedkr.learning.models import build_classifier
+from fedkr.learning.runtime import Runtime
+from fedkr.report import load_results, print_tables
+from fedkr.report.write import write_report
+from fedkr.run_files import RunFiles
+from fedkr.stages import write_atomic
+from server.strategies.weights import make_strategy
+from simulations.backends import Backend, RunFailed
+from simulations.live import LiveView
+from simulations.study.command import differences
+from simulations.study.samples import collect_samples
+
+Results = Mapping[str, Any]
+
+
+class RunFolder:
+    """One study with its data, and the folder that its run fills.
+
+    Args:
+        study: as it runs, with the folder and, where they were read before, the digest of its data.
+    """
+
+    def __init__(self, study: Study) -> None:
+        self.study, self.files, self.console = study, RunFiles(Path(study.run_dir)), Console()
+
+    @staticmethod
+    def of_study(study: Study, prefix: str = "") -> RunFolder:
+        """Read a study's data and check its models; return the folder of its run, a new one or one to go on in.
+
+        Args:
+            study: as it was composed.
+            prefix: begins the folder's name where it is not given.
+
+        Raises:
+            UserError: data or settings that no run could work with, or a folder with another study's results.
+        """
+        study = dataclasses.replace(study, data=study.data.located())
+        source = load_source(study.data)
+        study = dataclasses.replace(study, data_digest=source.digest())
+        run = RunFolder(dataclasses.replace(study, run_dir=str(study.run_folder(prefix))))
+        run.warn(*source.warnings)
+        _check_models(study, source)
+        run._check_no_other_study()
+        return run
+
+    @staticmethod
+    def of_run(folder: Path) -> RunFolder:
+        """Return the folder of a run of ``fedkr simulate``, wherever it lies now.
+
+        Raises:
+            UserError: no such run, or a deployment's.
+        """
+        files = RunFiles(folder.expanduser().absolute())
+        if not files.study.exists() and files.results.exists():
+            raise UserError(
+                f"{folder}: not a run of `fedkr simulate`; the private images are at its sites, so only they can audit "
+                "it: the server sends them the models, so start the study there again with another audit=..."
+            )
+        if not files.study.exists():
+            raise UserError(f"{files.study}: not there, so this is no finished run of `fedkr simulate`; name one")
+        return RunFolder(dataclasses.replace(parse_study(files.study.read_text()), run_dir=str(files.folder)))
+
+    @cached_property
+    def source(self) -> Source:
+        """The data of the run; raises :class:`UserError` where others have taken their place since it began."""
+        study, source = self.study, load_source(self.study.data)
+        if study.data_digest and source.digest() != study.data_digest:
+            where = f"data.name={study.data.name}" + (f" ({study.data.path})" if study.data.path else "")
+            raise UserError(f"{self.files.folder}: the images of {where} are not those that the run trained on")
+        return source
+
+    @cached_property
+    def sites(self) -> dict[str, SiteData]:
+        """Every simulated site's splits, as the sites themselves draw them."""
+        return simulated_sites(self.study, self.source)
+
+    def server_results(self) -> dict[str, Any]:
+        """Return what the ServerApp found, nothing where it has not ended."""
+        with contextlib.suppress(OSError, ValueError):
+            return dict(json.loads(self.files.server_results.read_text()))
+        return {}
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Hold the folder for this process while the block runs.
+
+        Raises:
+            UserError: another process holds it, it cannot be made, or its data are no longer the run's.
+        """
+        self.source  # noqa: B018 - other data are noticed before anything is written
+        with only_one_in(self.files.folder):
+            yield
+
+    @contextlib.contextmanager
+    def at_work(self, parts: Mapping[str, Path]) -> Iterator[None]:
+        """Hold the folder, say where it is, and show the progress of its ``parts`` while the block runs."""
+        with self.held():
+            write_atomic(self.files.study, self.study.to_json().encode())
+            self.say(f"run folder: {self.files.folder}")
+            with LiveView(dict(parts)):
+                yield
+
+    def run_apps(self, backend: Backend, study: Study) -> None:
+        """Run the two apps of ``study``, this folder's own or one with another audit, on a backend.
+
+        Raises:
+            RunFailed: with what the simulated sites wrote into their own workspaces; the server is told less.
+        """
+        for note in self.files.sites.glob("*/failure.json"):
+            note.unlink(missing_ok=True)
+        try:
+            backend.run(study, self.files.folder)
+        except RunFailed as failure:
+            reasons = "; ".join([str(failure), *self._site_reasons()])
+            raise RunFailed(f"{reasons}; the same command continues it") from failure
+
+    def _site_reasons(self) -> Iterator[str]:
+        for path in sorted(self.files.sites.glob("*/failure.json")):
+            with contextlib.suppress(OSError, ValueError, KeyError):
+                yield f"{path.parent.name}: {json.loads(path.read_text())['reason']}"
+
+    def write_report(self, results: Results) -> Path:
+        """Write a run's results and their report; return the path of ``report.html``.
+
+        Results of the same study under another audit are kept in ``earlier-audits/``.
+        """
+        with contextlib.suppress(UserError):
+            before = load_results(self.files.folder).get("identity", "unnamed")
+            if before != results["identity"]:
+                write_atomic(self.files.earlier_results(before), self.files.results.read_bytes())
+        return write_report(self.files.folder, dict(results), collect_samples(results, self.files.folder, self.sites))
+
+    def tell(self, report: Path, warnings: Iterable[str]) -> None:
+        """Print the tables of the run's results, warnings, and where the report is."""
+        print_tables(load_results(self.files.folder), self.console)
+        self.warn(*warnings)
+        self.say(f"report: {report}")
+
+    def say(self, line: str, style: str | None = None) -> None:
+        """Print a line as it is."""
+        self.console.print(line, style=style, markup=False, highlight=False, soft_wrap=True)
+
+    def warn(self, *lines: str) -> None:
+        """Print warnings, a line each."""
+        for line in lines:
+            self.say(f"warning: {line}", "yellow")
+
+    def _check_no_other_study(self) -> None:
+        """Raise :class:`UserError` for results of a study that differs in more than its comparison and its audit."""
+        if not self.files.results.exists():
+            return
+        try:
+            before = parse_study(json.dumps(json.loads(self.files.results.read_text())["study"]))
+        except (OSError, ValueError, KeyError, TypeError, UserError):
+            difference = "its results cannot be read"
+        else:
+            before = dataclasses.replace(before, strategy=self.study.strategy, audit=self.study.audit)
+            if before.identity() == self.study.identity():
+                return
+            difference = next(differences(before, self.study), "other data")
+        raise UserError(
+            f"{self.files.folder}: holds another study ({difference}), which this one would overwrite; set another "
+            "run_dir=..., or out=... for a folder of its own"
+        )
+
+
+@contextlib.contextmanager
+def only_one_in(folder: Path) -> Iterator[None]:
+    """Make a folder and hold it for this process; raise :class:`UserError` when another one holds it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = (folder / ".lock").open("w")
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be the run folder ({error.strerror}); set out=... or run_dir=...") from None
+    with handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"{folder}: another process runs this study; wait for it or set run_dir=...") from None
+        yield
+
+
+def simulated_sites(study: Study, source: Source) -> dict[str, SiteData]:
+    """Return every site's splits, as the sites themselves will draw them."""
+    names = [f"site-{i}" for i in range(study.federation.sites)]
+    parts = partition_sites(source.pool, study).indices
+    return {
+        name: prepare_site(source.pool.subset(indices), study, name) for name, indices in zip(names, parts, strict=True)
+    }
+
+
+def _check_models(study: Study, source: Source) -> None:
+    """Build each model once and throw it away, so that a wrong option stops the run before it starts."""
+    runtime = Runtime.choose(study.device, study.precision, study.threads)
+    for name, config in (("teacher", study.teacher), ("student", study.student)):
+        try:
+            build_classifier(config, Shape.of(source.pool), "check")
+        except UserError as error:
+            raise UserError(f"{name}.{error}") from None
+    build_generator(study.generator, Shape.of(source.pool), Job(runtime, flip=study.data.flip))
+    if study.strategy.kind in study.strategy.compare:
+        make_strategy(study.strategy.kind, study.strategy.options, study.federation.sites)

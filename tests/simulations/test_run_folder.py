@@ -1,0 +1,89 @@
+"""A run's folder: other data and other studies are noticed, the same content is known wherever it lies."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from fedkr.data.registry import Source
+from fedkr.errors import UserError
+from server.composition import compose_study
+from simulations.audit_run.again import audit_again
+from simulations.leakage.command import measure_run
+from simulations.run_folder import RunFolder, only_one_in
+from simulations.study.run import redraw_report, run_study
+
+QUICK = [
+    "backend=inline", "audit=off", "strategy.compare=[local]", "dataset=npz", "partition=iid", "federation.sites=2",
+    "device=cpu", "student.arch=resnet8", "student.width=4", "student.steps=2",
+]  # fmt: skip
+
+
+@pytest.fixture
+def images(tmp_path):
+    """Write an npz file, with changed arrays, and have it read anew; return its path."""
+
+    def images(**changes):
+        rng = np.random.default_rng(0)
+        arrays = {"train_images": rng.integers(0, 256, (160, 8, 8), np.uint8), "train_labels": np.arange(160) % 2}
+        np.savez(tmp_path / "own.npz", **arrays | changes)
+        return tmp_path / "own.npz"
+
+    return images
+
+
+@pytest.fixture
+def finished(images, tmp_path):
+    """The folder of a short run on an npz file."""
+    return run_study(compose_study([*QUICK, f"data.path={images()}", f"run_dir={tmp_path}/run"]))
+
+
+def other_pixels():
+    return {"train_images": np.random.default_rng(1).integers(0, 256, (160, 8, 8), np.uint8)}
+
+
+def test_the_same_content_elsewhere_continues_the_run(finished, tmp_path, stages):
+    before = stages(finished)
+    (tmp_path / "elsewhere").mkdir()
+    moved = shutil.move(tmp_path / "own.npz", tmp_path / "elsewhere" / "renamed.npz")
+    again = RunFolder.of_study(compose_study([*QUICK, f"data.path={moved}", f"out={tmp_path}/runs"])).study
+    assert again.identity() == json.loads((finished / "results.json").read_text())["identity"]
+    run_study(compose_study([*QUICK, f"data.path={moved}", f"run_dir={finished}"]))
+    assert before and stages(finished) == before
+
+
+@pytest.mark.parametrize("work", [redraw_report, measure_run, lambda run: audit_again(run, ["audit=light"])])
+@pytest.mark.parametrize(
+    "changes", [other_pixels(), {"train_groups": np.arange(160) // 2}], ids=["other pixels", "patients added"]
+)
+def test_every_command_on_a_run_notices_other_data_under_the_same_name(finished, images, work, changes):
+    images(**changes)
+    before = {path: path.stat().st_mtime_ns for path in finished.rglob("*")}
+    with pytest.raises(UserError, match=r"own\.npz\) are not those that the run trained on"):
+        work(finished)
+    assert {path: path.stat().st_mtime_ns for path in finished.rglob("*")} == before
+
+
+def test_where_the_official_val_split_begins_is_part_of_what_the_data_are(images):
+    source = RunFolder.of_study(compose_study([*QUICK, f"data.path={images()}", "run_dir=run"])).source
+    assert source.digest() != Source(source.pool, source.test, val=20).digest()
+
+
+def test_another_study_is_not_written_over_a_finished_one(finished, tmp_path):
+    kept = (finished / "results.json").read_bytes()
+    with pytest.raises(UserError, match=r"run: holds another study \(seed=0\).* run_dir="):
+        run_study(compose_study([*QUICK, f"data.path={tmp_path}/own.npz", "seed=1", f"run_dir={finished}"]))
+    assert (finished / "results.json").read_bytes() == kept
+
+
+def test_a_changed_comparison_goes_on_in_the_folder_and_keeps_the_earlier_results(finished, tmp_path):
+    kept = (finished / "results.json").read_bytes()
+    run_study(compose_study([*QUICK, f"data.path={tmp_path}/own.npz", "audit.bootstrap=7", f"run_dir={finished}"]))
+    (earlier,) = (finished / "earlier-audits").iterdir()
+    assert earlier.read_bytes() == kept
+
+
+def test_a_folder_is_held_by_one_process_at_a_time(tmp_path):
+    with only_one_in(tmp_path), pytest.raises(UserError, match="another process"), only_one_in(tmp_path):
+        pass
