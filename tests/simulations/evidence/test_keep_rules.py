@@ -9,8 +9,8 @@ import pytest
 from fedkr.config import KEEP_RULES, DataConfig, Study, TeacherConfig
 from fedkr.data import load_source
 from fedkr.errors import UserError
+from fedkr.learning.job import Job
 from fedkr.learning.runtime import Runtime
-from fedkr.progress import SilentProgress
 from simulations.evidence import keep_rules
 from simulations.evidence.keep_rules import FIGURES, FOLDS, RESULT_FILE, compare, deal_folds, look, main
 
@@ -48,7 +48,7 @@ def test_the_quarters_set_apart_cover_all_images_once_and_no_fold_trains_or_choo
 
 def test_a_fold_is_looked_at_as_often_as_a_teacher_is(source):
     fold = deal_folds(STUDY, source)[0]
-    found = list(look(STUDY, fold, 0, Runtime.choose("cpu", "float32", 1), SilentProgress()))
+    found = list(look(STUDY, fold, 0, Job(Runtime.choose("cpu", "float32", 1))))
     assert [evaluation["step"] for evaluation in found] == [2, 4, 6]
     assert all(set(evaluation["apart"]) == set(FIGURES) for evaluation in found)
 
