@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
+
+import tomli_w
 
 import fedkr
 from fedkr.config import Study
@@ -56,12 +58,7 @@ def write_run_config(path: Path, study: Study, run_dir: Path) -> Path:
     return write_toml(path, {"study": study.to_json(), "run-dir": str(run_dir.absolute())})
 
 
-def write_toml(path: Path, values: Mapping[str, str | bool]) -> Path:
-    """Write a flat TOML table; return ``path``."""
-    path.write_text("".join(f"{name} = {_toml(value)}\n" for name, value in values.items()), encoding="utf-8")
+def write_toml(path: Path, values: Mapping[str, Any]) -> Path:
+    """Write values as TOML; return ``path``."""
+    path.write_text(tomli_w.dumps(values), encoding="utf-8")
     return path
-
-
-def _toml(value: str | bool) -> str:
-    # A JSON string is a TOML string, but for the surrogates that plain ASCII needs and the one control left bare.
-    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -9,7 +9,6 @@ from pathlib import Path
 
 from fedkr.config import BackendConfig, Study
 from fedkr.errors import StudyFailedError
-from fedkr.failure import clear_note
 from simulations.backends import certificates
 from simulations.backends.bundle import installed_shim
 from simulations.backends.home import FlowerHome
@@ -32,7 +31,6 @@ class DeployBackend:
 
     def _attempt(self, study: Study, run_dir: Path) -> None:
         with FlowerHome(study, run_dir) as home:
-            clear_note(run_dir / "server")  # only now: processes that an earlier run left behind could still write one
             sites = write_site_folders(study, home.run_dir)
             transport = make_tls(home.run_dir / "deploy")
             environment = home.environment()

@@ -9,7 +9,6 @@ import torch
 
 from fedkr.config import BackendConfig, Study
 from fedkr.errors import UserError
-from fedkr.failure import clear_note
 from simulations.backends.bundle import installed_shim
 from simulations.backends.home import FlowerHome
 from simulations.backends.restarts import with_restarts
@@ -56,7 +55,6 @@ class RayBackend:
 
     def _attempt(self, study: Study, run_dir: Path) -> None:
         with FlowerHome(study, run_dir) as home:
-            clear_note(run_dir / "server")  # only now: processes that an earlier run left behind could still write one
             environment = home.environment(**self._ray_environment(home))
             port = choose_port(self._config.port)
             link = SuperLink(home, port, Transport(("--insecure", "--simulation")), environment)

@@ -129,14 +129,10 @@ class SuperLink:
             command = ["flwr", "log", str(run["run-id"]), CONNECTION, "--stream"]  # the stream broke, the run did not
 
     def _configure_command_line(self) -> None:
-        settings: dict[str, str | bool] = {"address": self.address}
-        if self._transport.authority:
-            settings["root-certificates"] = str(self._transport.authority)
-        else:
-            settings["insecure"] = True
-        path = bundle.write_toml(self._home.path / "config.toml", settings)
-        table = path.read_text(encoding="utf-8")
-        path.write_text(f'[superlink]\ndefault = "{CONNECTION}"\n[superlink.{CONNECTION}]\n{table}', encoding="utf-8")
+        authority = self._transport.authority
+        trust: dict[str, Any] = {"root-certificates": str(authority)} if authority else {"insecure": True}
+        connections = {"default": CONNECTION, CONNECTION: {"address": self.address, **trust}}
+        bundle.write_toml(self._home.path / "config.toml", {"superlink": connections})
 
     def _wait_until_healthy(self) -> None:
         authority = self._transport.authority
