@@ -16,6 +16,7 @@ from fedkr.audit.verdict import CHANCE, LARGEST_PASS
 from fedkr.report.audit_fields import AuditRow
 from fedkr.report.plots.style import (
     INK,
+    LONGEST,
     MANY_LINES,
     QUIET,
     RULE,
@@ -72,7 +73,7 @@ def roc_chart(results: Results) -> Figure | None:
     floor = 0.5 / max(row.get("nonmembers", 0) or 100 for row in everything)
     sites = list(dict.fromkeys(row["site"] for row in everything if row["site"] != ALL_SITES))
     for ax, (target, rows) in zip(axes, by_target.items(), strict=True):
-        _roc_panel(ax, target_label(target, results), rows, sites, floor)
+        _roc_panel(ax, shortened(target_label(target, results), LONGEST), rows, sites, floor)
     for ax in axes[-columns:]:
         ax.tick_params(labelbottom=True)
         ax.set_xlabel("false-positive rate")
@@ -97,7 +98,7 @@ def _roc_panel(ax: Axes, title: str, rows: list[AuditRow], sites: list[str], flo
         if row.get("roc"):
             points = np.clip(np.asarray(row["roc"], float), floor, 1)
             points = points[points[:, 0] > floor]
-            ax.plot(*points.T, label=row["site"], linewidth=0.9 if thin else 1.7, **style)
+            ax.plot(*points.T, label=shortened(row["site"], LONGEST), linewidth=0.9 if thin else 1.7, **style)
         if not thin:
             _tpr_bars(ax, row, style["color"], floor, 1.12 ** (index - (len(rows) - 1) / 2))
     for axis in (ax.xaxis, ax.yaxis):
@@ -139,7 +140,7 @@ def forest_chart(results: Results) -> Figure | None:
         for row in rows:
             y += 1
             _forest_line(ax, y, row, sites)
-            names[y] = shortened(row["site"], 24)
+            names[y] = shortened(row["site"], LONGEST)
         y += 1.5
     ax.axvline(CHANCE, color=INK, linewidth=1, zorder=1)
     ax.axvline(LARGEST_PASS, color=QUIET, linewidth=1, linestyle=(0, (2, 2)), zorder=1)
@@ -164,7 +165,7 @@ def _shown(rows: list[AuditRow]) -> list[AuditRow]:
 
 def _group_title(target: str, rows: Sequence[Mapping[str, Any]], results: Results) -> str:
     references = references_label(rows[0])
-    return target_label(target, results) + (f" · {references}" if references else "")
+    return shortened(target_label(target, results), LONGEST) + (f" · {references}" if references else "")
 
 
 def _forest_line(ax: Axes, y: float, row: AuditRow, sites: list[str]) -> None:
@@ -244,7 +245,7 @@ def _plane_marker(point: PlanePoint) -> dict[str, Any]:
 
 
 def _plane_handle(point: PlanePoint, results: Results) -> Line2D:
-    name = strategy_label(point.strategy) + _PART.get(point.row["target"], "")
+    name = shortened(strategy_label(point.strategy), LONGEST) + _PART.get(point.row["target"], "")
     references = references_label(point.row)
     text = f"{name}\n{references} references" if references else name
     return Line2D([], [], linestyle="", label=text, color=RULE, **_plane_marker(point))

@@ -7,9 +7,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from fedkr.report.plots.style import INK, MANY_LINES, clean_axes, new_figure, strategy_colour, text_on
+from fedkr.report.plots.style import INK, LONGEST, MANY_LINES, clean_axes, new_figure, strategy_colour, text_on
 from fedkr.report.results import Results, StrategyResult
-from fedkr.report.wording import duration, percent, size, strategy_label
+from fedkr.report.wording import duration, percent, shortened, size, strategy_label
 
 
 def accuracy_chart(results: Results) -> Figure | None:
@@ -63,5 +63,5 @@ def cost_chart(results: Results) -> Figure | None:
 
 
 def _name_bars(ax: Axes, rows: list[StrategyResult]) -> None:
-    ax.set_yticks(range(len(rows)), [strategy_label(row["name"]) for row in rows])
+    ax.set_yticks(range(len(rows)), [shortened(strategy_label(row["name"]), LONGEST) for row in rows])
     ax.invert_yaxis()

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from fedkr.report.plots.style import CYCLE, HEAT, INK, QUIET, RULE, clean_axes, new_figure
+from fedkr.report.plots.style import CYCLE, HEAT, INK, LONGEST, QUIET, RULE, clean_axes, new_figure
 from fedkr.report.results import Results
 from fedkr.report.samples import SiteSamples, shown_classes, tile_grid
 from fedkr.report.selection import site_totals
@@ -36,7 +36,7 @@ def _histogram_bars(names: list[str], classes: list[str], counts: NDArray[np.int
     figure = new_figure(max(3.0, 2.6 * len(names)), 2.9 if long else 2.3)
     axes = figure.subplots(1, len(names), sharey=True, squeeze=False)[0]
     for index, (ax, name) in enumerate(zip(axes, names, strict=True)):
-        clean_axes(ax, f"{name} · {counts[index].sum():,} images", grid="y")
+        clean_axes(ax, f"{shortened(name, LONGEST)} · {counts[index].sum():,} images", grid="y")
         ax.bar(range(len(classes)), counts[index], color=CYCLE[0], width=0.75)
         _name_classes(ax, range(len(classes)), classes)
         ax.yaxis.set_major_locator(MaxNLocator(5, integer=True))
@@ -49,7 +49,8 @@ def _histogram_heat_map(names: list[str], classes: list[str], counts: NDArray[np
     figure = new_figure(min(12.0, 2.2 + 0.55 * columns), 1.2 + 0.3 * rows)
     ax = clean_axes(figure.add_subplot())
     image = ax.imshow(counts, cmap=HEAT, aspect="auto", interpolation="nearest", vmin=0)
-    ax.set_yticks(range(rows), [f"{name}  ({total:,})" for name, total in zip(names, counts.sum(1), strict=True)])
+    totals = zip(names, counts.sum(1), strict=True)
+    ax.set_yticks(range(rows), [f"{shortened(name, LONGEST)}  ({total:,})" for name, total in totals])
     _name_classes(ax, range(0, columns, max(1, columns // 25)), classes)
     ax.spines[["left", "bottom"]].set_visible(False)
     if columns <= 20 and rows <= 40:

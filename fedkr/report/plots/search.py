@@ -11,6 +11,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from fedkr.report.plots.style import (
     CYCLE,
+    LONGEST,
     MANY_LINES,
     QUIET,
     RULE,
@@ -62,7 +63,7 @@ def _shared_panel(ax: Axes, searches: list[SiteSearch]) -> None:
 
 
 def _site_panel(ax: Axes, site: str, search: SiteSearch) -> None:
-    clean_axes(ax, shortened(site, 24), grid="y")
+    clean_axes(ax, shortened(site, LONGEST), grid="y")
     points, tuned = _points(search.checkpoints), _points(search.settings)
     steps = [step for step, _, _ in points]
     ax.plot(steps, [score for _, score, _ in points], color=CYCLE[0], linewidth=1.7, marker="o", markersize=3.5)

@@ -20,6 +20,8 @@ RULE = "#d5dbe1"
 CYCLE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#6b7785")
 STRATEGY_COLOURS = {"fedkr": "#0072B2", "fedavg": "#E69F00", "centralised": "#6b7785", "local": "#CC79A7"}
 MANY_LINES = 12
+# Characters of a name; classes, which stand side by side, have fewer.
+LONGEST = 32
 HEAT = LinearSegmentedColormap.from_list("fedkr", ["#f4f8fb", "#9cc6e3", "#0072B2", "#00304d"])
 
 _STYLE: dict[str, Any] = {
