@@ -24,7 +24,7 @@ class RunFiles:
 
     @property
     def server(self) -> Path:
-        """The ServerApp's own folder, with its stages and its progress."""
+        """The ServerApp's own folder, with its stages, its progress and the note of its failure."""
         return self.folder / "server"
 
     @property
@@ -36,11 +36,6 @@ class RunFiles:
     def server_audit(self) -> Path:
         """What the ServerApp of a later audit found."""
         return self.server / "audit.json"
-
-    @property
-    def failure(self) -> Path:
-        """Why the ServerApp ended badly."""
-        return self.server / "failure.json"
 
     @property
     def sites(self) -> Path:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from fedkr.errors import StudyFailedError, UserError
 from fedkr.failure import leave_note
+from fedkr.run_files import RunFiles
 
 logger = logging.getLogger("fedkr.server")
 
@@ -21,5 +22,5 @@ def failures_noted(run_dir: Path) -> Iterator[None]:
     except Exception as error:
         if isinstance(error, (UserError, StudyFailedError)):
             logger.error("└── fedkr: error: %s", error)
-        leave_note(run_dir / "server", str(error) or type(error).__name__, getattr(error, "restart", False))
+        leave_note(RunFiles(run_dir).server, str(error) or type(error).__name__, getattr(error, "restart", False))
         raise

@@ -16,6 +16,7 @@ from rich.live import Live
 from rich.progress import BarColumn, Progress, TextColumn
 
 from fedkr.progress import FileProgress, StageState, read_progress
+from fedkr.run_files import RunFiles
 
 log = logging.getLogger(__name__)
 
@@ -29,11 +30,9 @@ States = dict[str, dict[str, StageState]]
 
 def run_folders(run_dir: Path, sites: int, centralised: bool = True) -> dict[str, Path]:
     """Return where a run's parts report their progress: every site, the server and, if wanted, the oracle."""
-    folders = {f"site-{i}": run_dir / "sites" / f"site-{i}" for i in range(sites)}
-    folders["server"] = run_dir / "server"
-    if centralised:
-        folders["centralised"] = run_dir / "centralised"
-    return folders
+    files = RunFiles(run_dir)
+    folders = {f"site-{i}": files.sites / f"site-{i}" for i in range(sites)} | {"server": files.server}
+    return folders | ({"centralised": files.centralised} if centralised else {})
 
 
 class LiveView:

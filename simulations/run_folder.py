@@ -16,7 +16,8 @@ from rich.console import Console
 from fedkr.config import Study, parse_study
 from fedkr.data import SiteData, Source, load_source, partition_sites, prepare_site
 from fedkr.data.images import Shape
-from fedkr.errors import UserError
+from fedkr.errors import StudyFailedError, UserError
+from fedkr.failure import clear_note, read_note
 from fedkr.generators import build_generator
 from fedkr.learning.job import Job
 from fedkr.learning.models import build_classifier
@@ -26,7 +27,7 @@ from fedkr.report.write import write_report
 from fedkr.run_files import RunFiles
 from fedkr.stages import write_atomic
 from server.strategies.weights import make_strategy
-from simulations.backends import Backend, RunFailed
+from simulations.backends import Backend
 from simulations.live import LiveView
 from simulations.study.command import differences
 from simulations.study.samples import collect_samples
@@ -125,20 +126,16 @@ class RunFolder:
         """Run the two apps of ``study``, this folder's own or one with another audit, on a backend.
 
         Raises:
-            RunFailed: with what the simulated sites wrote into their own workspaces; the server is told less.
+            StudyFailedError: with what the simulated sites wrote into their own workspaces; the server is told less.
         """
-        for note in self.files.sites.glob("*/failure.json"):
-            note.unlink(missing_ok=True)
+        for site in self.files.sites.glob("*/"):
+            clear_note(site)
         try:
             backend.run(study, self.files.folder)
-        except RunFailed as failure:
-            reasons = "; ".join([str(failure), *self._site_reasons()])
-            raise RunFailed(f"{reasons}; the same command continues it") from failure
-
-    def _site_reasons(self) -> Iterator[str]:
-        for path in sorted(self.files.sites.glob("*/failure.json")):
-            with contextlib.suppress(OSError, ValueError, KeyError):
-                yield f"{path.parent.name}: {json.loads(path.read_text())['reason']}"
+        except StudyFailedError as failure:
+            notes = {site.name: read_note(site) for site in sorted(self.files.sites.glob("*/"))}
+            reasons = "; ".join([str(failure), *(f"{site}: {note}" for site, note in notes.items() if note)])
+            raise StudyFailedError(f"{reasons}; the same command continues it") from failure
 
     def write_report(self, results: Results) -> Path:
         """Write a run's results and their report; return the path of ``report.html``.

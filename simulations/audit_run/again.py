@@ -45,7 +45,7 @@ def audit_again(run: Path, overrides: Sequence[str]) -> Path:
     Raises:
         UserError: a run that is not finished or not a simulation, other data, or overrides that change more than the
             audit.
-        RunFailed: the audit ended without completing; the same command continues it.
+        StudyFailedError: the audit ended without completing; the same command continues it.
     """
     folder = RunFolder.of_run(run)
     study = with_overrides(finished_study(folder), overrides)

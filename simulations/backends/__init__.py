@@ -12,10 +12,7 @@ from pathlib import Path
 from typing import Protocol, cast
 
 from fedkr.config import BACKENDS, BackendConfig, Study, nearest
-from fedkr.errors import StudyFailedError as RunFailed
 from fedkr.errors import UserError
-
-__all__ = ["Backend", "RunFailed", "make_backend"]
 
 
 class Backend(Protocol):

@@ -16,6 +16,7 @@ import fedkr
 from fedkr.config import Study
 from fedkr.errors import UserError
 from fedkr.failure import clear_note
+from fedkr.run_files import RunFiles
 from fedkr.stages import write_atomic
 from simulations.backends import processes
 
@@ -51,7 +52,7 @@ class FlowerHome:
     def __enter__(self) -> FlowerHome:
         self.logs.mkdir(parents=True, exist_ok=True)
         self._end_leftovers()
-        clear_note(self.run_dir / "server")  # only now: what an earlier run left behind could still write one
+        clear_note(RunFiles(self.run_dir).server)  # only now: what an earlier run left behind could still write one
         os.environ.update(_direct_loopback())  # this process calls the SuperLink too
         self.path = Path(tempfile.mkdtemp(prefix=PREFIX, dir=_short_temporary_folder()))
         driver = psutil.Process()

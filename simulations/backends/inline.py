@@ -25,6 +25,7 @@ from flwr.supercore.task_identity import TaskIdentity
 from fedkr.config import BackendConfig, Study
 from fedkr.errors import StudyFailedError
 from fedkr.failure import clear_note, read_note
+from fedkr.run_files import RunFiles
 
 logger = logging.getLogger(__name__)
 
@@ -125,14 +126,14 @@ class InlineBackend:
     def run(self, study: Study, run_dir: Path) -> None:
         """See :class:`simulations.backends.Backend`."""
         server_app, client_app = self._apps or _installed_apps()
-        clear_note(run_dir / "server")
+        folder = RunFiles(run_dir).server
+        clear_note(folder)
         config: dict[str, str | int | float | bool] = {"study": study.to_json(), "run-dir": str(run_dir.absolute())}
         context = Context(run_id=RUN_ID, node_id=SERVER_NODE, node_config={}, state=RecordDict(), run_config=config)
         try:
             server_app(InlineGrid(client_app, study.federation.sites, config), context)
         except Exception as error:
-            noted = read_note(run_dir / "server")
-            raise StudyFailedError(str(noted or error) or type(error).__name__) from error
+            raise StudyFailedError(str(read_note(folder) or error) or type(error).__name__) from error
 
 
 def _installed_apps() -> tuple[ServerApp, ClientApp]:

@@ -21,6 +21,7 @@ import psutil
 from fedkr.config import Study
 from fedkr.errors import StudyFailedError, UserError
 from fedkr.failure import read_note
+from fedkr.run_files import RunFiles
 from simulations.backends import bundle
 from simulations.backends.home import FlowerHome
 from simulations.backends.processes import is_running, with_descendants
@@ -166,7 +167,7 @@ class SuperLink:
             self._check_process()
             watch()
             task = task or self._task()
-            note = read_note(self._home.run_dir / "server")
+            note = read_note(RunFiles(self._home.run_dir).server)
             if note is None and (task is None or is_running(task)):
                 over_since = None
                 continue
@@ -195,7 +196,7 @@ class SuperLink:
         return runs[0]
 
     def _failure(self, details: str) -> StudyFailedError:
-        if note := read_note(self._home.run_dir / "server"):
+        if note := read_note(RunFiles(self._home.run_dir).server):
             return note
         if not details or any(wrapper in details for wrapper in WRAPPERS):
             causes = [line for line in EXCEPTION_LINE.findall(self._run_log()) if not line.endswith(WRAPPERS)]

@@ -27,7 +27,7 @@ def run_study(study: Study) -> Path:
 
     Raises:
         UserError: settings or data that no run could work with, found before anything is started.
-        RunFailed: the run ended without completing; the same command continues it.
+        StudyFailedError: the run ended without completing; the same command continues it.
     """
     run = RunFolder.of_study(study)
     run.sites  # noqa: B018 - a partition that cannot be is refused before anything is written
