@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import importlib
+import inspect
 import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, NoReturn, get_type_hints
 
 import typer
 
 from fedkr import __version__
+from fedkr.benchmarks.options import GeneratorOptions
 from fedkr.errors import UserError
+from simulations.audit_run.options import Request
 
 app = typer.Typer(
     name="fedkr",
@@ -30,6 +34,28 @@ app.add_typer(bench_app)
 # Flags such as --help, --cfg and --multirun belong to the Hydra application behind `simulate`.
 HYDRA_ARGUMENTS = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a finished run.")]
+
+
+def options_of(kind: type) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Let a command take the annotated fields of a dataclass as its options, in place of its ``**asked``.
+
+    A field without a default is None where it is not given.
+    """
+    hints = get_type_hints(kind, include_extras=True)
+
+    def as_parameter(field: dataclasses.Field[Any]) -> inspect.Parameter:
+        default = None if field.default is dataclasses.MISSING else field.default
+        return inspect.Parameter(
+            field.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=hints[field.name]
+        )
+
+    def with_options(command: Callable[..., None]) -> Callable[..., None]:
+        *own, _ = inspect.signature(command, eval_str=True).parameters.values()
+        signature = inspect.Signature([*own, *map(as_parameter, dataclasses.fields(kind))])
+        command.__signature__ = signature  # type: ignore[attr-defined]
+        return command
+
+    return with_options
 
 
 @app.command(context_settings=HYDRA_ARGUMENTS, add_help_option=False)
@@ -83,6 +109,7 @@ def summary(
 
 
 @app.command()
+@options_of(Request)
 def audit(
     context: typer.Context,
     run: Annotated[Path | None, typer.Argument(metavar="RUN", help="Folder of a finished run.")] = None,
@@ -90,42 +117,23 @@ def audit(
         list[str] | None,
         typer.Argument(metavar="OVERRIDES", help="As in simulate: audit=..., audit.*=..., backend=..."),
     ] = None,
-    model: Annotated[
-        Path | None, typer.Option(help="Not a run: TorchScript, weights (.safetensors, .pt) or an export folder.")
-    ] = None,
-    data: Annotated[Path | None, typer.Option(help="Its npz: train_* members, holdout_* or val_* non-members.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder to write to; audit-MODEL if not given.")] = None,
-    preset: Annotated[str, typer.Option(help="light (no reference models) or full.")] = "full",
-    references: Annotated[int, typer.Option(help="Reference models of full, an even number.")] = 16,
-    arch: Annotated[str | None, typer.Option(help="Architecture of weights and references; resnet14.")] = None,
-    width: Annotated[int | None, typer.Option(min=1, help="Its width; 16.")] = None,
-    steps: Annotated[
-        int | None, typer.Option(min=1, help="Training steps that the model had on its data; 500.")
-    ] = None,
-    classes: Annotated[int | None, typer.Option(min=2, help="Classes of the model, if the data lack some.")] = None,
-    mean: Annotated[str, typer.Option(help="Mean of the model's input, of images in [0, 1].")] = "0.5",
-    std: Annotated[str, typer.Option(help="Its standard deviation; 0.5 with mean 0.5 is [-1, 1].")] = "0.5",
-    flip: Annotated[str, typer.Option(help="Mirror images that count as real: none, horizontal, both.")] = "none",
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
-    threads: Annotated[int, typer.Option(min=1, help="torch threads on a processor.")] = 1,
-    seed: Annotated[int, typer.Option(help="Seed of reference models and intervals.")] = 0,
+    **asked: Any,
 ) -> None:
     """Audit a finished run again, or with --model and --data a classifier that came from elsewhere."""
 
     def work() -> None:
         """Audit the run, or the classifier from elsewhere, whichever is named."""
-        if model is not None and data is not None and run is None:
-            from simulations.audit_run.outside import Request, audit_outside
+        outside = [name for name in ("model", "data") if asked[name] is not None]
+        if len(outside) == 2 and run is None:
+            from simulations.audit_run.outside import audit_outside
 
-            how: dict[str, Any] = {"arch": arch, "width": width, "steps": steps, "classes": classes}
-            how |= {"mean": mean, "std": std, "flip": flip, "device": device, "threads": threads, "seed": seed}
-            audit_outside(Request(model, data, out, preset, references, **how))
+            audit_outside(Request(**asked))
             return
-        if run is None or model is not None or data is not None:
+        if run is None or outside:
             raise UserError("fedkr audit: give either a RUN folder, or --model FILE and --data NPZ")
-        for name in context.params:
+        for name in asked:
             source = context.get_parameter_source(name)
-            if name not in ("run", "overrides") and source is not None and source.name == "COMMANDLINE":
+            if source is not None and source.name == "COMMANDLINE":
                 raise UserError(f"--{name}: only with --model; a run takes overrides, such as audit=full")
         _must_exist(run, "run folder")
         from simulations.audit_run.again import audit_again
@@ -210,37 +218,20 @@ def bench_audit(
 
 
 @bench_app.command("generator")
+@options_of(GeneratorOptions)
 def bench_generator(
-    size: Annotated[int, typer.Option(help="Height and width of the images in pixels, a multiple of 4.")] = 28,
-    batch: Annotated[int, typer.Option(help="Images a training step.")] = 32,
-    width: Annotated[int, typer.Option(help="Feature channels of each network's first level.")] = 32,
-    steps: Annotated[int, typer.Option(help="Training steps a round.")] = 8,
-    images: Annotated[int, typer.Option(help="Images drawn a round.")] = 256,
-    rounds: Annotated[int, typer.Option(help="How often each is measured, in turns.")] = 5,
-    cas: Annotated[str, typer.Option(help="Dataset to compare the time to equal CAS on, such as digits.")] = "",
-    cas_steps: Annotated[int, typer.Option(help="Training steps of each for CAS.")] = 600,
-    root: Annotated[Path, typer.Option(help="Folder of that dataset's file.")] = Path("data"),
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
-    threads: Annotated[int, typer.Option(help="torch threads on a processor.")] = 1,
     out: Annotated[Path | None, typer.Option(help="Also write the figures, as JSON, to this file.")] = None,
+    **asked: Any,
 ) -> None:
     """Train and sample edm and biggan_deep against the plain diffusers loop, in one run, and compare."""
 
     def work() -> None:
         """Measure, print, and write the figures where ``--out`` says."""
-        from fedkr.benchmarks.generator import CAS_POINTS, Budget, measure_cas, measure_generators, print_generators
-        from fedkr.config import DataConfig
-        from fedkr.learning.runtime import Runtime
+        from fedkr.benchmarks.generator import bench_generators, print_generators
         from simulations.live import shown_progress
 
-        budget, runtime = Budget(size, batch, width, steps, images, rounds), Runtime.choose(device, threads=threads)
-        budget.check()
-        result = {}
         with shown_progress("benchmark") as progress:
-            if cas:
-                data = DataConfig(name=cas, root=str(root))
-                result["cas"] = measure_cas(data, cas_steps, CAS_POINTS, budget, runtime, progress)
-            result |= measure_generators(budget, runtime, progress)
+            result = bench_generators(GeneratorOptions(**asked), progress)
         print_generators(result)
         _write_json(out, result)
 

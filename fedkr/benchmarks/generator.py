@@ -12,7 +12,7 @@ import statistics
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, fields
 from functools import partial
 from typing import Any, Protocol
 
@@ -25,6 +25,7 @@ from rich.console import Console
 from rich.table import Table
 
 from fedkr.benchmarks.enlarged import enlarged_digits
+from fedkr.benchmarks.options import Budget, GeneratorOptions
 from fedkr.benchmarks.plain_diffusion import PlainDiffusion
 from fedkr.config import ClassifierConfig, DataConfig, GeneratorConfig
 from fedkr.data import load_source
@@ -53,35 +54,15 @@ CAS_POINTS = 4
 CLASSIFIER = ClassifierConfig(arch="resnet8", width=16, steps=300)
 
 
-@dataclass(frozen=True)
-class Budget:
-    """What is measured.
-
-    Attributes:
-        size: side of the images in pixels, a multiple of 4.
-        batch: images a training step.
-        width: feature channels of every network's first level.
-        steps: training steps in one round.
-        images: drawn in one round.
-        rounds: how often each is measured.
-    """
-
-    size: int = 28
-    batch: int = 32
-    width: int = 32
-    steps: int = 8
-    images: int = 256
-    rounds: int = 5
-
-    def check(self) -> None:
-        """Raise :class:`UserError` for the first number that makes no benchmark."""
-        for name, value in asdict(self).items():
-            if value < 1:
-                raise UserError(f"--{name} {value}: must be at least 1")
-        if self.size % 4 or self.size < 8:
-            raise UserError(f"--size {self.size}: must be 8 or more and a multiple of 4")
-        if self.width % GROUPS:
-            raise UserError(f"--width {self.width}: must be a multiple of {GROUPS}")
+def check_budget(budget: Budget) -> None:
+    """Raise :class:`UserError` for the first number that makes no benchmark."""
+    for name, value in asdict(budget).items():
+        if value < 1:
+            raise UserError(f"--{name} {value}: must be at least 1")
+    if budget.size % 4 or budget.size < 8:
+        raise UserError(f"--size {budget.size}: must be 8 or more and a multiple of 4")
+    if budget.width % GROUPS:
+        raise UserError(f"--width {budget.width}: must be a multiple of {GROUPS}")
 
 
 class Contestant(Protocol):
@@ -145,6 +126,16 @@ def contestant(kind: str, data: ImageSet, budget: Budget, runtime: Runtime, draw
     return Plain(data, budget, runtime, draw_steps) if kind == PLAIN else Fedkr(kind, data, budget, runtime)
 
 
+def bench_generators(options: GeneratorOptions, progress: Progress) -> dict[str, Any]:
+    """Return the figures of :func:`measure_generators`, and under ``cas`` those of :func:`measure_cas` if asked for."""
+    budget = Budget(**{field.name: getattr(options, field.name) for field in fields(Budget)})
+    runtime, result = Runtime.choose(options.device, threads=options.threads), dict[str, Any]()
+    if options.cas:
+        data = DataConfig(name=options.cas, root=str(options.root)).located()
+        result["cas"] = measure_cas(data, options.cas_steps, CAS_POINTS, budget, runtime, progress)
+    return result | measure_generators(budget, runtime, progress)
+
+
 def measure_generators(budget: Budget, runtime: Runtime, progress: Progress) -> dict[str, Any]:
     """Train and sample the plain loop and fedkr's generators in turns; return the figures.
 
@@ -156,7 +147,7 @@ def measure_generators(budget: Budget, runtime: Runtime, progress: Progress) -> 
     Raises:
         UserError: a number that makes no benchmark.
     """
-    budget.check()
+    check_budget(budget)
     data, labels = enlarged_digits(budget.size), np.arange(budget.images) % 10
     measured = {kind: contestant(kind, data, budget, runtime) for kind in KINDS}
     for one in measured.values():
@@ -276,7 +267,7 @@ def measure_cas(
     Raises:
         UserError: numbers that make no benchmark, fewer steps than points, or a dataset that cannot be read.
     """
-    budget.check()
+    check_budget(budget)
     if steps < points:
         raise UserError(f"--cas-steps {steps}: must be at least {points}, one for each point of the curve")
     source = load_source(config)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,6 +29,7 @@ from fedkr.report.pages.outside import render_outside
 from fedkr.report.wording import attack_with_references, auc_interval, tpr_interval
 from fedkr.stages import StageStore, write_atomic
 from server.composition import compose_study
+from simulations.audit_run.options import Request
 from simulations.audit_run.outside_model import (
     STUDENT,
     Normalisation,
@@ -52,40 +52,6 @@ RECIPE = (
     "the stronger the attacks"
 )
 PROBABILITIES = "the model gives probabilities: their logarithm is taken for logits"
-
-
-@dataclass(frozen=True)
-class Request:
-    """What the command line asks for.
-
-    Attributes:
-        model: TorchScript, weights, or an export folder.
-        data: ``.npz`` in the MedMNIST layout.
-        out: folder for the results; None for one named after the model.
-        preset: ``light`` (no reference models) or ``full``.
-        references: how many direct references of ``full``.
-        arch, width, steps: of the model's weights and of the references; None for what is known or usual.
-        classes: how many the model has; None for as many as the data have.
-        mean, std: of the model's input, as text.
-        flip: mirror images that count as real: none, horizontal or both.
-        device, threads, seed: as in a study.
-    """
-
-    model: Path
-    data: Path
-    out: Path | None = None
-    preset: str = "full"
-    references: int = 16
-    arch: str | None = None
-    width: int | None = None
-    steps: int | None = None
-    classes: int | None = None
-    mean: str = "0.5"
-    std: str = "0.5"
-    flip: str = "none"
-    device: str = "auto"
-    threads: int = 1
-    seed: int = 0
 
 
 def audit_outside(request: Request, bootstrap: int | None = None) -> Path:

@@ -13,6 +13,7 @@ import pytest
 from fedkr.cli import app
 from fedkr.config import Study
 from fedkr.errors import StudyFailedError, UserError
+from simulations.audit_run.options import Request
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -170,6 +171,34 @@ def test_export_writes_beside_the_run_unless_told_otherwise(
     offer(monkeypatch, "simulations.export.command", export_run=lambda run, out: out)
     assert fedkr("export", str(tmp_path))[1] == f"{tmp_path}/export\n"
     assert fedkr("export", str(tmp_path), "--out", "there")[1] == "there\n"
+
+
+def test_audit_takes_a_model_with_its_options_or_a_run_with_overrides(
+    fedkr: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    asked: list[Any] = []
+    offer(monkeypatch, "simulations.audit_run.outside", audit_outside=asked.append)
+    offer(monkeypatch, "simulations.audit_run.again", audit_again=lambda run, overrides: asked.append((run, overrides)))
+    assert fedkr("audit", "--model", "a.pt", "--data", "b.npz", "--steps", "7", "--mean", "0.1,0.2,0.3")[0] == 0
+    assert fedkr("audit", str(tmp_path), "audit=full", "backend=ray")[0] == 0
+    assert asked == [
+        Request(Path("a.pt"), Path("b.npz"), steps=7, mean="0.1,0.2,0.3"),
+        (tmp_path, ["audit=full", "backend=ray"]),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        ([], "give either a RUN folder, or --model FILE and --data NPZ"),
+        (["--model", "a.pt"], "give either a RUN folder, or --model FILE and --data NPZ"),
+        ([".", "--model", "a.pt", "--data", "b.npz"], "give either a RUN folder, or --model FILE and --data NPZ"),
+        ([".", "--steps", "7"], "--steps: only with --model"),
+    ],
+)
+def test_a_run_and_a_model_are_not_audited_at_once(fedkr: Run, arguments: list[str], line: str) -> None:
+    status, _, errors = fedkr("audit", *arguments)
+    assert status == 2 and line in errors
 
 
 def test_predict_prints_csv(fedkr: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

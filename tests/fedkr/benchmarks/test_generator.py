@@ -9,7 +9,8 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from fedkr.benchmarks import generator, plain_diffusion
-from fedkr.benchmarks.generator import Budget, Plain, measure_cas, measure_generators, print_generators
+from fedkr.benchmarks.generator import Plain, measure_cas, measure_generators, print_generators
+from fedkr.benchmarks.options import Budget
 from fedkr.cli import app
 from fedkr.config import ClassifierConfig, DataConfig
 from fedkr.errors import UserError

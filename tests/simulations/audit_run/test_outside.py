@@ -18,7 +18,8 @@ from fedkr.learning.job import Job
 from fedkr.learning.models import build_classifier
 from fedkr.learning.models.resnet import resnet18
 from fedkr.learning.runtime import Runtime
-from simulations.audit_run.outside import Request, audit_outside
+from simulations.audit_run.options import Request
+from simulations.audit_run.outside import audit_outside
 from simulations.audit_run.outside_model import Normalisation, check_answers, load_model, recipe_of
 
 SMALL = ClassifierConfig(arch="resnet8", width=4, steps=40, batch=32, augment="none")
