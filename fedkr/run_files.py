@@ -42,10 +42,9 @@ class RunFiles:
         """The simulated sites' workspaces, a folder each."""
         return self.folder / "sites"
 
-    @property
-    def centralised(self) -> Path:
-        """The folder of the oracle that pools all private images."""
-        return self.folder / "centralised"
+    def oracle(self, name: str) -> Path:
+        """The folder of an oracle that sees private images of all sites."""
+        return self.folder / "oracles" / name
 
     @property
     def models(self) -> Path:

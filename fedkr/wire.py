@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -22,6 +23,7 @@ from torch import Tensor
 
 from fedkr.errors import UserError
 from fedkr.learning.evaluation import Utility
+from fedkr.learning.models import check_weights
 from fedkr.release import Release
 
 DESCRIBE = "query.describe"
@@ -54,10 +56,13 @@ CARD_FIELDS = frozenset(
 )
 UTILITY_FIELDS = ("accuracy", "balanced_accuracy", "auc", "loss", "confusion", "count")
 
+# What a site says about its round of weight sharing, with the least that each figure can be.
+ROUND_FIGURES = {"num-examples": 1, "val-count": 1, "val-correct": 0, "val-loss": 0, "diverged": 0, "seconds": 0}
 # What a site answers about two targets: the paired difference of an attack's AUCs.
 PAIRED_FIELDS = ("difference", "low", "high")
 
 Metric = int | float | list[int] | list[float]
+Figures = dict[str, float]
 Setting = str | int | float | list[int] | list[str]
 SoftSet = tuple[NDArray[np.uint8], NDArray[np.float16]]
 R = TypeVar("R", ArrayRecord, ConfigRecord, MetricRecord)
@@ -142,8 +147,38 @@ def weights_record(weights: Mapping[str, Tensor]) -> ArrayRecord:
 
 
 def read_weights(record: ArrayRecord) -> dict[str, Tensor]:
-    """Return the tensors of an ArrayRecord, by name."""
-    return {name: torch.from_numpy(np.array(array.numpy())) for name, array in record.items()}
+    """Return the tensors of an ArrayRecord, by name; raise :class:`UserError` for an array that cannot be read."""
+    try:
+        return {name: torch.from_numpy(np.array(array.numpy())) for name, array in record.items()}
+    except (TypeError, ValueError, EOFError) as error:
+        raise UserError(f"model weights: they hold something that is no array of numbers ({error})") from None
+
+
+def read_round(content: RecordDict, sent: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], Figures]:
+    """Return the weights and figures of an answer to ``train``.
+
+    Args:
+        content: of the answer.
+        sent: the model that the site was sent, whose names and shapes the answer must have.
+
+    Raises:
+        UserError: weights that do not fit the model or are not finite, or a figure that is missing or out of range.
+    """
+    weights = read_weights(_record(content, ARRAYS, ArrayRecord) or ArrayRecord())
+    check_weights(weights, sent)
+    metrics = {"diverged": 0, "seconds": 0.0} | read_metrics(content)
+    for name, least in ROUND_FIGURES.items():
+        value = metrics.get(name)
+        if not isinstance(value, (int, float)) or not least <= value < math.inf:
+            raise UserError(f"the metric {name!r} is missing, no number or out of range: {value!r}")
+    if metrics["val-correct"] > metrics["val-count"]:
+        raise UserError(f"the metric 'val-correct' is above 'val-count': {metrics['val-correct']!r}")
+    return weights, {name: metrics[name] for name in ROUND_FIGURES}
+
+
+def round_content(weights: Mapping[str, Tensor], figures: Mapping[str, Metric | None]) -> RecordDict:
+    """Return the content of the answer to ``train``."""
+    return RecordDict({ARRAYS: weights_record(weights), METRICS: metrics_record(figures)})
 
 
 def release_reply(release: Release, seconds: float) -> RecordDict:
@@ -216,8 +251,9 @@ def read_utility(metrics: Mapping[str, Any], prefix: str) -> dict[str, Any]:
     """
     values = {name: metrics.get(f"{prefix}/{name}") for name in UTILITY_FIELDS}
     for name in ("accuracy", "balanced_accuracy", "loss", "count"):
-        if not isinstance(values[name], (int, float)):
-            raise UserError(f"the metric '{prefix}/{name}' is missing or no number: {values[name]!r}")
+        value = values[name]
+        if not isinstance(value, (int, float)) or not math.isfinite(value):
+            raise UserError(f"the metric '{prefix}/{name}' is missing or no number: {value!r}")
     return values
 
 

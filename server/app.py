@@ -16,10 +16,12 @@ from flwr.serverapp import Grid, ServerApp
 import fedkr
 from fedkr.config import Study, parse_study
 from fedkr.environment import hardware, package_versions
+from fedkr.learning.job import Job
 from fedkr.learning.runtime import Runtime
 from fedkr.progress import FileProgress
 from fedkr.stages import StageStore, write_atomic
-from server.comparison import Comparison
+from server.comparison import Comparison, global_test_set
+from server.contestant import Federation
 from server.coordinator import Coordinator
 from server.failure import failures_noted
 
@@ -87,9 +89,10 @@ def run_on_server(grid: Grid, study: Study, run_dir: Path, driven: bool) -> dict
     coordinator.gather_members()
     logger.info("├── sites: %s", ", ".join(coordinator.members))
     cards = {name: member.card for name, member in coordinator.members.items()}
-    comparison = Comparison(coordinator, runtime, FileProgress(folder), run_dir)
-    found = comparison.run()
-    test = comparison.global_test
+    test = global_test_set(study)
+    job = Job(runtime, FileProgress(folder), study.data.flip, (study.seed, "server"))
+    federation = Federation(coordinator, job, test)
+    found = Comparison(federation, run_dir).run()
     return {
         "fedkr": fedkr.__version__,
         "study": json.loads(study.to_json()),
@@ -102,7 +105,7 @@ def run_on_server(grid: Grid, study: Study, run_dir: Path, driven: bool) -> dict
         "sites": [{"name": name, "counts": card.get("counts")} for name, card in cards.items()],
         **found,
         "missing_sites": [f"{site}: {why}" for site, why in coordinator.missing.items()],
-        "notes": deployment_notes(study) + found["audit_extras"].get("notes", []),
+        "notes": deployment_notes(study) + found["notes"] + found["audit_extras"].get("notes", []),
         "seconds": time.time() - started,
         **({} if test is None else {"test_images": len(test)}),
     }
@@ -110,6 +113,8 @@ def run_on_server(grid: Grid, study: Study, run_dir: Path, driven: bool) -> dict
 
 def deployment_notes(study: Study) -> list[str]:
     """Return what the server alone cannot show."""
-    if "centralised" not in study.strategy.compare:
-        return []
-    return ["centralised is an oracle of simulations, trained by `fedkr simulate` itself; it is not part of this run."]
+    oracles = study.strategy.names(driver=True)
+    return [
+        f"{name} is an oracle of simulations, trained by `fedkr simulate` itself; it is not part of this run."
+        for name in oracles
+    ]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -20,7 +22,7 @@ from fedkr.audit.flat import from_metrics
 from fedkr.audit.statistics.blind import holm_reject
 from fedkr.audit.statistics.pooling import ALL_SITES, pooled_rows, worst_site
 from fedkr.audit.targets import RELEASE, headline_key
-from fedkr.audit.verdict import site_verdicts
+from fedkr.audit.verdict import RELEASE_STUDENT, site_verdicts
 from fedkr.config import REFERENCE_ATTACKS, Study
 from fedkr.errors import UserError
 from fedkr.fingerprint import fingerprint
@@ -29,8 +31,9 @@ from fedkr.learning.runtime import Runtime
 from fedkr.progress import Progress
 from fedkr.recycle.distill import distill_student
 from fedkr.release import ReleasedSets
-from fedkr.stages import Artifact, model_tensors, read_artifact
+from fedkr.stages import Artifact, model_tensors
 from server.coordinator import Coordinator, Pending
+from server.targets import Target
 
 logger = logging.getLogger("fedkr.server")
 
@@ -38,8 +41,8 @@ Row = dict[str, Any]
 Weights = Mapping[str, Tensor]
 Extras = dict[str, Any]
 
-# Targets under the same adversary, whose difference is measured: first less second.
-COMPARED = (("student", "weights"), ("site-student", "update"))
+# Kinds of targets under the same adversary, whose difference is measured: first less second.
+COMPARED = (("student", "weights"), ("student", "oracle"), (RELEASE_STUDENT, "update"))
 
 
 @dataclass(frozen=True)
@@ -47,20 +50,26 @@ class Auditable:
     """What a run left behind that can be attacked.
 
     Attributes:
-        models: ``student`` and ``weights``, those that there are.
+        targets: what the contestants left.
         releases: for each exchange, the sites' release files.
-        updates: each site's weights of the round that ``weights`` was averaged from.
-        held: ``teacher`` and ``local`` where the sites hold such models.
     """
 
-    models: dict[str, Artifact]
-    releases: list[dict[str, Path]] = field(default_factory=list)
-    updates: dict[str, Artifact] = field(default_factory=dict)
-    held: frozenset[str] = frozenset()
+    targets: list[Target]
+    releases: list[Mapping[str, Path]] = field(default_factory=list)
+
+    def wanted(self, names: Iterable[str]) -> list[Target]:
+        """Return what ``audit.targets`` names, in its order."""
+        found = {target.name: target for name in names for target in self._all() if target.is_called(name)}
+        return list(found.values())
 
     def released_by(self) -> list[str]:
         """Return the sites that released something."""
         return list(dict.fromkeys(site for files in self.releases for site in files))
+
+    def _all(self) -> list[Target]:
+        """Return the contestants' targets, then what follows from any release: itself, and a student of one site's."""
+        kinds = (RELEASE, RELEASE_STUDENT) if self.releases else ()
+        return [*self.targets, *(Target(kind, kind, "", "server") for kind in kinds)]
 
 
 def read_auditable(run_dir: Path, results: Mapping[str, Any]) -> Auditable:
@@ -70,25 +79,13 @@ def read_auditable(run_dir: Path, results: Mapping[str, Any]) -> Auditable:
         run_dir: the run's folder.
         results: its ``results.json``.
     """
-    folder, releases = run_dir / "models", dict[int, dict[str, Path]]()
+    releases = dict[int, dict[str, Path]]()
     for site, paths in results.get("releases", {}).items():
         for path in paths:
             number = re.search(r"release-r(\d+)-", Path(path).name)
             releases.setdefault(int(number[1]) if number else 1, {})[site] = run_dir / path
-    models = {name: folder / f"{name}.safetensors" for name in ("student", "weights")}
-    names = {row["name"] for row in results["strategies"]}
-    return Auditable(
-        {name: read_artifact(path) for name, path in models.items() if path.exists()},
-        [releases[number] for number in sorted(releases)],
-        {path.stem: read_artifact(path) for path in sorted((folder / "updates").glob("*.safetensors"))},
-        held_models(names),
-    )
-
-
-def held_models(strategies: Iterable[str]) -> frozenset[str]:
-    """Return which models of their own the sites hold after these strategies."""
-    known = {"fedkr": "teacher", "local": "local"}
-    return frozenset(known[name] for name in strategies if name in known)
+    targets = [Target.read(run_dir, row) for row in results.get("targets", [])]
+    return Auditable(targets, [releases[number] for number in sorted(releases)])
 
 
 def run_audit(
@@ -139,35 +136,30 @@ class ServerAudit:
 
     def run(self) -> tuple[list[Row], Extras]:
         """Run the audit; see :func:`run_audit`."""
-        targets = {target: models for target in self.config.targets if (models := self._models(target))}
+        wanted = {target: self._models(target) for target in self.found.wanted(self.config.targets)}
+        asked = {target: models for target, models in wanted.items() if models}
         if self.config.direct_references and any(attack in REFERENCE_ATTACKS for attack in self.config.attacks):
-            self._train_references([self._name(target) for target in targets])
-        copies = self._attack(targets)
-        extras = self._compare() | {"copies": copies}
+            self._train_references([target.name for target in asked])
+        copies = self._attack(asked)
+        extras = self._compare(list(asked)) | {"copies": copies}
         rows: list[Row] = []
-        for report in (report for reports in self.reports.values() for report in reports.values()):
-            rows += [row.as_row() for row in report.rows]
-            for name, values in report.extras().items():
-                extras.setdefault(name, []).extend(values)
+        for target in asked:
+            for report in self.reports[target.name].values():
+                rows += [row.as_row() | {"adversary": target.adversary} for row in report.rows]
+                for name, values in report.extras().items():
+                    extras.setdefault(name, []).extend(values)
         return with_summaries(rows, extras | {"notes": self.notes})
 
-    def _models(self, target: str) -> dict[str, Weights | None]:
+    def _models(self, target: Target) -> dict[str, Weights | None]:
         """Return what each site is sent to attack; None is for what it has itself, and no site where there is none."""
-        if target in self.found.models:
-            return dict.fromkeys(self.sites, self.found.models[target].tensors)
-        if target in self.found.held:
+        if target.model is not None:
+            return dict.fromkeys(self.sites, target.model.tensors)
+        if target.by_site:
+            return {site: model.tensors for site, model in target.by_site.items() if site in self.sites}
+        if target.kind not in (RELEASE, RELEASE_STUDENT):
             return dict.fromkeys(self.sites)
         released = [site for site in self.found.released_by() if site in self.sites]
-        if target == RELEASE:
-            return dict.fromkeys(released)
-        if target == "site-student":
-            return {site: self._site_student(site) for site in released}
-        if target == "update":
-            return {site: update.tensors for site, update in self.found.updates.items() if site in self.sites}
-        return {}
-
-    def _name(self, target: str) -> str:
-        return self.study.strategy.kind if target == "weights" else target
+        return {site: self._site_student(site) if target.kind == RELEASE_STUDENT else None for site in released}
 
     def _site_student(self, site: str) -> Weights:
         """Train a student on one site's releases alone: what the server could do with what it was sent."""
@@ -192,18 +184,16 @@ class ServerAudit:
 
     def _train_references(self, targets: list[str]) -> None:
         """Have the sites train their reference models; a site that fails is left out of the audit."""
-        if "centralised" in self.config.targets and "centralised" in self.study.strategy.compare:
-            # The driver of a simulation attacks it later, with the references that the sites have by then.
-            targets = [*targets, "centralised"]
+        # The driver of a simulation attacks its own later, with the references that the sites have by then.
+        oracles = self.study.strategy.names(driver=True)
+        targets = sorted({*targets, *(oracles if {"oracle", *oracles} & set(self.config.targets) else ())})
         pending, lost = [], dict[str, str]()
         for site in self.sites:
             others = self._others(site)
-            content = wire.request_content(self.coordinator.study_json, targets=list(targets))
+            content = wire.request_content(self.coordinator.study_json, targets=targets)
             if others is not None:
                 shared, sizes = others.arrays()
-                content = wire.request_content(
-                    self.coordinator.study_json, shared=shared, sizes=sizes, targets=list(targets)
-                )
+                content = wire.request_content(self.coordinator.study_json, shared=shared, sizes=sizes, targets=targets)
             about = fingerprint([targets, others and others.digest()])
             composed = self.coordinator.compose("references", wire.REFERENCES, {site: content}, about, lost)
             pending.append(self.coordinator.send(composed))
@@ -223,20 +213,20 @@ class ServerAudit:
         files = [paths for paths in files if paths]
         return ReleasedSets.of_files(files) if files else None
 
-    def _attack(self, targets: Mapping[str, Mapping[str, Weights | None]]) -> list[Row]:
+    def _attack(self, targets: Mapping[Target, Mapping[str, Weights | None]]) -> list[Row]:
         """Send all targets, collect the reports, and return the copy check's rows."""
         pending: dict[str, tuple[Pending, dict[str, str]]] = {}
         for target, models in targets.items():
             lost: dict[str, str] = {}
             asked = {site: weights for site, weights in models.items() if site in self.sites}
-            pending[target] = self.coordinator.send(self._compose_attack(target, asked, lost)), lost
+            pending[target.name] = self.coordinator.send(self._compose_attack(target.name, asked, lost)), lost
         copies: list[Row] = []
-        for target, (sent, lost) in pending.items():
-            read = partial(read_audit, self.study, self._name(target))
+        for name, (sent, lost) in pending.items():
+            read = partial(read_audit, self.study, name)
             answers = self.coordinator.collect_metrics(sent, read)
-            self.reports[target] = {site: read(site, answer["metrics"]) for site, answer in answers.items()}
-            self._note(f"audit of {self._name(target)}", lost)
-            if target == RELEASE:
+            self.reports[name] = {site: read(site, answer["metrics"]) for site, answer in answers.items()}
+            self._note(f"audit of {name}", lost)
+            if name == RELEASE:
                 copies = [read_copy_metrics(answer["metrics"], site).as_row(site) for site, answer in answers.items()]
         return copies
 
@@ -244,16 +234,16 @@ class ServerAudit:
         contents: dict[str, RecordDict] = {}
         for site, weights in models.items():
             self.digests[target, site] = wire.weights_digest(weights)
-            contents[site] = wire.request_content(self.coordinator.study_json, weights, target=self._name(target))
+            contents[site] = wire.request_content(self.coordinator.study_json, weights, target=target)
         digests = sorted({self.digests[target, site] for site in models})
         about = digests[0] if len(digests) == 1 else fingerprint(digests)
         return self.coordinator.compose(f"audit-{target}", wire.AUDIT, contents, about, lost)
 
-    def _compare(self) -> Extras:
+    def _compare(self, targets: Sequence[Target]) -> Extras:
         """Ask for the blind baseline and the paired differences."""
         pending, lost = {}, dict[str, str]()
         for site in self.sites:
-            pairs = self._pairs(site)
+            pairs = self._pairs(site, targets)
             content = wire.request_content(self.coordinator.study_json, pairs=wire.pairs_setting(pairs))
             about = fingerprint([asdict(pair) for pair in pairs])
             composed = self.coordinator.compose("compare", wire.COMPARE, {site: content}, about, lost)
@@ -270,15 +260,17 @@ class ServerAudit:
             row["rejected"] = rejected
         return {"blind": blind, "paired": paired}
 
-    def _pairs(self, site: str) -> list[wire.Pair]:
+    def _pairs(self, site: str, targets: Sequence[Target]) -> list[wire.Pair]:
+        named: dict[str, list[str]] = defaultdict(list)
+        for target in targets:
+            named[target.kind].append(target.name)
         pairs = []
-        for first, second in COMPARED:
-            reports = [self.reports.get(target, {}).get(site) for target in (first, second)]
+        for first, second in (pair for a, b in COMPARED for pair in itertools.product(named[a], named[b])):
+            reports = [self.reports[target].get(site) for target in (first, second)]
             keys = [{row.key for row in report.rows} for report in reports if report is not None]
             row = common_row(self.config.headline, *keys) if len(keys) == 2 else None
             if row is not None:
-                about = self.digests[first, site], self.digests[second, site]
-                pairs.append(wire.Pair(row, self._name(first), about[0], self._name(second), about[1]))
+                pairs.append(wire.Pair(row, first, self.digests[first, site], second, self.digests[second, site]))
         return pairs
 
     def _note(self, what: str, lost: Mapping[str, str]) -> None:

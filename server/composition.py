@@ -7,7 +7,8 @@ from contextlib import contextmanager
 
 from hydra import compose, initialize_config_module
 from hydra.core.config_store import ConfigStore
-from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
@@ -16,13 +17,18 @@ from fedkr.errors import UserError
 
 CONFIG_MODULE = "configs"
 CONFIG_NAME = "config"
+# The group whose files are read by the names in strategy.compare, not by a choice.
+CONTESTANTS = "strategy"
 # The one group whose name is not that of the node it fills.
 DATASET_GROUP = "dataset"
 
 
 def register_schema() -> None:
     """Tell Hydra the types of all options, under the name that ``configs/config.yaml`` starts from."""
-    ConfigStore.instance().store(name="study_schema", node=Study)
+    schema = OmegaConf.structured(Study)
+    # A contestant's options are known when its file is read, which happens after the overrides are applied.
+    OmegaConf.set_struct(schema.strategy.options, False)
+    ConfigStore.instance().store(name="study_schema", node=schema)
 
 
 def compose_study(overrides: Sequence[str]) -> Study:
@@ -33,13 +39,17 @@ def compose_study(overrides: Sequence[str]) -> Study:
     """
     register_schema()
     with one_line_errors(), initialize_config_module(CONFIG_MODULE, version_base="1.3"):
-        config = compose(CONFIG_NAME, overrides=list(overrides))
-    return study_from_config(config)
+        return study_from_config(compose(CONFIG_NAME, overrides=list(overrides)))
 
 
 def study_from_config(config: DictConfig) -> Study:
-    """Turn a composed configuration into a checked study; raise :class:`UserError` for one that no run could use."""
+    """Turn a composed configuration into a checked study, while Hydra is still initialised with its search path.
+
+    Raises:
+        UserError: a configuration that no run could use.
+    """
     with one_line_errors():
+        _read_contestants(config.strategy)
         values = OmegaConf.to_container(config, resolve=True)
     try:
         study = read_dataclass(Study, values, "study")
@@ -47,6 +57,25 @@ def study_from_config(config: DictConfig) -> Study:
         raise UserError(str(error).removeprefix("study.")) from None
     check_study(study)
     return study
+
+
+def _read_contestants(strategy: DictConfig) -> None:
+    """Put what each contestant's file says under the options that the overrides gave it."""
+    for name in strategy.compare:
+        given = strategy.options.get(name, DictConfig({}))
+        if isinstance(given, DictConfig) and (options := OmegaConf.merge(_file_of(name, given), given)):
+            strategy.options[name] = options
+
+
+def _file_of(contestant: str, given: DictConfig) -> DictConfig:
+    """Return a contestant's file; one whose module (``kind``) is among the options that it was given needs none."""
+    try:
+        return DictConfig(compose(f"{CONTESTANTS}/{contestant}").get(CONTESTANTS) or {})
+    except MissingConfigException:
+        if "kind" in given:
+            return DictConfig({})
+        known = GlobalHydra.instance().config_loader().get_group_options(CONTESTANTS)
+        raise UserError(f"strategy.compare: {contestant!r}: unknown strategy{nearest(contestant, known)}") from None
 
 
 @contextmanager
@@ -67,6 +96,8 @@ def _explain(error: Exception) -> str:
         return f"{group}={choice}: no such choice{nearest(choice, error.options)}"
     if isinstance(error, OverrideParseException):
         return f"{error.override!r}: not an override; write option=value, as in partition.alpha=0.1 or seed=1"
+    if isinstance(error, ConfigCompositionException) and f"'{CONTESTANTS}'" in str(error):
+        return f"{CONTESTANTS}=...: not a choice of one; name any number in {CONTESTANTS}.compare=[local,fedprox,fedkr]"
     cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
     if isinstance(cause, (ConfigAttributeError, ConfigKeyError)) and cause.parent_node is not None:
         return _explain_unknown(cause)

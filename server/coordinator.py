@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
@@ -17,16 +17,18 @@ import fedkr
 from fedkr import wire
 from fedkr.config import Study
 from fedkr.data.images import Shape
-from fedkr.errors import UserError
+from fedkr.errors import StudyFailedError, UserError
 from fedkr.stages import Artifact, StageStore, read_artifact, write_artifact
 from fedkr.wire import SITE_ERROR
-from server.failure import StudyFailedError
 
 logger = logging.getLogger("fedkr.server")
 
 POLL_SECONDS = 0.2
 # Flower drops a message after its time to live; the deadline must come first.
 SPARE_SECONDS = 600.0
+T = TypeVar("T")
+# What each card must hold; the site's name has a check of its own.
+CARD_FIELDS = {"version": str, "classes": list, "size": int, "channels": int, "allow": list}
 # A site's name becomes part of the names of files, and must not lead into another folder.
 SITE_NAME = re.compile(r"[^./\\\0][^/\\\0]*")
 
@@ -106,8 +108,8 @@ class Coordinator:
         content = wire.request_content(self.study_json)
         messages = [self._message(content, wire.DESCRIBE, node, "describe") for node in nodes]
         cards: dict[str, Member] = {}
-        for node, reply in self.exchange(messages).items():
-            card = wire.read_document(reply.content, wire.CARD)
+        answers = self.exchange(messages, lambda _, reply: wire.read_document(reply.content, wire.CARD))
+        for node, card in answers.items():
             self._check_card(card)
             if card["site"] in cards:
                 raise StudyFailedError(
@@ -136,14 +138,14 @@ class Coordinator:
         return nodes
 
     def _check_card(self, card: dict[str, Any]) -> None:
-        missing = {"site", "version", "classes", "size", "channels", "allow"} - set(card)
-        if missing:
+        for name, kind in CARD_FIELDS.items():
+            if not isinstance(card.get(name), kind):
+                raise StudyFailedError(
+                    f"a site's card lacks {name!r}, or it is malformed; is its fedkr of version {fedkr.__version__}?"
+                )
+        if not isinstance(card.get("site"), str) or not SITE_NAME.fullmatch(card["site"]):
             raise StudyFailedError(
-                f"a site's card lacks {sorted(missing)[0]!r}; is its fedkr of version {fedkr.__version__}?"
-            )
-        if not isinstance(card["site"], str) or not SITE_NAME.fullmatch(card["site"]):
-            raise StudyFailedError(
-                f"a site calls itself {card['site']!r}: `name` in its site file must not begin with a dot "
+                f"a site calls itself {card.get('site')!r}: `name` in its site file must not begin with a dot "
                 "or hold a slash"
             )
         if card["version"] != fedkr.__version__:
@@ -233,14 +235,11 @@ class Coordinator:
                 return
             time.sleep(POLL_SECONDS)
 
-    def keep(
-        self, pending: Pending, replies: Iterable[Message], accept: Callable[[str, RecordDict], Artifact]
-    ) -> dict[str, Path]:
+    def keep(self, pending: Pending, accept: Callable[[str, RecordDict], Artifact]) -> dict[str, Path]:
         """Accept each answer and write it before the next is taken; sites without one are lost (see ``Pending.lost``).
 
         Args:
             pending: what was sent.
-            replies: the answers, best lazily (:meth:`arrivals`).
             accept: turns an answer into what is kept; a :class:`UserError` from it rejects the answer.
 
         Returns:
@@ -249,13 +248,8 @@ class Coordinator:
         Raises:
             StudyFailedError: too few sites are left, or the backend itself broke.
         """
-        silent = dict(pending.waiting)
-        for message in replies:
-            site = silent.pop(message.metadata.reply_to_message_id)
-            self._raise_if_broken(site, message)
+        for site, message in self._answers(pending):
             try:
-                if message.has_error():
-                    raise UserError(f"refused or failed ({message.error.reason}); its own log says why")
                 artifact = accept(site, message.content)
             except UserError as error:
                 self._lose(site, str(error), pending.lost)
@@ -263,8 +257,19 @@ class Coordinator:
             down = content_bytes(pending.messages[site].content)
             artifact.info |= {"bytes_up": content_bytes(message.content), "bytes_down": down}
             write_artifact(pending.paths[site], artifact)
-        self._lose_silent(silent, pending.lost)
         return {s: path for s, path in sorted(pending.paths.items(), key=lambda i: site_order(i[0])) if path.exists()}
+
+    def _answers(self, pending: Pending) -> Iterator[tuple[str, Message]]:
+        """Yield each site's answer as it arrives; sites that refuse, fail or stay silent are lost."""
+        silent = dict(pending.waiting)
+        for message in self.arrivals(pending):
+            site = silent.pop(message.metadata.reply_to_message_id)
+            self._raise_if_broken(site, message)
+            if message.has_error():
+                self._lose(site, f"refused or failed ({message.error.reason}); its own log says why", pending.lost)
+            else:
+                yield site, message
+        self._lose_silent(silent, pending.lost)
 
     def collect_metrics(
         self, pending: Pending, check: Callable[[str, dict[str, Any]], object]
@@ -284,24 +289,23 @@ class Coordinator:
             check(site, metrics)
             return Artifact({}, {"metrics": metrics})
 
-        files = self.keep(pending, self.arrivals(pending), accept)
+        files = self.keep(pending, accept)
         return {site: read_artifact(path).info for site, path in files.items()}
 
-    def exchange(self, messages: Iterable[Message]) -> dict[str, Message]:
-        """Send ready-made messages to members, wait, and return the answers by site, in the sites' order."""
+    def exchange(self, messages: Iterable[Message], accept: Callable[[str, Message], T]) -> dict[str, T]:
+        """Send ready-made messages to members, wait, and return what ``accept`` made of each answer, by site.
+
+        A :class:`UserError` from ``accept`` loses the site. The sites are in their order.
+        """
         names = {member.node: member.name for member in self.members.values()}
         mine = {names[m.metadata.dst_node_id]: m for m in messages if m.metadata.dst_node_id in names}
-        pending = self.send(Pending(mine, {}))
-        silent, replies = dict(pending.waiting), {}
-        for message in self.arrivals(pending):
-            site = silent.pop(message.metadata.reply_to_message_id)
-            self._raise_if_broken(site, message)
-            if message.has_error():
-                self._lose(site, f"refused or failed ({message.error.reason}); its own log says why")
-            else:
-                replies[site] = message
-        self._lose_silent(silent)
-        return {site: replies[site] for site in sorted(replies, key=site_order)}
+        accepted: dict[str, T] = {}
+        for site, message in self._answers(self.send(Pending(mine, {}))):
+            try:
+                accepted[site] = accept(site, message)
+            except UserError as error:
+                self._lose(site, str(error))
+        return {site: accepted[site] for site in sorted(accepted, key=site_order)}
 
     def _raise_if_broken(self, site: str, message: Message) -> None:
         """A Ray actor that died stays in Flower's pool and fails every later message: only a new run helps."""

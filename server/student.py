@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import time
 
-from fedkr.config import Study
+from fedkr.config import StudentConfig
 from fedkr.learning.job import Job
-from fedkr.learning.runtime import Runtime
-from fedkr.progress import Progress
 from fedkr.recycle.distill import distill_student
 from fedkr.release import ReleasedSets
 from fedkr.stages import Artifact, model_tensors
 
 
-def train_student(study: Study, sets: ReleasedSets, runtime: Runtime, progress: Progress) -> Artifact:
-    """Train the student on the pooled releases; ``info`` holds the seconds that it took."""
+def train_student(config: StudentConfig, sets: ReleasedSets, job: Job, stage: str = "student") -> Artifact:
+    """Train a student on released sets; ``info`` holds the seconds that it took."""
     started = time.perf_counter()
-    job = Job(runtime, progress, study.data.flip, (study.seed, "server", "student"))
-    model = distill_student(study.student, sets, job, "student")
+    model = distill_student(config, sets, job, stage)
     return Artifact(model_tensors(model), {"seconds": time.perf_counter() - started})

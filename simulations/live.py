@@ -7,7 +7,7 @@ import logging
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import timedelta
 from pathlib import Path
 
@@ -28,11 +28,11 @@ WAITING = StageState("waiting", 0, 0)
 States = dict[str, dict[str, StageState]]
 
 
-def run_folders(run_dir: Path, sites: int, centralised: bool = True) -> dict[str, Path]:
-    """Return where a run's parts report their progress: every site, the server and, if wanted, the oracle."""
+def run_folders(run_dir: Path, sites: int, oracles: Iterable[str] = ()) -> dict[str, Path]:
+    """Return where a run's parts report their progress: every site, the server and the oracles, by name."""
     files = RunFiles(run_dir)
     folders = {f"site-{i}": files.sites / f"site-{i}" for i in range(sites)} | {"server": files.server}
-    return folders | ({"centralised": files.centralised} if centralised else {})
+    return folders | {name: files.oracle(name) for name in oracles}
 
 
 class LiveView:

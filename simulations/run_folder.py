@@ -26,10 +26,11 @@ from fedkr.report import load_results, print_tables
 from fedkr.report.write import write_report
 from fedkr.run_files import RunFiles
 from fedkr.stages import write_atomic
-from server.strategies.weights import make_strategy
+from server.contestant import check_contestants
 from simulations.backends import Backend
 from simulations.live import LiveView
 from simulations.study.command import differences
+from simulations.study.oracles import oracle_of
 from simulations.study.samples import collect_samples
 
 Results = Mapping[str, Any]
@@ -216,5 +217,6 @@ def _check_models(study: Study, source: Source) -> None:
         except UserError as error:
             raise UserError(f"{name}.{error}") from None
     build_generator(study.generator, Shape.of(source.pool), Job(runtime, flip=study.data.flip))
-    if study.strategy.kind in study.strategy.compare:
-        make_strategy(study.strategy.kind, study.strategy.options, study.federation.sites)
+    check_contestants(study)
+    for name in study.strategy.names(driver=True):
+        oracle_of(study, name)

@@ -107,9 +107,7 @@ def train_weights(site: Site, request: wire.Request) -> RecordDict:
         "diverged": diverged,
         "seconds": time.perf_counter() - started,
     }
-    content = wire.metrics_reply(metrics)
-    content[wire.ARRAYS] = wire.weights_record(trained)
-    return content
+    return wire.round_content(trained, metrics)
 
 
 def _train_round(site: Site, model: nn.Module, request: wire.Request) -> dict[str, torch.Tensor]:
@@ -125,7 +123,7 @@ def _train_round(site: Site, model: nn.Module, request: wire.Request) -> dict[st
         factor=lambda step: 1.0,
     )
     work.proximal = float(settings.get("proximal-mu", 0.0))
-    work.advance(steps, f"{site.study.strategy.kind} round {round_number}")
+    work.advance(steps, f"round {round_number}")
     return dict(work.model.state_dict())
 
 

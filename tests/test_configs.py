@@ -3,6 +3,7 @@
 import dataclasses
 import importlib
 import itertools
+import pkgutil
 import re
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,9 @@ from hydra import compose, initialize_config_module
 import configs
 from fedkr.config import Study
 from fedkr.errors import UserError
+from server import strategies
 from server.composition import compose_study, register_schema, study_from_config
+from server.contestant import check_contestants
 
 ROOT = Path(configs.__file__).parent
 GROUPS = ("dataset", "partition", "generator", "teacher", "student", "strategy", "audit", "backend")
@@ -33,10 +36,6 @@ def leaves(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 def test_config_yaml_documents_each_field_of_the_study_with_its_default() -> None:
     documented = yaml.safe_load((ROOT / "config.yaml").read_text())
     del documented["defaults"]
-    documented["strategy"]["compare"] = [
-        documented["strategy"]["kind"] if choice == "${strategy.kind}" else choice
-        for choice in documented["strategy"]["compare"]
-    ]
     assert leaves(documented) == leaves(dataclasses.asdict(Study()))
 
 
@@ -49,14 +48,15 @@ def test_each_option_in_config_yaml_has_a_comment() -> None:
 
 def test_composing_with_no_overrides_gives_the_defaults_of_the_dataclasses() -> None:
     study = compose_study([])
-    study.generator.options = {}
+    study.generator.options, study.strategy.options = {}, {}
     assert study == Study()
 
 
 @pytest.mark.parametrize(("group", "choice"), CHOICES, ids=["=".join(choice) for choice in CHOICES])
 def test_each_choice_composes_to_a_valid_study(group: str, choice: str) -> None:
-    study = compose_study([f"{group}={choice}"])
-    if group in ("partition", "generator", "strategy", "backend"):
+    named = f"strategy.compare=[{choice}]" if group == "strategy" else f"{group}={choice}"
+    study = compose_study([named])
+    if group in ("partition", "generator", "backend"):
         assert getattr(study, group).kind == choice
     if group == "dataset":
         assert study.data.name == choice
@@ -94,10 +94,22 @@ def test_group_and_option_go_together() -> None:
     assert (study.data.name, study.data.root, study.partition.alpha) == ("breastmnist", "../x", 0.1)
 
 
-def test_the_comparison_follows_the_chosen_strategy() -> None:
-    study = compose_study(["strategy=fedprox"])
-    assert study.strategy.compare == ["local", "fedprox", "fedkr", "centralised"]
-    assert study.strategy.options == {"proximal_mu": 0.01}
+def test_each_contestant_brings_the_options_of_its_own_file() -> None:
+    study = compose_study(["strategy.compare=[fedavg,fedprox,fedadam,fedkr]"])
+    assert study.strategy.options["fedprox"] == {"proximal_mu": 0.01}
+    assert set(study.strategy.options) == {"fedprox", "fedadam"}
+    stronger = compose_study(["strategy.compare=[fedprox]", "strategy.options.fedprox.proximal_mu=1"])
+    assert stronger.strategy.options == {"fedprox": {"proximal_mu": 1}}
+
+
+@pytest.mark.parametrize("name", [choice for group, choice in CHOICES if group == "strategy"])
+def test_a_contestants_file_lists_only_options_that_its_module_has(name: str) -> None:
+    check_contestants(compose_study([f"strategy.compare=[{name}]"]))
+
+
+def test_each_contestant_of_the_server_has_a_file() -> None:
+    modules = {module.name for module in pkgutil.iter_modules(strategies.__path__)}
+    assert modules <= {choice for group, choice in CHOICES if group == "strategy"}
 
 
 @pytest.mark.parametrize(
@@ -108,6 +120,9 @@ def test_the_comparison_follows_the_chosen_strategy() -> None:
         ("datset=digits", "datset: no such option; did you mean 'dataset'?"),
         ("dataset.root=x", "dataset: no such option; did you mean 'data'?"),
         ("dataset=brestmnist", "dataset=brestmnist: no such choice; did you mean 'breastmnist'?"),
+        ("strategy=fedprox", "strategy=...: not a choice of one; name any number in strategy.compare=[local,fedprox,"),
+        ("strategy.compare=[fedprx]", "strategy.compare: 'fedprx': unknown strategy; did you mean 'fedprox'?"),
+        ("strategy.options.fedavgg.lrs=[1]", "strategy.options='fedavgg': unknown value; did you mean 'fedavg'?"),
         ("generator=gan", "generator=gan: no such choice; one of: biggan_deep, edm, mixture"),
         ("generator.options.widht=3", "generator.options.widht: no such option; did you mean 'width'?"),
         ("+partition.alhpa=1", "partition.alhpa: no such option; did you mean 'alpha'?"),

@@ -1,6 +1,6 @@
 """The study: its options as dataclasses, their reading and their checks."""
 
-from fedkr.config.checks import at_least, check_study, one_of, parse_study, positive
+from fedkr.config.checks import at_least, check_search, check_study, one_of, parse_study, positive
 from fedkr.config.reading import nearest, read_dataclass
 from fedkr.config.schema import (
     ATTACKS,
@@ -13,7 +13,6 @@ from fedkr.config.schema import (
     PARTITIONS,
     REFERENCE_ATTACKS,
     RELEASE_ATTACKS,
-    STRATEGIES,
     THRESHOLD_ATTACKS,
     AuditConfig,
     BackendConfig,
@@ -23,6 +22,7 @@ from fedkr.config.schema import (
     GeneratorConfig,
     PartitionConfig,
     RecycleConfig,
+    SearchConfig,
     SplitConfig,
     StrategyConfig,
     StudentConfig,
@@ -41,7 +41,6 @@ __all__ = [
     "PARTITIONS",
     "REFERENCE_ATTACKS",
     "RELEASE_ATTACKS",
-    "STRATEGIES",
     "THRESHOLD_ATTACKS",
     "AuditConfig",
     "BackendConfig",
@@ -51,12 +50,14 @@ __all__ = [
     "GeneratorConfig",
     "PartitionConfig",
     "RecycleConfig",
+    "SearchConfig",
     "SplitConfig",
     "StrategyConfig",
     "StudentConfig",
     "Study",
     "TeacherConfig",
     "at_least",
+    "check_search",
     "check_study",
     "nearest",
     "one_of",

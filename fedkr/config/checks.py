@@ -20,6 +20,7 @@ from fedkr.config.schema import (
     FederationConfig,
     PartitionConfig,
     RecycleConfig,
+    SearchConfig,
     SplitConfig,
     StrategyConfig,
     StudentConfig,
@@ -54,7 +55,7 @@ def check_study(study: Study) -> None:
     _check_classifiers(study.teacher, study.student)
     _check_recycle(study.recycle)
     _check_strategy(study.strategy)
-    _check_audit(study.audit)
+    _check_audit(study.audit, study.strategy.compare)
     _check_backend(study.backend)
 
 
@@ -120,27 +121,40 @@ def _check_recycle(recycle: RecycleConfig) -> None:
 
 
 def _check_strategy(strategy: StrategyConfig) -> None:
-    for value in strategy.compare:
-        one_of("strategy.compare", value, ("local", "fedkr", "centralised", strategy.kind))
-    if not strategy.lrs or not strategy.local_epochs:
-        raise UserError("strategy.lrs and strategy.local_epochs: name at least one value each")
-    for rate in strategy.lrs:
-        positive("strategy.lrs", rate)
-    for epochs in strategy.local_epochs:
-        at_least("strategy.local_epochs", epochs, 1)
-    at_least("strategy.rounds", strategy.rounds, 1)
-    searched = len(strategy.lrs) * len(strategy.local_epochs) > 1
+    for name in strategy.compare:
+        if strategy.compare.count(name) > 1:
+            raise UserError(f"strategy.compare: {name!r} is named twice")
+        # It names files as well.
+        if not name.replace("-", "_").isidentifier():
+            raise UserError(f"strategy.compare: {name!r}: a name has letters, digits, - and _; its module is `kind`")
+    for name, options in strategy.options.items():
+        one_of("strategy.options", name, tuple(strategy.compare))
+        if not isinstance(options, dict):
+            raise UserError(f"strategy.options.{name}={options!r}: expected a group of options")
+    check_search(strategy, "strategy")
+
+
+def check_search(search: SearchConfig, where: str) -> None:
+    """Raise :class:`UserError` for a search that no weights could be shared by; ``where`` holds its options."""
+    if not search.lrs or not search.local_epochs:
+        raise UserError(f"{where}.lrs and {where}.local_epochs: name at least one value each")
+    for rate in search.lrs:
+        positive(f"{where}.lrs", rate)
+    for epochs in search.local_epochs:
+        at_least(f"{where}.local_epochs", epochs, 1)
+    at_least(f"{where}.rounds", search.rounds, 1)
+    searched = len(search.lrs) * len(search.local_epochs) > 1
     # A round reports the val score of the model that enters it: the first tells nothing about the candidate.
-    at_least("strategy.search_rounds", strategy.search_rounds, 2 if searched else 0)
+    at_least(f"{where}.search_rounds", search.search_rounds, 2 if searched else 0)
     if searched:
-        at_least("strategy.rounds", strategy.rounds, 2)
+        at_least(f"{where}.rounds", search.rounds, 2)
 
 
-def _check_audit(audit: AuditConfig) -> None:
+def _check_audit(audit: AuditConfig, contestants: list[str]) -> None:
     for value in audit.attacks:
         one_of("audit.attacks", value, ATTACKS)
     for value in audit.targets:
-        one_of("audit.targets", value, AUDIT_TARGETS)
+        one_of("audit.targets", value, (*AUDIT_TARGETS, *contestants))
     for value in audit.canary_kinds:
         one_of("audit.canary_kinds", value, CANARY_KINDS)
     for fpr in audit.fprs:

@@ -32,6 +32,8 @@ def read_dataclass(kind: type[T], values: Any, where: str) -> T:
 def nearest(name: str, known: typing.Iterable[str]) -> str:
     """Return '; did you mean ...' or the list of known names, to end an error line with."""
     known = sorted(map(str, known))
+    if not known:
+        return "; there are none"
     close = difflib.get_close_matches(str(name), known, n=1)
     return f"; did you mean {close[0]!r}?" if close else f"; one of: {', '.join(known)}"
 

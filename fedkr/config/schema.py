@@ -14,7 +14,6 @@ from typing import Any
 
 from fedkr.fingerprint import fingerprint
 
-STRATEGIES = ("local", "fedavg", "fedkr", "centralised")
 PARTITIONS = ("iid", "dirichlet", "pathological", "quantity")
 BACKENDS = ("inline", "ray", "deploy")
 AUGMENTATIONS = ("none", "standard", "strong")
@@ -23,8 +22,9 @@ THRESHOLD_ATTACKS = ("loss", "modified-entropy", "confidence", "logit-margin")
 REFERENCE_ATTACKS = ("lira-online", "lira-online-fixed", "lira-offline", "lira-offline-fixed", "rmia", "rmia-offline")
 ATTACKS = THRESHOLD_ATTACKS + REFERENCE_ATTACKS
 RELEASE_ATTACKS = ("distance-pixels", "distance-features", "monte-carlo", "domias")
-# Models, then what the server alone sees: a student of one site's releases, a site's last update, the released images.
-AUDIT_TARGETS = ("student", "weights", "teacher", "local", "centralised", "site-student", "update", "release")
+# Kinds of what contestants leave: models, then what the server alone sees: a student of one site's releases, a site's
+# last update, the released images. A single one of a kind goes by its own name, such as fedavg or centralised.
+AUDIT_TARGETS = ("student", "weights", "oracle", "teacher", "local", "site-student", "update", "release")
 # Each image needs two references that trained on it and two that did not, with masks of half the references.
 LEAST_REFERENCES = 4
 CANARY_KINDS = ("mislabelled", "noise", "near-duplicate")
@@ -150,16 +150,29 @@ class RecycleConfig:
 
 
 @dataclass
-class StrategyConfig:
-    """The comparison, and the weight-sharing baseline with its search (chosen on the sites' val splits)."""
+class SearchConfig:
+    """How weights are shared: rounds, and the search for learning rate and local epochs on the sites' val splits."""
 
-    compare: list[str] = field(default_factory=lambda: list(STRATEGIES))
-    kind: str = "fedavg"
     rounds: int = 20
     search_rounds: int = 4
     lrs: list[float] = field(default_factory=lambda: [0.03, 0.1])
     local_epochs: list[int] = field(default_factory=lambda: [2, 5])
+
+
+@dataclass
+class StrategyConfig(SearchConfig):
+    """The contestants of the comparison, and the search that those share that share weights.
+
+    ``options`` holds each contestant's own, by name: what its file in the group ``strategy`` says, among them ``kind``
+    (its module) and ``driver`` (whether only a simulation can run it).
+    """
+
+    compare: list[str] = field(default_factory=lambda: ["local", "fedavg", "fedkr", "centralised"])
     options: dict[str, Any] = field(default_factory=dict)
+
+    def names(self, *, driver: bool) -> list[str]:
+        """Return the contestants that the driver of a simulation runs itself, or those of the ServerApp."""
+        return [name for name in self.compare if bool(self.options.get(name, {}).get("driver")) == driver]
 
 
 @dataclass
@@ -169,7 +182,7 @@ class AuditConfig:
     enabled: bool = True
     attacks: list[str] = field(default_factory=lambda: ["loss", "modified-entropy"])
     headline: str = "modified-entropy"
-    targets: list[str] = field(default_factory=lambda: ["student", "weights", "teacher", "centralised", "release"])
+    targets: list[str] = field(default_factory=lambda: ["student", "weights", "teacher", "oracle", "release"])
     fprs: list[float] = field(default_factory=lambda: [0.01, 0.001])
     bootstrap: int = 1000
     direct_references: int = 0

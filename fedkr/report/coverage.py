@@ -10,7 +10,14 @@ from fedkr.audit.targets import OF_ONE_SITE
 from fedkr.config import ATTACKS, RELEASE_ATTACKS
 from fedkr.report.audit_fields import AuditRow
 from fedkr.report.results import Results
-from fedkr.report.selection import ADVERSARIES, audited_sites, audited_targets, headline_rows, references_kind
+from fedkr.report.selection import (
+    ADVERSARIES,
+    audited_sites,
+    audited_targets,
+    headline_rows,
+    kind_and_owner,
+    references_kind,
+)
 from fedkr.report.wording import (
     ADVERSARY_MEANING,
     attack_label,
@@ -44,7 +51,8 @@ def not_tested(results: Results) -> list[str]:
     """Return what this audit left out, then what no audit of this kind covers."""
     rows, extras = results.get("audit", []), results.get("audit_extras", {})
     kinds = {references_kind(row) for row in rows}
-    run, targets = {row["attack"] for row in rows}, {row["target"] for row in rows}
+    run = {row["attack"] for row in rows}
+    targets = {kind_and_owner(results, row["target"])[0] for row in rows}
     left_out = []
     if not kinds & {"direct", "pipeline"}:
         left_out.append(

@@ -84,9 +84,25 @@ class SiteRecycling(TypedDict, total=False):
     recalls: list[float | None]
 
 
-class SearchPoint(TypedDict):
-    """Pooled val accuracy of the weight-sharing baseline after one round of one setting."""
+class TargetResult(TypedDict, total=False):
+    """What a contestant left behind that an audit can attack.
 
+    ``kind`` is what ``audit.targets`` also calls it, such as ``weights`` for every model of shared weights. ``model``
+    or ``by_site`` say where its models are in the run's folder; without either, the sites hold it.
+    """
+
+    name: Required[str]
+    kind: Required[str]
+    contestant: Required[str]
+    adversary: str
+    model: str
+    by_site: dict[str, str]
+
+
+class SearchPoint(TypedDict):
+    """Pooled val accuracy of a weight-sharing strategy after one round of one setting."""
+
+    strategy: str
     lr: float
     local_epochs: int
     round: int
@@ -110,6 +126,7 @@ class Results(TypedDict, total=False):
     audit_extras: AuditExtras
     recycling: dict[str, SiteRecycling]
     weights_search: list[SearchPoint]
+    targets: list[TargetResult]
     missing_sites: list[str]
     notes: list[str]
     seconds: float | None

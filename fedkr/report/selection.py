@@ -15,7 +15,7 @@ from fedkr.report.audit_fields import AuditRow, VerdictRow
 from fedkr.report.results import Results, SiteResult, StrategyResult
 
 OUTSIDER, SERVER, OWNER = ADVERSARIES = ("outsider", "server", "owner")
-_ORDER = ("student", "weights", "centralised", "site-student", "update", "release", "teacher", "local")
+_ORDER = ("student", "weights", "oracle", "site-student", "update", "release", "teacher", "local")
 _STRENGTH = {"direct": 1, "pipeline": 2}
 
 
@@ -24,9 +24,15 @@ def strategy_by_name(results: Results, name: str) -> StrategyResult | None:
     return next((s for s in results["strategies"] if s["name"] == name), None)
 
 
-def weights_kind(results: Results) -> str:
-    """Return which strategy shared its weights: the audit's targets ``weights`` and ``update`` are that one's."""
-    return str((results.get("study", {}).get("strategy") or {}).get("kind", "fedavg"))
+def kind_and_owner(results: Results, target: str) -> tuple[str, str]:
+    """Return an audited target's kind, and the contestant whose accuracy it stands beside."""
+    left = results.get("targets", [])
+    for row in left:
+        if row["name"] == target:
+            return row["kind"], row["contestant"]
+    # A release, and a student of one site's, belong to whoever trains a student on all of them.
+    students = [row["contestant"] for row in left if row["kind"] == "student"]
+    return target, students[0] if students else target
 
 
 def own_tests(results: Results) -> tuple[list[str], dict[str, list[float | None]]]:
@@ -65,8 +71,8 @@ def audited_targets(results: Results) -> dict[str, str]:
     seen = {row["target"]: adversary(row) for row in results.get("audit", [])}
 
     def place(target: str) -> tuple[int, int]:
-        by = seen[target]
-        rank = _ORDER.index(target if target in _ORDER else "weights")
+        by, (kind, _) = seen[target], kind_and_owner(results, target)
+        rank = _ORDER.index(kind if kind in _ORDER else "weights")
         return ADVERSARIES.index(by) if by in ADVERSARIES else len(ADVERSARIES), rank
 
     return {target: seen[target] for target in sorted(seen, key=place)}
@@ -136,6 +142,7 @@ class PlanePoint:
     """One strategy in the plane of utility and privacy: its accuracy and one pooled attack on what it gives away."""
 
     strategy: str
+    kind: str
     accuracy: float
     row: AuditRow
 
@@ -148,15 +155,14 @@ class PlanePoint:
 
 def plane_points(results: Results) -> list[PlanePoint]:
     """Return every strategy's accuracy beside the pooled headline attack, for each adversary and kind of references."""
-    strategy_of = dict.fromkeys(("student", "site-student", "release"), "fedkr")
-    strategy_of |= dict.fromkeys(("update", "weights"), weights_kind(results))
     accuracies = {s["name"]: s.get("accuracy") for s in results["strategies"]}
     points = []
     for target in audited_targets(results):
-        name = strategy_of.get(target, target)
-        accuracy = accuracies.get(name)
+        kind, name = kind_and_owner(results, target)
+        # A contestant's accuracy says nothing of the teachers that it has on the way.
+        accuracy = None if kind == "teacher" else accuracies.get(name)
         if accuracy is not None:
-            points += [PlanePoint(name, accuracy, row) for row in _pooled_headlines(results, target)]
+            points += [PlanePoint(name, kind, accuracy, row) for row in _pooled_headlines(results, target)]
     return points
 
 

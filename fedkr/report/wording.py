@@ -7,7 +7,7 @@ from typing import Any
 
 from fedkr.report.audit_fields import AttackFigures, AuditRow, PairedRow
 from fedkr.report.results import Results
-from fedkr.report.selection import references_kind, weights_kind
+from fedkr.report.selection import kind_and_owner, references_kind
 
 STRATEGY_LABELS = {
     "local": "Local only",
@@ -30,6 +30,11 @@ TARGET_LABELS = {
     "centralised": "Centralised model",
     "site-student": "Student of one site's releases",
     "release": "Released images",
+}
+_OF_CONTESTANT = {
+    **dict.fromkeys(("student", "weights", "oracle"), " model"),
+    "update": " update of a site",
+    "teacher": " teacher of a site",
 }
 ATTACK_LABELS = {
     "loss": "loss threshold",
@@ -68,10 +73,10 @@ def strategy_meaning(name: str) -> str:
 
 def target_label(target: str, results: Results) -> str:
     """Return how an audited model is called in text."""
-    kind = weights_kind(results)
-    if target == "update":
-        return f"{strategy_label(kind)} update of a site"
-    return TARGET_LABELS.get(target) or (f"{strategy_label(kind)} model" if target in ("weights", kind) else target)
+    if target in TARGET_LABELS:
+        return TARGET_LABELS[target]
+    kind, contestant = kind_and_owner(results, target)
+    return strategy_label(contestant) + _OF_CONTESTANT[kind] if kind in _OF_CONTESTANT else target
 
 
 def attack_label(attack: str) -> str:

@@ -1,1 +1,1 @@
-"""Strategies of the comparison: sharing releases (fedkr) and sharing weights (Flower's own)."""
+"""The contestants of the comparison, one module each; what they have in common is in :mod:`server.contestant`."""

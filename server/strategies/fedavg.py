@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from flwr.serverapp.strategy import FedAvg
 
-from flwr.serverapp.strategy import FedAvg, Strategy
+from server.weight_sharing import WeightSharing
 
 
-def make(options: dict[str, Any], sites: int) -> Strategy:
-    """Return FedAvg over all ``sites``."""
-    return FedAvg(min_train_nodes=sites, min_available_nodes=sites, min_evaluate_nodes=sites, **options)
+class Contestant(WeightSharing):
+    """FedAvg over all sites that share weights."""
+
+    flower = FedAvg

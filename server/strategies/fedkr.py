@@ -1,132 +1,73 @@
-"""``fedkr``: a Flower strategy in which the sites send synthetic images with soft labels, never weights."""
+"""``fedkr``: the sites share synthetic images with soft labels, never weights; the server trains a student on them."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
-from flwr.serverapp import Grid
-from flwr.serverapp.strategy import Result, Strategy
-
-from fedkr import wire
-from fedkr.learning.runtime import Runtime
-from fedkr.progress import Progress
-from fedkr.release import ReleasedSets, check_release
-from fedkr.stages import Artifact
-from server.coordinator import Coordinator, Pending, card_shape
-from server.failure import StudyFailedError
+from fedkr.release import ReleasedSets
+from fedkr.stages import Artifact, read_artifact
+from server import contestant
+from server.contestant import Outcome, Row, Turn
 from server.student import train_student
+from server.targets import Target
 
 logger = logging.getLogger("fedkr.server")
 
+# What of a release's manifest the results keep.
+OF_MANIFEST = ("left_out", "recalls", "teacher", "checkpoint", "knobs")
 
-class FedKR(Strategy):
-    """Collects the sites' releases, each written to disk as it lands, and trains the central student on their union.
 
-    Flower's own loop holds all replies of a round in memory and cannot resume, so :meth:`start` drives the grid through
-    the :class:`~server.coordinator.Coordinator`.
+class Contestant(contestant.Contestant):
+    """The central student of all sites' releases."""
 
-    Args:
-        coordinator: the members and the exchanges with them.
-        runtime: where the student is trained.
-        progress: is told of the student's training.
-        meanwhile: called when the last request is out: a chance to queue more work for sites that finish early.
-    """
+    needs = frozenset({"release"})
+    turn = Turn.FIRST
 
-    def __init__(
-        self,
-        coordinator: Coordinator,
-        runtime: Runtime,
-        progress: Progress,
-        meanwhile: Callable[[], None] = lambda: None,
-    ) -> None:
-        self.coordinator, self.runtime, self.progress, self.meanwhile = coordinator, runtime, progress, meanwhile
-        self.files: list[dict[str, Path]] = []
-        self._pending = Pending({}, {})
+    def start(self) -> Callable[[], Outcome]:
+        """Ask the sites for their releases; the rest is to collect them and to train the student."""
+        releases, rounds = self.federation.releases, self.study.recycle.rounds
+        logger.info("├── %s: %d exchange(s), %d regeneration round(s)", self.name, releases.exchanges, rounds)
+        releases.ask()
+        return lambda: self._outcome(releases.collect())
 
-    def summary(self) -> None:
-        """Log what is about to happen."""
-        recycle = self.coordinator.study.recycle
-        logger.info("├── fedkr: %d exchange(s), %d regeneration round(s)", self.exchanges, recycle.rounds)
-
-    @property
-    def exchanges(self) -> int:
-        """How many times the sites are asked: once for all regeneration rounds, or once for each."""
-        recycle = self.coordinator.study.recycle
-        return 1 if recycle.exchange == "once" else recycle.rounds
-
-    def configure_train(
-        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
-    ) -> Iterable[Message]:
-        """Ask each site whose policy allows it for its release of the round, unless it is on disk already."""
-        sites, study = self.coordinator.allowing("release"), self.coordinator.study_json
-        contents = {site: wire.request_content(study, round=server_round) for site in sites}
-        self._pending = self.coordinator.compose(f"release-r{server_round}", wire.RELEASE, contents)
-        return self._pending.messages.values()
-
-    def aggregate_train(
-        self, server_round: int, replies: Iterable[Message]
-    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """Check and store each release as it lands; nothing is averaged."""
-        files = self.coordinator.keep(self._pending, replies, self._accept)
-        self.files.append(files)
-        return None, MetricRecord({"sites": len(files)})
-
-    def configure_evaluate(
-        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
-    ) -> Iterable[Message]:
-        """Nothing to ask: the comparison evaluates the models of all strategies alike, at the end."""
-        return []
-
-    def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
-        """Nothing was asked."""
-        return None
-
-    def _accept(self, site: str, content: RecordDict) -> Artifact:
-        release, card = wire.read_release(content), self.coordinator.card
-        check_release(
-            release,
-            card_shape(card),
-            where=f"release of {site}",
+    def _outcome(self, files: Sequence[Mapping[str, Path]]) -> Outcome:
+        student = self._student(files)
+        bytes_of_student = sum(t.numel() * t.element_size() for t in student.tensors.values())
+        recycling, costs = self._recycling(files)
+        for cost in costs.values():
+            cost["bytes_down"] += bytes_of_student
+        return Outcome(
+            costs=costs,
+            seconds=student.info["seconds"],
+            model=Target("student", "student", self.name, model=student),
+            leaves=[Target("teacher", "teacher", self.name, "owner")],
+            releases=files,
+            recycling=recycling,
         )
-        artifact = release.as_artifact()
-        artifact.info = {"left_out": []} | release.manifest | {"count": len(release)}
-        artifact.info |= {"seconds": wire.read_metrics(content).get("seconds", 0.0)}
-        return artifact
 
-    def train(self) -> Artifact:
-        """Train the student on everything stored, or read it where it was trained before."""
-        if not any(self.files):
-            raise StudyFailedError("no site released anything: 'release' is not in their policy.allow")
-        pool = ReleasedSets.of_files([list(files.values()) for files in self.files])
-        sites = [sorted(files) for files in self.files]
+    def _student(self, files: Sequence[Mapping[str, Path]]) -> Artifact:
+        """Train the student on everything released, or read it where it was trained before."""
+        sets = ReleasedSets.of_files([list(exchange.values()) for exchange in files])
         return self.coordinator.stages.run(
             "student",
-            {"study": self.coordinator.study.identity(), "sites": sites},
-            lambda: train_student(self.coordinator.study, pool, self.runtime, self.progress),
+            # The name of a release's file tells it from one of other images.
+            {"study": self.study.identity(), "releases": [sorted(path.name for path in e.values()) for e in files]},
+            lambda: train_student(self.study.student, sets, self.federation.job.seeded("student")),
         )
 
-    def start(
-        self,
-        grid: Grid,
-        initial_arrays: ArrayRecord,
-        num_rounds: int = 1,
-        timeout: float = 3600,
-        train_config: ConfigRecord | None = None,
-        evaluate_config: ConfigRecord | None = None,
-        evaluate_fn: Callable[[int, ArrayRecord], MetricRecord | None] | None = None,
-    ) -> Result:
-        """Run ``num_rounds`` exchanges, then train the student; its weights are the result.
-
-        Deadlines and all other settings come from the study; Flower's remaining arguments are accepted and not needed.
-        """
-        self.summary()
-        for server_round in range(1, num_rounds + 1):
-            self.configure_train(server_round, initial_arrays, train_config or ConfigRecord(), grid)
-            self.coordinator.send(self._pending)
-            if server_round == num_rounds:
-                self.meanwhile()
-            self.aggregate_train(server_round, self.coordinator.arrivals(self._pending))
-        return Result(arrays=wire.weights_record(self.train().tensors))
+    @staticmethod
+    def _recycling(files: Sequence[Mapping[str, Path]]) -> tuple[dict[str, Row], dict[str, dict[str, float]]]:
+        """Return by site how it came to its releases, and what they cost it."""
+        recycling: dict[str, Row] = {}
+        costs: dict[str, dict[str, float]] = {}
+        for site, path in ((site, path) for exchange in files for site, path in exchange.items()):
+            info = read_artifact(path).info
+            cost = costs.setdefault(site, {"seconds": 0.0, "bytes_up": 0, "bytes_down": 0})
+            for name in cost:
+                cost[name] += info.get(name, 0)
+            known = recycling.setdefault(site, dict(info.get("scores", {}), images=0))
+            known["images"] += info["count"]
+            known |= {name: info[name] for name in OF_MANIFEST if name in info}
+        return recycling, costs

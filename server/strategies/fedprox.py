@@ -1,12 +1,13 @@
-"""``fedprox``: Flower's FedProx (Li et al. 2020); option ``proximal_mu``."""
+"""``fedprox``: Flower's FedProx (Li et al. 2020; the sites add its proximal term to their loss)."""
 
 from __future__ import annotations
 
-from typing import Any
+from flwr.serverapp.strategy import FedProx
 
-from flwr.serverapp.strategy import FedProx, Strategy
+from server.weight_sharing import WeightSharing
 
 
-def make(options: dict[str, Any], sites: int) -> Strategy:
-    """Return FedProx over all ``sites``; the sites add the proximal term to their loss."""
-    return FedProx(min_train_nodes=sites, min_available_nodes=sites, min_evaluate_nodes=sites, **options)
+class Contestant(WeightSharing):
+    """FedProx over all sites that share weights."""
+
+    flower = FedProx

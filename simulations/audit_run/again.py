@@ -19,8 +19,7 @@ from simulations.backends.inline import InlineBackend
 from simulations.backends.ray import RayBackend
 from simulations.live import run_folders
 from simulations.run_folder import RunFolder
-from simulations.study.centralised import NAME as CENTRALISED
-from simulations.study.centralised import with_audit
+from simulations.study.oracles import with_audit
 
 # Nothing but the audit is left to run: one process starts at once and shows errors as they are, and the numbers are
 # the same on every backend. `backend=ray` lets the sites work side by side.
@@ -52,8 +51,7 @@ def audit_again(run: Path, overrides: Sequence[str]) -> Path:
     folder.say(
         f"audit of {run}: {describe(study.audit)}; finished parts are kept, the same command continues after a stop"
     )
-    centralised = folder.files.model(CENTRALISED).exists()
-    with folder.at_work(run_folders(folder.files.folder, study.federation.sites, centralised)):
+    with folder.at_work(run_folders(folder.files.folder, study.federation.sites, study.strategy.names(driver=True))):
         results = _audited(study, folder, load_results(run))
         report = folder.write_report(results)
     folder.tell(report, results["audit_extras"].get("notes", []))
@@ -107,7 +105,7 @@ def describe(audit: AuditConfig) -> str:
 
 
 def _audited(study: Study, run: RunFolder, before: Results) -> dict[str, Any]:
-    """Run the audit's apps, then the audit of the centralised model; return the whole new results."""
+    """Run the audit's apps, then the audit of the oracles; return the whole new results."""
     run.run_apps(backend_of(study.backend), study)
     found = json.loads(run.files.server_audit.read_text())
     # Where the numbers came from stays what it was.
@@ -126,8 +124,9 @@ def _audited(study: Study, run: RunFolder, before: Results) -> dict[str, Any]:
 def _not_there(study: Study, results: Mapping[str, Any]) -> list[str]:
     """Return a line for each wished target that the run left nothing of."""
     audited = {row["target"] for row in results["audit"]}
-    names = {target: study.strategy.kind if target == "weights" else target for target in study.audit.targets}
-    absent = [target for target, name in names.items() if name not in audited]
+    known = [(row["name"], row["kind"], row["contestant"]) for row in results["targets"] if row["name"] in audited]
+    named = {name for names in known for name in names} | audited
+    absent = [target for target in study.audit.targets if target not in named]
     return [f"{target}: not audited, this run kept nothing of it" for target in absent]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,22 +30,24 @@ def main(grid: Grid, context: Context) -> None:
     study, _ = read_study(context)
     run_dir = Path(study.run_dir)
     with failures_noted(run_dir):
-        write_atomic(RunFiles(run_dir).server_audit, json.dumps(audit_on_server(grid, study, run_dir)).encode())
+        files = RunFiles(run_dir)
+        found = audit_on_server(grid, study, run_dir, json.loads(files.server_results.read_text()))
+        write_atomic(files.server_audit, json.dumps(found).encode())
 
 
-def audit_on_server(grid: Grid, study: Study, run_dir: Path) -> dict[str, Any]:
+def audit_on_server(grid: Grid, study: Study, run_dir: Path, results: Mapping[str, Any]) -> dict[str, Any]:
     """Gather the sites of a finished run and audit what it left behind.
 
     Args:
         grid: Flower's grid.
         study: the run's, with the settings of the new audit.
         run_dir: the run's folder.
+        results: the run's.
 
     Returns:
         ``identity`` (of ``study``), ``audit`` and ``audit_extras`` as in ``results.json``, and ``missing_sites``.
     """
     files = RunFiles(run_dir)
-    results = json.loads(files.server_results.read_text())
     runtime = Runtime.choose(study.device, study.precision, study.threads)
     coordinator = Coordinator(grid, study, StageStore(files.server / "stages"), study.backend.kind == "ray")
     coordinator.gather_members()

@@ -17,19 +17,20 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
-from flwr.app import ArrayRecord, Message
+from flwr.app import Message
 from flwr.serverapp import Grid
 
 import fedkr
 from fedkr import wire
 from fedkr.config import Study
 from fedkr.environment import hardware, package_versions
+from fedkr.learning.job import Job
 from fedkr.learning.runtime import Runtime
-from fedkr.progress import SilentProgress
 from fedkr.release import Release
 from fedkr.stages import StageStore
+from server.contestant import Federation
 from server.coordinator import Coordinator
-from server.strategies.fedkr import FedKR
+from server.strategies.fedkr import Contestant as FedKR
 from simulations.backends.inline import InlineGrid
 
 SIZE, CLASSES = 28, 8
@@ -87,8 +88,8 @@ def peak_megabytes(sites: int, megabytes: float) -> float:
         grid: Grid = GeneratedSites(sites, images)
         coordinator = Coordinator(grid, study, StageStore(Path(folder)))
         coordinator.gather_members()
-        strategy = FedKR(coordinator, Runtime.choose("cpu", "float32", 1), SilentProgress())
-        strategy.start(grid, ArrayRecord())
+        federation = Federation(coordinator, Job(Runtime.choose("cpu", "float32", 1)))
+        FedKR("fedkr", {}, federation).start()()
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
 
 

@@ -108,7 +108,7 @@ def curve_audit(audit: AuditConfig) -> AuditConfig:
 
 def live_folders(run_dir: Path, sites: int) -> dict[str, Path]:
     """Return where the curve's parts report their progress."""
-    folders = run_folders(run_dir, sites, centralised=False)
+    folders = run_folders(run_dir, sites)
     del folders["server"]
     return folders | {"students": run_dir / FOLDER}
 
@@ -164,7 +164,7 @@ class LeakageCurve:
 
     def real(self) -> Row:
         """Return the figures of the classifier trained on all sites' training images: what leaks without recycling."""
-        data = pooled({audit.site.name: audit.site.data for audit in self.audits})
+        data = pooled(audit.site.data for audit in self.audits)
 
         def train() -> Artifact:
             """Train on the real images of all sites."""

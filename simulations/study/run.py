@@ -5,9 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from functools import partial
 from pathlib import Path
-from typing import Any
 
 from fedkr.config import Study
 from fedkr.report import load_results
@@ -16,8 +14,7 @@ from fedkr.run_files import RunFiles
 from simulations.backends import make_backend
 from simulations.live import run_folders
 from simulations.run_folder import Results, RunFolder
-from simulations.study.centralised import NAME as CENTRALISED
-from simulations.study.centralised import Oracle, run_centralised, with_audit
+from simulations.study.oracles import OracleOutcome, merged, run_oracle, with_audit
 
 
 def run_study(study: Study) -> Path:
@@ -31,7 +28,7 @@ def run_study(study: Study) -> Path:
     """
     run = RunFolder.of_study(study)
     run.sites  # noqa: B018 - a partition that cannot be is refused before anything is written
-    with run.at_work(run_folders(run.files.folder, study.federation.sites, CENTRALISED in study.strategy.compare)):
+    with run.at_work(run_folders(run.files.folder, study.federation.sites, study.strategy.names(driver=True))):
         results = finished_results(run) or _compute(run)
         report = run.write_report(results)
     run.tell(report, (f"without {lost}" for lost in results["missing_sites"]))
@@ -67,57 +64,44 @@ def finished(run: RunFolder) -> bool:
 
 
 def _compute(run: RunFolder) -> Results:
-    started, oracle = time.time(), _run_apps(run)
-    results = with_audit(run.study, run.files.folder, merged(run.server_results(), oracle))
+    started, oracles = time.time(), _run_apps(run)
+    results = with_audit(run.study, run.files.folder, merged(run.server_results(), oracles))
     return results | {"seconds": time.time() - started}
 
 
-def _run_apps(run: RunFolder) -> Oracle | None:
-    """Run the two apps on the study's backend and, beside them where they are other processes, the oracle."""
-    study, inline = run.study, run.study.backend.kind == "inline"
-    oracle = OracleThread(run) if CENTRALISED in study.strategy.compare else None
-    if oracle is not None and not inline:
-        oracle.start()
+def _run_apps(run: RunFolder) -> dict[str, OracleOutcome]:
+    """Run the two apps on the study's backend and, beside them where they are other processes, the oracles."""
+    study, inline, oracles = run.study, run.study.backend.kind == "inline", OraclesThread(run)
+    if not inline:
+        oracles.start()
     if not finished(run):
         run.run_apps(make_backend(study.backend), study)
-    if oracle is None:
-        return None
     if inline:
-        oracle.start()
-    return oracle.result()
+        oracles.start()
+    return oracles.result()
 
 
-class OracleThread(threading.Thread):
-    """Trains the centralised model while the apps run in processes of their own."""
+class OraclesThread(threading.Thread):
+    """Trains the study's oracles, if any, while the apps run in processes of their own."""
 
     def __init__(self, run: RunFolder) -> None:
-        super().__init__(name=CENTRALISED, daemon=True)
-        self._work = partial(run_centralised, run.study, run.sites, run.source.test, run.files.folder)
-        self._oracle: Oracle | None = None
+        super().__init__(name="oracles", daemon=True)
+        self._run = run
+        self._found: dict[str, OracleOutcome] = {}
         self._error: Exception | None = None
 
     def run(self) -> None:
         """Train; an exception is kept for :meth:`result`."""
+        run = self._run
         try:
-            self._oracle = self._work()
+            for name in run.study.strategy.names(driver=True):
+                self._found[name] = run_oracle(name, run.study, run.sites, run.source.test, run.files.folder)
         except Exception as error:
             self._error = error
 
-    def result(self) -> Oracle:
-        """Wait for the oracle and return it, or raise what stopped it."""
+    def result(self) -> dict[str, OracleOutcome]:
+        """Wait for the oracles and return them by name, or raise what stopped one."""
         self.join()
         if self._error is not None:
             raise self._error
-        assert self._oracle is not None
-        return self._oracle
-
-
-def merged(results: dict[str, Any], oracle: Oracle | None) -> dict[str, Any]:
-    """Return the apps' results with the oracle's rows in the comparison's order."""
-    if oracle is None:
-        return results
-    rows = {row["name"]: row for row in [*results["strategies"], oracle.row]}
-    order = results["study"]["strategy"]["compare"]
-    results["strategies"] = [rows[name] for name in order if name in rows]
-    results["notes"] = [note for note in results["notes"] if CENTRALISED not in note]
-    return results
+        return self._found

@@ -9,6 +9,7 @@ from flwr.app import Context, RecordDict
 from fedkr.config import Study
 from fedkr.errors import UserError
 from server.app import deployment_notes, read_study
+from server.composition import compose_study
 
 PYPROJECT = Path(__file__).parents[2] / "pyproject.toml"
 
@@ -55,7 +56,5 @@ def test_plain_flwr_run_asks_for_as_many_sites_as_flower_simulates():
 
 
 def test_a_run_without_the_oracle_says_so_only_when_it_was_asked_for():
-    study = Study()
-    assert "centralised" in deployment_notes(study)[0]
-    study.strategy.compare = ["local", "fedkr"]
-    assert deployment_notes(study) == []
+    assert "centralised" in deployment_notes(compose_study([]))[0]
+    assert deployment_notes(compose_study(["strategy.compare=[local,fedkr]"])) == []

@@ -17,9 +17,10 @@ from fedkr.data.images import Shape
 from fedkr.learning.models import build_classifier
 from fedkr.learning.runtime import Runtime
 from fedkr.progress import SilentProgress
-from fedkr.stages import Artifact, model_tensors, write_artifact
+from fedkr.stages import Artifact, model_tensors
 from server.audit import Auditable, common_row, read_auditable, read_comparison, run_audit, with_summaries
 from server.coordinator import SITE_ERROR
+from server.targets import Target
 
 REPORTS = {}
 
@@ -110,7 +111,8 @@ def sites(study):
     audit = study.audit
     audit.enabled, audit.attacks, audit.headline, audit.bootstrap = True, ["rmia", "loss"], "rmia", 5
     audit.direct_references, audit.pipeline_references = 4, 4
-    audit.targets = ["student", "weights", "teacher", "local", "centralised", "site-student", "update", "release"]
+    audit.targets = ["student", "weights", "teacher", "local", "oracle", "site-student", "update", "release"]
+    study.strategy.options = {"centralised": {"driver": True}}
     REPORTS.clear()
     return Sites(study)
 
@@ -126,9 +128,14 @@ def found(study, release_of, tmp_path):
     for site in names:
         files[site] = tmp_path / "server" / "stages" / f"release-r1-{site}.safetensors"
         release_of(site).save(files[site])
-    models = {name: a_model(study, name) for name in ("student", "weights")}
-    updates = {site: a_model(study, site) for site in names}
-    return Auditable(models, [files], updates, frozenset({"teacher", "local"}))
+    targets = [
+        Target("student", "student", "fedkr", model=a_model(study, "student")),
+        Target("teacher", "teacher", "fedkr", "owner"),
+        Target("fedavg", "weights", "fedavg", model=a_model(study, "fedavg")),
+        Target("fedavg-update", "update", "fedavg", "server", by_site={site: a_model(study, site) for site in names}),
+        Target("local", "local", "local", "owner"),
+    ]
+    return Auditable(targets, [files])
 
 
 @pytest.fixture
@@ -147,14 +154,18 @@ def audit(federation, sites, found):
 
 def test_every_target_has_rows_of_every_site_and_of_all_sites_together(audit):
     rows, _, _ = audit()
-    names = {"student", "fedavg", "teacher", "local", "site-student", "update", "release"}
+    names = {"student", "fedavg", "teacher", "local", "site-student", "fedavg-update", "release"}
     assert {(row["target"], row["site"]) for row in rows} == {
         (t, s) for t in names for s in ("site-0", "site-1", "site-2", "all sites")
     }
     student = {(r["attack"], r["references"]) for r in rows if r["target"] == "student"}
     assert student == {("rmia", "direct"), ("rmia", "pipeline"), ("loss", "none")}
     adversaries = {row["target"]: row["adversary"] for row in rows}
-    assert (adversaries["student"], adversaries["update"], adversaries["teacher"]) == ("outsider", "server", "owner")
+    assert (adversaries["student"], adversaries["fedavg-update"], adversaries["teacher"]) == (
+        "outsider",
+        "server",
+        "owner",
+    )
 
 
 def test_each_site_is_sent_the_others_releases_and_never_its_own(audit, sites, found):
@@ -164,8 +175,7 @@ def test_each_site_is_sent_the_others_releases_and_never_its_own(audit, sites, f
         shown = {value // 100 for value in request.shared[0][:, 0, 0, 0].tolist()}
         assert shown == {0, 1, 2} - {int(site[-1])}
         assert request.settings["sizes"] == [8, 8]
-        assert request.settings["targets"][:2] == ["student", "fedavg"]
-        assert "centralised" in request.settings["targets"]
+        assert {"student", "fedavg", "centralised"} <= set(request.settings["targets"])
 
 
 def a_message(content):
@@ -182,12 +192,13 @@ def test_a_release_whose_policy_names_the_server_alone_is_sent_to_nobody(audit, 
 
 def test_each_site_attacks_its_own_update_and_the_student_of_its_own_releases(audit, sites, found):
     audit()
-    for target in ("update", "site-student"):
+    for target in ("fedavg-update", "site-student"):
         sent = sites.requests(wire.AUDIT, target=target)
         digests = {s: wire.weights_digest(wire.read_weights(c[wire.ARRAYS])) for s, c in sent.items()}
         assert len(set(digests.values())) == 3
-        if target == "update":
-            assert digests == {site: wire.weights_digest(u.tensors) for site, u in found.updates.items()}
+        if target == "fedavg-update":
+            (update,) = [left for left in found.targets if left.name == target]
+            assert digests == {site: wire.weights_digest(u.tensors) for site, u in update.by_site.items()}
 
 
 def test_models_that_a_site_has_itself_are_not_sent(audit, sites):
@@ -199,7 +210,7 @@ def test_models_that_a_site_has_itself_are_not_sent(audit, sites):
 def test_targets_under_the_same_adversary_are_compared_by_references_that_both_have(audit):
     _, extras, _ = audit()
     pairs = {(row["target"], row["other"], row["attack"], row["references"]) for row in extras["paired"]}
-    assert pairs == {("student", "fedavg", "rmia", "direct"), ("site-student", "update", "rmia", "direct")}
+    assert pairs == {("student", "fedavg", "rmia", "direct"), ("site-student", "fedavg-update", "rmia", "direct")}
     assert len(extras["paired"]) == 6
 
 
@@ -228,11 +239,11 @@ def test_a_site_whose_references_fail_is_left_out_of_the_audit_and_stays_in_the_
 
 
 def test_a_site_that_fails_on_one_target_answers_for_the_others(audit, sites):
-    sites.refusing.add((wire.AUDIT, "site-1", "update"))
+    sites.refusing.add((wire.AUDIT, "site-1", "fedavg-update"))
     rows, extras, _ = audit()
-    assert {row["site"] for row in rows if row["target"] == "update"} == {"site-0", "site-2", "all sites"}
+    assert {row["site"] for row in rows if row["target"] == "fedavg-update"} == {"site-0", "site-2", "all sites"}
     assert {row["site"] for row in rows if row["target"] == "student"} >= {"site-1"}
-    assert extras["notes"][0].startswith("site-1 is left out (audit of update)")
+    assert extras["notes"][0].startswith("site-1 is left out (audit of fedavg-update)")
     assert {row["site"] for row in extras["paired"] if row["target"] == "site-student"} == {"site-0", "site-2"}
 
 
@@ -261,17 +272,50 @@ def test_an_audit_that_was_stopped_asks_nothing_twice_and_trains_no_student_agai
 
 
 def test_a_finished_run_is_audited_from_its_folder_alone(found, study, tmp_path):
-    for name, model in (*found.models.items(), *((f"updates/{s}", u) for s, u in found.updates.items())):
-        write_artifact(tmp_path / "models" / f"{name}.safetensors", model)
     releases = {site: [str(path.relative_to(tmp_path))] for site, path in found.releases[0].items()}
-    results = {"releases": releases, "strategies": [{"name": name} for name in ("local", "fedavg", "fedkr")]}
-    read = read_auditable(tmp_path, results)
-    assert read.releases == found.releases and read.held == found.held
-    for part in ("models", "updates"):
-        kept, expected = getattr(read, part), getattr(found, part)
-        assert {n: wire.weights_digest(a.tensors) for n, a in kept.items()} == {
-            n: wire.weights_digest(a.tensors) for n, a in expected.items()
-        }
+    shape = {"channels": 1, "size": 8, "classes": ["a", "b", "c"]}
+    kept = [target.keep(tmp_path, study, shape) for target in found.targets]
+    read = read_auditable(tmp_path, json.loads(json.dumps({"releases": releases, "targets": kept})))
+    assert read.releases == found.releases
+    for left, again in zip(found.targets, read.targets, strict=True):
+        assert (again.name, again.kind, again.contestant, again.adversary) == (
+            left.name,
+            left.kind,
+            left.contestant,
+            left.adversary,
+        )
+        assert digests_of(again) == digests_of(left)
+
+
+def digests_of(target):
+    models = target.by_site if target.model is None else {"all": target.model}
+    return {site: wire.weights_digest(model.tensors) for site, model in models.items()}
+
+
+@pytest.mark.parametrize(
+    ("wanted", "found_names"),
+    [
+        (["weights"], ["fedavg"]),
+        (["fedavg"], ["fedavg"]),
+        (["fedkr"], ["student"]),
+        (["update", "student", "student"], ["fedavg-update", "student"]),
+        (["release", "site-student"], ["release", "site-student"]),
+        (["oracle"], []),
+    ],
+)
+def test_a_target_goes_by_its_name_its_kind_or_the_contestant_whose_model_it_is(found, wanted, found_names):
+    assert [target.name for target in found.wanted(wanted)] == found_names
+
+
+def test_several_weight_sharing_models_are_attacked_and_compared_each(audit, found, study):
+    more = Target("fedprox", "weights", "fedprox", model=a_model(study, "fedprox"))
+    rows, extras, _ = audit(found=Auditable([*found.targets, more], found.releases))
+    assert {"fedavg", "fedprox"} <= {row["target"] for row in rows}
+    assert {(row["target"], row["other"]) for row in extras["paired"]} == {
+        ("student", "fedavg"),
+        ("student", "fedprox"),
+        ("site-student", "fedavg-update"),
+    }
 
 
 def test_summaries_are_made_anew_from_the_sites_rows(audit):

@@ -10,12 +10,15 @@ from fedkr import wire
 from fedkr.config import Study
 from fedkr.data import ImageSet
 from fedkr.data.images import Shape
+from fedkr.errors import StudyFailedError
+from fedkr.learning.job import Job
 from fedkr.learning.models import build_classifier, load_weights
 from fedkr.learning.prediction import predict_logits
 from fedkr.learning.runtime import Runtime
-from fedkr.progress import SilentProgress
 from fedkr.stages import Artifact, model_tensors, read_artifact
-from server.comparison import Comparison, measure_model
+from server.comparison import Comparison
+from server.contestant import Federation
+from server.targets import measure_model
 
 COSTS = {"seconds", "bytes_up", "bytes_down"}
 
@@ -44,14 +47,16 @@ def evaluate(site, content):
 def compare(federation, release_of, study, tmp_path):
     """Return a function that runs the comparison over sites that answer everything, and the grid."""
     study.strategy.lrs, study.strategy.local_epochs, study.strategy.rounds = [0.1], [1], 2
+    study.strategy.compare = ["local", "fedavg", "fedkr"]
 
-    def run(prepare=lambda coordinator: None, **settings):
+    def run(prepare=lambda coordinator: None, test=None, **settings):
         answers = {wire.LOCAL: local, wire.TRAIN: weights, wire.EVALUATE: evaluate}
         answers[wire.RELEASE] = lambda site, content: wire.release_reply(release_of(site, left_out=["rare"]), 5.0)
         grid, coordinator = federation(answers, **settings)
         prepare(coordinator)
-        comparison = Comparison(coordinator, Runtime.choose("cpu", "float32", 1), SilentProgress(), tmp_path)
-        return comparison.run(), grid, comparison
+        runtime = Runtime.choose("cpu", "float32", 1)
+        comparison = Comparison(Federation(coordinator, Job(runtime), test), tmp_path)
+        return comparison.run(), grid
 
     return run
 
@@ -62,7 +67,8 @@ def row_of(found, name):
 
 def test_every_strategy_but_the_oracle_has_a_row_in_the_studys_order(compare, study):
     study.strategy.compare = ["fedkr", "centralised", "fedavg", "local"]
-    found, _, _ = compare()
+    study.strategy.options = {"centralised": {"kind": "simulations.study.centralised", "driver": True}}
+    found, _ = compare()
     assert [row["name"] for row in found["strategies"]] == ["fedkr", "fedavg", "local"]
     for row in found["strategies"]:
         assert {"accuracy", "balanced_accuracy", "auc"} | COSTS <= set(row)
@@ -74,32 +80,33 @@ def test_local_has_no_headline_where_the_sites_share_no_test_set(compare):
     assert row_of(compare()[0], "local")["accuracy"] is None
 
 
-def test_local_is_the_mean_over_sites_on_the_global_test_set_and_costs_no_bytes(compare, monkeypatch):
+def test_local_is_the_mean_over_sites_on_the_global_test_set_and_costs_no_bytes(compare, study):
     digits = ImageSet(np.zeros((4, 8, 8, 1), np.uint8), np.array([0, 1, 2, 0]), ("a", "b", "c"))
-    monkeypatch.setattr("server.comparison.global_test_set", lambda study: digits)
-    row = row_of(compare()[0], "local")
+    study.strategy.compare = ["local"]
+    row = row_of(compare(test=digits)[0], "local")
     assert row["accuracy"] == pytest.approx(0.1)
     assert row["auc"] is None
     assert (row["bytes_up"], row["bytes_down"], row["seconds"]) == (0, 0, 6.0)
     assert [entry["accuracy"] for entry in row["per_site"]] == [0.25] * 3
 
 
-def test_a_shared_models_row_adds_up_what_its_sites_paid(compare):
-    found, _, comparison = compare()
-    weights_bytes = sum(t.numel() * t.element_size() for t in comparison.models["student"].tensors.values())
+def test_a_shared_models_row_adds_up_what_its_sites_paid(compare, tmp_path):
+    found, _ = compare()
+    student = read_artifact(tmp_path / "models" / "student.safetensors")
+    weights_bytes = sum(t.numel() * t.element_size() for t in student.tensors.values())
     for name in ("fedkr", "fedavg"):
         row = row_of(found, name)
         for cost in ("bytes_up", "bytes_down"):
             assert row[cost] == sum(entry[cost] for entry in row["per_site"])
     kr = row_of(found, "fedkr")
     assert kr["bytes_down"] > 3 * weights_bytes
-    assert kr["seconds"] == pytest.approx(3 * 5.0 + comparison.models["student"].info["seconds"])
+    assert kr["seconds"] == pytest.approx(3 * 5.0 + student.info["seconds"])
     assert row_of(found, "fedavg")["seconds"] == 2 * 3 * 3.0
     assert [entry["accuracy"] for entry in kr["per_site"]] == [0.75] * 3
 
 
 def test_the_releases_are_named_with_what_was_left_out(compare, tmp_path):
-    found, _, _ = compare()
+    found, _ = compare()
     assert list(found["recycling"]) == ["site-0", "site-1", "site-2"]
     assert [info["left_out"] for info in found["recycling"].values()] == [["rare"]] * 3
     for paths in found["releases"].values():
@@ -108,7 +115,7 @@ def test_the_releases_are_named_with_what_was_left_out(compare, tmp_path):
 
 def test_the_final_models_can_be_built_again_from_their_files_alone(compare, study, tmp_path):
     compare()
-    for name in ("student", "weights"):
+    for name in ("student", "fedavg"):
         artifact = read_artifact(tmp_path / "models" / f"{name}.safetensors")
         assert artifact.info["classifier"] == dataclasses.asdict(study.student)
         assert (artifact.info["channels"], artifact.info["size"]) == (1, 8)
@@ -117,9 +124,9 @@ def test_the_final_models_can_be_built_again_from_their_files_alone(compare, stu
 
 
 def test_the_moments_of_an_adaptive_strategy_are_no_part_of_its_model(compare, study, tmp_path):
-    study.strategy.kind, study.strategy.compare = "fedadam", ["fedadam"]
+    study.strategy.compare = ["fedadam"]
     compare()
-    names = read_artifact(tmp_path / "models" / "weights.safetensors").tensors
+    names = read_artifact(tmp_path / "models" / "fedadam.safetensors").tensors
     assert not [name for name in names if name.startswith(("m_t", "v_t", "model."))]
 
 
@@ -128,14 +135,47 @@ def test_weight_sharing_is_left_out_where_no_policy_allows_it(compare):
         for member in coordinator.members.values():
             member.card["allow"] = ["metrics", "release"]
 
-    found, grid, _ = compare(prepare)
+    found, grid = compare(prepare)
     assert [row["name"] for row in found["strategies"]] == ["local", "fedkr"]
     assert wire.TRAIN not in {kind for kind, _ in grid.asked}
+    assert found["notes"] == ["fedavg is left out: no site's policy lets weights leave"]
+
+
+def test_a_comparison_of_which_the_policies_leave_nothing_says_so(compare):
+    def prepare(coordinator):
+        for member in coordinator.members.values():
+            member.card["allow"] = []
+
+    with pytest.raises(StudyFailedError, match="fedkr: no site's policy lets release leave"):
+        compare(prepare)
+
+
+def test_two_of_flowers_strategies_are_rows_and_models_of_one_study(compare, study, tmp_path):
+    study.strategy.compare = ["fedavg", "fedprox", "fedkr"]
+    study.strategy.options = {"fedprox": {"proximal_mu": 0.25}}
+    found, grid = compare()
+    assert [row["name"] for row in found["strategies"]] == ["fedavg", "fedprox", "fedkr"]
+    assert [(row["name"], row["kind"], row["contestant"]) for row in found["targets"]] == [
+        ("fedavg", "weights", "fedavg"),
+        ("fedprox", "weights", "fedprox"),
+        ("student", "student", "fedkr"),
+        ("teacher", "teacher", "fedkr"),
+    ]
+    assert {path.stem for path in (tmp_path / "models").iterdir()} == {"fedavg", "fedprox", "student"}
+    assert {row["strategy"] for row in found["weights_search"]} == {"fedavg", "fedprox"}
+    assert sum(kind == wire.EVALUATE for kind, _ in grid.asked) == 3 * (3 + 2)
+
+
+def test_sites_that_released_early_go_on_with_their_own_models(compare):
+    _, grid = compare()
+    kinds = [kind for kind, _ in grid.asked]
+    assert kinds[:6] == [wire.RELEASE] * 3 + [wire.LOCAL] * 3
+    assert wire.TRAIN not in kinds[:6]
 
 
 def test_a_comparison_that_was_stopped_asks_nothing_twice(compare):
-    first, _, _ = compare()
-    second, grid, _ = compare()
+    first, _ = compare()
+    second, grid = compare()
     assert grid.asked == []
     assert first == second
 

@@ -11,11 +11,10 @@ from flwr.clientapp import ClientApp
 
 import fedkr
 from fedkr import wire
-from fedkr.errors import UserError
+from fedkr.errors import StudyFailedError, UserError
 from fedkr.stages import Artifact, StageStore, read_artifact
 from server import coordinator as coordinator_module
 from server.coordinator import SITE_ERROR, Coordinator, Member, site_order
-from server.failure import StudyFailedError
 from simulations.backends.inline import FIRST_NODE, InlineGrid
 
 UNDELIVERED = "the superlink lost it"
@@ -145,7 +144,7 @@ def test_an_answer_that_is_not_accepted_loses_its_site_and_is_not_kept(federatio
     _, coordinator = federation({wire.LOCAL: figures}, min_sites=2)
     content = wire.request_content(coordinator.study_json)
     pending = coordinator.send(coordinator.compose("s", wire.LOCAL, dict.fromkeys(coordinator.members, content)))
-    assert list(coordinator.keep(pending, coordinator.arrivals(pending), accept)) == ["site-1", "site-2"]
+    assert list(coordinator.keep(pending, accept)) == ["site-1", "site-2"]
     assert not pending.paths["site-0"].exists()
     assert coordinator.missing == {"site-0": "holds no images"}
 
@@ -166,7 +165,7 @@ def test_each_answer_is_on_disk_before_the_next_is_taken(federation):
 
     content = wire.request_content(coordinator.study_json)
     pending = coordinator.send(coordinator.compose("s", wire.LOCAL, dict.fromkeys(coordinator.members, content)))
-    files = coordinator.keep(pending, coordinator.arrivals(pending), accept)
+    files = coordinator.keep(pending, accept)
     assert seen == [0, 1, 2]
     assert [read_artifact(path).info["site"] for path in files.values()] == ["site-0", "site-1", "site-2"]
 
@@ -208,6 +207,8 @@ def test_a_study_that_goes_on_without_a_site_that_never_appeared_says_so(federat
         ({"site": "../site-0"}, r"a site calls itself '\.\./site-0'"),
         ({"site": "ward/7"}, "must not begin with a dot or hold a slash"),
         ({"site": 7}, "a site calls itself 7"),
+        ({"classes": 3}, "lacks 'classes', or it is malformed"),
+        ({"allow": None}, "lacks 'allow', or it is malformed"),
     ],
 )
 def test_a_site_that_does_not_fit_the_others_stops_the_study_before_any_work(federation, values, named):

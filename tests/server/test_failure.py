@@ -47,6 +47,7 @@ def test_a_study_that_fails_leaves_its_reason_in_the_run_folder_and_still_raises
 
 
 def test_the_server_says_that_it_cannot_run_the_oracle(study):
+    study.strategy.options = {"centralised": {"driver": True}}
     assert "oracle" in deployment_notes(study)[0]
     study.strategy.compare = ["fedkr"]
     assert deployment_notes(study) == []

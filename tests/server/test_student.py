@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
+from fedkr.learning.job import Job
 from fedkr.learning.runtime import Runtime
-from fedkr.progress import SilentProgress
 from fedkr.release import ReleasedSets
 from server.student import train_student
 
@@ -53,14 +53,13 @@ def test_a_slice_is_a_part_of_the_union_in_the_dtypes_that_were_sent(pool):
 def test_a_site_lost_between_two_exchanges_leaves_a_smaller_set_that_still_trains(pool, study):
     pool = pool(2, count=8, slices=1, lost_after=1)
     study.student.steps = 12
-    trained = train_student(study, pool, Runtime.choose("cpu", "float32", 1), SilentProgress())
+    trained = train_student(study.student, pool, Job(Runtime.choose("cpu", "float32", 1)))
     assert all(torch.isfinite(t.float()).all() for t in trained.tensors.values())
 
 
-def test_the_student_is_a_function_of_study_and_releases(pool, study):
-    runtime, pool = Runtime.choose("cpu", "float32", 1), pool(1)
-    first, second = (train_student(study, pool, runtime, SilentProgress()) for _ in range(2))
+def test_the_student_is_a_function_of_study_seed_and_releases(pool, study):
+    job, pool = Job(Runtime.choose("cpu", "float32", 1)), pool(1)
+    first, second = (train_student(study.student, pool, job) for _ in range(2))
     assert all(torch.equal(first.tensors[name], second.tensors[name]) for name in first.tensors)
-    study.seed = 1
-    other = train_student(study, pool, runtime, SilentProgress())
+    other = train_student(study.student, pool, job.seeded(1))
     assert any(not torch.equal(first.tensors[name], other.tensors[name]) for name in first.tensors)

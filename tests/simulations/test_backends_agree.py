@@ -13,7 +13,7 @@ def test_a_deployment_gives_the_numbers_of_the_inline_run_bit_by_bit(
     folder = run([*small_overrides, "backend=deploy"], tmp_path / "deploy")
     assert json.loads((folder / "results.json").read_text())["backend"] == "deploy"
     expected, found = numbers(small_run), numbers(folder)
-    assert found["models"].keys() == expected["models"].keys() == {"student", "weights", "centralised"}
+    assert found["models"].keys() == expected["models"].keys() == {"student", "fedavg", "centralised"}
     for part, values in expected.items():
         assert found[part] == values, part
     assert not leftovers(folder)

@@ -16,12 +16,12 @@ TARGETS = {
     "fedavg": ("outsider", {"direct"}),
     "centralised": ("outsider", {"direct"}),
     "site-student": ("server", {"direct", "pipeline"}),
-    "update": ("server", {"direct"}),
+    "fedavg-update": ("server", {"direct"}),
     "release": ("server", set()),
     "teacher": ("owner", {"direct"}),
     "local": ("owner", {"direct"}),
 }
-WITH_OTHERS = {"student", "fedavg", "centralised", "update"}
+WITH_OTHERS = {"student", "fedavg", "centralised", "fedavg-update"}
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +68,7 @@ def test_beside_the_rows_is_all_that_an_audit_measures(results):
     extras = results["audit_extras"]
     assert [row["site"] for row in extras["blind"]] == [row["site"] for row in extras["copies"]] == list(SITES)
     assert {(row["target"], row["other"]) for row in extras["paired"]} == {
-        ("student", "fedavg"), ("student", "centralised"), ("site-student", "update"),
+        ("student", "fedavg"), ("student", "centralised"), ("site-student", "fedavg-update"),
     }  # fmt: skip
     assert all(row["references"] == "direct" and row["attack"] == "rmia" for row in extras["paired"][:2])
     assert {(row["target"], row["site"]) for row in extras["verdicts"]} == {(t, s) for t in TARGETS for s in SITES}
@@ -79,7 +79,7 @@ def test_beside_the_rows_is_all_that_an_audit_measures(results):
 
 
 def test_no_scores_references_or_shadows_are_at_the_server(full_run):
-    held = [path for folder in ("server", "models", "centralised") for path in (full_run / folder).rglob("*")]
+    held = [path for folder in ("server", "models", "oracles") for path in (full_run / folder).rglob("*")]
     assert not [path for path in held if "scores" in path.name or "shadow" in path.name or "signals" in path.name]
     results = json.loads((full_run / "results.json").read_text())
     images = min(row["members"] for row in results["audit"] if row["site"] != ALL_SITES)
@@ -113,7 +113,7 @@ def test_ray_gives_the_numbers_of_the_inline_run_bit_by_bit(full_run, overrides,
     folder = run([*overrides, "backend=ray"], tmp_path / "ray")
     assert json.loads((folder / "results.json").read_text())["backend"] == "ray"
     found, expected = numbers(folder), numbers(full_run)
-    assert found["models"].keys() == expected["models"].keys() == {"student", "weights", "centralised"}
+    assert found["models"].keys() == expected["models"].keys() == {"student", "fedavg", "centralised"}
     for part, values in expected.items():
         assert found[part] == values, part
     assert not leftovers(folder)

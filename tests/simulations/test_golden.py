@@ -83,7 +83,7 @@ def test_the_run_folder_holds_report_config_progress_and_models(golden_run):
     assert not any(f'{attribute}="{scheme}' in page for attribute in ("src", "href") for scheme in ("http", "//"))
     assert (golden_run / "study.json").exists() and (golden_run / "server" / "metrics.jsonl").exists()
     assert list(golden_run.glob("tensorboard/**/events.*"))
-    assert {p.stem for p in (golden_run / "models").iterdir()} == {"student", "weights", "centralised"}
+    assert {p.stem for p in (golden_run / "models").iterdir()} == {"student", "fedavg", "centralised"}
 
 
 def test_no_private_image_is_in_the_results_or_at_the_server(golden_run, golden_overrides):

@@ -60,6 +60,13 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> nn.Module:
         UserError: a missing, unknown, misshapen or non-finite tensor.
     """
     own = model.state_dict()
+    check_weights(weights, own)
+    model.load_state_dict({name: value.to(own[name].dtype) for name, value in weights.items()})
+    return model
+
+
+def check_weights(weights: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:
+    """Raise :class:`UserError` unless ``weights`` are finite and have the names and shapes of one's own."""
     for name in own.keys() ^ weights.keys():
         raise UserError(f"model weights: {name!r} is on one side only; do server and site name the same architecture?")
     for name, value in weights.items():
@@ -67,5 +74,3 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> nn.Module:
             raise UserError(f"model weights: {name!r} has shape {list(value.shape)}, expected {list(own[name].shape)}")
         if not torch.isfinite(value.double()).all():
             raise UserError(f"model weights: {name!r} holds NaN or infinity; lower the learning rate")
-    model.load_state_dict({name: value.to(own[name].dtype) for name, value in weights.items()})
-    return model

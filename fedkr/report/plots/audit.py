@@ -236,7 +236,7 @@ def _plane_marker(point: PlanePoint) -> dict[str, Any]:
     hollow = point.row.get("references") == "pipeline"
     face = "white" if hollow else colour
     return {
-        "marker": _MARKERS.get(point.row["target"], "o"),
+        "marker": _MARKERS.get(point.kind, "o"),
         "markersize": 7.5,
         "markerfacecolor": face,
         "markeredgecolor": colour,
@@ -245,7 +245,7 @@ def _plane_marker(point: PlanePoint) -> dict[str, Any]:
 
 
 def _plane_handle(point: PlanePoint, results: Results) -> Line2D:
-    name = shortened(strategy_label(point.strategy), LONGEST) + _PART.get(point.row["target"], "")
+    name = shortened(strategy_label(point.strategy), LONGEST) + _PART.get(point.kind, "")
     references = references_label(point.row)
     text = f"{name}\n{references} references" if references else name
     return Line2D([], [], linestyle="", label=text, color=RULE, **_plane_marker(point))

@@ -1,4 +1,4 @@
-"""How each site chose its generator, and how the weight-sharing baseline's settings did."""
+"""How each site chose its generator, and how the settings of those that share weights did."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from fedkr.report.plots.style import (
 )
 from fedkr.report.results import Results
 from fedkr.report.search import Candidate, SiteSearch, search_metric, site_searches
-from fedkr.report.wording import plural, shortened
+from fedkr.report.wording import plural, shortened, strategy_label
 
 MOST_TICKS = 4
 Points = list[tuple[float, float, bool]]
@@ -92,11 +92,14 @@ def _ring_chosen(ax: Axes, points: Points, colour: str) -> None:
 
 
 def weights_search_chart(results: Results) -> Figure | None:
-    """Return the weight-sharing baseline's val accuracy by round, one line for each setting tried."""
+    """Return the weight-sharing strategies' val accuracy by round, one line for each setting tried."""
     curves: dict[str, list[tuple[int, float]]] = defaultdict(list)
-    for point in results.get("weights_search", []):
+    points = results.get("weights_search", [])
+    several = len({point["strategy"] for point in points}) > 1
+    for point in points:
         if point["val_accuracy"] is not None:
             name = f"lr {point['lr']:g}, {plural(point['local_epochs'], 'local epoch')}"
+            name = f"{strategy_label(point['strategy'])}: {name}" if several else name
             curves[name].append((point["round"], point["val_accuracy"]))
     if not curves:
         return None

@@ -39,6 +39,19 @@ def audit_row(target, site, attack, auc):
     }
 
 
+TARGETS = [
+    {"name": name, "kind": kind, "contestant": contestant}
+    for name, kind, contestant in (
+        ("fedavg", "weights", "fedavg"),
+        ("fedavg-update", "update", "fedavg"),
+        ("student", "student", "fedkr"),
+        ("teacher", "teacher", "fedkr"),
+        ("local", "local", "local"),
+        ("centralised", "oracle", "centralised"),
+    )
+]
+
+
 @pytest.fixture
 def results():
     attacks = ("loss", "modified-entropy")
@@ -60,7 +73,7 @@ def results():
         ],
         "audit": [
             audit_row(target, site, attack, auc)
-            for target, auc in (("student", 0.51), ("weights", 0.58), ("teacher", 0.66))
+            for target, auc in (("student", 0.51), ("fedavg", 0.58), ("teacher", 0.66))
             for site in SITES
             for attack in attacks
         ],
@@ -73,7 +86,10 @@ def results():
                 "left_out": [CLASSES[1]],
             }
         },
-        "weights_search": [{"lr": 0.1, "local_epochs": 2, "round": r, "val_accuracy": r / 10} for r in (1, 2, 3)],
+        "targets": copy.deepcopy(TARGETS),
+        "weights_search": [
+            {"strategy": "fedavg", "lr": 0.1, "local_epochs": 2, "round": r, "val_accuracy": r / 10} for r in (1, 2, 3)
+        ],
         "missing_sites": [],
         "notes": [],
         "seconds": 200.0,
@@ -82,10 +98,16 @@ def results():
 
 
 # How far the scores of members lie above those of non-members, by target.
-SHIFTS = {"student": 0.03, "fedavg": 0.3, "centralised": 0.35, "site-student": 0.08, "update": 0.5}
+SHIFTS = {"student": 0.03, "fedavg": 0.3, "centralised": 0.35, "site-student": 0.08, "fedavg-update": 0.5}
 SHIFTS |= {"release": 0.05, "teacher": 1.1, "local": 0.9}
 REFERENCES = {"student": ["direct", "pipeline"], "site-student": ["direct", "pipeline"], "release": ["none"]}
-ADVERSARIES = {"site-student": "server", "update": "server", "release": "server", "teacher": "owner", "local": "owner"}
+ADVERSARIES = {
+    "site-student": "server",
+    "fedavg-update": "server",
+    "release": "server",
+    "teacher": "owner",
+    "local": "owner",
+}
 COUNTS = {"site-0": (400, 160), "site-1": (220, 60), "site-2": (900, 400)}
 
 
@@ -186,7 +208,7 @@ def full_results(results):
     """The run with every attack, target and control of the audit."""
     options = {"headline": "rmia", "direct_references": 16, "pipeline_references": 8}
     return results | {
-        "study": {"data": {"name": "digits"}, "strategy": {"kind": "fedavg"}, "audit": options},
+        "study": {"data": {"name": "digits"}, "audit": options},
         "sites": [{"name": site, "counts": {"train": [5, 0, 9], "holdout": [2, 1, 3]}} for site in COUNTS],
         "audit": copy.deepcopy(measured_rows()),
         "audit_extras": audit_extras(),

@@ -13,7 +13,7 @@ from fedkr.report.selection import (
 
 
 def test_targets_come_by_adversary(full_results):
-    outsider, server = ["student", "fedavg", "centralised"], ["site-student", "update", "release"]
+    outsider, server = ["student", "fedavg", "centralised"], ["site-student", "fedavg-update", "release"]
     full_results["audit"].reverse()
     assert list(audited_targets(full_results)) == [*outsider, *server, "teacher", "local"]
 
@@ -45,7 +45,7 @@ def test_every_strategy_stands_in_the_plane_with_each_kind_of_references(full_re
         *(("fedkr", "site-student", kind) for kind in ("direct", "pipeline")),
         ("fedkr", "release", "none"),
         *((name, name, "direct") for name in ("fedavg", "centralised", "local")),
-        ("fedavg", "update", "direct"),
+        ("fedavg", "fedavg-update", "direct"),
     }
 
 

@@ -19,7 +19,7 @@ def test_a_run_folder_gets_results_page_figures_and_events(tmp_path, results, sa
     assert {p.stem for p in (tmp_path / "figures").glob("*.png")} >= {"accuracy", "roc", "samples-site-0"}
     events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
     assert events.Scalars("comparison/accuracy/fedkr")[0].value == pytest.approx(0.98)
-    assert [e.step for e in events.Scalars("weights_search/lr_0.1_epochs_2")] == [1, 2, 3]
+    assert [e.step for e in events.Scalars("weights_search/fedavg/lr_0.1_epochs_2")] == [1, 2, 3]
     assert "site-0/real" in events.Tags()["images"]
     assert "site-1/real" not in events.Tags()["images"]
 

@@ -159,7 +159,13 @@ def test_a_study_of_defaults_needs_its_dataset_alone():
 @pytest.mark.parametrize(
     "overrides",
     [
-        ["dataset=breastmnist", "seed=3", "partition=iid", "strategy=fedprox", "federation.min_sites=2"],
+        [
+            "dataset=breastmnist",
+            "seed=3",
+            "partition=iid",
+            "strategy.compare=[local,fedprox]",
+            "federation.min_sites=2",
+        ],
         [
             "data.classes=['ill, or so','1']",
             "dataset=folder",
@@ -167,7 +173,7 @@ def test_a_study_of_defaults_needs_its_dataset_alone():
             "audit=off",
             "data.flip=both",
         ],
-        ["generator.options.width=8", "backend=inline", "student=resnet20", "+strategy.options.eta=0.5"],
+        ["generator.options.width=8", "backend=inline", "student=resnet20", "strategy.options.fedavg.lrs=[0.5]"],
     ],
 )
 def test_a_command_composes_the_study_that_it_came_from(overrides):

@@ -1,0 +1,63 @@
+"""What the sites released: asked for once, each release checked and written to disk as it lands."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from flwr.app import RecordDict
+
+from fedkr import wire
+from fedkr.errors import StudyFailedError
+from fedkr.release import check_release
+from fedkr.stages import Artifact
+from server.coordinator import Coordinator, Pending, card_shape
+
+
+class Releases:
+    """The releases of a study, for all contestants that learn from them.
+
+    Flower's own loop holds all replies of a round in memory and cannot resume; here each release is a file before the
+    next is taken, and only sites whose file is missing are asked.
+    """
+
+    def __init__(self, coordinator: Coordinator) -> None:
+        self.coordinator, self.study = coordinator, coordinator.study
+        self._asked: Pending | None = None
+        self._files: list[dict[str, Path]] = []
+
+    @property
+    def exchanges(self) -> int:
+        """How many times the sites are asked: once for all regeneration rounds, or once for each."""
+        return 1 if self.study.recycle.exchange == "once" else self.study.recycle.rounds
+
+    def ask(self) -> None:
+        """Ask the sites for their first release, unless that was done."""
+        if self._asked is None:
+            self._asked = self._send(1)
+
+    def collect(self) -> list[dict[str, Path]]:
+        """Wait for all releases; return for each exchange the sites' files.
+
+        Raises:
+            StudyFailedError: no site released anything.
+        """
+        for number in range(len(self._files) + 1, self.exchanges + 1):
+            asked = self._asked if number == 1 and self._asked is not None else self._send(number)
+            self._files.append(self.coordinator.keep(asked, self._accept))
+        if not any(self._files):
+            raise StudyFailedError("no site released anything: 'release' is not in their policy.allow")
+        return self._files
+
+    def _send(self, number: int) -> Pending:
+        """Ask each site whose policy allows it for its release of an exchange, unless it is on disk already."""
+        study = self.coordinator.study_json
+        contents = {site: wire.request_content(study, round=number) for site in self.coordinator.allowing("release")}
+        return self.coordinator.send(self.coordinator.compose(f"release-r{number}", wire.RELEASE, contents))
+
+    def _accept(self, site: str, content: RecordDict) -> Artifact:
+        release = wire.read_release(content)
+        check_release(release, card_shape(self.coordinator.card), where=f"release of {site}")
+        artifact = release.as_artifact()
+        artifact.info = {"left_out": []} | release.manifest | {"count": len(release)}
+        artifact.info |= {"seconds": wire.read_metrics(content).get("seconds", 0.0)}
+        return artifact

@@ -1,0 +1,340 @@
+"""Weight sharing by any of Flower's own strategies, resumable round by round and tuned on the sites' val splits."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import logging
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar, cast
+
+import torch
+from flwr.app import ConfigRecord, Message
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import Strategy
+from torch import Tensor
+
+from fedkr import wire
+from fedkr.config import SearchConfig, Study, check_search, read_dataclass
+from fedkr.errors import StudyFailedError, UserError
+from fedkr.learning.models import build_classifier
+from fedkr.learning.training import cosine
+from fedkr.stages import Artifact, read_artifact, write_artifact
+from server.contestant import Contestant, Federation, Outcome, Row
+from server.coordinator import Coordinator, card_shape, content_bytes
+from server.targets import Target
+
+logger = logging.getLogger("fedkr.server")
+
+MODEL = "model"
+DIVERGED = (float("-inf"), float("-inf"))
+SEARCH_OPTIONS = tuple(field.name for field in dataclasses.fields(SearchConfig))
+
+Cost = dict[str, float]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One setting of the search."""
+
+    lr: float
+    local_epochs: int
+
+    @property
+    def name(self) -> str:
+        """Return the setting as it names files and seeds."""
+        return f"lr{self.lr:g}-e{self.local_epochs}"
+
+
+@dataclass(frozen=True)
+class Round:
+    """One finished round.
+
+    Attributes:
+        candidate: whose round.
+        number: from 1.
+        path: of the model that it ended with.
+        score: val accuracy and negative val loss, over all sites' val images, of the model that it began with.
+        costs: by site.
+    """
+
+    candidate: Candidate
+    number: int
+    path: Path
+    score: tuple[float, float]
+    costs: Mapping[str, Cost]
+
+
+@dataclass(frozen=True)
+class Reply:
+    """One site's answer in a round, its figures (``wire.ROUND_FIGURES``), and what it cost the site."""
+
+    message: Message
+    figures: wire.Figures
+    cost: Cost
+
+
+class PartakersGrid:
+    """Flower's grid as a strategy sees it: the sites whose policy lets weights leave, without those lost on the way.
+
+    Flower's own sampling would also ask sites that must refuse, and waits without end for a node that is gone.
+
+    Raises:
+        StudyFailedError: no such site.
+    """
+
+    def __init__(self, coordinator: Coordinator) -> None:
+        self.nodes = [coordinator.members[site].node for site in coordinator.allowing("weights")]
+        if not self.nodes:
+            raise StudyFailedError("no site is left whose policy.allow names 'weights'")
+
+    def get_node_ids(self) -> list[int]:
+        """Return the nodes to sample from."""
+        return self.nodes
+
+
+class WeightSharing(Contestant):
+    """One of Flower's strategies: a search over learning rate and local epochs, then the chosen to the end.
+
+    The search runs each candidate for the first rounds of its full schedule, so that the chosen one just goes on; the
+    model of the round with the best val accuracy is the result. Options are the keywords of Flower's class, and those
+    of the search where it is to have one of its own.
+
+    Attributes:
+        flower: Flower's class; it is made anew for each round, so that a round depends on what is on disk alone.
+        carried: the attributes, dicts of arrays, that it carries from round to round, such as an optimiser's moments.
+    """
+
+    needs = frozenset({"metrics", "weights"})
+    flower: ClassVar[Callable[..., Strategy]]
+    carried: ClassVar[tuple[str, ...]] = ()
+
+    @classmethod
+    def check(cls, name: str, options: Mapping[str, Any], study: Study) -> None:
+        """See :meth:`server.contestant.Contestant.check`."""
+        own_search(name, options, study)
+        cls.make(name, options, study.federation.sites)
+
+    def __init__(self, name: str, options: Mapping[str, Any], federation: Federation) -> None:
+        super().__init__(name, {}, federation)
+        self.keywords, self.search = options, own_search(name, options, self.study)
+
+    @classmethod
+    def make(cls, name: str, options: Mapping[str, Any], sites: int) -> Strategy:
+        """Return Flower's strategy over ``sites``; raise :class:`UserError` for an option that it does not take."""
+        own = {option: value for option, value in options.items() if option not in SEARCH_OPTIONS}
+        try:
+            return cls.flower(min_train_nodes=sites, min_available_nodes=sites, min_evaluate_nodes=sites, **own)
+        except TypeError as error:
+            raise UserError(f"strategy.options.{name}={own}: {error}") from None
+
+    def start(self) -> Callable[[], Outcome]:
+        """Nothing can be asked before the sites are free; the rest is all rounds."""
+        return self._outcome
+
+    def _outcome(self) -> Outcome:
+        rounds, best = self._search()
+        rounds += self._advance(best, self.search.rounds, rounds)
+        run = [r for r in rounds if r.candidate == best]
+        # after[i] is the score of the model that run[i] ended with; of the untrained model there is none.
+        after = [later.score for later in run[1:]]
+        tried = [self._search_row(r.candidate, r.number - 1, r.score) for r in rounds]
+        if len(run) == self.search.rounds:
+            after.append(self._final_score(run[-1]))
+            tried.append(self._search_row(best, self.search.rounds, after[-1]))
+        if not after:
+            raise StudyFailedError(f"{self.name} diverged in its first round: lower strategy.lrs={self.search.lrs}")
+        chosen = run[max(range(len(after)), key=lambda i: after[i])]
+        logger.info("├── %s: %s, round %d of %d", self.name, best.name, chosen.number, self.search.rounds)
+        self.federation.job.progress.finish(self.name)
+        kept, updates = read_artifact(chosen.path), self._kept_updates(chosen, rounds)
+        return Outcome(
+            costs=_total_costs(rounds),
+            model=Target(self.name, "weights", self.name, model=Artifact(_part(kept, MODEL), kept.info)),
+            leaves=[Target(f"{self.name}-update", "update", self.name, "server", by_site=updates)] if updates else [],
+            search=tried,
+        )
+
+    @cached_property
+    def _candidates(self) -> list[Candidate]:
+        pairs = itertools.product(self.search.lrs, self.search.local_epochs)
+        return [Candidate(lr, epochs) for lr, epochs in pairs]
+
+    @property
+    def _searched(self) -> int:
+        """How many rounds each candidate runs in the search."""
+        return min(self.search.search_rounds, self.search.rounds) if len(self._candidates) > 1 else 0
+
+    def _search(self) -> tuple[list[Round], Candidate]:
+        """Run each candidate's first rounds; return them, and the candidate whose last one begins best on val."""
+        rounds: list[Round] = []
+        scores = {}
+        for candidate in self._candidates:
+            own = self._advance(candidate, self._searched, rounds)
+            scores[candidate] = own[-1].score if own and len(own) == self._searched else DIVERGED
+            rounds += own
+        return rounds, max(scores, key=lambda c: scores[c])
+
+    def _advance(self, candidate: Candidate, upto: int, before: Sequence[Round]) -> list[Round]:
+        """Run or read a candidate's rounds from those ``before`` up to ``upto``; they end early where it diverged."""
+        own = [r for r in before if r.candidate == candidate]
+        artifact = read_artifact(own[-1].path) if own else self._untrained()
+        total = len(self._candidates) * self._searched + self.search.rounds - self._searched
+        rounds: list[Round] = []
+        for number in range(len(own) + 1, upto + 1):
+            path = self._path(candidate, number)
+            if not path.exists():
+                write_artifact(path, self._round(candidate, number, artifact, path))
+            # From the file in any case: a run that goes on must see the tensors in the same order.
+            artifact = read_artifact(path)
+            if artifact.info["diverged"]:
+                logger.warning("├── %s: %s diverged in round %d", self.name, candidate.name, number)
+                break
+            score = (artifact.info["val_accuracy"], -artifact.info["val_loss"])
+            rounds.append(Round(candidate, number, path, score, artifact.info["sites"]))
+            done = len(before) + len(rounds)
+            self.federation.job.progress.update(self.name, done, total, unit="round", val=score[0])
+        return rounds
+
+    def _path(self, candidate: Candidate, number: int) -> Path:
+        """Return a round's file: with other sites it is another round."""
+        sites = self.coordinator.allowing("weights")
+        key = {"study": self.study.identity(), "sites": sites, "data": self.coordinator.data_of(sites)}
+        return self.coordinator.stages.path(f"{self.name}-{candidate.name}-r{number}", key)
+
+    def _round(self, candidate: Candidate, number: int, before: Artifact, path: Path) -> Artifact:
+        """Run one round from what the round before left, and from nothing else."""
+        grid, sent = PartakersGrid(self.coordinator), _part(before, MODEL)
+        strategy = self._resumed(before, len(grid.nodes))
+        config = self._round_config(candidate, number)
+        messages = list(strategy.configure_train(number, wire.weights_record(sent), config, cast(Grid, grid)))
+        shutil.rmtree(_updates_folder(path), ignore_errors=True)
+        down = content_bytes(messages[0].content) if messages else 0
+
+        def accept(site: str, message: Message) -> Reply:
+            weights, figures = wire.read_round(message.content, sent)
+            cost = {"seconds": figures["seconds"], "bytes_up": content_bytes(message.content), "bytes_down": down}
+            if self._keeps_updates:
+                # Before the round's own file: a round that is on disk has its updates there too.
+                write_artifact(_updates_folder(path) / f"{site}.safetensors", Artifact(weights))
+            # Flower averages every metric that it finds, and fails on one that not all sites sent.
+            message.content = wire.round_content(weights, figures)
+            return Reply(message, figures, cost)
+
+        replies = self.coordinator.exchange(messages, accept)
+        arrays, _ = strategy.aggregate_train(number, [reply.message for reply in replies.values()])
+        if arrays is None:
+            raise StudyFailedError(f"{self.name} round {number}: no site answered with weights")
+        score = _val_score([reply.figures for reply in replies.values()])
+        costs = {site: reply.cost for site, reply in replies.items()}
+        tensors = _named(MODEL, wire.read_weights(arrays)) | self._carried(strategy)
+        return Artifact(tensors, score | {"sites": costs})
+
+    def _resumed(self, before: Artifact, sites: int) -> Strategy:
+        """Return Flower's strategy as it was after the round before."""
+        strategy = self.make(self.name, self.keywords, sites)
+        for attribute in self.carried:
+            if held := _part(before, attribute):
+                setattr(strategy, attribute, {name: tensor.numpy() for name, tensor in held.items()})
+        return strategy
+
+    def _carried(self, strategy: Strategy) -> dict[str, Tensor]:
+        """Return what the strategy carries to the next round, by names that :meth:`_resumed` finds."""
+        held = {attribute: getattr(strategy, attribute) or {} for attribute in self.carried}
+        parts = [_named(name, {k: torch.as_tensor(v) for k, v in arrays.items()}) for name, arrays in held.items()]
+        return {name: tensor for part in parts for name, tensor in part.items()}
+
+    def _round_config(self, candidate: Candidate, number: int) -> ConfigRecord:
+        return ConfigRecord(
+            {
+                "study": self.coordinator.study_json,
+                "lr": candidate.lr * cosine(number - 1, self.search.rounds),
+                "local-epochs": candidate.local_epochs,
+                "candidate": candidate.name,
+            }
+        )
+
+    def _untrained(self) -> Artifact:
+        shape = card_shape(self.coordinator.card)
+        model = build_classifier(self.study.student, shape, self.study.seed, "server", self.name)
+        return Artifact(_named(MODEL, model.state_dict()))
+
+    def _final_score(self, last: Round) -> tuple[float, float]:
+        """Ask for the val score of the last round's model, which no later round reports."""
+        weights = _part(read_artifact(last.path), MODEL)
+        content = wire.request_content(self.coordinator.study_json, weights, split="val")
+        contents = dict.fromkeys(self.coordinator.allowing("metrics"), content)
+        about = wire.weights_digest(weights)
+        pending = self.coordinator.send(self.coordinator.compose(f"{self.name}-val", wire.EVALUATE, contents, about))
+        answers = self.coordinator.collect_metrics(pending, lambda _, metrics: wire.read_utility(metrics, "val"))
+        figures = [wire.read_utility(answer["metrics"], "val") for answer in answers.values()]
+        total = sum(f["count"] for f in figures)
+        if not total:
+            raise StudyFailedError(
+                f"{self.name}: no site is left that lets metrics leave, which choosing a round on val needs"
+            )
+        accuracy, loss = (sum(f[name] * f["count"] for f in figures) / total for name in ("accuracy", "loss"))
+        return accuracy, -loss
+
+    def _search_row(self, candidate: Candidate, number: int, score: tuple[float, float]) -> Row:
+        setting = {"strategy": self.name, "lr": candidate.lr, "local_epochs": candidate.local_epochs}
+        return setting | {"round": number, "val_accuracy": score[0]}
+
+    @property
+    def _keeps_updates(self) -> bool:
+        return self.study.audit.enabled and "update" in self.study.audit.targets
+
+    def _kept_updates(self, chosen: Round, rounds: Sequence[Round]) -> dict[str, Artifact]:
+        """Return the sites' weights of a round; those of all other rounds are removed."""
+        for other in rounds:
+            if other != chosen:
+                shutil.rmtree(_updates_folder(other.path), ignore_errors=True)
+        files = sorted(_updates_folder(chosen.path).glob("*.safetensors")) if self._keeps_updates else []
+        return {path.stem: read_artifact(path) for path in files}
+
+
+def own_search(name: str, options: Mapping[str, Any], study: Study) -> SearchConfig:
+    """Return the study's search with what a contestant's own options say; raise :class:`UserError` for a bad one."""
+    shared = {option: getattr(study.strategy, option) for option in SEARCH_OPTIONS}
+    own = {option: options[option] for option in SEARCH_OPTIONS if option in options}
+    where = f"strategy.options.{name}"
+    search = read_dataclass(SearchConfig, shared | own, where)
+    check_search(search, where if own else "strategy")
+    return search
+
+
+def _named(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {f"{prefix}.{name}": tensor for name, tensor in tensors.items()}
+
+
+def _part(artifact: Artifact, prefix: str) -> dict[str, Tensor]:
+    """Return the tensors of a round's artifact under a prefix: the model, or what its strategy carries over."""
+    start = f"{prefix}."
+    return {name.removeprefix(start): t for name, t in artifact.tensors.items() if name.startswith(start)}
+
+
+def _updates_folder(path: Path) -> Path:
+    return path.with_suffix(".sites")
+
+
+def _val_score(figures: Sequence[wire.Figures]) -> dict[str, Any]:
+    """Pool the sites' val figures of the model that entered the round."""
+    count = sum(f["val-count"] for f in figures)
+    return {
+        "diverged": max(f["diverged"] for f in figures),
+        "val_accuracy": sum(f["val-correct"] for f in figures) / count,
+        "val_loss": sum(f["val-loss"] for f in figures) / count,
+    }
+
+
+def _total_costs(rounds: Sequence[Round]) -> dict[str, Cost]:
+    total: dict[str, Cost] = {}
+    for site, cost in ((site, cost) for r in rounds for site, cost in r.costs.items()):
+        so_far = total.setdefault(site, dict.fromkeys(cost, 0.0))
+        for name, value in cost.items():
+            so_far[name] += value
+    return total

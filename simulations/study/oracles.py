@@ -1,0 +1,113 @@
+"""Oracles: contestants that need all private images in one place, which only a simulation's driver has."""
+
+from __future__ import annotations
+
+import importlib
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+from torch import nn
+
+from fedkr.config import Study
+from fedkr.data import ImageSet, SiteData
+from fedkr.errors import UserError
+from fedkr.learning.job import Job
+from fedkr.learning.runtime import Runtime
+from fedkr.progress import FileProgress
+from fedkr.run_files import RunFiles
+from fedkr.stages import Artifact, StageStore, model_tensors
+from server.comparison import COSTS
+from server.targets import Target, measure_model
+from simulations.audit_run.server import audit_on_server
+from simulations.backends.inline import InlineGrid
+
+Row = dict[str, Any]
+
+
+class Oracle(Protocol):
+    """A module that a contestant's file names as its ``kind``, with ``driver: true``."""
+
+    def train(self, study: Study, sites: Iterable[SiteData], job: Job) -> nn.Module:
+        """Return the study's classifier, trained on whatever of the sites' images the oracle is allowed to see."""
+
+
+@dataclass(frozen=True)
+class OracleOutcome:
+    """What an oracle ends with: rows of ``strategies`` and of ``targets`` in ``results.json``."""
+
+    row: Row
+    target: Row
+
+
+def oracle_of(study: Study, name: str) -> Oracle:
+    """Return an oracle's module; raise :class:`UserError` where there is none."""
+    kind = str(study.strategy.options[name].get("kind"))
+    try:
+        module = importlib.import_module(kind)
+    except ImportError as error:
+        raise UserError(f"strategy.options.{name}.kind={kind!r}: {error}; install it or put it on PYTHONPATH") from None
+    if not hasattr(module, "train"):
+        raise UserError(f"strategy.options.{name}.kind={kind!r}: the module has no function train")
+    return cast(Oracle, module)
+
+
+def run_oracle(name: str, study: Study, sites: Mapping[str, SiteData], test: ImageSet, run_dir: Path) -> OracleOutcome:
+    """Train an oracle's model, measure it and keep it.
+
+    Its bytes are those of the raw training images, which is what pooling them would send.
+    """
+    runtime, folder = Runtime.choose(study.device, study.precision, study.threads), RunFiles(run_dir).oracle(name)
+
+    def train() -> Artifact:
+        started = time.perf_counter()
+        job = Job(runtime, FileProgress(folder), study.data.flip, (study.seed, "server", name))
+        model = oracle_of(study, name).train(study, sites.values(), job)
+        return Artifact(model_tensors(model), {"seconds": time.perf_counter() - started})
+
+    model = StageStore(folder / "stages").run("model", {"study": study.identity()}, train)
+    card = {"channels": test.channels, "size": test.size, "classes": list(test.classes)}
+    target = Target(name, "oracle", name, model=model).keep(run_dir, study, card)
+    per_site: list[Row] = [
+        {"site": site, **measure_model(study, model, data.test, runtime), **dict.fromkeys(COSTS, 0)}
+        | {"bytes_up": int(data.train.images.nbytes)}
+        for site, data in sites.items()
+    ]
+    costs = {"bytes_up": sum(row["bytes_up"] for row in per_site), "bytes_down": 0, "seconds": model.info["seconds"]}
+    row = {"name": name, **measure_model(study, model, test, runtime), **costs, "per_site": per_site}
+    return OracleOutcome(row, target)
+
+
+def merged(results: Row, oracles: Mapping[str, OracleOutcome]) -> Row:
+    """Return the apps' results with the oracles' rows, the comparison in its order."""
+    rows = {row["name"]: row for row in results["strategies"]} | {name: found.row for name, found in oracles.items()}
+    named = [rows[name] for name in results["study"]["strategy"]["compare"] if name in rows]
+    targets = [*results["targets"], *(found.target for found in oracles.values())]
+    notes = [note for note in results["notes"] if note.split()[0] not in oracles]
+    return results | {"strategies": named, "targets": targets, "notes": notes}
+
+
+def with_audit(study: Study, run_dir: Path, results: Row) -> Row:
+    """Return results whose audit holds the oracles too, attacked by the sites' own code in their own workspaces.
+
+    Call it when the apps have ended. What they answered is on disk, and is read; reference models and the scores of
+    other targets, which the oracles are compared with, are at the sites, and stay there.
+
+    Args:
+        study: as the apps ran it, or with other settings of the audit.
+        run_dir: the run's folder, with the models in ``models/``.
+        results: the apps' results, merged with the oracles'.
+    """
+    oracles = [Target.read(run_dir, row) for row in results["targets"] if row["kind"] == "oracle"]
+    wanted = [oracle for oracle in oracles if any(oracle.is_called(name) for name in study.audit.targets)]
+    if not study.audit.enabled or not wanted:
+        return results
+    # Imported here: a driver of other processes needs no site's code until they have ended.
+    from sites.app import app
+
+    found = audit_on_server(InlineGrid(app, study.federation.sites, {}), study, run_dir, results)
+    notes = [note for note in results["notes"] if note not in results["audit_extras"].get("notes", [])]
+    audit = {name: found[name] for name in ("audit", "audit_extras")}
+    return results | audit | {"notes": notes + found["audit_extras"]["notes"]}
