@@ -1,8 +1,6 @@
-"""What several rooms' tests share: the small study whose numbers are kept, run once, and what of a run must repeat."""
+"""What several rooms' tests share: two studies, each run once, and what of a run must repeat bit by bit."""
 
 import json
-import shlex
-from pathlib import Path
 
 import pytest
 
@@ -10,27 +8,38 @@ from fedkr.stages import read_artifact
 from server.composition import compose_study
 from simulations.study.run import run_study
 
-GOLDEN = Path(__file__).with_name("golden.json")
+# Two sites that know about half of the classes each: what joins them stands out from what one of them can learn.
+WHOLE_STUDY = """
+    backend=inline device=cpu precision=float32 federation.register_deadline=120
+    federation.sites=2 partition=dirichlet partition.alpha=0.05
+    teacher.arch=resnet8 teacher.width=8 teacher.steps=60 teacher.batch=32
+    student.arch=resnet8 student.width=8 student.steps=100 student.batch=32
+    generator.steps=200 generator.batch=32 generator.checkpoints=2
+    generator.options.width=16 generator.options.steps_sample=5
+    recycle.search_steps=20 recycle.search_images=128 recycle.tuning_budget=2
+    recycle.rounds=2 recycle.views=2 recycle.ratio=0.3
+    strategy.rounds=4 strategy.search_rounds=2 strategy.lrs=[0.05,0.1] strategy.local_epochs=[2]
+    audit.bootstrap=20
+"""
+# Less data, training and exchanges, for what must be equal and need not be good.
+SMALLER = """
+    data.limit=300 partition.alpha=1.0 generator.steps=40 teacher.steps=20 student.steps=30
+    recycle.search_steps=10 recycle.search_images=64 recycle.ratio=1.0
+    strategy.lrs=[0.1] strategy.rounds=2 audit.targets=[student,centralised]
+"""
 VARYING = {"seconds", "bytes_up", "bytes_down"}
 
 
 @pytest.fixture(scope="session")
-def golden():
-    """The headline figures of a small study, with the command that made them and how far other hardware may differ."""
-    return json.loads(GOLDEN.read_text())
+def whole_overrides():
+    """The options of a study that does everything: all strategies, the light audit, the oracle."""
+    return WHOLE_STUDY.split()
 
 
 @pytest.fixture(scope="session")
-def golden_overrides(golden):
-    """The options of the command that made the golden figures."""
-    return shlex.split(golden["command"])[2:]
-
-
-@pytest.fixture(scope="session")
-def small_overrides(golden_overrides):
-    """The golden study with less training and fewer exchanges: for what must be equal, not good."""
-    less = ("generator.steps=40", "teacher.steps=20", "student.steps=30", "audit.targets=[student,centralised]")
-    return [*golden_overrides, *less, "strategy.lrs=[0.1]", "strategy.local_epochs=[2]", "strategy.rounds=2"]
+def small_overrides(whole_overrides):
+    """The options of the same study made small."""
+    return [*whole_overrides, *SMALLER.split()]
 
 
 @pytest.fixture(scope="session")
@@ -44,9 +53,9 @@ def run():
 
 
 @pytest.fixture(scope="session")
-def golden_run(run, golden_overrides, tmp_path_factory):
-    """The run folder of the golden study, run once without any interruption: to be read, not to be changed."""
-    return run(golden_overrides, tmp_path_factory.mktemp("golden") / "run")
+def whole_run(run, whole_overrides, tmp_path_factory):
+    """The run folder of the whole study, run once without any interruption: to be read, not to be changed."""
+    return run(whole_overrides, tmp_path_factory.mktemp("whole") / "run")
 
 
 @pytest.fixture(scope="session")
