@@ -21,6 +21,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, Re
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fedkr.audit.document import Pair
 from fedkr.errors import UserError
 from fedkr.learning.evaluation import Utility
 from fedkr.learning.models import check_weights
@@ -35,7 +36,9 @@ REFERENCES = "train.references"
 AUDIT = "evaluate.audit"
 COMPARE = "evaluate.compare"
 
-CONFIG, ARRAYS, METRICS, SHARED, MANIFEST, CARD = "config", "arrays", "metrics", "release", "manifest", "card"
+CONFIG, ARRAYS, METRICS, SHARED = "config", "arrays", "metrics", "release"
+# JSON documents.
+DOCUMENTS = MANIFEST, CARD, FINDINGS, COMPARISON = "manifest", "card", "findings", "comparison"
 
 # Error code of a site that refused or failed by itself; Flower's own codes are below 100.
 SITE_ERROR = 500
@@ -48,8 +51,8 @@ REPLIES: dict[str, frozenset[str]] = {
     TRAIN: frozenset({METRICS, ARRAYS}),
     EVALUATE: frozenset({METRICS}),
     REFERENCES: frozenset({METRICS}),
-    AUDIT: frozenset({METRICS}),
-    COMPARE: frozenset({METRICS}),
+    AUDIT: frozenset({METRICS, FINDINGS}),
+    COMPARE: frozenset({METRICS, COMPARISON}),
 }
 CARD_FIELDS = frozenset(
     {"site", "version", "classes", "size", "channels", "counts", "allow", "recipients", "threads", "data"}
@@ -58,8 +61,6 @@ UTILITY_FIELDS = ("accuracy", "balanced_accuracy", "auc", "loss", "confusion", "
 
 # What a site says about its round of weight sharing, with the least that each figure can be.
 ROUND_FIGURES = {"num-examples": 1, "val-count": 1, "val-correct": 0, "val-loss": 0, "diverged": 0, "seconds": 0}
-# What a site answers about two targets: the paired difference of an attack's AUCs.
-PAIRED_FIELDS = ("difference", "low", "high")
 
 Metric = int | float | list[int] | list[float]
 Figures = dict[str, float]
@@ -79,17 +80,6 @@ class Request:
     settings: dict[str, Any]
     weights: dict[str, Tensor] | None
     shared: SoftSet | None = None
-
-
-@dataclass(frozen=True)
-class Pair:
-    """Two targets of the audit to compare: the attack's row (``rmia@direct``), and what each is and its digest."""
-
-    row: str
-    target: str
-    about: str
-    other: str
-    other_about: str
 
 
 def pairs_setting(pairs: Iterable[Pair]) -> str:
@@ -181,6 +171,11 @@ def round_content(weights: Mapping[str, Tensor], figures: Mapping[str, Metric | 
     return RecordDict({ARRAYS: weights_record(weights), METRICS: metrics_record(figures)})
 
 
+def document_reply(name: str, values: Mapping[str, Any], seconds: float) -> RecordDict:
+    """Return the content of an answer that is a document: of an audit or a comparison."""
+    return RecordDict({METRICS: MetricRecord({"seconds": seconds}), name: document(values)})
+
+
 def release_reply(release: Release, seconds: float) -> RecordDict:
     """Return the content of the answer to ``train.release``."""
     arrays = _soft_record(release.images, release.soft_labels)
@@ -216,7 +211,7 @@ def read_document(content: RecordDict, name: str) -> dict[str, Any]:
     """Read a JSON document (an object) from the record ``name``."""
     try:
         values = json.loads(str((_record(content, name, ConfigRecord) or ConfigRecord())["json"]))
-    except (KeyError, ValueError):
+    except (KeyError, ValueError, RecursionError):
         raise UserError(f"the reply's {name!r} is missing or not JSON") from None
     if not isinstance(values, dict):
         raise UserError(f"the reply's {name!r} is not a JSON object")

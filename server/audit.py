@@ -6,7 +6,7 @@ import itertools
 import logging
 import re
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -16,15 +16,12 @@ from flwr.app import RecordDict
 from torch import Tensor
 
 from fedkr import wire
-from fedkr.audit.copies import read_copy_metrics
-from fedkr.audit.figures import AuditReport
-from fedkr.audit.flat import from_metrics
+from fedkr.audit.document import AuditQuestion, Document, Pair, audit_extras, check_comparison, keyed
 from fedkr.audit.statistics.blind import holm_reject
 from fedkr.audit.statistics.pooling import ALL_SITES, pooled_rows, worst_site
 from fedkr.audit.targets import RELEASE, headline_key
 from fedkr.audit.verdict import RELEASE_STUDENT, site_verdicts
-from fedkr.config import REFERENCE_ATTACKS, Study
-from fedkr.errors import UserError
+from fedkr.config import REFERENCE_ATTACKS
 from fedkr.fingerprint import fingerprint
 from fedkr.learning.job import Job
 from fedkr.learning.runtime import Runtime
@@ -131,7 +128,7 @@ class ServerAudit:
         self.config = self.study.audit
         self.sites = coordinator.allowing("metrics")
         self.notes: list[str] = []
-        self.reports: dict[str, dict[str, AuditReport]] = {}
+        self.documents: dict[str, dict[str, Document]] = {}
         self.digests: dict[tuple[str, str], str] = {}
 
     def run(self) -> tuple[list[Row], Extras]:
@@ -140,13 +137,12 @@ class ServerAudit:
         asked = {target: models for target, models in wanted.items() if models}
         if self.config.direct_references and any(attack in REFERENCE_ATTACKS for attack in self.config.attacks):
             self._train_references([target.name for target in asked])
-        copies = self._attack(asked)
-        extras = self._compare(list(asked)) | {"copies": copies}
-        rows: list[Row] = []
+        self._attack(asked)
+        extras, rows = self._compare(list(asked)), list[Row]()
         for target in asked:
-            for report in self.reports[target.name].values():
-                rows += [row.as_row() | {"adversary": target.adversary} for row in report.rows]
-                for name, values in report.extras().items():
+            for document in self.documents[target.name].values():
+                rows += [row | {"adversary": target.adversary} for row in document["audit"]]
+                for name, values in audit_extras(document, self.config).items():
                     extras.setdefault(name, []).extend(values)
         return with_summaries(rows, extras | {"notes": self.notes})
 
@@ -213,22 +209,17 @@ class ServerAudit:
         files = [paths for paths in files if paths]
         return ReleasedSets.of_files(files) if files else None
 
-    def _attack(self, targets: Mapping[Target, Mapping[str, Weights | None]]) -> list[Row]:
-        """Send all targets, collect the reports, and return the copy check's rows."""
+    def _attack(self, targets: Mapping[Target, Mapping[str, Weights | None]]) -> None:
+        """Send all targets and collect the sites' documents."""
         pending: dict[str, tuple[Pending, dict[str, str]]] = {}
         for target, models in targets.items():
             lost: dict[str, str] = {}
             asked = {site: weights for site, weights in models.items() if site in self.sites}
             pending[target.name] = self.coordinator.send(self._compose_attack(target.name, asked, lost)), lost
-        copies: list[Row] = []
         for name, (sent, lost) in pending.items():
-            read = partial(read_audit, self.study, name)
-            answers = self.coordinator.collect_metrics(sent, read)
-            self.reports[name] = {site: read(site, answer["metrics"]) for site, answer in answers.items()}
+            question = AuditQuestion(name, len(self.coordinator.card["classes"]), self.config)
+            self.documents[name] = self.coordinator.collect_documents(sent, wire.FINDINGS, question.check)
             self._note(f"audit of {name}", lost)
-            if name == RELEASE:
-                copies = [read_copy_metrics(answer["metrics"], site).as_row(site) for site, answer in answers.items()]
-        return copies
 
     def _compose_attack(self, target: str, models: Mapping[str, Weights | None], lost: dict[str, str]) -> Pending:
         contents: dict[str, RecordDict] = {}
@@ -248,29 +239,27 @@ class ServerAudit:
             about = fingerprint([asdict(pair) for pair in pairs])
             composed = self.coordinator.compose("compare", wire.COMPARE, {site: content}, about, lost)
             pending[site] = self.coordinator.send(composed), pairs
-        blind: list[Row] = []
-        paired: list[Row] = []
-        for site, (sent, pairs) in pending.items():
-            for answer in self.coordinator.collect_metrics(sent, partial(read_comparison, pairs)).values():
-                row, differences = read_comparison(pairs, site, answer["metrics"])
-                blind.append(row)
-                paired += differences
+        blind, paired = list[Row](), list[Row]()
+        for sent, pairs in pending.values():
+            check = partial(check_comparison, pairs)
+            for document in self.coordinator.collect_documents(sent, wire.COMPARISON, check).values():
+                blind += document["blind"]
+                paired += document["paired"]
         self._note("comparison", lost)
         for row, rejected in zip(blind, holm_reject([row["p_value"] for row in blind]), strict=True):
             row["rejected"] = rejected
         return {"blind": blind, "paired": paired}
 
-    def _pairs(self, site: str, targets: Sequence[Target]) -> list[wire.Pair]:
+    def _pairs(self, site: str, targets: Sequence[Target]) -> list[Pair]:
         named: dict[str, list[str]] = defaultdict(list)
         for target in targets:
             named[target.kind].append(target.name)
         pairs = []
         for first, second in (pair for a, b in COMPARED for pair in itertools.product(named[a], named[b])):
-            reports = [self.reports[target].get(site) for target in (first, second)]
-            keys = [{row.key for row in report.rows} for report in reports if report is not None]
-            row = common_row(self.config.headline, *keys) if len(keys) == 2 else None
-            if row is not None:
-                pairs.append(wire.Pair(row, first, self.digests[first, site], second, self.digests[second, site]))
+            rows = [self.documents[target].get(site, {}).get("audit", []) for target in (first, second)]
+            if (by := common_row(self.config.headline, *rows)) is not None:
+                about = self.digests[first, site], self.digests[second, site]
+                pairs.append(Pair(by["attack"], by["references"], first, about[0], second, about[1]))
         return pairs
 
     def _note(self, what: str, lost: Mapping[str, str]) -> None:
@@ -279,41 +268,8 @@ class ServerAudit:
             self.notes.append(f"{site} is left out ({what}): {why}")
 
 
-def common_row(headline: str, first: Collection[str], second: Collection[str]) -> str | None:
-    """Return the headline attack's row, with the strongest references, that is among the rows of two reports."""
-    return headline_key("", headline, set(first) & set(second))
-
-
-def read_audit(study: Study, target: str, site: str, metrics: dict[str, Any]) -> AuditReport:
-    """Read one site's audit of a target; raise :class:`UserError` for one that cannot be read."""
-    if target == RELEASE:
-        read_copy_metrics(metrics, site)
-    return from_metrics(metrics, target, site, study.audit)
-
-
-def read_comparison(pairs: Iterable[wire.Pair], site: str, metrics: dict[str, Any]) -> tuple[Row, list[Row]]:
-    """Return a site's blind baseline and its paired differences as rows.
-
-    Raises:
-        UserError: a figure that is missing or out of range.
-    """
-    blind = {"site": site, "auc": _within(metrics, "blind/auc", 0), "p_value": _within(metrics, "blind/p-value", 0)}
-    rows = [
-        paired_row(site, pair, *(_within(metrics, f"pair-{i}/{name}", -1) for name in wire.PAIRED_FIELDS))
-        for i, pair in enumerate(pairs)
-    ]
-    return blind, rows
-
-
-def paired_row(site: str, pair: wire.Pair, difference: float, low: float, high: float) -> Row:
-    """Return a row of ``audit_extras.paired``."""
-    attack, _, references = pair.row.partition("@")
-    names = {"site": site, "target": pair.target, "other": pair.other, "attack": attack}
-    return names | {"references": references or "none", "difference": difference, "low": low, "high": high}
-
-
-def _within(metrics: Mapping[str, Any], name: str, least: float) -> float:
-    value = metrics.get(name)
-    if not isinstance(value, (int, float)) or not least <= value <= 1:
-        raise UserError(f"the metric {name!r} is missing or out of range: {value!r}")
-    return float(value)
+def common_row(headline: str, first: Iterable[Row], second: Iterable[Row]) -> Row | None:
+    """Return the headline attack's row, with the strongest references that two targets were both attacked with."""
+    ours, theirs = keyed(first), keyed(second)
+    key = headline_key("", headline, ours.keys() & theirs.keys())
+    return None if key is None else ours[key]

@@ -292,6 +292,25 @@ class Coordinator:
         files = self.keep(pending, accept)
         return {site: read_artifact(path).info for site, path in files.items()}
 
+    def collect_documents(
+        self, pending: Pending, name: str, check: Callable[[str, dict[str, Any]], None]
+    ) -> dict[str, dict[str, Any]]:
+        """Wait for answers that are a JSON document, the record ``name``; return it by site.
+
+        Args:
+            pending: what was sent.
+            name: the record's.
+            check: of a site's document; a :class:`UserError` from it rejects the answer.
+        """
+
+        def accept(site: str, content: RecordDict) -> Artifact:
+            document = wire.read_document(content, name)
+            check(site, document)
+            return Artifact({}, {"document": document})
+
+        files = self.keep(pending, accept)
+        return {site: read_artifact(path).info["document"] for site, path in files.items()}
+
     def exchange(self, messages: Iterable[Message], accept: Callable[[str, Message], T]) -> dict[str, T]:
         """Send ready-made messages to members, wait, and return what ``accept`` made of each answer, by site.
 

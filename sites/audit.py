@@ -13,18 +13,19 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from fedkr.audit.attacks.queries import Queries
 from fedkr.audit.attacks.with_references import ReferenceModels, ReferenceSignals, reference_signals
 from fedkr.audit.challenge import candidates, site_challenge, site_population
 from fedkr.audit.copies import ReleaseCopies, check_copies
-from fedkr.audit.figures import AuditReport
-from fedkr.audit.flat import from_metrics, to_metrics
+from fedkr.audit.document import Pair
+from fedkr.audit.findings import AuditReport, Row
 from fedkr.audit.references.direct import balanced_membership, reference_task, train_references
 from fedkr.audit.references.shadows import PipelineShadows, scaled_steps
-from fedkr.audit.run import audit_model
-from fedkr.audit.run_release import audit_release
-from fedkr.audit.statistics.blind import BlindResult, blind_baseline
-from fedkr.audit.statistics.paired import PairedDifference, paired_difference
-from fedkr.audit.targets import OF_ONE_SITE, RELEASE
+from fedkr.audit.run import audit_model, audit_release
+from fedkr.audit.statistics.blind import blind_baseline
+from fedkr.audit.statistics.paired import paired_difference
+from fedkr.audit.subject import Subject
+from fedkr.audit.targets import OF_ONE_SITE, RELEASE, row_key
 from fedkr.audit.verdict import NEEDS_PIPELINE
 from fedkr.config import REFERENCE_ATTACKS
 from fedkr.data import ImageSet, content_digest
@@ -101,30 +102,22 @@ class SiteAudit:
         path, references = self._scores_path(target, about), self.train_references(target)
         report = audit_model(
             partial(predict_logits, model, runtime=self.site.runtime),
-            self.challenge,
-            target=target,
-            site=self.site.name,
-            config=self.config,
-            seed=self.study.seed,
-            references=references,
-            population=self.population if references else None,
-            flip=self.study.data.flip,
+            self._subject(target),
+            references,
+            self.population if references else None,
+            self.study.data.flip,
         )
         self._keep_scores(report, path)
         return report
 
     def attack_releases(self) -> tuple[AuditReport, ReleaseCopies]:
         """Attack all that the site released, without a model, and check it for copies of members."""
-        report = audit_release(
-            self._releases(),
-            self.challenge,
-            self.population,
-            site=self.site.name,
-            config=self.config,
-            seed=self.study.seed,
-        )
+        report = audit_release(self._releases(), self.population, self._subject(RELEASE))
         self._keep_scores(report, self._scores_path(RELEASE, ""))
         return report, self._copies()
+
+    def _subject(self, target: str) -> Subject:
+        return Subject(target, self.site.name, self.challenge, self.config, self.study.seed)
 
     def _releases(self) -> list[Release]:
         recycle = self.study.recycle
@@ -148,8 +141,7 @@ class SiteAudit:
 
     def _keep_scores(self, report: AuditReport, path: Path) -> None:
         scores = {name: torch.from_numpy(values) for name, values in report.scores.items()}
-        info = {"target": report.target, **self._scored, "metrics": to_metrics(report)}
-        write_artifact(path, Artifact(scores, info))
+        write_artifact(path, Artifact(scores, {"target": report.target, **self._scored, "rows": report.rows}))
 
     @cached_property
     def _scored(self) -> dict[str, str]:
@@ -172,37 +164,36 @@ class SiteAudit:
         for path in sorted(self.stages.folder.glob("scores-*.safetensors"), key=lambda path: path.stat().st_mtime_ns):
             kept = read_artifact(path)
             if self._scored.items() <= kept.info.items():
-                target = kept.info["target"]
-                report = from_metrics(kept.info["metrics"], target, self.site.name, self.config)
-                scores = {name: tensor.numpy() for name, tensor in kept.tensors.items()}
-                found[target] = dataclasses.replace(report, scores=scores)
+                target, scores = kept.info["target"], {name: t.numpy() for name, t in kept.tensors.items()}
+                found[target] = AuditReport(target, kept.info["rows"], scores=scores)
         return [found[target] for target in sorted(found)]
 
-    def compare(self, row: str, first: tuple[str, str], second: tuple[str, str]) -> PairedDifference:
+    def compare(self, pair: Pair) -> Row:
         """Return the difference of an attack's AUCs on two targets that were attacked before.
-
-        Args:
-            row: attack and references, as ``rmia@direct``.
-            first: target and digest, as given to :meth:`attack`.
-            second: the same of the target whose AUC is subtracted.
 
         Raises:
             UserError: a target that was not attacked here in this way.
         """
-        natural = self.challenge.members, self.challenge.nonmembers
-        return paired_difference(
-            self._scores(row, *first),
-            self._scores(row, *second),
+        key, natural = row_key(pair.attack, pair.references), (self.challenge.members, self.challenge.nonmembers)
+        found = paired_difference(
+            self._scores(key, pair.target, pair.about),
+            self._scores(key, pair.other, pair.other_about),
             len(self.challenge.members),
             self.config.bootstrap,
             derive_seed(self.study.seed, self.site.name, "audit", "paired"),
             joined(natural).groups,
         )
+        return pair.names(self.site.name) | vars(found)
 
-    def blind(self) -> BlindResult:
+    def blind(self) -> Row:
         """Return whether members and non-members differ without any model."""
-        seed = derive_seed(self.study.seed, self.site.name)
-        return blind_baseline(self.challenge, seed, self.config.permutations)
+        found = blind_baseline(
+            self.challenge.members,
+            self.challenge.nonmembers,
+            derive_seed(self.study.seed, self.site.name),
+            self.config.permutations,
+        )
+        return {"site": self.site.name, **vars(found)}
 
     def _scores_path(self, target: str, about: str) -> Path:
         if Path(target).name != target:
@@ -210,12 +201,12 @@ class SiteAudit:
             raise UserError(f"target={target!r} is no name of a target")
         return self.stages.path(f"scores-{target}", self._scored | {"about": about})
 
-    def _scores(self, row: str, target: str, about: str) -> NDArray[np.float64]:
+    def _scores(self, key: str, target: str, about: str) -> NDArray[np.float64]:
         path = self._scores_path(target, about)
         found = read_artifact(path).tensors if path.exists() else {}
-        if row not in found:
-            raise UserError(f"evaluate.compare: {target} was not audited here by {row}")
-        scores: NDArray[np.float64] = found[row].numpy()
+        if key not in found:
+            raise UserError(f"evaluate.compare: {target} was not audited here by {key}")
+        scores: NDArray[np.float64] = found[key].numpy()
         return scores
 
     def _direct(self, others: ReleasedSets | None) -> ReferenceSignals:
@@ -253,10 +244,10 @@ class SiteAudit:
     def _signals(
         self, kind: str, key: dict[str, Any], train: Callable[[], ReferenceModels], others: bool
     ) -> ReferenceSignals:
+        queries = Queries(self.config.queries, self.study.data.flip)
+
         def compute() -> Artifact:
-            found = reference_signals(
-                train(), self.candidates, self.population, self.config.queries, self.study.data.flip, kind, others
-            )
+            found = reference_signals(train(), self.candidates, self.population, queries, kind, others)
             arrays = {name: getattr(found, name) for name in ("logits", "population", "membership")}
             return Artifact({name: torch.from_numpy(array) for name, array in arrays.items()})
 

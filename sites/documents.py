@@ -1,28 +1,19 @@
-"""The two documents that leave a site, field by field: each value has a known shape and a bounded length."""
+"""The card and the manifest that leave a site: each field of a known shape and a bounded length."""
 
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, Field
 
 from fedkr import wire
-from fedkr.audit.flat import NO_FIGURE
-from fedkr.release import MANIFEST_FIELDS
+from fedkr.errors import UserError
+from fedkr.strict_json import LARGEST_NUMBER, Count, Rate, Strict, check_strict, list_of, object_of, one_of
 
 LONGEST_TEXT = 120
 LONGEST_LIST = 128
 MOST_CLASSES = 1000
-# Whole numbers beyond this are not counts, and a long one could spell out an image.
-LARGEST_NUMBER = 2**53
-
-Check = Callable[[Any], bool]
-
-
-def is_count(value: Any) -> bool:
-    """Whether ``value`` is a whole number that could be a count."""
-    return isinstance(value, int) and is_number(value) and value >= 0
 
 
 def is_number(value: Any) -> bool:
@@ -32,95 +23,67 @@ def is_number(value: Any) -> bool:
     return isinstance(value, float) or (isinstance(value, int) and abs(value) <= LARGEST_NUMBER)
 
 
-def is_rising_rates(longest: int) -> Check:
-    """Return the check of a rising list of fractions, as an axis of a ROC curve is, of at most ``longest``."""
-    rates = list_of(is_rate, longest)
-    return lambda values: rates(values) and values == sorted(values)
-
-
-def is_class_rates(longest: int) -> Check:
-    """Return the check of a list of at most ``longest`` fractions, one a class, or -1 for a class without."""
-    return list_of(lambda value: is_rate(value) or value == NO_FIGURE, longest)
-
-
-def is_rate(value: Any) -> bool:
-    """Whether ``value`` is a fraction."""
-    return is_number(value) and 0 <= value <= 1
-
-
 def is_confusion(values: Any) -> bool:
     """Whether ``values`` is a flat square matrix of counts."""
-    return isinstance(values, list) and math.isqrt(len(values)) ** 2 == len(values) and all(map(is_count, values))
+    counts = isinstance(values, list) and all(isinstance(v, int) and is_number(v) and v >= 0 for v in values)
+    return counts and math.isqrt(len(values)) ** 2 == len(values)
 
 
-def is_text(value: Any) -> bool:
-    """Whether ``value`` is a short text."""
-    return isinstance(value, str) and len(value) <= LONGEST_TEXT
+def _number(value: Any) -> Any:
+    if not is_number(value):
+        raise ValueError("expected a number of ordinary size")
+    return value
 
 
-def list_of(check: Check, longest: int = LONGEST_LIST) -> Check:
-    """Return the check of a list whose every item passes ``check``."""
-    return lambda values: isinstance(values, list) and len(values) <= longest and all(map(check, values))
-
-
-def table_of(name: Check, check: Check) -> Check:
-    """Return the check of an object with free names, each short."""
-    return lambda values: (
-        isinstance(values, dict)
-        and len(values) <= LONGEST_LIST
-        and all(name(key) and check(value) for key, value in values.items())
-    )
-
-
-def fields(**checks: Check) -> Check:
-    """Return the check of an object that has no fields but these."""
-    return lambda values: (
-        isinstance(values, dict) and all(key in checks and checks[key](value) for key, value in values.items())
-    )
-
-
-IS_KNOBS = table_of(is_text, is_number)
-IS_SCORES = fields(
-    checkpoints=list_of(fields(step=is_count, score=is_number, loss=is_number)),
-    tuning=list_of(fields(knobs=IS_KNOBS, score=is_number, loss=is_number)),
-)
-MANIFEST: dict[str, Check] = {
-    "site": is_text,
-    "round": is_count,
-    "slices": is_count,
-    "count": is_count,
-    "left_out": list_of(is_text, MOST_CLASSES),
-    "knobs": IS_KNOBS,
-    "checkpoint": is_count,
-    "scores": IS_SCORES,
-    "recalls": list_of(lambda value: value is None or is_rate(value), MOST_CLASSES),
-    "teacher": fields(step=is_count, val_accuracy=is_number),
+Text = Annotated[str, Field(max_length=LONGEST_TEXT)]
+Number = Annotated[Any, AfterValidator(_number)]
+Knobs = Annotated[dict[Text, Number], Field(max_length=LONGEST_LIST)]
+Names = list_of(Text, MOST_CLASSES)
+_SCORE = {"score": Number, "loss": Number}
+_Counts: Any = dict[one_of("train", "val", "test", "holdout"), list_of(Count, MOST_CLASSES)]  # type: ignore[misc]
+_TRIED = {
+    "checkpoints": list_of(object_of("checkpoint", {}, {"step": Count} | _SCORE), LONGEST_LIST),
+    "tuning": list_of(object_of("trial", {}, {"knobs": Knobs} | _SCORE), LONGEST_LIST),
 }
-CARD: dict[str, Check] = {
-    "site": is_text,
-    "version": is_text,
-    "classes": list_of(is_text, MOST_CLASSES),
-    "size": is_count,
-    "channels": is_count,
-    "counts": table_of(lambda split: split in ("train", "val", "test", "holdout"), list_of(is_count, MOST_CLASSES)),
-    "allow": list_of(is_text),
-    "recipients": is_text,
-    "threads": is_count,
-    "data": lambda value: isinstance(value, str) and re.fullmatch("[0-9a-f]{16}", value) is not None,
-}
-# A field that the wire or the release gained has no check here yet, so it may not leave.
-DOCUMENTS: dict[str, dict[str, Check]] = {
-    wire.MANIFEST: {name: check for name, check in MANIFEST.items() if name in MANIFEST_FIELDS},
-    wire.CARD: {name: check for name, check in CARD.items() if name in wire.CARD_FIELDS},
+DOCUMENTS: dict[str, type[Strict]] = {
+    wire.MANIFEST: object_of(
+        "manifest",
+        {},
+        {
+            "site": Text,
+            "round": Count,
+            "slices": Count,
+            "count": Count,
+            "left_out": Names,
+            "knobs": Knobs,
+            "checkpoint": Count,
+            "scores": object_of("scores", {}, _TRIED),
+            "recalls": list_of(Rate | None, MOST_CLASSES),
+            "teacher": object_of("teacher", {}, {"step": Count, "val_accuracy": Number}),
+        },
+    ),
+    wire.CARD: object_of(
+        "card",
+        {},
+        {
+            "site": Text,
+            "version": Text,
+            "classes": Names,
+            "size": Count,
+            "channels": Count,
+            "counts": _Counts,
+            "allow": list_of(Text, LONGEST_LIST),
+            "recipients": Text,
+            "threads": Count,
+            "data": Annotated[str, Field(pattern="^[0-9a-f]{16}$")],
+        },
+    ),
 }
 
 
-def misfit(document: str, values: dict[str, Any]) -> str:
-    """Return why a document (``manifest`` or ``card``) may not leave, or an empty string."""
-    checks = DOCUMENTS[document]
-    for name, value in values.items():
-        if name not in checks:
-            return f"field {name!r} may not leave"
-        if not checks[name](value):
-            return f"field {name!r} holds something else than its kind of value, or too much of it"
-    return ""
+def check_document(name: str, values: Any) -> None:
+    """Raise :class:`UserError` unless a ``manifest`` or ``card`` has no fields but its own, each in shape."""
+    try:
+        check_strict(DOCUMENTS[name], values)
+    except UserError as error:
+        raise UserError(f"{name}: field {error}") from None

@@ -5,17 +5,18 @@ from __future__ import annotations
 import contextlib
 import logging
 import traceback
+from functools import partial
 
 from flwr.app import Context, Error, Message
 from flwr.clientapp.typing import ClientAppCallable
 
 from fedkr import wire
-from fedkr.audit.names import metric_names
+from fedkr.audit.document import AuditQuestion, check_comparison
 from fedkr.config import parse_study
 from fedkr.errors import UserError
 from fedkr.failure import leave_note
 from fedkr.wire import SITE_ERROR
-from sites.policy import AuditLimits, PolicyError, check_reply, check_request, weight_shapes
+from sites.policy import Check, PolicyError, check_reply, check_request, weight_shapes
 from sites.workspace import node_policy, open_site, site_folder
 
 logger = logging.getLogger(__name__)
@@ -28,12 +29,11 @@ def guard(message: Message, context: Context, call_next: ClientAppCallable) -> M
         policy = node_policy(context.node_config)
         check_request(policy, message_type)
         # Read before the handler runs, which could change the request in place.
-        weights = weight_shapes(message.content)
+        weights, answers = weight_shapes(message.content), answer_check(message, context)
         reply = call_next(message, context)
         if reply.has_error():
             raise PolicyError("the handler answered with an error of its own, whose text may not leave")
-        limits = audit_limits(message, context) if message_type == wire.AUDIT else None
-        check_reply(policy, message_type, reply.content, weights, limits)
+        check_reply(policy, message_type, reply.content, weights, answers)
         # A new message: only the checked content leaves, not what a handler wrote into the metadata.
         return Message(reply.content, reply_to=message)
     except Exception as error:
@@ -41,11 +41,16 @@ def guard(message: Message, context: Context, call_next: ClientAppCallable) -> M
         return Message(Error(code=SITE_ERROR, reason=type(error).__name__), reply_to=message)
 
 
-def audit_limits(message: Message, context: Context) -> AuditLimits:
-    """Return what the answer to an audit may hold: the study's attacks and the site's own number of classes."""
-    study = parse_study(wire.read_request(message).study)
-    site = open_site(context.node_config, study)
-    return AuditLimits(metric_names(study.audit), len(site.data.train.classes))
+def answer_check(message: Message, context: Context) -> Check | None:
+    """Return what raises unless a document answers this question of an audit; None where no audit is asked for."""
+    if message.metadata.message_type not in (wire.AUDIT, wire.COMPARE):
+        return None
+    request = wire.read_request(message)
+    site = open_site(context.node_config, parse_study(request.study))
+    if message.metadata.message_type == wire.COMPARE:
+        return partial(check_comparison, wire.read_pairs(request), site.name)
+    question = AuditQuestion(str(request.settings["target"]), len(site.data.train.classes), site.study.audit)
+    return partial(question.check, site.name)
 
 
 def keep_at_site(error: Exception, message: Message, context: Context) -> None:

@@ -15,8 +15,7 @@ from torch import Tensor, nn
 
 import fedkr
 from fedkr import wire
-from fedkr.audit.copies import copy_metrics
-from fedkr.audit.flat import to_metrics
+from fedkr.audit.document import audit_document
 from fedkr.audit.targets import RELEASE
 from fedkr.data import ImageSet
 from fedkr.data.images import Shape
@@ -182,25 +181,21 @@ def received_others(site: Site, request: wire.Request) -> ReleasedSets | None:
 def audit(site: Site, request: wire.Request) -> RecordDict:
     """Answer ``evaluate.audit``: attack a model, received or the site's own, or its releases, on its private images."""
     started, target, work = time.perf_counter(), str(request.settings["target"]), SiteAudit(site)
-    metrics: dict[str, wire.Metric | None] = {}
     if target == RELEASE:
         report, copies = work.attack_releases()
-        metrics |= copy_metrics(copies.figures)
+        document = audit_document(report, [copies.figures.counts(site.name)])
     else:
-        report = work.attack(target, audited_model(site, request, target), wire.weights_digest(request.weights))
-    return wire.metrics_reply(metrics | to_metrics(report) | {"seconds": time.perf_counter() - started})
+        model, about = audited_model(site, request, target), wire.weights_digest(request.weights)
+        document = audit_document(work.attack(target, model, about))
+    return wire.document_reply(wire.FINDINGS, document, time.perf_counter() - started)
 
 
 def compare(site: Site, request: wire.Request) -> RecordDict:
     """Answer ``evaluate.compare``: members against non-members without any model, and audited targets in pairs."""
     started, work = time.perf_counter(), SiteAudit(site)
-    blind = work.blind()
-    metrics: dict[str, wire.Metric | None] = {"blind/auc": blind.auc, "blind/p-value": blind.p_value}
-    for index, pair in enumerate(wire.read_pairs(request)):
-        found = work.compare(pair.row, (pair.target, pair.about), (pair.other, pair.other_about))
-        metrics |= {f"pair-{index}/{name}": getattr(found, name) for name in wire.PAIRED_FIELDS}
+    document = {"blind": [work.blind()], "paired": [work.compare(pair) for pair in wire.read_pairs(request)]}
     work.write_report()
-    return wire.metrics_reply(metrics | {"seconds": time.perf_counter() - started})
+    return wire.document_reply(wire.COMPARISON, document, time.perf_counter() - started)
 
 
 def audited_model(site: Site, request: wire.Request, target: str) -> nn.Module:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-from fedkr.data.images import CanarySet, ImageSet, SiteData, joined
+from fedkr.data.images import CanarySet, ImageSet, SiteData, image_digests, joined
 from fedkr.errors import UserError
 
 
@@ -89,8 +87,3 @@ def site_population(data: SiteData, challenge: Challenge) -> ImageSet:
     if not len(kept):
         raise UserError("audit: val and test hold only copies of train and holdout; give the site more images")
     return pool.subset(kept)
-
-
-def image_digests(images: NDArray[np.uint8]) -> list[bytes]:
-    """Return a digest of each image's bytes: equal images, and only those, share one."""
-    return [hashlib.sha256(image.tobytes()).digest() for image in images]

@@ -12,11 +12,11 @@ import torch
 from numpy.typing import NDArray
 from scipy.stats import fisher_exact
 
-from fedkr.audit.attacks.on_releases import CopyCheck, copy_check, nearest
-from fedkr.audit.challenge import Challenge, image_digests
-from fedkr.audit.run_release import released_images, small_pixels
+from fedkr.audit.attacks.on_releases import CopyCheck, copy_check, nearest, small_pixels
+from fedkr.audit.challenge import Challenge
+from fedkr.audit.run import released_images
 from fedkr.audit.statistics.membership import Floats
-from fedkr.data.images import ImageSet
+from fedkr.data.images import ImageSet, image_digests
 from fedkr.errors import UserError
 from fedkr.release import Release
 from fedkr.stages import Artifact
@@ -24,15 +24,6 @@ from fedkr.stages import Artifact
 # A clean release is flagged this often at most.
 LEVEL = 0.01
 PAIRS_KEPT = 24
-PREFIX = "copies/"
-# Which count is part of which.
-PARTS = (
-    ("suspects", "released"),
-    ("verbatim", "suspects"),
-    ("holdout_near", "holdout"),
-    ("members_found", "members"),
-    ("nonmembers_found", "nonmembers"),
-)
 
 
 @dataclass(frozen=True)
@@ -88,13 +79,19 @@ class CopyFigures:
         """Whether the test finds copies at the 1 % level."""
         return self.p_value < LEVEL
 
+    def counts(self, site: str) -> dict[str, Any]:
+        """Return the row that leaves the site: counts alone."""
+        return {"site": site} | vars(self)
+
+    @staticmethod
+    def of_counts(row: Mapping[str, Any]) -> CopyFigures:
+        """Read what :meth:`counts` made."""
+        return CopyFigures(**{field.name: row[field.name] for field in dataclasses.fields(CopyFigures)})
+
     def as_row(self, site: str) -> dict[str, Any]:
-        """Return the row of ``audit_extras.copies``."""
+        """Return the row of ``audit_extras.copies``: the counts, and what follows from them."""
         derived = {"share": self.share, "chance_share": self.chance_share, "p_value": self.p_value}
-        return {"site": site} | dataclasses.asdict(self) | derived | {"flagged": int(self.flagged)}
-
-
-COPY_FIGURES = tuple(field.name for field in dataclasses.fields(CopyFigures))
+        return self.counts(site) | derived | {"flagged": int(self.flagged)}
 
 
 @dataclass(frozen=True)
@@ -182,32 +179,6 @@ def check_copies(releases: Sequence[Release], challenge: Challenge, *, site: str
     of_members = challenge.members.subset(shown)
     pairs = ClosestPairs(of_members.images, images[closest[shown]], of_members.labels, member_distance[shown])
     return ReleaseCopies(figures, suspects, pairs)
-
-
-def copy_metrics(figures: CopyFigures) -> dict[str, int]:
-    """Return the counts as flat metrics, ``"copies/<figure>"``."""
-    return {f"{PREFIX}{name}": int(getattr(figures, name)) for name in COPY_FIGURES}
-
-
-def read_copy_metrics(metrics: Mapping[str, Any], site: str) -> CopyFigures:
-    """Return what :func:`copy_metrics` flattened; other metrics are passed over.
-
-    Raises:
-        UserError: a count is missing, is none, or is larger than what it is a part of.
-    """
-    values = {name: _count(metrics, name, site) for name in COPY_FIGURES}
-    for part, whole in PARTS:
-        if values[part] > values[whole] or (whole != "suspects" and not values[whole]):
-            raise UserError(f"copy check at {site}: {PREFIX}{part}={values[part]} of {whole}={values[whole]}")
-    return CopyFigures(**values)
-
-
-def _count(metrics: Mapping[str, Any], name: str, site: str) -> int:
-    value = metrics.get(f"{PREFIX}{name}")
-    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-        where = f"copy check at {site}: {PREFIX}{name}={value!r}"
-        raise UserError(f"{where}: expected a count; is the site's fedkr of the same version?")
-    return value
 
 
 def _units(images: ImageSet, chosen: NDArray[np.bool_] | None = None) -> int:

@@ -1,38 +1,33 @@
-"""The audit of one model at one site: every configured attack, with and without reference models."""
+"""The audit of one target at one site: a model by every configured attack, a release without any model."""
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fedkr.audit.attacks.queries import query_views
+from fedkr.audit.attacks.on_releases import release_scores
+from fedkr.audit.attacks.queries import Queries
 from fedkr.audit.attacks.thresholds import SIGNALS, attack_score
-from fedkr.audit.attacks.with_references import Logits, ReferenceSignals, reference_attack_score
+from fedkr.audit.attacks.with_references import Answers, Logits, ReferenceSignals, reference_attack_score
 from fedkr.audit.challenge import Challenge, candidates
-from fedkr.audit.figures import AttackResult, AuditReport, ClassAuc
-from fedkr.audit.statistics.coins import one_run_bound
-from fedkr.audit.statistics.membership import Floats, MembershipMetrics, membership_metrics, roc_points
-from fedkr.audit.statistics.per_class import class_aucs
-from fedkr.audit.targets import adversary_of, headline_key, row_key, row_names
-from fedkr.config import AuditConfig
-from fedkr.data.images import CanarySet, ImageSet
+from fedkr.audit.findings import AuditReport, report_from_scores
+from fedkr.audit.subject import Subject
+from fedkr.audit.targets import row_key
+from fedkr.data.images import ImageSet
 from fedkr.errors import UserError
-from fedkr.seeds import derive_seed
+from fedkr.release import Release
+from fedkr.seeds import numpy_rng
 
 Predict = Callable[[NDArray[np.uint8]], Logits]
+# Of larger releases a random part this large is attacked, which keeps a site's audit within minutes.
+MOST_RELEASED = 20_000
 
 
 def audit_model(
     predict: Predict,
-    challenge: Challenge,
-    *,
-    target: str,
-    site: str,
-    config: AuditConfig,
-    seed: int,
+    subject: Subject,
     references: Sequence[ReferenceSignals] = (),
     population: ImageSet | None = None,
     flip: str = "none",
@@ -44,97 +39,91 @@ def audit_model(
 
     Args:
         predict: maps uint8 images ``[N, H, W, C]`` to logits float ``[N, K]``, in evaluation mode.
-        challenge: the site's members, non-members and canaries.
-        target: which model, as the report names it.
-        site: whose challenge set.
-        config: attacks, FPRs, resamples and the headline attack.
-        seed: the study's; the resamples depend on it and the site only, so every target meets the same ones.
-        references: what each kind of reference models answered (:func:`~fedkr.audit.reference_signals`).
+        subject: target, site, challenge and attacks.
+        references: what each kind of reference models answered.
         population: the images of the references' ``population``; needed with ``references``.
         flip: mirror images among the views, as the references saw them.
 
     Raises:
         UserError: an unknown attack, a model whose logits are not finite, or references that do not fit.
     """
+    config = subject.config
     try:
-        images = candidates(challenge)
-        logits = _answers(predict, _parts(challenge), config.queries if references else 1, flip)
+        images, queries = candidates(subject.challenge), Queries(config.queries if references else 1, flip)
+        answers = Answers(_answers(predict, _parts(subject.challenge), queries), images.labels)
         scores = {
-            row_key(name, "none"): attack_score(name, logits[0], images.labels)
+            row_key(name, "none"): attack_score(name, answers.logits[0], images.labels)
             for name in config.attacks
             if name in SIGNALS
         }
         if references:
             if population is None:
                 raise UserError("reference attacks: no population given; pass the images that the references answered")
-            scores |= _reference_scores(
-                logits,
-                _answers(predict, [population.images], config.queries, flip),
-                (images.labels, population.labels),
-                references,
-                config,
-            )
-        others = {signals.kind: signals.others for signals in references}
-        return report_from_scores(scores, challenge, target=target, site=site, config=config, seed=seed, others=others)
+            others = Answers(_answers(predict, [population.images], queries), population.labels)
+            scores |= {
+                row_key(name, signals.kind): reference_attack_score(name, answers, others, signals, config.gamma)
+                for name in config.attacks
+                if name not in SIGNALS
+                for signals in references
+            }
+        return report_from_scores(scores, subject, {signals.kind: signals.others for signals in references})
     except UserError as error:
-        raise UserError(f"audit of {target} at {site}: {error}") from None
+        raise UserError(f"audit of {subject.target} at {subject.site}: {error}") from None
 
 
-def report_from_scores(
-    scores: Mapping[str, Floats],
-    challenge: Challenge,
-    *,
-    target: str,
-    site: str,
-    config: AuditConfig,
-    seed: int,
-    others: Mapping[str, bool] | None = None,
-) -> AuditReport:
-    """Return all figures of attacks that have already scored the candidates, of a model or of a release.
+def audit_release(releases: Sequence[Release], population: ImageSet, subject: Subject) -> AuditReport:
+    """Attack all that a site released, every round together (:func:`~fedkr.audit.attacks.on_releases.release_scores`).
+
+    The attack named beforehand is ``distance-features``: a generator gives members away by near-copies of single
+    images, which densities average out, and unit variance keeps brightness and contrast, which most images share, from
+    drowning what is particular.
 
     Args:
-        scores: float ``[N]`` on all candidates by row key (:func:`~fedkr.audit.targets.row_key`); attacks that are not
-            configured for the target are ignored.
-        challenge: whose candidates.
-        target: which model, or ``release``.
-        site: whose challenge set.
-        config: FPRs, resamples, coins and the headline attack.
-        seed: the study's.
-        others: for each kind of reference models, whether they trained on the other sites' releases.
+        releases: what the site shared, one a round.
+        population: images of the same distribution that no model trained on (the site's val and test splits).
+        subject: of target ``release``.
+
+    Returns:
+        The report; :func:`~fedkr.audit.copies.check_copies` has the copy check.
+
+    Raises:
+        UserError: releases of another image shape, or too few images.
     """
-    resampling = derive_seed(seed, site, "audit")
-    quoted = headline_key(target, config.headline, scores)
-    rows, canaries = [], []
-    for attack, kind in row_names(target, config.attacks):
-        key = row_key(attack, kind)
-        if key in scores:
-            row = AttackResult(
-                target=target,
-                site=site,
-                attack=attack,
-                metrics=_natural_metrics(scores[key], challenge, config, resampling),
-                duplicates=challenge.duplicates,
-                headline=key == quoted,
-                roc=roc_points(*_sides(scores[key], challenge)),
-                references=kind,
-                adversary=adversary_of(target),
-                others=None if kind == "none" else (others or {}).get(kind, False),
+    site, seed, challenge = subject.site, subject.seed, subject.challenge
+    try:
+        released, _ = released_images(releases, challenge, site=site, seed=seed)
+        rng = numpy_rng(seed, site, "components")
+        return report_from_scores(
+            release_scores(candidates(challenge).images, released, population.images, rng), subject
+        )
+    except UserError as error:
+        raise UserError(f"audit of {subject.target} at {site}: {error}") from None
+
+
+def released_images(
+    releases: Sequence[Release], challenge: Challenge, *, site: str, seed: int
+) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """Return at most ``MOST_RELEASED`` released images ``[n, H, W, C]`` and their indices in all of them, in order.
+
+    Raises:
+        UserError: no release, or one of another image shape than the challenge has.
+    """
+    if not releases:
+        raise UserError("no release to attack; audit it after the site has released something")
+    shape = challenge.members.images.shape[1:]
+    for release in releases:
+        if release.images.shape[1:] != shape:
+            raise UserError(
+                f"released images of shape {list(release.images.shape[1:])}, but the site's have {list(shape)}"
             )
-            rows.append(row)
-            canaries += _canary_row(row, scores[key], challenge, config, resampling)
-    headline = None if quoted is None else scores[quoted]
-    bound, reason = one_run_bound(headline, challenge, config, seed, site)
-    return AuditReport(
-        target,
-        site,
-        rows,
-        scores={row.key: scores[row.key][: challenge.natural] for row in rows},
-        canary_scores={row.key: scores[row.key][challenge.natural :] for row in canaries},
-        canaries=canaries,
-        per_class=_classes(headline, challenge, config, resampling),
-        epsilon=bound,
-        epsilon_reason=reason,
-    )
+    count = sum(len(release) for release in releases)
+    chosen = np.sort(numpy_rng(seed, site, "released images").permutation(count)[:MOST_RELEASED])
+    ends = np.cumsum([len(release) for release in releases])
+    parts = [
+        release.images[chosen[(chosen >= end - len(release)) & (chosen < end)] - (end - len(release))]
+        for release, end in zip(releases, ends, strict=True)
+    ]
+    return np.concatenate(parts), chosen
 
 
 def _parts(challenge: Challenge) -> list[NDArray[np.uint8]]:
@@ -142,62 +131,7 @@ def _parts(challenge: Challenge) -> list[NDArray[np.uint8]]:
     return [challenge.members.images, challenge.nonmembers.images, *planted]
 
 
-def _answers(predict: Predict, parts: Sequence[NDArray[np.uint8]], queries: int, flip: str) -> Logits:
+def _answers(predict: Predict, parts: Sequence[NDArray[np.uint8]], queries: Queries) -> Logits:
     """Return float ``[A, N, K]`` for the concatenation of ``parts``."""
     # Part by part, so that a site without canaries or references gets the same last digits as one with them.
-    answers = [np.stack([predict(view) for view in query_views(part, queries, flip)]) for part in parts]
-    return np.concatenate(answers, axis=1)
-
-
-def _reference_scores(
-    logits: Logits,
-    population: Logits,
-    labels: tuple[NDArray[np.int64], NDArray[np.int64]],
-    references: Sequence[ReferenceSignals],
-    config: AuditConfig,
-) -> dict[str, Floats]:
-    return {
-        row_key(name, signals.kind): reference_attack_score(name, logits, population, *labels, signals, config.gamma)
-        for name in config.attacks
-        if name not in SIGNALS
-        for signals in references
-    }
-
-
-def _sides(scores: Floats, challenge: Challenge) -> tuple[Floats, Floats]:
-    split = len(challenge.members)
-    return scores[:split], scores[split : challenge.natural]
-
-
-def _natural_metrics(scores: Floats, challenge: Challenge, config: AuditConfig, seed: int) -> MembershipMetrics:
-    return membership_metrics(
-        *_sides(scores, challenge),
-        fprs=config.fprs,
-        bootstrap=config.bootstrap,
-        seed=seed,
-        member_groups=challenge.members.groups,
-        nonmember_groups=challenge.nonmembers.groups,
-    )
-
-
-def _classes(scores: Floats | None, challenge: Challenge, config: AuditConfig, seed: int) -> list[ClassAuc | None]:
-    if scores is None:
-        return []
-    return class_aucs(scores[: challenge.natural], challenge, bootstrap=config.bootstrap, seed=seed)
-
-
-def _canary_row(
-    row: AttackResult, scores: Floats, challenge: Challenge, config: AuditConfig, seed: int
-) -> list[AttackResult]:
-    """Return the same attack on the canaries, or nothing where there are none of one side."""
-    planted: CanarySet | None = challenge.canaries
-    if planted is None or planted.included.all() or not planted.included.any():
-        return []
-    own = scores[challenge.natural :]
-    sides = own[planted.included], own[~planted.included]
-    metrics = membership_metrics(*sides, fprs=config.fprs, bootstrap=config.bootstrap, seed=seed)
-    # Half of so few images chooses no threshold worth quoting.
-    metrics = dataclasses.replace(
-        metrics, balanced_accuracy=None, balanced_accuracy_low=None, balanced_accuracy_high=None
-    )
-    return [dataclasses.replace(row, metrics=metrics, duplicates=0, roc=[])]
+    return np.concatenate([np.stack([predict(view) for view in queries.views(part)]) for part in parts], axis=1)

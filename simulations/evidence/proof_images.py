@@ -13,9 +13,10 @@ import numpy as np
 
 from fedkr.audit.challenge import Challenge, build_challenge, image_digests
 from fedkr.audit.copies import ReleaseCopies, check_copies
-from fedkr.audit.run_release import audit_release
+from fedkr.audit.run import audit_release
 from fedkr.audit.statistics.blind import blind_baseline, holm_reject
-from fedkr.audit.targets import RELEASE_HEADLINE
+from fedkr.audit.subject import Subject
+from fedkr.audit.targets import RELEASE, RELEASE_HEADLINE
 from fedkr.config import AuditConfig, SplitConfig
 from fedkr.data import ImageSet, split_site
 from fedkr.release import Release
@@ -83,9 +84,9 @@ def copied(train: ImageSet, sizes: CopySizes, seed: int, share: float) -> Figure
     challenge = build_challenge(members, holdout)
     release, places, originals = with_copies(clean, challenge.members, share, rng)
     config = AuditConfig(fprs=[0.01])
-    report = audit_release([release], challenge, population, site=SITE, config=config, seed=seed)
+    report = audit_release([release], population, Subject(RELEASE, SITE, challenge, config, seed))
     check = check_copies([release], challenge, site=SITE, seed=seed)
-    attacks = {row.attack: _without_roc(row.as_row()) for row in report.rows}
+    attacks = {row["attack"]: _without_roc(row) for row in report.rows}
     return {
         "seed": seed,
         "share": share,
@@ -149,7 +150,7 @@ def blind(train: ImageSet, outside: ImageSet | None, seed: int, permutations: in
     """Return the blind baseline's figures for members against the holdout, or against ``outside``."""
     data = split_site(train, SplitConfig(), seed, SITE)
     challenge = build_challenge(data.train, data.holdout if outside is None else outside)
-    found = blind_baseline(challenge, derive_seed(seed, SITE), permutations)
+    found = blind_baseline(challenge.members, challenge.nonmembers, derive_seed(seed, SITE), permutations)
     return {
         "seed": seed,
         "nonmembers_are": "random holdout" if outside is None else "official test split",

@@ -12,11 +12,14 @@ from pathlib import Path
 import numpy as np
 from torch import nn
 
+from fedkr.audit.attacks.queries import Queries
 from fedkr.audit.attacks.with_references import reference_signals
 from fedkr.audit.challenge import Challenge, build_challenge, candidates, site_challenge, site_population
-from fedkr.audit.figures import AuditReport
+from fedkr.audit.document import audit_document, audit_extras
+from fedkr.audit.findings import AuditReport
 from fedkr.audit.references.direct import balanced_membership, reference_task, train_references
 from fedkr.audit.run import audit_model
+from fedkr.audit.subject import Subject
 from fedkr.config import AuditConfig, ClassifierConfig
 from fedkr.data import ImageSet, SiteData, joined, toss_coins
 from fedkr.learning.classifier import train_on_real
@@ -87,7 +90,7 @@ def overfitted(bench: Bench, train: ImageSet, settings: Overfit, seed: int) -> F
     return {
         "seed": seed,
         "accuracy": {name: _accuracy(model, side, bench.runtime) for name, side in sides.items()},
-        "attacks": {row.attack: row.as_row() | {"roc": [list(p) for p in row.roc]} for row in report.rows},
+        "attacks": {row["attack"]: row for row in report.rows},
     }
 
 
@@ -157,25 +160,22 @@ def never_seen(bench: Bench, everything: ImageSet, settings: Null, seed: int) ->
     with tempfile.TemporaryDirectory() as folder:
         attacked = Attacked(challenge, asked, settings.recipe, config)
         report = attacked.report(model, StageStore(Path(folder)), job.seeded("references"))
-    return {"seed": seed, "accuracy_elsewhere": _accuracy(model, population, bench.runtime), **_null_row(report)}
-
-
-def _null_row(report: AuditReport) -> Figures:
-    headline, bound = report.headline, report.epsilon
-    assert headline is not None and bound is not None
-    metrics = headline.metrics
     return {
-        "auc": metrics.auc,
-        "auc_low": metrics.auc_low,
-        "auc_high": metrics.auc_high,
-        "covers": metrics.auc_low <= 0.5 <= metrics.auc_high,
-        "members": metrics.members,
-        "nonmembers": metrics.nonmembers,
-        "epsilon": bound.epsilon,
-        "coins": bound.coins,
-        "guesses": bound.guesses,
-        "correct": bound.correct,
-        "largest_epsilon": bound.largest,
+        "seed": seed,
+        "accuracy_elsewhere": _accuracy(model, population, bench.runtime),
+        **_null_row(report, config),
+    }
+
+
+def _null_row(report: AuditReport, config: AuditConfig) -> Figures:
+    (bound,), headline = audit_extras(audit_document(report), config)["epsilon"], report.headline
+    assert headline is not None
+    return {
+        **{name: headline[name] for name in ("auc", "auc_low", "auc_high")},
+        "covers": headline["auc_low"] <= 0.5 <= headline["auc_high"],
+        **{name: headline[name] for name in ("members", "nonmembers")},
+        **{name: bound[name] for name in ("epsilon", "coins", "guesses", "correct")},
+        "largest_epsilon": bound["largest"],
     }
 
 
@@ -193,16 +193,12 @@ class Attacked:
         images, config = candidates(self.challenge), self.config
         membership = balanced_membership(config.direct_references, len(images), numpy_rng(*job.seed, "halves"))
         references = train_references(reference_task(self.recipe, images, membership, None, job), stages, {})
-        signals = reference_signals(references, images, self.population, config.queries, "none", "direct", others=False)
+        queries = Queries(config.queries)
         return audit_model(
             partial(predict_logits, model, runtime=job.runtime),
-            self.challenge,
-            target="local",
-            site=SITE,
-            config=config,
-            seed=int(str(job.seed[0])),
-            references=[signals],
-            population=self.population,
+            Subject("local", SITE, self.challenge, config, int(str(job.seed[0]))),
+            [reference_signals(references, images, self.population, queries, "direct", others=False)],
+            self.population,
         )
 
 

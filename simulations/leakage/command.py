@@ -21,6 +21,7 @@ from torch import nn
 from fedkr.audit.leakage_curve import CurvePoint, SyntheticSlices, curve_points, draw_slices, training_sets
 from fedkr.audit.run import audit_model
 from fedkr.audit.statistics.pooling import pooled_rows, worst_site
+from fedkr.audit.subject import Subject
 from fedkr.config import AuditConfig, Study
 from fedkr.data import ImageSet
 from fedkr.data.images import Shape, content_digest
@@ -199,17 +200,13 @@ class LeakageCurve:
     def _attack(self, audit: SiteAudit, model: nn.Module) -> Iterator[Row]:
         report = audit_model(
             partial(predict_logits, model, runtime=self.runtime),
-            audit.challenge,
-            target="student",
-            site=audit.site.name,
-            config=self.study.audit,
-            seed=self.study.seed,
-            references=audit.train_references("student"),
-            population=audit.population,
-            flip=self.study.data.flip,
+            Subject("student", audit.site.name, audit.challenge, self.study.audit, self.study.seed),
+            audit.train_references("student"),
+            audit.population,
+            self.study.data.flip,
         )
         for row in report.rows:
-            yield {name: value for name, value in row.as_row().items() if name != "roc"}
+            yield {name: value for name, value in row.items() if name != "roc"}
 
     def _share_releases(self) -> None:
         """Give every site the other sites' releases: its references train on them too, as in the study itself."""

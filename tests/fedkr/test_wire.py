@@ -9,6 +9,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, Metadata, Record
 from torch import nn
 
 from fedkr import wire
+from fedkr.audit.document import Pair
 from fedkr.errors import UserError
 from fedkr.learning.evaluation import measure_utility
 from fedkr.learning.models import load_weights
@@ -74,7 +75,10 @@ def test_a_request_carries_other_sites_images_beside_its_settings():
 
 
 def test_pairs_to_compare_come_back_as_they_were_asked_for():
-    pairs = [wire.Pair("rmia@direct", "student", "0a", "my.own.strategy", "1b"), wire.Pair("loss", "a", "", "b", "")]
+    pairs = [
+        Pair("rmia", "direct", "student", "0a", "my.own.strategy", "1b"),
+        Pair("loss", "none", "a", "", "b", ""),
+    ]
     request = wire.read_request(arrived(wire.request_content("{}", pairs=wire.pairs_setting(pairs))))
     assert wire.read_pairs(request) == pairs
 

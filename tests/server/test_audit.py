@@ -1,6 +1,8 @@
 """The audit at the server: everyone is sent what is to be attacked there, and one site's failure is a note."""
 
+import copy
 import json
+import re
 
 import numpy as np
 import pytest
@@ -9,16 +11,19 @@ from flwr.app import Error, Message
 from fedkr import wire
 from fedkr.audit.attacks.with_references import ReferenceSignals
 from fedkr.audit.challenge import Challenge
-from fedkr.audit.copies import CopyFigures, copy_metrics
-from fedkr.audit.flat import to_metrics
+from fedkr.audit.copies import CopyFigures
+from fedkr.audit.document import Pair, audit_document
+from fedkr.audit.findings import report_from_scores
 from fedkr.audit.run import audit_model
+from fedkr.audit.subject import Subject
+from fedkr.config import RELEASE_ATTACKS
 from fedkr.data import ImageSet
 from fedkr.data.images import Shape
 from fedkr.learning.models import build_classifier
 from fedkr.learning.runtime import Runtime
 from fedkr.progress import SilentProgress
 from fedkr.stages import Artifact, model_tensors
-from server.audit import Auditable, common_row, read_auditable, read_comparison, run_audit, with_summaries
+from server.audit import Auditable, common_row, read_auditable, run_audit, with_summaries
 from server.coordinator import SITE_ERROR
 from server.targets import Target
 
@@ -39,21 +44,17 @@ def signals(kind):
 
 
 def report_of(study, target, site):
-    """Return the metrics of an audit of noise, computed once."""
+    """Return the document of an audit of noise, computed once."""
     if (target, site) not in REPORTS:
         rng = np.random.default_rng([int(site[-1]), len(target)])
         kinds = ["direct", "pipeline"] if target in ("student", "site-student") else ["direct"]
         report = audit_model(
             lambda images: rng.normal(size=(len(images), 3)).astype(np.float32),
-            challenge(),
-            target=target,
-            site=site,
-            config=study.audit,
-            seed=0,
-            references=[signals(kind) for kind in kinds],
-            population=ImageSet(np.zeros((9, 4, 4, 1), np.uint8), np.zeros(9, np.int64), ("a", "b", "c")),
+            Subject(target, site, challenge(), study.audit, 0),
+            [signals(kind) for kind in kinds],
+            ImageSet(np.zeros((9, 4, 4, 1), np.uint8), np.zeros(9, np.int64), ("a", "b", "c")),
         )
-        REPORTS[target, site] = to_metrics(report)
+        REPORTS[target, site] = audit_document(report)
     return REPORTS[target, site]
 
 
@@ -77,7 +78,11 @@ class Sites:
             self.asked.append((kind, site, content))
             if (kind, site, config.get("target")) in self.refusing:
                 return Error(SITE_ERROR, "UserError")
-            return wire.metrics_reply({"seconds": 1.0} | getattr(self, kind.split(".")[1])(site, config))
+            found = getattr(self, kind.split(".")[1])(site, config)
+            names = {wire.AUDIT: wire.FINDINGS, wire.COMPARE: wire.COMPARISON}
+            if kind in names:
+                return wire.document_reply(names[kind], found, 1.0)
+            return wire.metrics_reply({"seconds": 1.0} | found)
 
         return answer
 
@@ -86,20 +91,16 @@ class Sites:
 
     def audit(self, site, config):
         if config["target"] == "release":
-            figures = dict.fromkeys(("auc", "auc-low", "auc-high"), 0.5)
-            figures |= {
-                f"tpr-at-fpr-{fpr:g}{end}": 0.5 for fpr in self.study.audit.fprs for end in ("", "-low", "-high")
-            }
-            figures |= {"members": 30, "nonmembers": 30, "duplicates": 0, "roc-fpr": [1.0], "roc-tpr": [1.0]}
-            names = ("distance-pixels", "distance-features", "monte-carlo", "domias")
-            rows = {f"{name}/{figure}": value for name in names for figure, value in figures.items()}
-            return rows | copy_metrics(CopyFigures(8, 0, 0, 30, 1, 30, 0, 30, 0))
+            scores = {name: np.linspace(0, 1, 60) for name in RELEASE_ATTACKS}
+            report = report_from_scores(scores, Subject("release", site, challenge(), self.study.audit, 0))
+            return audit_document(report, [CopyFigures(8, 0, 0, 30, 1, 30, 0, 30, 0).counts(site)])
         return report_of(self.study, config["target"], site)
 
     def compare(self, site, config):
-        pairs = json.loads(config["pairs"])
-        found = {f"pair-{i}/{name}": 0.1 for i in range(len(pairs)) for name in wire.PAIRED_FIELDS}
-        return found | {"blind/auc": 0.9, "blind/p-value": 0.0004 if site == "site-1" else 0.5}
+        figures = {"difference": 0.1, "low": 0.1, "high": 0.1}
+        paired = [Pair(**pair).names(site) | figures for pair in json.loads(config["pairs"])]
+        blind = {"site": site, "auc": 0.9, "p_value": 0.0004 if site == "site-1" else 0.5}
+        return {"blind": [blind], "paired": paired}
 
     def requests(self, kind, **settings):
         found = [(site, content) for asked, site, content in self.asked if asked == kind]
@@ -247,12 +248,42 @@ def test_a_site_that_fails_on_one_target_answers_for_the_others(audit, sites):
     assert {row["site"] for row in extras["paired"] if row["target"] == "site-student"} == {"site-0", "site-2"}
 
 
-def test_figures_that_cannot_be_read_leave_the_site_out_of_them(audit, sites, monkeypatch):
-    monkeypatch.setattr(sites, "compare", lambda site, config: {"blind/auc": 17.0, "blind/p-value": 0.5})
+def test_a_comparison_that_cannot_be_read_leaves_the_site_out_of_it(audit, sites, monkeypatch):
+    blind = {"auc": 17.0, "p_value": 0.5}
+    monkeypatch.setattr(sites, "compare", lambda site, _: {"blind": [blind | {"site": site}], "paired": []})
     _, extras, _ = audit()
     assert extras["blind"] == [] and len(extras["notes"]) == 3
-    assert "'blind/auc' is missing or out of range" in extras["notes"][0]
+    assert "'blind.0.auc' is '17.0'" in extras["notes"][0] and "\n" not in extras["notes"][0]
     assert not [row for row in extras["verdicts"] if row["verdict"] == "no leakage found"]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (lambda found: found["audit"][0].update(auc=0.9, auc_low=0.95, auc_high=0.91), "lower limit of auc"),
+        (lambda found: found["audit"][0].update(scores=[0.1] * 60), "extra inputs"),
+        (lambda found: found["audit"].append(found["audit"][0]), "expected each once|at most"),
+        (lambda found: found["per_class"][0].update(auc=[0.5] * 60), "at most 3 items"),
+        (lambda found: found["audit"][0].update(site="site-2"), "'audit.0.site' is 'site-2'"),
+        (lambda found: found.pop("canaries"), "field required"),
+        (lambda found: found["audit"][-1].update(headline=1), "headline=1"),
+    ],
+)
+def test_an_audit_that_is_no_answer_is_a_note_in_one_line(audit, sites, monkeypatch, spoil, words):
+    honest = sites.audit
+
+    def audit_of(site, config):
+        found = copy.deepcopy(honest(site, config))
+        if (site, config["target"]) == ("site-1", "student"):
+            spoil(found)
+        return found
+
+    monkeypatch.setattr(sites, "audit", audit_of)
+    rows, extras, _ = audit()
+    assert {row["site"] for row in rows if row["target"] == "student"} == {"site-0", "site-2", "all sites"}
+    (note,) = extras["notes"]
+    assert re.search(words, note) and "\n" not in note
+    assert note.startswith("site-1 is left out (audit of student): audit of student at site-1: ")
 
 
 def test_without_references_no_site_is_asked_to_train_any(audit, sites, study):
@@ -323,23 +354,19 @@ def test_summaries_are_made_anew_from_the_sites_rows(audit):
     assert with_summaries(rows, extras) == (rows, extras)
 
 
+def rows_of(*keys):
+    return [{"attack": key.partition("@")[0], "references": key.partition("@")[2] or "none"} for key in keys]
+
+
 @pytest.mark.parametrize(
     ("first", "second", "row"),
     [
-        ({"rmia@direct", "rmia@pipeline"}, {"rmia@direct"}, "rmia@direct"),
-        ({"rmia@direct", "rmia@pipeline"}, {"rmia@direct", "rmia@pipeline"}, "rmia@pipeline"),
-        ({"loss"}, {"loss"}, None),
-        ({"rmia@direct"}, set(), None),
+        (["rmia@direct", "rmia@pipeline"], ["rmia@direct"], "rmia@direct"),
+        (["rmia@direct", "rmia@pipeline"], ["rmia@direct", "rmia@pipeline"], "rmia@pipeline"),
+        (["loss"], ["loss"], None),
+        (["rmia@direct"], [], None),
     ],
 )
 def test_the_compared_row_is_the_headline_attack_with_the_strongest_common_references(first, second, row):
-    assert common_row("rmia", first, second) == row
-
-
-def test_a_paired_difference_is_between_minus_one_and_one():
-    pair = wire.Pair("rmia@direct", "student", "", "fedavg", "")
-    figures = {"blind/auc": 0.5, "blind/p-value": 0.5, "pair-0/low": -1.0, "pair-0/high": 1.0}
-    assert read_comparison([pair], "site-0", figures | {"pair-0/difference": -0.3})[1][0]["difference"] == -0.3
-    for value in (None, 1.5, "0.5", float("nan")):
-        with pytest.raises(Exception, match="missing or out of range"):
-            read_comparison([pair], "site-0", figures | {"pair-0/difference": value})
+    found = common_row("rmia", rows_of(*first), rows_of(*second))
+    assert found == (None if row is None else rows_of(row)[0])

@@ -8,7 +8,7 @@ import torch
 
 from fedkr import wire
 from fedkr.audit.copies import check_copies
-from fedkr.audit.targets import row_key
+from fedkr.audit.document import Pair, keyed
 from fedkr.data.images import Shape
 from fedkr.errors import UserError
 from fedkr.learning.models import build_classifier
@@ -52,6 +52,11 @@ def request(study, weights=None, shared=None, **settings):
 
 def metrics_of(site, message_type, request):
     return wire.read_metrics(HANDLERS[message_type](site, request))
+
+
+def document_of(site, message_type, request):
+    name = wire.FINDINGS if message_type == wire.AUDIT else wire.COMPARISON
+    return wire.read_document(HANDLERS[message_type](site, request), name)
 
 
 def kinds(work, target):
@@ -127,17 +132,17 @@ def test_other_sites_releases_that_do_not_fit_are_refused(site, study, others, c
 
 
 def test_an_audit_has_rows_of_every_kind_of_references_and_names_none_of_the_scores(site, study):
-    metrics = metrics_of(site, wire.AUDIT, request(study, a_model(study).state_dict(), target="student"))
-    assert {"rmia@direct/auc", "rmia@pipeline/auc", "loss/auc"} <= set(metrics)
-    lists = {name: value for name, value in metrics.items() if isinstance(value, list)}
-    assert all(name.endswith(("roc-fpr", "roc-tpr", "class-auc", "-low", "-high")) for name in lists)
-    assert metrics["rmia@direct/others"] == 0
+    found = document_of(site, wire.AUDIT, request(study, a_model(study).state_dict(), target="student"))
+    assert list(keyed(found["audit"])) == ["rmia@direct", "rmia@pipeline", "loss"]
+    lists = [name for row in found["audit"] for name, value in row.items() if isinstance(value, list)]
+    assert set(lists) == {"roc"}
+    assert keyed(found["audit"])["rmia@direct"]["others"] is False
 
 
 @pytest.mark.parametrize("target", ["../student", "x/../../student", "/tmp/student"])
 def test_no_name_of_a_target_leads_out_of_the_workspace(site, study, target, tmp_path):
     before = set(tmp_path.rglob("*student*"))
-    pair = wire.Pair("loss", target, "", "student", "")
+    pair = Pair("loss", "none", target, "", "student", "")
     for message_type, asked in (
         (wire.AUDIT, request(study, a_model(study).state_dict(), target=target)),
         (wire.COMPARE, request(study, pairs=wire.pairs_setting([pair]))),
@@ -148,19 +153,19 @@ def test_no_name_of_a_target_leads_out_of_the_workspace(site, study, target, tmp
 
 
 def test_a_release_is_attacked_without_a_model_and_checked_for_copies(site, study):
-    metrics = metrics_of(site, wire.AUDIT, request(study, target="release"))
-    assert 0 <= metrics["distance-features/auc"] <= 1
-    assert metrics["copies/released"] == len(site.pipeline.release(1, site.policy.max_images))
+    found = document_of(site, wire.AUDIT, request(study, target="release"))
+    assert 0 <= keyed(found["audit"])["distance-features"]["auc"] <= 1
+    assert found["copies"][0]["released"] == len(site.pipeline.release(1, site.policy.max_images))
 
 
 def test_a_release_is_checked_for_copies_once_however_often_the_result_is_read(site, study, monkeypatch, tmp_path):
     checks = []
     monkeypatch.setattr("sites.audit.check_copies", lambda *a, **k: checks.append(1) or check_copies(*a, **k))
-    first, again = [metrics_of(site, wire.AUDIT, request(study, target="release")) for _ in range(2)]
+    first, again = [document_of(site, wire.AUDIT, request(study, target="release")) for _ in range(2)]
     metrics_of(site, wire.COMPARE, request(study, pairs="[]"))
     assert "Copy check" in (tmp_path / "work" / REPORT_FILE).read_text()
     assert len(checks) == 1
-    assert {k: v for k, v in first.items() if k != "seconds"} == {k: v for k, v in again.items() if k != "seconds"}
+    assert first == again
 
 
 def test_two_targets_are_compared_by_the_scores_that_stayed_at_the_site(site, study):
@@ -168,16 +173,16 @@ def test_two_targets_are_compared_by_the_scores_that_stayed_at_the_site(site, st
     for name, model in models.items():
         metrics_of(site, wire.AUDIT, request(study, model.state_dict(), target=name))
     about = {name: wire.weights_digest(model.state_dict()) for name, model in models.items()}
-    row = row_key("rmia", "direct")
     pairs = [
-        wire.Pair(row, "student", about["student"], "fedavg", about["fedavg"]),
-        wire.Pair(row, "fedavg", about["fedavg"], "student", about["student"]),
+        Pair("rmia", "direct", "student", about["student"], "fedavg", about["fedavg"]),
+        Pair("rmia", "direct", "fedavg", about["fedavg"], "student", about["student"]),
     ]
-    metrics = metrics_of(site, wire.COMPARE, request(study, pairs=wire.pairs_setting(pairs)))
-    assert metrics["pair-0/difference"] == pytest.approx(-metrics["pair-1/difference"])
-    assert metrics["pair-0/low"] <= metrics["pair-0/difference"] <= metrics["pair-0/high"]
-    assert 0 < metrics["blind/p-value"] <= 1
-    unknown = wire.Pair(row, "student", "another model", "fedavg", about["fedavg"])
+    found = document_of(site, wire.COMPARE, request(study, pairs=wire.pairs_setting(pairs)))
+    first, second = found["paired"]
+    assert first["difference"] == pytest.approx(-second["difference"])
+    assert first["low"] <= first["difference"] <= first["high"]
+    assert 0 < found["blind"][0]["p_value"] <= 1
+    unknown = Pair("rmia", "direct", "student", "another model", "fedavg", about["fedavg"])
     with pytest.raises(UserError, match="student was not audited here by rmia@direct"):
         metrics_of(site, wire.COMPARE, request(study, pairs=wire.pairs_setting([unknown])))
 

@@ -105,13 +105,33 @@ def test_weights_come_back_only_in_the_shape_of_those_that_were_sent(ask):
     assert forbidden(ask(handler, wire.TRAIN, request, allow=["weights"]))
 
 
-def test_an_audits_answer_is_held_to_the_studys_attacks_and_the_sites_own_classes(ask):
-    def audited(**metrics):
-        return ask(answering(wire.metrics_reply(metrics)), wire.AUDIT)
+def test_an_audits_answer_is_held_to_what_was_asked_and_the_sites_own_classes(ask):
+    study = tiny_study()
+    honest = ask(answer, wire.AUDIT, wire.request_content(study.to_json(), target="teacher")).content
 
-    assert not audited(**{"loss/auc": 0.5, "loss/class-auc": [0.5, -1.0, 0.25]}).has_error()
-    assert forbidden(audited(**{"loss/class-auc": [0.5, -1.0, 0.25, 0.75]}))
-    assert forbidden(audited(**{"rmia@direct/auc": 0.5}))
+    def audited(spoil=None, target="teacher"):
+        document = wire.read_document(honest, wire.FINDINGS)
+        if spoil is not None:
+            spoil(document)
+        content = wire.document_reply(wire.FINDINGS, document, 1.0)
+        return ask(answering(content), wire.AUDIT, wire.request_content(study.to_json(), target=target))
+
+    assert not audited().has_error()
+    assert forbidden(audited(target="local"))
+    for name in ("auc", "low", "high", "classes"):
+        assert forbidden(audited(lambda document, name=name: document["per_class"][0][name].append(0)))
+    assert forbidden(audited(lambda document: document["audit"][0].update(attack="rmia", references="direct")))
+    assert forbidden(audited(lambda document: document["audit"][0].update(scores=[0.1, 0.9])))
+
+
+def test_a_comparison_is_held_to_the_pairs_that_were_asked_for(ask):
+    request = wire.request_content(Study().to_json(), pairs="[]")
+    blind = {"site": "st-mary", "auc": 0.5, "p_value": 0.5}
+    asked = {"blind": [blind], "paired": []}
+    assert not ask(answering(wire.document_reply(wire.COMPARISON, asked, 1.0)), wire.COMPARE, request).has_error()
+    for more in ({"paired": [{"difference": 0.1}]}, {"scores": [0.1, 0.9]}, {"blind": [blind, blind]}):
+        content = wire.document_reply(wire.COMPARISON, asked | more, 1.0)
+        assert forbidden(ask(answering(content), wire.COMPARE, request))
 
 
 def test_metadata_that_a_handler_wrote_does_not_leave(ask, release_content):

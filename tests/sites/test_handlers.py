@@ -223,8 +223,9 @@ def test_an_evaluation_without_a_model_is_refused(site, ask):
 
 def test_an_audit_returns_figures_only(site, ask, study):
     content = ask(site(), wire.AUDIT, model(study).state_dict(), target="student")
-    assert set(content) == {wire.METRICS}
-    assert 0 <= wire.read_metrics(content)["loss/auc"] <= 1
+    assert set(content) == {wire.METRICS, wire.FINDINGS}
+    assert set(wire.read_metrics(content)) == {"seconds"}
+    assert 0 <= wire.read_document(content, wire.FINDINGS)["audit"][0]["auc"] <= 1
 
 
 def test_the_audited_model_is_the_received_one_else_the_sites_own(site, study):

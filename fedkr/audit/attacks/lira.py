@@ -1,8 +1,8 @@
 """LiRA, the likelihood-ratio attack (Carlini et al. 2022, "Membership Inference Attacks From First Principles").
 
 The signal is the logit-scaled confidence of the true label, ``phi = log(p_y / (1 - p_y))``. For every image, reference
-models trained with it and without it give one Gaussian each; several augmented queries count as independent. Shapes
-are those of :mod:`fedkr.audit.attacks.observed`; scores are float64 ``[N]``, higher for likelier members.
+models trained with it and without it give one Gaussian each; several augmented queries count as independent. Scores are
+float64 ``[N]``, higher for likelier members.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from fedkr.audit.attacks.observed import Bools, Floats, check_references, masked_mean
+from fedkr.audit.attacks.observed import Bools, Floats, Observed
 from fedkr.audit.attacks.thresholds import log_odds
 
 # Two references that agree to the last digit must not make an image infinitely likely.
@@ -23,35 +23,37 @@ def logit_scaled_confidence(logits: NDArray[np.floating], labels: NDArray[np.int
     return odds[..., np.arange(len(labels)), labels]
 
 
-def lira_online(target: Floats, references: Floats, membership: Bools, *, fixed_variance: bool = False) -> Floats:
+def lira_online(seen: Observed, *, fixed_variance: bool = False) -> Floats:
     """Return the log likelihood ratio ``log N(phi; in) - log N(phi; out)``, summed over queries (Algorithm 1).
 
     With ``fixed_variance`` (few references) all images share one variance a query, pooled within images; then one
     reference with and one without each image are enough, else two of each.
 
     Raises:
-        UserError: shapes that do not fit, or an image with too few references.
+        UserError: an image with too few references.
     """
     least = 1 if fixed_variance else 2
-    check_references(target, references, membership, least_in=least, least_out=least)
-    std_in, std_out = (_std(references, mask, fixed_variance) for mask in (membership, ~membership))
-    inside = _log_density(target, masked_mean(references, membership), _borrowed(std_in, std_out))
-    outside = _log_density(target, masked_mean(references, ~membership), _borrowed(std_out, std_in))
-    return (inside - outside).sum(1)
+    seen.require(inside=least, outside=least)
+    inside, outside = seen.membership, ~seen.membership
+    std_in, std_out = (_std(seen, mask, fixed_variance) for mask in (inside, outside))
+    log_in = _log_density(seen.target, seen.mean(inside), _borrowed(std_in, std_out))
+    log_out = _log_density(seen.target, seen.mean(outside), _borrowed(std_out, std_in))
+    return (log_in - log_out).sum(1)
 
 
-def lira_offline(target: Floats, references: Floats, membership: Bools, *, fixed_variance: bool = False) -> Floats:
+def lira_offline(seen: Observed, *, fixed_variance: bool = False) -> Floats:
     """Return the one-sided test of section VI-B as a z-score, from references trained without the image only.
 
     ``Lambda = 1 - Pr[Z > phi]`` with ``Z`` the Gaussian of the out-references is ``Phi(z)`` with
     ``z = (phi - mean) / std``: z ranks as Lambda does and does not saturate at 1. Queries are averaged.
 
     Raises:
-        UserError: shapes that do not fit, or an image with too few references.
+        UserError: an image with too few references.
     """
-    check_references(target, references, membership, least_in=0, least_out=1 if fixed_variance else 2)
-    std = _std(references, ~membership, fixed_variance)
-    return ((target - masked_mean(references, ~membership)) / _borrowed(std, std)).mean(1)
+    seen.require(inside=0, outside=1 if fixed_variance else 2)
+    outside = ~seen.membership
+    std = _std(seen, outside, fixed_variance)
+    return ((seen.target - seen.mean(outside)) / _borrowed(std, std)).mean(1)
 
 
 def _log_density(target: Floats, mean: Floats, std: Floats) -> Floats:
@@ -59,9 +61,9 @@ def _log_density(target: Floats, mean: Floats, std: Floats) -> Floats:
     return -0.5 * ((target - mean) / std) ** 2 - np.log(std) - 0.5 * np.log(2 * np.pi)
 
 
-def _std(references: Floats, mask: Bools, fixed_variance: bool) -> Floats:
+def _std(seen: Observed, mask: Bools, fixed_variance: bool) -> Floats:
     """Return unbiased standard deviations ``[N, A]``, or ``[1, A]`` pooled within images (NaN from one an image)."""
-    squares = ((references - masked_mean(references, mask)) ** 2 * mask[:, :, None]).sum(0)
+    squares = ((seen.references - seen.mean(mask)) ** 2 * mask[:, :, None]).sum(0)
     freedom = np.maximum(mask.sum(0) - 1, 0)[:, None]
     if fixed_variance:
         squares, freedom = squares.sum(0, keepdims=True), freedom.sum(0, keepdims=True)

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from scipy.special import logsumexp
 
@@ -18,6 +19,13 @@ from fedkr.errors import UserError
 
 Floats = NDArray[np.float64]
 CHUNK = 128
+# Larger images are averaged down to this side: distances hardly change, and 20,000 of them fit into memory.
+LARGEST_SIDE = 32
+IMAGES_AT_ONCE = 1_024
+# As many as left near-copies with noise, other brightness or small shifts clearest on handwritten digits.
+COMPONENTS = 32
+# The components are fitted on at most so many images; more change them no further.
+MOST_FITTED = 2_000
 
 
 @dataclass(frozen=True)
@@ -63,6 +71,47 @@ def nearest(queries: Floats, rows: Floats) -> tuple[NDArray[np.int64], Floats]:
     found = np.concatenate([_squared(block, rows).argmin(1) for block in _blocks(queries)]).astype(np.int64)
     # The squared distances above come from dot products and lose digits near 0; the winner's is taken afresh.
     return found, np.linalg.norm(queries - rows[found], axis=1)
+
+
+def small_pixels(images: NDArray[np.uint8]) -> Floats:
+    """Return float64 ``[N, d]`` in 0..1: pixels, averaged over blocks where a side is longer than ``LARGEST_SIDE``."""
+    height, width = (min(side, LARGEST_SIDE) for side in images.shape[1:3])
+    if (height, width) == images.shape[1:3]:
+        return pixels(images)
+    rows = np.empty((len(images), height * width * images.shape[3]))
+    for start in range(0, len(images), IMAGES_AT_ONCE):
+        part = torch.from_numpy(np.ascontiguousarray(images[start : start + IMAGES_AT_ONCE])).movedim(-1, 1)
+        small = torch.nn.functional.adaptive_avg_pool2d(part.double() / 255, (height, width))
+        rows[start : start + IMAGES_AT_ONCE] = small.flatten(1).numpy()
+    return rows
+
+
+def release_scores(
+    images: NDArray[np.uint8], released: NDArray[np.uint8], population: NDArray[np.uint8], rng: np.random.Generator
+) -> dict[str, Floats]:
+    """Return the scores float64 ``[N]`` of each of ``config.RELEASE_ATTACKS``.
+
+    - ``distance-pixels``, ``distance-features``: distance to the closest released image (GAN-Leaks, Chen et al. 2020),
+      in pixels and among principal components of unit variance;
+    - ``monte-carlo``: share of released images nearby (Hilprecht et al. 2019), among those components;
+    - ``domias``: density of the release over that of the population (van Breugel et al. 2023), likewise.
+
+    Args:
+        images: uint8 ``[N, H, W, C]``, members and non-members.
+        released: uint8 ``[R, H, W, C]``.
+        population: uint8 ``[P, H, W, C]`` of the same distribution, which no model trained on.
+        rng: chooses the released images and population that the components are fitted on, never the challenge.
+    """
+    rows = [small_pixels(part) for part in (images, released, population)]
+    fit_on = np.concatenate(rows[1:])
+    fit_on = fit_on[rng.permutation(len(fit_on))[:MOST_FITTED]]
+    features = principal_components(fit_on, rows, COMPONENTS)
+    return {
+        "distance-pixels": closest_distance_score(rows[0], rows[1]),
+        "distance-features": closest_distance_score(features[0], features[1]),
+        "monte-carlo": monte_carlo_score(features[0], features[1]),
+        "domias": domias_kde_score(*features),
+    }
 
 
 def closest_distance_score(images: Floats, released: Floats) -> Floats:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,25 +21,34 @@ MIRRORS = {
 }
 
 
-def query_views(images: Images, queries: int, flip: str) -> Iterator[Images]:
-    """Yield ``queries`` views uint8 ``[N, H, W, C]``: the images, their mirror images, then one-pixel shifts of all.
+@dataclass(frozen=True)
+class Queries:
+    """How many views of an image an attack asks about: the image, its mirror images, then one-pixel shifts of all.
 
     The 18 queries of Carlini et al. 2022 are nine shifts of an image and of its mirror image; edges are repeated.
 
-    Args:
-        images: uint8 ``[N, H, W, C]``.
-        queries: at most nine for each mirror image that ``flip`` allows.
+    Attributes:
+        count: at most nine for each mirror image that ``flip`` allows.
         flip: ``none``, ``horizontal`` or ``both``: which mirror images are as real as the original.
 
     Raises:
         UserError: more queries than there are views, none, or an unknown ``flip``.
     """
-    if flip not in MIRRORS:
-        raise UserError(f"data.flip={flip!r}: one of: {', '.join(MIRRORS)}")
-    views = [(mirror, shift) for shift in SHIFTS for mirror in MIRRORS[flip]]
-    if not 1 <= queries <= len(views):
-        raise UserError(f"audit.queries={queries}: between 1 and {len(views)} with data.flip={flip}")
-    return (_shifted(_mirrored(images, *mirror), *shift) for mirror, shift in views[:queries])
+
+    count: int = 1
+    flip: str = "none"
+
+    def __post_init__(self) -> None:
+        if self.flip not in MIRRORS:
+            raise UserError(f"data.flip={self.flip!r}: one of: {', '.join(MIRRORS)}")
+        most = len(SHIFTS) * len(MIRRORS[self.flip])
+        if not 1 <= self.count <= most:
+            raise UserError(f"audit.queries={self.count}: between 1 and {most} with data.flip={self.flip}")
+
+    def views(self, images: Images) -> Iterator[Images]:
+        """Yield ``count`` views uint8 ``[N, H, W, C]`` of uint8 ``images [N, H, W, C]``."""
+        every = ((mirror, shift) for shift in SHIFTS for mirror in MIRRORS[self.flip])
+        return (_shifted(_mirrored(images, *mirror), *shift) for mirror, shift in islice(every, self.count))
 
 
 def _mirrored(images: Images, vertical: bool, horizontal: bool) -> Images:

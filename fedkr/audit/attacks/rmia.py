@@ -4,19 +4,18 @@ An image x is compared with many population images z that no model trained on:
 
     ``LR(x, z) = (Pr(x | model) / Pr(x)) / (Pr(z | model) / Pr(z))``,  ``score(x) = share of z with LR(x, z) >= gamma``
 
-All inputs are probabilities of the true label, between 0 and 1, in the shapes of
-``fedkr.audit.attacks.observed``, and for the population ``[Z, A]`` and ``[M, Z, A]``. The population must be
-disjoint from the challenge set. Several augmented queries are averaged. Scores are float64 ``[N]``, higher meaning
-"more like a member".
+The signal is the probability of the true label, between 0 and 1. The population must be disjoint from the challenge
+set. Several augmented queries are averaged. Scores are float64 ``[N]``, higher meaning "more like a member".
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
-from fedkr.audit.attacks.observed import Bools, Floats, check_references, masked_mean
+from fedkr.audit.attacks.observed import Floats, Observed
 from fedkr.audit.statistics.membership import auc
 from fedkr.errors import UserError
 
@@ -24,47 +23,41 @@ from fedkr.errors import UserError
 LEAST = 1e-300
 
 
-def rmia_online(
-    target: Floats,
-    references: Floats,
-    membership: Bools,
-    population_target: Floats,
-    population_references: Floats,
-    *,
-    gamma: float = 1.0,
-) -> Floats:
+@dataclass(frozen=True)
+class Population:
+    """The same signal as in :class:`Observed` of Z images that no model trained on.
+
+    Attributes:
+        target: float ``[Z, A]``.
+        references: float ``[M, Z, A]``.
+    """
+
+    target: Floats
+    references: Floats
+
+
+def rmia_online(seen: Observed, population: Population, *, gamma: float = 1.0) -> Floats:
     """Return RMIA scores with ``Pr(x)`` the mean of references trained with and without x, in equal parts.
 
     Raises:
         UserError: shapes that do not fit, values that are no probabilities, or an image without a reference of each.
     """
-    check_references(target, references, membership, least_in=1, least_out=1)
-    prior = (masked_mean(references, membership) + masked_mean(references, ~membership)) / 2
-    population_prior = _population_mean(target, references, population_target, population_references)
-    return _pairwise(_log_ratio(target, prior), _log_ratio(population_target, population_prior), gamma)
+    seen.require(inside=1, outside=1)
+    prior = (seen.mean(seen.membership) + seen.mean(~seen.membership)) / 2
+    return _pairwise(
+        _log_ratio(seen.target, prior), _log_ratio(population.target, _population_mean(seen, population)), gamma
+    )
 
 
-def rmia_offline(
-    target: Floats,
-    references: Floats,
-    membership: Bools,
-    population_target: Floats,
-    population_references: Floats,
-    *,
-    a: float,
-    gamma: float = 1.0,
-) -> Floats:
+def rmia_offline(seen: Observed, population: Population, *, a: float, gamma: float = 1.0) -> Floats:
     """Return RMIA scores from references trained without the image only; one such reference an image is enough.
 
     ``Pr(x) = ((1 + a) Pr_out(x) + (1 - a)) / 2`` for images and population alike: training on x is taken to lift its
     probability linearly, to ``a Pr_out(x) + 1 - a``.
 
     Args:
-        target: ``[N, A]``.
-        references: ``[M, N, A]``.
-        membership: bool ``[M, N]``; models trained on an image are passed over for it.
-        population_target: ``[Z, A]``.
-        population_references: ``[M, Z, A]``.
+        seen: of the challenge; models trained on an image are passed over for it.
+        population: of images z.
         a: between 0 (references that memorise) and 1 (training changes nothing); see :func:`choose_offline_a`.
         gamma: least ratio that counts as evidence, 1 or more.
 
@@ -73,36 +66,33 @@ def rmia_offline(
     """
     if not 0 <= a <= 1:
         raise UserError(f"a={a}: RMIA's offline scaling lies between 0 and 1")
-    check_references(target, references, membership, least_in=0, least_out=1)
-    prior = _offline_prior(masked_mean(references, ~membership), a)
-    population_mean = _population_mean(target, references, population_target, population_references)
-    population_ratio = _log_ratio(population_target, _offline_prior(population_mean, a))
-    return _pairwise(_log_ratio(target, prior), population_ratio, gamma)
+    seen.require(inside=0, outside=1)
+    prior = _offline_prior(seen.mean(~seen.membership), a)
+    population_ratio = _log_ratio(population.target, _offline_prior(_population_mean(seen, population), a))
+    return _pairwise(_log_ratio(seen.target, prior), population_ratio, gamma)
 
 
 def choose_offline_a(
-    references: Floats,
-    membership: Bools,
-    population_references: Floats,
-    candidates: Sequence[float] = tuple(np.linspace(0, 1, 11)),
+    seen: Observed, population: Population, candidates: Sequence[float] = tuple(np.linspace(0, 1, 11))
 ) -> float:
     """Return the candidate ``a`` with the best AUC when the first reference plays the target, the others attack it.
 
-    Its membership is known, so the choice never touches the audited model's challenge labels. Images that all the
-    others trained on are passed over.
+    Its membership is known, so the choice never touches the audited model's challenge labels; neither ``target`` is
+    read. Images that all the others trained on are passed over.
 
     Raises:
         UserError: fewer than two references, or none of the images left on one side.
     """
+    references, membership = seen.references, seen.membership
     if len(references) < 2:
         raise UserError(f"reference models: {len(references)}, but choosing RMIA's a takes 2; train more")
     usable = (~membership[1:]).any(0)
-    inside, others = membership[0, usable], membership[1:, usable]
+    inside = membership[0, usable]
     if inside.all() or not inside.any():
         raise UserError("reference models: the first has its members or its non-members in all the others; train more")
-    target, rest = references[0, usable], references[1:, usable]
-    population = population_references[0], population_references[1:]
-    scores = [rmia_offline(target, rest, others, *population, a=float(a)) for a in candidates]
+    first = Observed(references[0, usable], references[1:, usable], membership[1:, usable])
+    others = Population(population.references[0], population.references[1:])
+    scores = [rmia_offline(first, others, a=float(a)) for a in candidates]
     return float(candidates[int(np.argmax([auc(score[inside], score[~inside]) for score in scores]))])
 
 
@@ -110,16 +100,15 @@ def _offline_prior(out: Floats, a: float) -> Floats:
     return ((1 + a) * out + (1 - a)) / 2
 
 
-def _population_mean(
-    target: Floats, references: Floats, population_target: Floats, population_references: Floats
-) -> Floats:
-    expected = (len(references), len(population_target), target.shape[1])
-    if population_target.shape != expected[1:] or population_references.shape != expected or not len(population_target):
+def _population_mean(seen: Observed, population: Population) -> Floats:
+    models, _, queries = seen.references.shape
+    expected = (models, len(population.target), queries)
+    if population.target.shape != expected[1:] or population.references.shape != expected or not len(population.target):
         raise UserError(
-            f"population scores: expected [Z, {expected[2]}] and [{expected[0]}, Z, {expected[2]}], "
-            f"got {list(population_target.shape)} and {list(population_references.shape)}"
+            f"population scores: expected [Z, {queries}] and [{models}, Z, {queries}], "
+            f"got {list(population.target.shape)} and {list(population.references.shape)}"
         )
-    return population_references.mean(0)
+    return population.references.mean(0)
 
 
 def _log_ratio(probability: Floats, prior: Floats) -> Floats:

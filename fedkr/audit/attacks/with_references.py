@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from scipy.special import expit
 
 from fedkr.audit.attacks.lira import lira_offline, lira_online, logit_scaled_confidence
-from fedkr.audit.attacks.observed import Bools, Floats
-from fedkr.audit.attacks.queries import query_views
-from fedkr.audit.attacks.rmia import choose_offline_a, rmia_offline, rmia_online
+from fedkr.audit.attacks.observed import Bools, Floats, Observed
+from fedkr.audit.attacks.queries import Queries
+from fedkr.audit.attacks.rmia import Population, choose_offline_a, rmia_offline, rmia_online
 from fedkr.config import REFERENCE_ATTACKS, nearest
 from fedkr.data.images import ImageSet
 from fedkr.errors import UserError
@@ -22,7 +22,7 @@ from fedkr.errors import UserError
 Logits = NDArray[np.float32]
 Labels = NDArray[np.int64]
 
-LIRA: dict[str, Callable[[Floats, Floats, Bools], Floats]] = {
+LIRA: dict[str, Callable[[Observed], Floats]] = {
     "lira-online": lira_online,
     "lira-online-fixed": partial(lira_online, fixed_variance=True),
     "lira-offline": lira_offline,
@@ -75,14 +75,21 @@ class ReferenceSignals:
             )
 
 
+@dataclass(frozen=True)
+class Answers:
+    """What the audited model answered on A views of N images.
+
+    Attributes:
+        logits: float ``[A, N, K]``.
+        labels: int64 ``[N]``.
+    """
+
+    logits: Logits
+    labels: Labels
+
+
 def reference_signals(
-    references: ReferenceModels,
-    candidates: ImageSet,
-    population: ImageSet,
-    queries: int,
-    flip: str,
-    kind: str,
-    others: bool,
+    references: ReferenceModels, candidates: ImageSet, population: ImageSet, queries: Queries, kind: str, others: bool
 ) -> ReferenceSignals:
     """Ask reference models for all that the attacks need.
 
@@ -90,26 +97,19 @@ def reference_signals(
         references: M models and their membership over the candidates.
         candidates: N images, in the order of the references' membership.
         population: Z images that neither the references nor the audited models trained on.
-        queries: number of views (:func:`fedkr.audit.attacks.queries.query_views`).
-        flip: mirror images that count as real.
+        queries: which views of each image.
         kind: ``direct`` or ``pipeline``.
         others: whether the references also trained on the other sites' releases.
     """
-    answers = [
-        np.stack([references.logits(view) for view in query_views(data.images, queries, flip)], axis=1)
+    logits, of_population = (
+        np.stack([references.logits(view) for view in queries.views(data.images)], axis=1)
         for data in (candidates, population)
-    ]
-    return ReferenceSignals(kind, answers[0], answers[1], references.membership, others)
+    )
+    return ReferenceSignals(kind, logits, of_population, references.membership, others)
 
 
 def reference_attack_score(
-    name: str,
-    target_logits: Logits,
-    population_logits: Logits,
-    labels: Labels,
-    population_labels: Labels,
-    signals: ReferenceSignals,
-    gamma: float,
+    name: str, target: Answers, population: Answers, signals: ReferenceSignals, gamma: float
 ) -> Floats:
     """Return the named attack's scores float64 ``[N]``, higher meaning "more like a member".
 
@@ -118,10 +118,8 @@ def reference_attack_score(
 
     Args:
         name: one of :data:`fedkr.config.REFERENCE_ATTACKS`.
-        target_logits: ``[A, N, K]`` of the audited model on the candidates' views.
-        population_logits: ``[A, Z, K]``.
-        labels: int64 ``[N]``.
-        population_labels: int64 ``[Z]``.
+        target: the audited model's answers on the candidates.
+        population: its answers on the population.
         signals: the references' answers to the same views.
         gamma: RMIA's threshold, 1 or more.
 
@@ -130,18 +128,19 @@ def reference_attack_score(
     """
     if name not in REFERENCE_ATTACKS:
         raise UserError(f"audit.attacks={name!r}: no such attack{nearest(name, REFERENCE_ATTACKS)}")
-    _check_shapes(target_logits, signals.logits, "candidates")
-    _check_shapes(population_logits, signals.population, "population images")
-    target, references = _confidence(target_logits[None], labels)[0], _confidence(signals.logits, labels)
+    _check_shapes(target.logits, signals.logits, "candidates")
+    _check_shapes(population.logits, signals.population, "population images")
+    odds, references = _confidence(target.logits[None], target.labels)[0], _confidence(signals.logits, target.labels)
     if name in LIRA:
-        return LIRA[name](target, references, signals.membership)
-    population = _confidence(population_logits[None], population_labels)[0]
-    population_references = _confidence(signals.population, population_labels)
-    images = expit(target), expit(references), signals.membership
-    others = expit(population), expit(population_references)
+        return LIRA[name](Observed(odds, references, signals.membership))
+    seen = Observed(expit(odds), expit(references), signals.membership)
+    others = Population(
+        expit(_confidence(population.logits[None], population.labels)[0]),
+        expit(_confidence(signals.population, population.labels)),
+    )
     if name == "rmia":
-        return rmia_online(*images, *others, gamma=gamma)
-    return rmia_offline(*images, *others, a=choose_offline_a(images[1], images[2], others[1]), gamma=gamma)
+        return rmia_online(seen, others, gamma=gamma)
+    return rmia_offline(seen, others, a=choose_offline_a(seen, others), gamma=gamma)
 
 
 def _confidence(logits: Logits, labels: Labels) -> Floats:

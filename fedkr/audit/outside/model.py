@@ -15,13 +15,16 @@ from typing import Any
 
 import numpy as np
 
+from fedkr.audit.attacks.queries import Queries
 from fedkr.audit.attacks.with_references import ReferenceSignals, reference_signals
 from fedkr.audit.challenge import Challenge, build_challenge, candidates, image_digests
-from fedkr.audit.figures import AuditReport
+from fedkr.audit.document import audit_document, audit_extras
+from fedkr.audit.findings import AuditReport
 from fedkr.audit.references.direct import balanced_membership, reference_task, train_references
 from fedkr.audit.references.shadows import scaled_steps
 from fedkr.audit.run import Predict, audit_model
 from fedkr.audit.statistics.blind import BlindResult, blind_baseline, holm_reject
+from fedkr.audit.subject import Subject
 from fedkr.audit.verdict import CONTROL, SiteVerdict, site_verdicts
 from fedkr.config import AuditConfig, ClassifierConfig
 from fedkr.data.images import ImageSet, Shape, content_digest, joined
@@ -125,11 +128,13 @@ class OutsideAudit:
 
     Attributes:
         reports: of the model and, where reference models were trained, of the control (``teacher``).
+        config: by which they were made.
         blind: members against non-members without any model; ``void`` where it tells them apart.
         verdict: of the model.
     """
 
     reports: list[AuditReport]
+    config: AuditConfig
     blind: BlindResult
     void: bool
     verdict: SiteVerdict
@@ -140,10 +145,9 @@ class OutsideAudit:
         blind = {"site": site, "auc": self.blind.auc, "p_value": self.blind.p_value, "rejected": self.void}
         extras: dict[str, list[Any]] = {"blind": [blind], "verdicts": [self.verdict.as_row()]}
         for report in self.reports:
-            for name, rows in report.extras().items():
+            for name, rows in audit_extras(audit_document(report), self.config).items():
                 extras.setdefault(name, []).extend(rows)
-        rows = [row.as_row() for report in self.reports for row in report.rows]
-        return {"audit": rows, "audit_extras": extras}
+        return {"audit": [row for report in self.reports for row in report.rows], "audit_extras": extras}
 
 
 class OutsideAuditor:
@@ -183,27 +187,24 @@ class OutsideAuditor:
         Raises:
             UserError: a model whose logits are not finite, or too few images.
         """
-        blind = blind_baseline(self.data.challenge, self.seed, self.config.permutations)
+        challenge = self.data.challenge
+        blind = blind_baseline(challenge.members, challenge.nonmembers, self.seed, self.config.permutations)
         void = holm_reject([blind.p_value])[0]
         references = [self._signals()] if self.config.direct_references else []
         reports = [self._attack(predict, target, references)]
         if references:
             reports.append(self._attack(self._control(), CONTROL, references))
-        rows = [row.as_row() for report in reports for row in report.rows]
+        rows = [row for report in reports for row in report.rows]
         verdicts = site_verdicts(rows, [self.data.name] if void else [])
-        return OutsideAudit(reports, blind, void, next(v for v in verdicts if v.target == target))
+        return OutsideAudit(reports, self.config, blind, void, next(v for v in verdicts if v.target == target))
 
     def _attack(self, predict: Predict, target: str, references: list[ReferenceSignals]) -> AuditReport:
         return audit_model(
             predict,
-            self.data.challenge,
-            target=target,
-            site=self.data.name,
-            config=self.config,
-            seed=self.seed,
-            references=references,
-            population=self.data.population if references else None,
-            flip=self.job.flip,
+            Subject(target, self.data.name, self.data.challenge, self.config, self.seed),
+            references,
+            self.data.population if references else None,
+            self.job.flip,
         )
 
     def _signals(self) -> ReferenceSignals:
@@ -217,7 +218,12 @@ class OutsideAuditor:
         )
         references = train_references(task, self.stages, self.key)
         return reference_signals(
-            references, images, self.data.population, self.config.queries, self.job.flip, "direct", others=False
+            references,
+            images,
+            self.data.population,
+            Queries(self.config.queries, self.job.flip),
+            "direct",
+            others=False,
         )
 
     def _control(self) -> Predict:

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 
-from fedkr.audit.challenge import Challenge, image_digests
+from fedkr.data.images import ImageSet, image_digests
 from fedkr.errors import UserError
 from fedkr.seeds import numpy_rng
 
@@ -32,7 +32,7 @@ class BlindResult:
     p_value: float
 
 
-def blind_baseline(challenge: Challenge, seed: int, permutations: int = 2000) -> BlindResult:
+def blind_baseline(members: ImageSet, nonmembers: ImageSet, seed: int, permutations: int = 2000) -> BlindResult:
     """Test whether a classifier that sees only images tells members from non-members.
 
     The classifier is a ridge regression on coarse pixels, simple statistics and random Fourier features of both
@@ -42,7 +42,8 @@ def blind_baseline(challenge: Challenge, seed: int, permutations: int = 2000) ->
     which only those on one side are left in a challenge, change places together, with images of as many copies.
 
     Args:
-        challenge: a site's members and non-members.
+        members: images of a site that a model trained on.
+        nonmembers: images that it did not.
         seed: of folds, features and permutations.
         permutations: the least p-value is 1 / (permutations + 1). For Holm's correction over S sites at a level L,
             more than S / L are needed to reject at all.
@@ -50,11 +51,11 @@ def blind_baseline(challenge: Challenge, seed: int, permutations: int = 2000) ->
     if permutations < 1:
         raise UserError(f"permutations={permutations}: must be at least 1")
     rng = numpy_rng(seed, "audit", "blind")
-    sides = challenge.members, challenge.nonmembers
+    sides = members, nonmembers
     features = np.concatenate([image_features(side.images) for side in sides])
     classes = np.concatenate([side.labels for side in sides])
     membership = np.repeat([1.0, 0.0], [len(side) for side in sides])
-    units, strata = _exchangeable(challenge, classes)
+    units, strata = _exchangeable(sides, classes)
     classifier = RidgeFolds(random_fourier(features, rng), _folds(units, rng))
     observed = _aucs(classifier, membership[:, None])[0]
     exceeded, block = 0, max(1, BLOCK // len(membership))
@@ -124,16 +125,17 @@ def _block_features(images: NDArray[np.uint8]) -> NDArray[np.float32]:
     return torch.cat([part.flatten(1) for part in (coarse, moments, levels, edges)], dim=1).numpy()
 
 
-def _exchangeable(challenge: Challenge, classes: NDArray[np.int64]) -> tuple[NDArray[np.intp], NDArray[np.int64]]:
+def _exchangeable(
+    sides: tuple[ImageSet, ImageSet], classes: NDArray[np.int64]
+) -> tuple[NDArray[np.intp], NDArray[np.int64]]:
     """Return each image's unit ``[N]`` (itself with its copies, or its group) and each unit's stratum.
 
     The stratum is one for all groups, and else the class and the number of copies.
     """
-    groups = challenge.members.groups, challenge.nonmembers.groups
+    groups = sides[0].groups, sides[1].groups
     if groups[0] is None or groups[1] is None:
         seen: dict[tuple[int, bytes], int] = {}
-        sides = enumerate((challenge.members, challenge.nonmembers))
-        names = [(side, digest) for side, part in sides for digest in image_digests(part.images)]
+        names = [(side, digest) for side, part in enumerate(sides) for digest in image_digests(part.images)]
         units = np.array([seen.setdefault(name, len(seen)) for name in names])
         firsts, copies = np.unique(units, return_index=True, return_counts=True)[1:]
         return units, classes[firsts] * (1 + copies.max()) + copies

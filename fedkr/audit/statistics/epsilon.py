@@ -38,41 +38,36 @@ class OneRunBound:
     largest: float
 
 
-def audit_epsilon(
-    scores: NDArray[np.float64],
-    included: NDArray[np.bool_],
-    guesses: int,
-    *,
-    delta: float = 1e-5,
-    confidence: float = 0.95,
+def one_run_bound(
+    coins: int, guesses: int, correct: int, *, delta: float = 1e-5, confidence: float = 0.95
 ) -> OneRunBound:
-    """Guess the coins of the highest and the lowest scores, half of ``guesses`` each, and bound epsilon.
-
-    Args:
-        scores: float ``[m]``, higher is more member-like. Equal scores are guessed in the examples' own order, which
-            must not depend on the coins.
-        included: bool ``[m]``, the coins.
-        guesses: r, fixed before the scores were seen; the highest take the odd one.
-        delta: of the (eps, delta) that is refuted.
-        confidence: of the bound.
+    """Bound epsilon from how many of the guessed coins were right.
 
     Raises:
-        UserError: shapes that do not fit, or numbers out of range.
+        UserError: counts that do not fit (0 <= correct <= guesses <= coins), or delta or confidence out of range.
     """
-    if scores.shape != included.shape or scores.ndim != 1 or included.dtype != np.bool_:
-        raise UserError(f"coins: expected a bool for each of {scores.size} scores, got shape {list(included.shape)}")
-    if np.isnan(scores).any():
-        raise UserError("coins: scores that are NaN; did the model diverge?")
-    coins = len(scores)
-    _check(coins, guesses, 0, delta, confidence)
-    correct = correct_guesses(scores, included, guesses)
     bound = epsilon_lower_bound(coins, guesses, correct, delta=delta, confidence=confidence)
     largest = epsilon_lower_bound(coins, coins, coins, delta=delta, confidence=confidence)
     return OneRunBound(bound, delta, confidence, coins, guesses, correct, largest)
 
 
 def correct_guesses(scores: NDArray[np.float64], included: NDArray[np.bool_], guesses: int) -> int:
-    """Return how many coins are right when the highest scores are called "in" and the lowest "out", half each."""
+    """Return how many coins are right when the highest scores are called "in" and the lowest "out", half each.
+
+    Args:
+        scores: float ``[m]``, higher is more member-like. Equal scores are guessed in the examples' own order, which
+            must not depend on the coins.
+        included: bool ``[m]``, the coins.
+        guesses: r, fixed before the scores were seen; the highest take the odd one.
+
+    Raises:
+        UserError: shapes that do not fit, scores that are NaN, or more guesses than coins.
+    """
+    if scores.shape != included.shape or scores.ndim != 1 or included.dtype != np.bool_:
+        raise UserError(f"coins: expected a bool for each of {scores.size} scores, got shape {list(included.shape)}")
+    if np.isnan(scores).any():
+        raise UserError("coins: scores that are NaN; did the model diverge?")
+    _check(len(scores), guesses, 0)
     order = np.argsort(scores, kind="stable")
     lowest, highest = order[: guesses // 2], order[len(order) - (guesses - guesses // 2) :]
     return int((~included[lowest]).sum() + included[highest].sum())
@@ -112,7 +107,7 @@ def epsilon_lower_bound(
     return low
 
 
-def _check(coins: int, guesses: int, correct: int, delta: float, confidence: float) -> None:
+def _check(coins: int, guesses: int, correct: int, delta: float = 0.0, confidence: float = 0.95) -> None:
     if not 0 <= correct <= guesses <= coins or coins < 1:
         raise UserError(f"coins={coins}, guesses={guesses}, correct={correct}: each must be at most the one before")
     if not 0 <= delta <= 1:

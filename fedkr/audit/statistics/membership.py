@@ -6,7 +6,6 @@ Scores are float ``[n]``, higher means "more like a member". Everything returned
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,66 +14,28 @@ from numpy.typing import ArrayLike, NDArray
 from fedkr.errors import UserError
 
 Floats = NDArray[np.float64]
+# The group (patient) of each example.
+Groups = NDArray[np.int64] | None
 # Weights of the resamples are drawn in blocks of at most this many numbers, which keeps the memory below 100 MB.
 BLOCK = 1_000_000
 ROC_POINTS = 60
 LIMITS = (0.025, 0.975)
 
 
-@dataclass(frozen=True)
-class TprAtFpr:
-    """A true-positive rate at a fixed false-positive rate with its 95 % interval.
-
-    Attributes:
-        fpr: the false-positive rate asked for.
-        rate, rate_low, rate_high: TPR at the lowest threshold whose FPR is at most ``fpr``. With too few
-            non-members that threshold lets none of them through; such a figure serves only to be added over sites.
-        resolved: whether the non-members can show the FPR.
-    """
-
-    fpr: float
-    rate: float
-    rate_low: float
-    rate_high: float
-    resolved: bool
-
-    @property
-    def tpr(self) -> float | None:
-        """The rate to print; None where not resolvable."""
-        return self.rate if self.resolved else None
-
-    @property
-    def low(self) -> float | None:
-        """Lower limit of the rate to print."""
-        return self.rate_low if self.resolved else None
-
-    @property
-    def high(self) -> float | None:
-        """Upper limit of the rate to print."""
-        return self.rate_high if self.resolved else None
+# A rate with the limits of its 95 % interval, and the endings of their names in a row of figures.
+Interval = tuple[float, float, float]
+ENDS = ("", "_low", "_high")
 
 
-@dataclass(frozen=True)
-class MembershipMetrics:
-    """What one attack achieves on one challenge set.
+def tpr_name(fpr: float) -> str:
+    """Return the name of the true-positive rate at a false-positive rate, as ``tpr_at_fpr_0.01``."""
+    return f"tpr_at_fpr_{fpr:g}"
 
-    Attributes:
-        auc, auc_low, auc_high: area under the ROC curve and its 95 % interval.
-        tprs: one entry a requested FPR.
-        balanced_accuracy: at the best threshold of one half, measured on the other; None with fewer than 2 of a side.
-        members, nonmembers: how many examples the figures rest on.
-        balanced_accuracy_low, balanced_accuracy_high: its 95 % interval, the threshold taken as it is.
-    """
 
-    auc: float
-    auc_low: float
-    auc_high: float
-    tprs: tuple[TprAtFpr, ...]
-    balanced_accuracy: float | None
-    members: int
-    nonmembers: int
-    balanced_accuracy_low: float | None = None
-    balanced_accuracy_high: float | None = None
+def with_limits(name: str, interval: Interval | None) -> dict[str, float | None]:
+    """Return a rate and its limits under their names, as ``auc``, ``auc_low`` and ``auc_high``."""
+    values = (None, None, None) if interval is None else map(float, interval)
+    return dict(zip((f"{name}{end}" for end in ENDS), values, strict=True))
 
 
 class RocCounts:
@@ -148,17 +109,16 @@ def roc_points(
     return [*zip(fprs, map(float, tprs), strict=True), (1.0, 1.0)]
 
 
-def membership_metrics(
+def membership_figures(
     member_scores: ArrayLike,
     nonmember_scores: ArrayLike,
     *,
     fprs: Sequence[float],
     bootstrap: int,
     seed: int,
-    member_groups: NDArray[np.int64] | None = None,
-    nonmember_groups: NDArray[np.int64] | None = None,
-) -> MembershipMetrics:
-    """Return an attack's figures with 95 % intervals.
+    groups: tuple[Groups, Groups] = (None, None),
+) -> dict[str, Any]:
+    """Return an attack's figures with 95 % intervals, by their names in ``results.json``.
 
     The intervals are percentiles of a bootstrap stratified by membership that re-estimates the threshold of each TPR
     in each resample; where groups (patients) are given, whole groups are resampled. One image or patient alone on a
@@ -170,8 +130,14 @@ def membership_metrics(
         fprs: false-positive rates, each between 0 and 1.
         bootstrap: number of resamples.
         seed: of the resamples and of the split into halves.
-        member_groups: int64 ``[n]`` or None.
-        nonmember_groups: int64 ``[m]`` or None.
+        groups: int64 ``[n]`` of the members and ``[m]`` of the non-members, each or None.
+
+    Returns:
+        ``auc``, ``tpr_at_fpr_*`` (at the lowest threshold whose FPR is at most the one asked for) and
+        ``balanced_accuracy`` (at the best threshold of one half, measured on the other; None with fewer than two of a
+        side), each with ``_low`` and ``_high``; the counts ``members`` and ``nonmembers``. A TPR whose FPR the
+        non-members cannot resolve is None; ``unresolved_tpr_at_fpr_*``, at the threshold that lets none of them
+        through, then holds what the site has to add to the rate pooled over sites.
 
     Raises:
         UserError: no scores, scores that are not numbers, an FPR outside (0, 1), or fewer than one resample.
@@ -180,30 +146,30 @@ def membership_metrics(
     _check_fprs(fprs)
     if bootstrap < 1:
         raise UserError(f"audit.bootstrap={bootstrap}: must be at least 1")
-    units = unit_index(members, member_groups), unit_index(nonmembers, nonmember_groups)
+    units = unit_index(members, groups[0]), unit_index(nonmembers, groups[1])
     rng = np.random.default_rng(seed)
     counts = RocCounts(members, nonmembers)
     resampled = [(counts.auc(*weights), counts.tpr(*weights, fprs)) for weights in resamples(units, bootstrap, rng)]
     aucs, tprs = (np.concatenate(parts) for parts in zip(*resampled, strict=True))
     several = several_units(units)
-    low, high = np.quantile(aucs, LIMITS) if several else (0.0, 1.0)
     rates = counts.tpr(np.ones((1, len(members))), np.ones((1, len(nonmembers))), fprs)[0]
-    intervals = np.quantile(tprs, LIMITS, axis=0).T if several else np.tile([0.0, 1.0], (len(fprs), 1))
-    halves = _balanced_accuracy(members, nonmembers, units, bootstrap, rng) if several else (None, None, None)
-    return MembershipMetrics(
-        auc=auc(members, nonmembers),
-        auc_low=float(low),
-        auc_high=float(high),
-        tprs=tuple(
-            TprAtFpr(fpr, float(rate), float(ends[0]), float(ends[1]), resolvable(fpr, len(nonmembers)))
-            for fpr, rate, ends in zip(fprs, rates, intervals, strict=True)
-        ),
-        balanced_accuracy=halves[0],
-        members=len(members),
-        nonmembers=len(nonmembers),
-        balanced_accuracy_low=halves[1],
-        balanced_accuracy_high=halves[2],
+    limits = np.quantile(tprs, LIMITS, axis=0).T if several else np.tile([0.0, 1.0], (len(fprs), 1))
+    halves = _balanced_accuracy(members, nonmembers, units, bootstrap, rng) if several else None
+    figures: dict[str, Any] = with_limits(
+        "auc", (auc(members, nonmembers), *(np.quantile(aucs, LIMITS) if several else (0.0, 1.0)))
     )
+    figures |= _tpr_figures(fprs, [(rate, *ends) for rate, ends in zip(rates, limits, strict=True)], len(nonmembers))
+    return figures | with_limits("balanced_accuracy", halves) | {"members": len(members), "nonmembers": len(nonmembers)}
+
+
+def _tpr_figures(fprs: Sequence[float], rates: Sequence[Interval], nonmembers: int) -> dict[str, float | None]:
+    resolved, unresolved = dict[str, float | None](), dict[str, float | None]()
+    for fpr, rate in zip(fprs, rates, strict=True):
+        known = resolvable(fpr, nonmembers)
+        resolved |= with_limits(tpr_name(fpr), rate if known else None)
+        if not known:
+            unresolved |= with_limits(f"unresolved_{tpr_name(fpr)}", rate)
+    return resolved | unresolved
 
 
 def accuracy_over_privacy(accuracy_percent: float, attack_auc: float) -> float:
@@ -238,7 +204,7 @@ def _balanced_accuracy(
     units: tuple[NDArray[np.intp], NDArray[np.intp]],
     bootstrap: int,
     rng: np.random.Generator,
-) -> tuple[float, float, float]:
+) -> Interval:
     """Choose the threshold on a random half of the units; return the figure on the other half with its interval."""
     choosing = [_half(unit, rng) for unit in units]
     threshold = _best_threshold(members[choosing[0]], nonmembers[choosing[1]])
@@ -276,7 +242,7 @@ def _cumulative(weights: Floats) -> Floats:
     return total
 
 
-def unit_index(scores: NDArray[Any], groups: NDArray[np.int64] | None) -> NDArray[np.intp]:
+def unit_index(scores: NDArray[Any], groups: Groups) -> NDArray[np.intp]:
     """Return ``[n]``: the resampling unit of each score, its group (patient) or itself."""
     if groups is None:
         return np.arange(len(scores))

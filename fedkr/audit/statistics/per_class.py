@@ -4,51 +4,50 @@ from __future__ import annotations
 
 import numpy as np
 
-from fedkr.audit.challenge import Challenge
-from fedkr.audit.figures import ClassAuc
-from fedkr.audit.statistics.membership import Floats, membership_metrics
+from fedkr.audit.statistics.membership import Floats, Groups, Interval, membership_figures
+from fedkr.data.images import ImageSet
 
 # With fewer images, or patients, on a side an interval says nothing, and a figure could be about a handful of people.
 LEAST_OF_CLASS = 10
 
 
-def class_aucs(scores: Floats, challenge: Challenge, *, bootstrap: int, seed: int) -> list[ClassAuc | None]:
+def class_aucs(
+    scores: Floats, members: ImageSet, nonmembers: ImageSet, *, bootstrap: int, seed: int
+) -> list[Interval | None]:
     """Return, for every class of the study, the AUC of its members against its non-members.
 
     Args:
         scores: float ``[N]`` of members and then non-members.
-        challenge: the site's.
+        members: of a site.
+        nonmembers: of the same site.
         bootstrap: resamples of each interval (groups are resampled whole).
         seed: of the resamples.
 
     Returns:
-        None for a class with fewer than ten members or ten non-members (with groups: fewer than ten groups).
+        Each class's AUC with its 95 % interval; None for a class with fewer than ten members or ten non-members (with
+        groups: fewer than ten groups).
     """
-    split = len(challenge.members)
+    split = len(members)
     return [
-        _class_auc(scores[:split], scores[split:], challenge, label, bootstrap, seed)
-        for label in range(len(challenge.members.classes))
+        _class_auc(
+            _of_class(scores[:split], members, label), _of_class(scores[split:], nonmembers, label), bootstrap, seed
+        )
+        for label in range(len(members.classes))
     ]
+
+
+def _of_class(scores: Floats, images: ImageSet, label: int) -> tuple[Floats, Groups]:
+    """Return the scores and groups of the images of one class."""
+    chosen = images.labels == label
+    return scores[chosen], None if images.groups is None else images.groups[chosen]
 
 
 def _class_auc(
-    members: Floats, nonmembers: Floats, challenge: Challenge, label: int, bootstrap: int, seed: int
-) -> ClassAuc | None:
-    chosen = challenge.members.labels == label, challenge.nonmembers.labels == label
-    groups = [
-        None if side.groups is None else side.groups[mask]
-        for side, mask in zip((challenge.members, challenge.nonmembers), chosen, strict=True)
-    ]
-    units = [int(mask.sum()) if own is None else len(np.unique(own)) for mask, own in zip(chosen, groups, strict=True)]
+    members: tuple[Floats, Groups], nonmembers: tuple[Floats, Groups], bootstrap: int, seed: int
+) -> Interval | None:
+    units = [len(scores) if groups is None else len(np.unique(groups)) for scores, groups in (members, nonmembers)]
     if min(units) < LEAST_OF_CLASS:
         return None
-    figures = membership_metrics(
-        members[chosen[0]],
-        nonmembers[chosen[1]],
-        fprs=[],
-        bootstrap=bootstrap,
-        seed=seed,
-        member_groups=groups[0],
-        nonmember_groups=groups[1],
-    )
-    return ClassAuc(figures.auc, figures.auc_low, figures.auc_high)
+    groups = members[1], nonmembers[1]
+    found = membership_figures(members[0], nonmembers[0], fprs=[], bootstrap=bootstrap, seed=seed, groups=groups)
+    return found["auc"], found["auc_low"], found["auc_high"]

@@ -8,13 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from fedkr.audit.statistics.membership import resolvable
+from fedkr.audit.statistics.membership import ENDS, Interval, resolvable, tpr_name, with_limits
 
 ALL_SITES = "all sites"
-TPR = "tpr_at_fpr_"
+TPR = tpr_name(0).removesuffix("0")
 Row = Mapping[str, Any]
-# A rate with its limits.
-Interval = tuple[float, float, float]
 
 
 def pooled_rows(rows: Iterable[Row]) -> list[dict[str, Any]]:
@@ -28,7 +26,7 @@ def pooled_rows(rows: Iterable[Row]) -> list[dict[str, Any]]:
       the thresholds, which each site estimated from the same images, for known.
 
     Args:
-        rows: of ``results.json`` (:meth:`fedkr.audit.AttackResult.as_row`); rows that are already pooled, and rows
+        rows: of ``results.json``; rows that are already pooled, and rows
             without an AUC, are passed over.
     """
     by_attack: dict[tuple[Any, ...], list[Row]] = defaultdict(list)
@@ -61,11 +59,11 @@ def _pooled(rows: Sequence[Row]) -> dict[str, Any]:
     pairs = [row["members"] * row["nonmembers"] for row in rows]
     pooled = {key: rows[0].get(key) for key in ("target", "attack", "references", "adversary")}
     pooled |= {"site": ALL_SITES, "sites": len(rows), "others": _all_others(rows)}
-    pooled |= _named("auc", _combined([_interval(row, "auc") for row in rows], pairs))
+    pooled |= with_limits("auc", _combined([_interval(row, "auc") for row in rows], pairs))
     for key in rows[0]:
-        if key.startswith(TPR) and not key.endswith(("_low", "_high")):
-            pooled |= _named(key, _pooled_tpr(rows, key, nonmembers))
-    pooled |= _named("balanced_accuracy", None) | {"members": members, "nonmembers": nonmembers}
+        if key.startswith(TPR) and not key.endswith(ENDS[1:]):
+            pooled |= with_limits(key, _pooled_tpr(rows, key, nonmembers))
+    pooled |= with_limits("balanced_accuracy", None) | {"members": members, "nonmembers": nonmembers}
     pooled["duplicates"] = sum(row.get("duplicates", 0) for row in rows)
     return pooled | {"headline": int(all(row.get("headline") for row in rows)), "roc": None}
 
@@ -78,7 +76,7 @@ def _pooled_tpr(rows: Sequence[Row], key: str, nonmembers: int) -> Interval | No
 
 
 def _interval(row: Row, key: str) -> Interval | None:
-    rate, low, high = (row.get(name) for name in (key, f"{key}_low", f"{key}_high"))
+    rate, low, high = (row.get(f"{key}{end}") for end in ENDS)
     return None if rate is None or low is None or high is None else (rate, low, high)
 
 
@@ -92,10 +90,6 @@ def _combined(intervals: Sequence[Interval | None], counts: Sequence[int]) -> In
     rate = float(weights @ rates)
     down, up = (float(np.sqrt(weights**2 @ np.maximum(gap, 0) ** 2)) for gap in (rates - lows, highs - rates))
     return rate, max(rate - down, 0.0), min(rate + up, 1.0)
-
-
-def _named(key: str, interval: Interval | None) -> dict[str, float | None]:
-    return dict(zip((key, f"{key}_low", f"{key}_high"), interval or (None, None, None), strict=True))
 
 
 def _all_others(rows: Sequence[Row]) -> bool | None:

@@ -10,8 +10,9 @@ import numpy as np
 
 from fedkr.audit.challenge import Challenge
 from fedkr.audit.copies import ReleaseCopies
-from fedkr.audit.figures import AuditReport
+from fedkr.audit.findings import AuditReport
 from fedkr.audit.statistics.membership import Floats
+from fedkr.audit.targets import row_key
 from fedkr.report.pages.frame import render, tile
 from fedkr.stages import write_atomic
 
@@ -54,9 +55,10 @@ def write_local_report(
 
 def _exposed(report: AuditReport, challenge: Challenge) -> list[dict[str, Any]]:
     """Return the members that the headline attack is surest of; empty where it has no scores of single images."""
-    if report.headline is None or report.headline.key not in report.scores:
+    row = report.headline
+    scores = None if row is None else report.scores.get(row_key(row["attack"], row["references"]))
+    if scores is None:
         return []
-    scores = report.scores[report.headline.key]
     members, nonmembers = scores[: len(challenge.members)], scores[len(challenge.members) : challenge.natural]
     order = np.argsort(-members, kind="stable")[:MOST_EXPOSED]
     above = _share_above(members[order], nonmembers)

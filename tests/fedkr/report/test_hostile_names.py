@@ -7,11 +7,11 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+from fedkr.audit.figures import AuditReport
 from matplotlib.text import Text
 from rich.console import Console
 
 from fedkr.audit.challenge import build_challenge
-from fedkr.audit.figures import AuditReport
 from fedkr.data.images import ImageSet
 from fedkr.report import plain, print_tables
 from fedkr.report.pages.outside import render_outside

@@ -12,7 +12,7 @@ from fedkr.audit.attacks.on_releases import (
     pixels,
     principal_components,
 )
-from fedkr.audit.statistics.membership import auc, membership_metrics
+from fedkr.audit.statistics.membership import auc, membership_figures
 from fedkr.errors import UserError
 
 
@@ -80,10 +80,10 @@ def five_percent_copies():
 def test_verbatim_copies_of_members_show_in_the_tpr_at_one_percent_and_hardly_in_the_auc(five_percent_copies):
     members, nonmembers, released = five_percent_copies
     scores = (closest_distance_score(members, released), closest_distance_score(nonmembers, released))
-    metrics = membership_metrics(*scores, fprs=[0.01], bootstrap=200, seed=0)
-    assert metrics.tprs[0].tpr >= 0.05
-    assert metrics.tprs[0].low > 0.01
-    assert abs(metrics.auc - 0.5) < 0.07
+    figures = membership_figures(*scores, fprs=[0.01], bootstrap=200, seed=0)
+    assert figures["tpr_at_fpr_0.01"] >= 0.05
+    assert figures["tpr_at_fpr_0.01_low"] > 0.01
+    assert abs(figures["auc"] - 0.5) < 0.07
     assert (scores[0][:20] == 0).all()
 
 

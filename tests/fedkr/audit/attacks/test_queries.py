@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from fedkr.audit.attacks.queries import query_views
+from fedkr.audit.attacks.queries import Queries
 from fedkr.errors import UserError
 
 IMAGES = np.arange(2 * 3 * 4, dtype=np.uint8).reshape(2, 3, 4, 1)
@@ -9,7 +9,7 @@ IMAGES = np.arange(2 * 3 * 4, dtype=np.uint8).reshape(2, 3, 4, 1)
 
 def query_images(images, queries, flip):
     """Return all views at once, [A, N, H, W, C]."""
-    return np.stack(list(query_views(images, queries, flip)))
+    return np.stack(list(Queries(queries, flip).views(images)))
 
 
 def test_the_first_view_is_the_image_and_mirror_images_come_before_shifts():
@@ -34,7 +34,7 @@ def test_all_views_of_a_picture_without_symmetry_differ(flip, most):
     views = query_images(image, most, flip)
     assert len({view.tobytes() for view in views}) == most
     with pytest.raises(UserError, match=f"between 1 and {most}"):
-        query_views(image, most + 1, flip)
+        Queries(most + 1, flip)
 
 
 def test_a_view_of_an_image_does_not_depend_on_the_images_beside_it():
@@ -44,4 +44,4 @@ def test_a_view_of_an_image_does_not_depend_on_the_images_beside_it():
 
 def test_an_unknown_flip_is_named():
     with pytest.raises(UserError, match="flip='vertical'"):
-        query_views(IMAGES, 1, "vertical")
+        Queries(1, "vertical")

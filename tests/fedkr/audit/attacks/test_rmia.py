@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from fedkr.audit.attacks.rmia import choose_offline_a, rmia_offline, rmia_online
+from fedkr.audit.attacks.observed import Observed
+from fedkr.audit.attacks.rmia import Population, choose_offline_a, rmia_offline, rmia_online
 from fedkr.audit.statistics.membership import auc
 from fedkr.errors import UserError
 
@@ -23,6 +24,11 @@ def case():
         rng.random((POPULATION, QUERIES)),
         rng.random((MODELS, POPULATION, QUERIES)),
     )
+
+
+def given(case):
+    """Return the arrays in the attacks' own form."""
+    return Observed(*case[:3]), Population(*case[3:])
 
 
 def loop_score(case, image, prior_x, prior_z, gamma):
@@ -53,7 +59,7 @@ def test_online_rmia_equals_the_pairwise_test_in_a_loop(case, gamma):
         return sum(population[m, z, q] for m in range(MODELS)) / MODELS
 
     expected = [loop_score(case, i, prior_x, prior_z, gamma) for i in range(IMAGES)]
-    np.testing.assert_allclose(rmia_online(*case, gamma=gamma), expected, atol=1e-6)
+    np.testing.assert_allclose(rmia_online(*given(case), gamma=gamma), expected, atol=1e-6)
 
 
 @pytest.mark.parametrize(("a", "gamma"), [(0.0, 1.0), (0.3, 1.0), (1.0, 2.0)])
@@ -67,7 +73,7 @@ def test_offline_rmia_equals_the_pairwise_test_in_a_loop(case, a, gamma):
         return 0.5 * ((1 + a) * sum(population[m, z, q] for m in range(MODELS)) / MODELS + (1 - a))
 
     expected = [loop_score(case, i, prior_x, prior_z, gamma) for i in range(IMAGES)]
-    np.testing.assert_allclose(rmia_offline(*case, a=a, gamma=gamma), expected, atol=1e-6)
+    np.testing.assert_allclose(rmia_offline(*given(case), a=a, gamma=gamma), expected, atol=1e-6)
 
 
 def balanced(rng, models, images):
@@ -88,7 +94,7 @@ def simulated(models, seed, members=None):
 
 def test_rmia_beats_a_bare_threshold_from_a_single_reference_model():
     member, x, case = simulated(1, 1, lambda rng, n: np.stack([rng.random(n) < 0.5, np.zeros(n, bool)]))
-    score = rmia_offline(*case, a=0.5)
+    score = rmia_offline(*given(case), a=0.5)
     assert auc(score[member], score[~member]) > auc(x[member, 0], x[~member, 0]) + 0.05
 
 
@@ -96,26 +102,26 @@ def test_rmia_finds_members_and_the_chosen_a_does_as_well_as_the_best():
     member, _, case = simulated(8, 2)
 
     def offline(a):
-        score = rmia_offline(*case, a=a)
+        score = rmia_offline(*given(case), a=a)
         return auc(score[member], score[~member])
 
-    a = choose_offline_a(case[1], case[2], case[4])
+    a = choose_offline_a(*given(case))
     assert offline(a) > max(offline(value) for value in np.linspace(0, 1, 11)) - 0.02
-    online = rmia_online(*case)
+    online = rmia_online(*given(case))
     assert auc(online[member], online[~member]) > 0.75
 
 
 def test_models_that_trained_on_an_image_do_not_touch_its_offline_score(case):
     target, references, membership, *population = case
     changed = np.where(membership[:, :, None], 0.999, references)
-    same = rmia_offline(target, changed, membership, *population, a=0.3)
-    np.testing.assert_array_equal(same, rmia_offline(*case, a=0.3))
+    same = rmia_offline(*given((target, changed, membership, *population)), a=0.3)
+    np.testing.assert_array_equal(same, rmia_offline(*given(case), a=0.3))
 
 
 def test_saturated_probabilities_give_equal_finite_scores(case):
     certain = [np.ones_like(values) if values.dtype == float else values for values in case]
-    assert rmia_online(*certain).tolist() == [1.0] * IMAGES
-    assert np.isfinite(rmia_online(np.zeros_like(case[0]), *case[1:])).all()
+    assert rmia_online(*given(certain)).tolist() == [1.0] * IMAGES
+    assert np.isfinite(rmia_online(*given((np.zeros_like(case[0]), *case[1:])))).all()
 
 
 @pytest.mark.parametrize(
@@ -133,12 +139,12 @@ def test_what_does_not_fit_is_named(case, position, value, options, words):
     arguments = list(case)
     arguments[position] = value
     with pytest.raises(UserError, match=words):
-        rmia_offline(*arguments, **({"a": 0.3} | options))
+        rmia_offline(*given(arguments), **({"a": 0.3} | options))
 
 
 def test_choosing_a_takes_two_references(case):
     with pytest.raises(UserError, match="takes 2"):
-        choose_offline_a(case[1][:1], case[2][:1], case[4][:1])
+        choose_offline_a(*given((case[0], case[1][:1], case[2][:1], case[3], case[4][:1])))
     complementary = np.stack([case[2][0], ~case[2][0]])
     with pytest.raises(UserError, match="train more"):
-        choose_offline_a(case[1][:2], complementary, case[4][:2])
+        choose_offline_a(*given((case[0], case[1][:2], complementary, case[3], case[4][:2])))

@@ -3,7 +3,6 @@ import time
 import numpy as np
 import pytest
 
-from fedkr.audit.challenge import Challenge
 from fedkr.audit.statistics.blind import blind_baseline, holm_reject
 from fedkr.data.images import ImageSet
 from fedkr.errors import UserError
@@ -18,7 +17,7 @@ def image_set(rng, n, brightness=128, groups=None, size=8):
 
 def test_sides_of_different_brightness_are_told_apart_without_a_model():
     rng = np.random.default_rng(0)
-    result = blind_baseline(Challenge(image_set(rng, 120), image_set(rng, 60, 140), 0), seed=0, permutations=500)
+    result = blind_baseline(image_set(rng, 120), image_set(rng, 60, 140), seed=0, permutations=500)
     assert result.auc > 0.85
     assert result.p_value == pytest.approx(1 / 501)
 
@@ -28,14 +27,13 @@ def test_a_difference_that_no_single_pixel_shows_is_found_too():
     members, nonmembers = image_set(rng, 150), image_set(rng, 150)
     smooth = (np.repeat(np.repeat(nonmembers.images[:, ::2, ::2], 2, 1), 2, 2)).copy()
     blurred = ImageSet(smooth, nonmembers.labels, CLASSES)
-    assert blind_baseline(Challenge(members, blurred, 0), seed=0, permutations=200).p_value < 0.01
+    assert blind_baseline(members, blurred, seed=0, permutations=200).p_value < 0.01
 
 
 def test_random_splits_give_p_values_that_reject_no_more_often_than_they_should():
     rng = np.random.default_rng(2)
     p_values = [
-        blind_baseline(Challenge(image_set(rng, 60), image_set(rng, 25), 0), seed=i, permutations=99).p_value
-        for i in range(60)
+        blind_baseline(image_set(rng, 60), image_set(rng, 25), seed=i, permutations=99).p_value for i in range(60)
     ]
     assert np.mean(np.array(p_values) <= 0.1) <= 0.2
     assert 0.35 < np.mean(p_values) < 0.65
@@ -50,7 +48,7 @@ def test_patients_whose_images_look_alike_do_not_void_a_clean_split():
         for who in (np.arange(16), np.arange(16, 24)):
             groups = np.repeat(who, 5)
             sides.append(image_set(rng, len(groups), patients[groups][:, None, None, None], groups.astype(np.int64)))
-        p_values.append(blind_baseline(Challenge(*sides, 0), seed=seed, permutations=99).p_value)
+        p_values.append(blind_baseline(*sides, seed=seed, permutations=99).p_value)
     assert np.mean(np.array(p_values) <= 0.1) <= 0.25
 
 
@@ -64,22 +62,22 @@ def test_copies_that_stay_on_one_side_do_not_void_a_clean_split():
         sides = [
             pictures.subset(np.repeat(np.flatnonzero(side), 1 + np.flatnonzero(side) % 2)) for side in (inside, ~inside)
         ]
-        p_values.append(blind_baseline(Challenge(*sides, 0), seed=seed, permutations=99).p_value)
+        p_values.append(blind_baseline(*sides, seed=seed, permutations=99).p_value)
     assert np.mean(np.array(p_values) <= 0.1) <= 0.25
 
 
 def test_a_thousand_small_images_take_less_than_two_seconds():
     rng = np.random.default_rng(4)
-    challenge = Challenge(image_set(rng, 750, size=28), image_set(rng, 250, size=28), 0)
+    sides = image_set(rng, 750, size=28), image_set(rng, 250, size=28)
     started = time.process_time()
-    blind_baseline(challenge, seed=0, permutations=200)
+    blind_baseline(*sides, seed=0, permutations=200)
     assert time.process_time() - started < 2
 
 
 def test_constant_images_give_chance():
     images = np.zeros((20, 4, 4, 1), np.uint8)
     side = ImageSet(images, np.zeros(20, np.int64), CLASSES)
-    result = blind_baseline(Challenge(side, side, 0), seed=0, permutations=50)
+    result = blind_baseline(side, side, seed=0, permutations=50)
     assert (result.auc, result.p_value) == (0.5, 1.0)
 
 
@@ -93,4 +91,4 @@ def test_holm_rejects_step_by_step_and_stops_at_the_first_that_stands():
 def test_no_permutation_is_refused():
     side = image_set(np.random.default_rng(5), 10)
     with pytest.raises(UserError, match="permutations"):
-        blind_baseline(Challenge(side, side, 0), seed=0, permutations=0)
+        blind_baseline(side, side, seed=0, permutations=0)

@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from fedkr.audit.statistics.epsilon import audit_epsilon, correct_guesses, epsilon_lower_bound, p_value
+from fedkr.audit.statistics.epsilon import correct_guesses, epsilon_lower_bound, one_run_bound, p_value
 from fedkr.errors import UserError
 
 
@@ -49,7 +49,8 @@ def test_a_larger_delta_weakens_the_bound():
 def test_an_attack_that_knows_the_coins_reaches_the_largest_bound():
     included = np.random.default_rng(0).random(200) < 0.5
     count = 2 * min(included.sum(), (~included).sum())
-    result = audit_epsilon(included.astype(float), included, int(count))
+    correct = correct_guesses(included.astype(float), included, int(count))
+    result = one_run_bound(200, int(count), correct)
     assert result.correct == result.guesses == count
     assert 4.0 < result.epsilon <= result.largest
     assert result.largest == epsilon_lower_bound(200, 200, 200)
@@ -57,9 +58,8 @@ def test_an_attack_that_knows_the_coins_reaches_the_largest_bound():
 
 def test_the_guesses_are_the_highest_and_the_lowest_scores():
     included = np.array([True, False, True, False, False])
-    result = audit_epsilon(np.array([0.9, 0.8, 0.5, 0.2, 0.1]), included, 3)
     # Highest two: in, out. Lowest one: out. So two of three are right.
-    assert (result.guesses, result.correct, result.coins) == (3, 2, 5)
+    assert correct_guesses(np.array([0.9, 0.8, 0.5, 0.2, 0.1]), included, 3) == 2
 
 
 @pytest.mark.parametrize("epsilon", [0.0, 1.0])
@@ -76,15 +76,27 @@ def test_randomised_response_is_overestimated_no_more_than_five_times_in_a_hundr
 
 
 @pytest.mark.parametrize(
-    ("scores", "included", "options", "words"),
+    ("scores", "included", "guesses", "words"),
     [
-        (np.zeros(3), np.zeros(4, bool), {"guesses": 1}, "coins"),
-        (np.full(3, np.nan), np.zeros(3, bool), {"guesses": 1}, "NaN"),
-        (np.zeros(3), np.zeros(3, bool), {"guesses": 4}, "guesses=4"),
-        (np.zeros(3), np.zeros(3, bool), {"guesses": 1, "delta": -1.0}, "delta"),
-        (np.zeros(3), np.zeros(3, bool), {"guesses": 1, "confidence": 95.0}, "confidence"),
+        (np.zeros(3), np.zeros(4, bool), 1, "coins"),
+        (np.full(3, np.nan), np.zeros(3, bool), 1, "NaN"),
+        (np.zeros(3), np.zeros(3, bool), 4, "guesses=4"),
     ],
 )
-def test_what_does_not_fit_is_named(scores, included, options, words):
+def test_scores_that_cannot_guess_the_coins_are_named(scores, included, guesses, words):
     with pytest.raises(UserError, match=words):
-        audit_epsilon(scores, included, **options)
+        correct_guesses(scores, included, guesses)
+
+
+@pytest.mark.parametrize(
+    ("counts", "options", "words"),
+    [
+        ((3, 1, 1), {"delta": -1.0}, "delta"),
+        ((3, 1, 1), {"confidence": 95.0}, "confidence"),
+        ((3, 4, 1), {}, "guesses=4"),
+        ((3, 1, 2), {}, "correct=2"),
+    ],
+)
+def test_counts_that_do_not_fit_are_named(counts, options, words):
+    with pytest.raises(UserError, match=words):
+        one_run_bound(*counts, **options)

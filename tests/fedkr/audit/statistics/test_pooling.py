@@ -1,8 +1,7 @@
 import numpy as np
 import pytest
 
-from fedkr.audit.figures import AttackResult
-from fedkr.audit.statistics.membership import membership_metrics
+from fedkr.audit.statistics.membership import membership_figures
 from fedkr.audit.statistics.pooling import ALL_SITES, pooled_rows, worst_site
 
 
@@ -51,8 +50,8 @@ def test_targets_attacks_and_kinds_of_references_are_pooled_apart_and_pooled_row
 
 def site_row(site, rng, shift):
     members, nonmembers = rng.normal(shift, 1, 60), rng.normal(0, 1, 40)
-    metrics = membership_metrics(members, nonmembers, fprs=[0.1], bootstrap=150, seed=0)
-    return AttackResult("student", site, "rmia", metrics, 0, True, [], "direct").as_row()
+    names = {"target": "student", "site": site, "attack": "rmia", "references": "direct"}
+    return names | membership_figures(members, nonmembers, fprs=[0.1], bootstrap=150, seed=0)
 
 
 @pytest.mark.parametrize(("shift", "truth"), [(0.0, 0.5), (1.0, 0.76025)])

@@ -8,8 +8,9 @@ from PIL import Image
 
 from fedkr.audit.challenge import build_challenge
 from fedkr.audit.copies import check_copies
-from fedkr.audit.figures import AuditReport
-from fedkr.audit.run_release import audit_release
+from fedkr.audit.findings import AuditReport
+from fedkr.audit.run import audit_release
+from fedkr.audit.subject import Subject
 from fedkr.config import AuditConfig
 from fedkr.data.images import ImageSet
 from fedkr.release import Release
@@ -36,7 +37,8 @@ def page(challenge, tmp_path_factory):
     images = np.concatenate([image_set(30, 2).images, challenge.members.images[7:9]])
     release = Release(images, np.full((32, 2), 0.5, np.float16), {})
     settings = {"site": "ward-<7>", "seed": 0}
-    report = audit_release([release], challenge, image_set(20, 3), config=AuditConfig(bootstrap=20), **settings)
+    subject = Subject("release", "ward-<7>", challenge, AuditConfig(bootstrap=20), 0)
+    report = audit_release([release], image_set(20, 3), subject)
     copies = check_copies([release], challenge, **settings)
     path = tmp_path_factory.mktemp("site") / "audit.html"
     return write_local_report(path, "ward-<7>", [report], challenge, copies).read_text()
@@ -77,6 +79,6 @@ def test_names_are_escaped(page):
 
 
 def test_a_report_without_single_scores_says_so(challenge, tmp_path):
-    path = write_local_report(tmp_path / "audit.html", "s", [AuditReport("student", "s", [])], challenge)
+    path = write_local_report(tmp_path / "audit.html", "s", [AuditReport("student", [])], challenge)
     assert "No scores of single images" in path.read_text()
     assert not pictures(path.read_text())

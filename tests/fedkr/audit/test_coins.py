@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from fedkr.audit.challenge import build_challenge, site_challenge
-from fedkr.audit.figures import NO_COINS
-from fedkr.audit.statistics.coins import GROUPED, NO_ATTACK, TOO_FEW, one_run_bound
+from fedkr.audit.coins import GROUPED, TOO_FEW, guessed_coins
+from fedkr.audit.statistics.epsilon import one_run_bound
+from fedkr.audit.subject import Subject
 from fedkr.config import AuditConfig
 from fedkr.data.images import ImageSet
 
@@ -30,8 +31,12 @@ def planted(make_world):
     return site_challenge(make_world(members=20, nonmembers=20, canaries=60).data)
 
 
-def bound(challenge, scores, config=COINS, seed=0):
-    return one_run_bound(scores, challenge, config, seed, "st-mary")
+def guessed(challenge, scores, config=COINS, seed=0):
+    return guessed_coins(scores, Subject("student", "st-mary", challenge, config, seed))
+
+
+def bound(row):
+    return one_run_bound(row["coins"], row["guesses"], row["correct"])
 
 
 def knowing(challenge):
@@ -39,26 +44,24 @@ def knowing(challenge):
 
 
 def test_natural_images_count_where_coins_put_them_in(challenge):
-    found, reason = bound(challenge, knowing(challenge))
-    assert reason == ""
-    assert (found.coins, found.guesses, found.correct) == (300, 30, 30)
-    assert 2.0 < found.epsilon < found.largest
+    found = guessed(challenge, knowing(challenge))
+    assert found == {"coins": 300, "guesses": 30, "correct": 30, "reason": ""}
+    assert 2.0 < bound(found).epsilon < bound(found).largest
 
 
 def test_the_number_of_guesses_is_the_configured_one(challenge):
-    found, _ = bound(challenge, knowing(challenge), AuditConfig(coins=True, guesses=200))
-    assert found.guesses == 200
+    assert guessed(challenge, knowing(challenge), AuditConfig(coins=True, guesses=200))["guesses"] == 200
 
 
 def test_equal_scores_are_guessed_in_an_order_that_knows_nothing_of_the_coins(challenge):
     config = AuditConfig(coins=True, guesses=300)
-    right = [bound(challenge, np.zeros(300), config, seed)[0].correct for seed in range(20)]
+    right = [guessed(challenge, np.zeros(300), config, seed)["correct"] for seed in range(20)]
     assert 130 < np.mean(right) < 170
 
 
 def test_without_leakage_the_bound_is_zero_in_at_least_90_of_100_runs(challenge):
     rng = np.random.default_rng(0)
-    zero = [bound(challenge, rng.normal(size=300), seed=seed)[0].epsilon == 0 for seed in range(100)]
+    zero = [bound(guessed(challenge, rng.normal(size=300), seed=seed)).epsilon == 0 for seed in range(100)]
     assert np.mean(zero) >= 0.9
 
 
@@ -70,25 +73,24 @@ def test_images_that_occur_twice_have_no_coin_of_their_own(challenge):
         members.classes,
     )
     doubled = build_challenge(copies, challenge.nonmembers)
-    assert bound(doubled, knowing(doubled))[0].coins == 300 - 10
+    assert guessed(doubled, knowing(doubled))["coins"] == 300 - 10
 
 
 def test_images_of_patients_do_not_count_but_their_canaries_do(challenge, planted):
-    assert bound(grouped(challenge), np.zeros(300)) == (None, GROUPED)
-    found, reason = bound(grouped(planted), np.zeros(100))
-    assert (found.coins, reason) == (60, "")
+    assert guessed(grouped(challenge), np.zeros(300)) == {"reason": GROUPED}
+    found = guessed(grouped(planted), np.zeros(100))
+    assert (found["coins"], found["reason"]) == (60, "")
 
 
 def test_canaries_count_with_and_without_natural_coins(planted):
     scores = np.concatenate([np.zeros(40), planted.canaries.included])
-    assert bound(planted, scores, AuditConfig(guesses=60))[0].coins == 60
-    assert bound(planted, scores, AuditConfig(coins=True))[0].coins == 100
+    assert guessed(planted, scores, AuditConfig(guesses=60))["coins"] == 60
+    assert guessed(planted, scores, AuditConfig(coins=True))["coins"] == 100
     # Half of the guesses are "in", whatever the coins came to.
-    assert bound(planted, scores, AuditConfig(guesses=60))[0].correct >= 50
+    assert guessed(planted, scores, AuditConfig(guesses=60))["correct"] >= 50
 
 
 def test_why_there_is_no_bound_is_said(challenge, make_world):
-    assert bound(challenge, np.zeros(300), AuditConfig()) == (None, NO_COINS)
-    assert bound(challenge, None) == (None, NO_ATTACK)
+    assert guessed(challenge, np.zeros(300), AuditConfig()) is None
     few = site_challenge(make_world(members=3, nonmembers=3).data)
-    assert bound(few, np.zeros(6)) == (None, TOO_FEW)
+    assert guessed(few, np.zeros(6)) == {"reason": TOO_FEW}

@@ -1,0 +1,124 @@
+"""What an audit found: rows of figures as ``results.json`` has them, and scores of single images that never leave."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from fedkr.audit.coins import guessed_coins
+from fedkr.audit.statistics.membership import ENDS, Floats, membership_figures, roc_points, tpr_name
+from fedkr.audit.statistics.per_class import class_aucs
+from fedkr.audit.subject import Subject
+from fedkr.audit.targets import adversary_of, headline_key, row_key, row_names
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class AuditReport:
+    """All attacks on one target at one site.
+
+    Attributes:
+        target: which model, or ``release``.
+        rows: of ``results["audit"]``, one an attack and kind of reference models.
+        canaries: of ``audit_extras``: each attack on the planted images, those put in against those left out.
+        per_class: of ``audit_extras``: the headline attack within each class, None where it has too few images.
+        epsilon: of ``audit_extras``: how many coins the headline attack guessed right, from which the bound follows.
+        scores: by row key, float64 ``[N]`` of members and then non-members. Figures of single images: they stay at the
+            site, and no document holds them.
+        canary_scores: by row key, float64 ``[m]``; the same holds.
+    """
+
+    target: str
+    rows: list[Row]
+    canaries: list[Row] = field(default_factory=list)
+    per_class: list[Row] = field(default_factory=list)
+    epsilon: list[Row] = field(default_factory=list)
+    scores: Mapping[str, Floats] = field(default_factory=dict, compare=False, repr=False)
+    canary_scores: Mapping[str, Floats] = field(default_factory=dict, compare=False, repr=False)
+
+    @property
+    def headline(self) -> Row | None:
+        """The row named beforehand; None where its attack had no reference models."""
+        return next((row for row in self.rows if row["headline"]), None)
+
+
+def report_from_scores(
+    scores: Mapping[str, Floats], subject: Subject, others: Mapping[str, bool] | None = None
+) -> AuditReport:
+    """Return all figures of attacks that have already scored the candidates, of a model or of a release.
+
+    Args:
+        scores: float ``[N]`` on all candidates by row key (:func:`~fedkr.audit.targets.row_key`); attacks that are not
+            configured for the target are ignored.
+        subject: target, site and challenge.
+        others: for each kind of reference models, whether they trained on the other sites' releases.
+    """
+    quoted, natural = headline_key(subject.target, subject.config.headline, scores), subject.challenge.natural
+    kept, planted = dict[str, Floats](), dict[str, Floats]()
+    report = AuditReport(subject.target, [], scores=kept, canary_scores=planted)
+    for attack, kind in row_names(subject.target, subject.config.attacks):
+        key = row_key(attack, kind)
+        if key not in scores:
+            continue
+        names = {"target": subject.target, "site": subject.site, "attack": attack, "references": kind}
+        knew = None if kind == "none" else (others or {}).get(kind, False)
+        report.rows.append(
+            names
+            | {"adversary": adversary_of(subject.target), "others": knew}
+            | _natural_figures(scores[key], subject)
+            | {"duplicates": subject.challenge.duplicates, "headline": int(key == quoted)}
+            | {"roc": [list(point) for point in roc_points(*_sides(scores[key], subject))]}
+        )
+        kept[key] = scores[key][:natural]
+        if (figures := _canary_figures(scores[key], subject)) is not None:
+            report.canaries.append(names | figures)
+            planted[key] = scores[key][natural:]
+        if key == quoted:
+            report.per_class.append(names | _class_figures(scores[key], subject))
+            if (guessed := guessed_coins(scores[key], subject)) is not None:
+                report.epsilon.append(names | guessed)
+    return report
+
+
+def _sides(scores: Floats, subject: Subject) -> tuple[Floats, Floats]:
+    split = len(subject.challenge.members)
+    return scores[:split], scores[split : subject.challenge.natural]
+
+
+def _natural_figures(scores: Floats, subject: Subject) -> Row:
+    challenge, config = subject.challenge, subject.config
+    return membership_figures(
+        *_sides(scores, subject),
+        fprs=config.fprs,
+        bootstrap=config.bootstrap,
+        seed=subject.resampling,
+        groups=(challenge.members.groups, challenge.nonmembers.groups),
+    )
+
+
+def _canary_figures(scores: Floats, subject: Subject) -> Row | None:
+    """Return the figures on the canaries, or None where there are none of one side."""
+    canaries, config = subject.challenge.canaries, subject.config
+    if canaries is None or canaries.included.all() or not canaries.included.any():
+        return None
+    own = scores[subject.challenge.natural :]
+    sides = own[canaries.included], own[~canaries.included]
+    found = membership_figures(*sides, fprs=config.fprs, bootstrap=config.bootstrap, seed=subject.resampling)
+    # Half of so few images chooses no threshold worth quoting.
+    rates = {f"{name}{end}": found[f"{name}{end}"] for name in ("auc", *map(tpr_name, config.fprs)) for end in ENDS}
+    return rates | {"included": found["members"], "excluded": found["nonmembers"]}
+
+
+def _class_figures(scores: Floats, subject: Subject) -> Row:
+    challenge = subject.challenge
+    found = class_aucs(
+        scores[: challenge.natural],
+        challenge.members,
+        challenge.nonmembers,
+        bootstrap=subject.config.bootstrap,
+        seed=subject.resampling,
+    )
+    lists = {name: [one and one[i] for one in found] for i, name in enumerate(("auc", "low", "high"))}
+    return {"classes": list(range(len(found)))} | lists

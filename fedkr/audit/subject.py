@@ -1,0 +1,33 @@
+"""What is attacked, and where: one target at one site."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fedkr.audit.challenge import Challenge
+from fedkr.config import AuditConfig
+from fedkr.seeds import derive_seed
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One target of the audit at one site.
+
+    Attributes:
+        target: which model, or ``release``, as the report names it.
+        site: the site.
+        challenge: its members, non-members and canaries.
+        config: attacks, FPRs, resamples, coins and the headline attack.
+        seed: the study's.
+    """
+
+    target: str
+    site: str
+    challenge: Challenge
+    config: AuditConfig
+    seed: int
+
+    @property
+    def resampling(self) -> int:
+        """Seed of the resamples, which every target at the site meets alike."""
+        return derive_seed(self.seed, self.site, "audit")
