@@ -21,6 +21,28 @@ Row = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
+class Evidence:
+    """What the verdict on one target at one site rests on.
+
+    Attributes:
+        site, target: where, and what was audited.
+        row: the target's headline row, or None.
+        control: that of the site's teacher, or None.
+        student: that of the student of this site's releases, or None; it counts for a release.
+        void: whether the blind baseline told members from non-members.
+        untested: whether it gave no answer; a difference between the two could then hide a leak.
+    """
+
+    site: str
+    target: str
+    row: Row | None
+    control: Row | None = None
+    student: Row | None = None
+    void: bool = False
+    untested: bool = False
+
+
+@dataclass(frozen=True)
 class SiteVerdict:
     """What the audit of one target at one site comes to, and why."""
 
@@ -31,7 +53,7 @@ class SiteVerdict:
 
     def as_row(self) -> dict[str, Any]:
         """Return the row of ``audit_extras.verdicts``."""
-        return {"site": self.site, "target": self.target, "verdict": self.verdict, "reason": self.reason}
+        return dict(vars(self))
 
 
 def site_verdicts(
@@ -51,28 +73,21 @@ def site_verdicts(
             headlines[place] = row if row.get("headline") else None
     return [
         site_verdict(
-            row,
-            headlines.get((site, CONTROL)),
-            site=site,
-            target=target,
-            void=site in void_sites,
-            untested=site in untested_sites,
-            student=headlines.get((site, RELEASE_STUDENT)) if target == RELEASE else None,
+            Evidence(
+                site,
+                target,
+                row,
+                control=headlines.get((site, CONTROL)),
+                student=headlines.get((site, RELEASE_STUDENT)),
+                void=site in void_sites,
+                untested=site in untested_sites,
+            )
         )
         for (site, target), row in headlines.items()
     ]
 
 
-def site_verdict(
-    row: Row | None,
-    control: Row | None,
-    *,
-    site: str,
-    target: str,
-    void: bool = False,
-    untested: bool = False,
-    student: Row | None = None,
-) -> SiteVerdict:
+def site_verdict(found: Evidence) -> SiteVerdict:
     """Judge one target at one site.
 
     ``leakage found`` where the headline AUC's lower limit is above 0.5. ``no leakage found`` only where its upper limit
@@ -83,24 +98,15 @@ def site_verdict(
     A release has no model. RMIA reaches it only through a student trained on that site's releases alone, and its own
     distance and density attacks are weak: a release passes only where both find nothing, and fails where either finds
     something. The student of all sites is no substitute, since the other sites' images dilute what it learnt.
-
-    Args:
-        row: the target's headline row, or None.
-        control: the headline row of the site's teacher, or None.
-        site: the site.
-        target: what was audited.
-        void: whether the blind baseline told members from non-members.
-        untested: whether it gave no answer; a difference between the two could then hide a leak.
-        student: for a release, the headline row of the student of this site's releases, or None.
     """
-    chain = [row, student] if target == RELEASE else [row]
-    if void:
+    if found.void:
         reason = "members and non-members differ without any model (blind baseline), which voids the audit"
-        return SiteVerdict(site, target, UNCLEAR, reason)
-    verdict, reason = _judged(chain, control, target)
-    if verdict == NONE_FOUND and untested:
+        return SiteVerdict(found.site, found.target, UNCLEAR, reason)
+    chain = [found.row, found.student] if found.target == RELEASE else [found.row]
+    verdict, reason = _judged(chain, found.control, found.target)
+    if verdict == NONE_FOUND and found.untested:
         verdict, reason = UNCLEAR, "nothing was found, but the blind baseline, which could void the audit, is missing"
-    return SiteVerdict(site, target, verdict, reason)
+    return SiteVerdict(found.site, found.target, verdict, reason)
 
 
 def _judged(chain: list[Row | None], control: Row | None, target: str) -> tuple[str, str]:

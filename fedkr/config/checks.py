@@ -13,6 +13,7 @@ from fedkr.config.schema import (
     CANARY_KINDS,
     KEEP_RULES,
     LEAST_REFERENCES,
+    MOST_FPRS,
     PARTITIONS,
     REFERENCE_ATTACKS,
     AuditConfig,
@@ -157,6 +158,11 @@ def _check_audit(audit: AuditConfig, contestants: list[str]) -> None:
         one_of("audit.targets", value, (*AUDIT_TARGETS, *contestants))
     for value in audit.canary_kinds:
         one_of("audit.canary_kinds", value, CANARY_KINDS)
+    for name in ("attacks", "targets", "fprs"):
+        if len(set(getattr(audit, name))) < len(getattr(audit, name)):
+            raise UserError(f"audit.{name}={getattr(audit, name)}: name each once")
+    if len(audit.fprs) > MOST_FPRS:
+        raise UserError(f"audit.fprs: {len(audit.fprs)} false-positive rates; {MOST_FPRS} at most")
     for fpr in audit.fprs:
         if not 0 < fpr < 1:
             raise UserError(f"audit.fprs={fpr}: a false-positive rate, between 0 and 1")

@@ -27,6 +27,8 @@ RELEASE_ATTACKS = ("distance-pixels", "distance-features", "monte-carlo", "domia
 AUDIT_TARGETS = ("student", "weights", "oracle", "teacher", "local", "site-student", "update", "release")
 # Each image needs two references that trained on it and two that did not, with masks of half the references.
 LEAST_REFERENCES = 4
+# True-positive rates at many false-positive rates would give single scores away.
+MOST_FPRS = 16
 CANARY_KINDS = ("mislabelled", "noise", "near-duplicate")
 
 

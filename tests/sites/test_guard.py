@@ -124,6 +124,13 @@ def test_an_audits_answer_is_held_to_what_was_asked_and_the_sites_own_classes(as
     assert forbidden(audited(lambda document: document["audit"][0].update(scores=[0.1, 0.9])))
 
 
+def test_a_study_that_asks_at_so_many_rates_that_it_reads_single_scores_is_not_answered(ask):
+    study = tiny_study()
+    study.audit.fprs = [i / 100 for i in range(1, 100)]
+    request = wire.request_content(study.to_json(), target="teacher")
+    assert forbidden(ask(answer, wire.AUDIT, request), "UserError")
+
+
 def test_a_comparison_is_held_to_the_pairs_that_were_asked_for(ask):
     request = wire.request_content(Study().to_json(), pairs="[]")
     blind = {"site": "st-mary", "auc": 0.5, "p_value": 0.5}

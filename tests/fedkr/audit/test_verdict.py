@@ -1,6 +1,6 @@
 import pytest
 
-from fedkr.audit.verdict import SiteVerdict, site_verdict, site_verdicts
+from fedkr.audit.verdict import Evidence, SiteVerdict, site_verdict, site_verdicts
 
 
 def row(target="student", low=0.42, high=0.54, attack="rmia", references="pipeline", **more):
@@ -13,7 +13,7 @@ MISSED = row("teacher", 0.45, 0.6, references="direct")
 
 
 def judge(headline, control=DETECTED, **more):
-    return site_verdict(headline, control, site="a", target=more.pop("target", "student"), **more)
+    return site_verdict(Evidence("a", more.pop("target", "student"), headline, control, **more))
 
 
 def test_a_low_upper_limit_passes_where_the_teacher_is_detected():
