@@ -12,13 +12,11 @@ from fedkr.config import Study
 from fedkr.data import ImageSet, load_source
 from fedkr.errors import StudyFailedError
 from server.audit import Auditable, run_audit
-from server.contestant import Contestant, Federation, Outcome, Row, make_contestants
+from server.contestant import COSTS, Contestant, Federation, Outcome, Row, make_contestants
 from server.coordinator import Pending
 from server.targets import Target, figures_of, measure_model
 
 logger = logging.getLogger("fedkr.server")
-
-COSTS = ("bytes_up", "bytes_down", "seconds")
 
 
 class Comparison:

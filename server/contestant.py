@@ -26,6 +26,7 @@ from server.releases import Releases
 from server.targets import Target
 
 Row = dict[str, Any]
+COSTS = ("bytes_up", "bytes_down", "seconds")
 
 
 class Turn(IntEnum):
@@ -44,7 +45,7 @@ class Outcome:
     """What a contestant ends with.
 
     Attributes:
-        costs: by site, the ``seconds`` it computed, and ``bytes_up`` and ``bytes_down`` on the wire.
+        costs: by site, those of ``COSTS``: bytes on the wire from and to it, and seconds that it computed.
         seconds: computed at the server.
         model: the model that all share; it is kept, and measured on the global test set and at each site.
         figures: its headline where there is no such model; the figures of ``evaluation.Utility`` or None.

@@ -5,11 +5,13 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import logging
+import math
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, ClassVar, cast
 
 import torch
@@ -24,17 +26,18 @@ from fedkr.errors import StudyFailedError, UserError
 from fedkr.learning.models import build_classifier
 from fedkr.learning.training import cosine
 from fedkr.stages import Artifact, read_artifact, write_artifact
-from server.contestant import Contestant, Federation, Outcome, Row
-from server.coordinator import Coordinator, card_shape, content_bytes
+from server.contestant import COSTS, Contestant, Federation, Outcome
+from server.coordinator import card_shape, content_bytes
 from server.targets import Target
 
 logger = logging.getLogger("fedkr.server")
 
 MODEL = "model"
-DIVERGED = (float("-inf"), float("-inf"))
 SEARCH_OPTIONS = tuple(field.name for field in dataclasses.fields(SearchConfig))
 
-Cost = dict[str, float]
+# Val accuracy and negative val loss.
+Score = tuple[float, float]
+DIVERGED = (-math.inf, -math.inf)
 
 
 @dataclass(frozen=True)
@@ -58,43 +61,18 @@ class Round:
         candidate: whose round.
         number: from 1.
         path: of the model that it ended with.
-        score: val accuracy and negative val loss, over all sites' val images, of the model that it began with.
-        costs: by site.
+        info: what the sites said, pooled, and by site what it cost.
     """
 
     candidate: Candidate
     number: int
     path: Path
-    score: tuple[float, float]
-    costs: Mapping[str, Cost]
+    info: dict[str, Any]
 
-
-@dataclass(frozen=True)
-class Reply:
-    """One site's answer in a round, its figures (``wire.ROUND_FIGURES``), and what it cost the site."""
-
-    message: Message
-    figures: wire.Figures
-    cost: Cost
-
-
-class PartakersGrid:
-    """Flower's grid as a strategy sees it: the sites whose policy lets weights leave, without those lost on the way.
-
-    Flower's own sampling would also ask sites that must refuse, and waits without end for a node that is gone.
-
-    Raises:
-        StudyFailedError: no such site.
-    """
-
-    def __init__(self, coordinator: Coordinator) -> None:
-        self.nodes = [coordinator.members[site].node for site in coordinator.allowing("weights")]
-        if not self.nodes:
-            raise StudyFailedError("no site is left whose policy.allow names 'weights'")
-
-    def get_node_ids(self) -> list[int]:
-        """Return the nodes to sample from."""
-        return self.nodes
+    @property
+    def score(self) -> Score:
+        """Val accuracy and negative val loss, over all sites' val images, of the model that the round began with."""
+        return self.info["val_accuracy"], -self.info["val_loss"]
 
 
 class WeightSharing(Contestant):
@@ -142,10 +120,10 @@ class WeightSharing(Contestant):
         run = [r for r in rounds if r.candidate == best]
         # after[i] is the score of the model that run[i] ended with; of the untrained model there is none.
         after = [later.score for later in run[1:]]
-        tried = [self._search_row(r.candidate, r.number - 1, r.score) for r in rounds]
+        tried = [(r.candidate, r.number - 1, r.score) for r in rounds]
         if len(run) == self.search.rounds:
             after.append(self._final_score(run[-1]))
-            tried.append(self._search_row(best, self.search.rounds, after[-1]))
+            tried.append((best, self.search.rounds, after[-1]))
         if not after:
             raise StudyFailedError(f"{self.name} diverged in its first round: lower strategy.lrs={self.search.lrs}")
         chosen = run[max(range(len(after)), key=lambda i: after[i])]
@@ -156,7 +134,10 @@ class WeightSharing(Contestant):
             costs=_total_costs(rounds),
             model=Target(self.name, "weights", self.name, model=Artifact(_part(kept, MODEL), kept.info)),
             leaves=[Target(f"{self.name}-update", "update", self.name, "server", by_site=updates)] if updates else [],
-            search=tried,
+            search=[
+                {"strategy": self.name, **asdict(candidate), "round": number, "val_accuracy": score[0]}
+                for candidate, number, score in tried
+            ],
         )
 
     @cached_property
@@ -194,10 +175,9 @@ class WeightSharing(Contestant):
             if artifact.info["diverged"]:
                 logger.warning("├── %s: %s diverged in round %d", self.name, candidate.name, number)
                 break
-            score = (artifact.info["val_accuracy"], -artifact.info["val_loss"])
-            rounds.append(Round(candidate, number, path, score, artifact.info["sites"]))
-            done = len(before) + len(rounds)
-            self.federation.job.progress.update(self.name, done, total, unit="round", val=score[0])
+            rounds.append(Round(candidate, number, path, artifact.info))
+            done, val = len(before) + len(rounds), artifact.info["val_accuracy"]
+            self.federation.job.progress.update(self.name, done, total, unit="round", val=val)
         return rounds
 
     def _path(self, candidate: Candidate, number: int) -> Path:
@@ -208,31 +188,37 @@ class WeightSharing(Contestant):
 
     def _round(self, candidate: Candidate, number: int, before: Artifact, path: Path) -> Artifact:
         """Run one round from what the round before left, and from nothing else."""
-        grid, sent = PartakersGrid(self.coordinator), _part(before, MODEL)
-        strategy = self._resumed(before, len(grid.nodes))
-        config = self._round_config(candidate, number)
-        messages = list(strategy.configure_train(number, wire.weights_record(sent), config, cast(Grid, grid)))
+        nodes, sent = self._nodes(), _part(before, MODEL)
+        strategy, config = self._resumed(before, len(nodes)), self._round_config(candidate, number)
+        # Flower's own sampling would also ask sites that must refuse, and waits without end for a node that is gone.
+        grid = cast(Grid, SimpleNamespace(get_node_ids=lambda: nodes))
+        messages = list(strategy.configure_train(number, wire.weights_record(sent), config, grid))
         shutil.rmtree(_updates_folder(path), ignore_errors=True)
         down = content_bytes(messages[0].content) if messages else 0
 
-        def accept(site: str, message: Message) -> Reply:
+        def accept(site: str, message: Message) -> tuple[Message, wire.Figures]:
             weights, figures = wire.read_round(message.content, sent)
-            cost = {"seconds": figures["seconds"], "bytes_up": content_bytes(message.content), "bytes_down": down}
+            cost = {"bytes_up": content_bytes(message.content), "bytes_down": down}
             if self._keeps_updates:
                 # Before the round's own file: a round that is on disk has its updates there too.
                 write_artifact(_updates_folder(path) / f"{site}.safetensors", Artifact(weights))
             # Flower averages every metric that it finds, and fails on one that not all sites sent.
             message.content = wire.round_content(weights, figures)
-            return Reply(message, figures, cost)
+            return message, figures | cost
 
         replies = self.coordinator.exchange(messages, accept)
-        arrays, _ = strategy.aggregate_train(number, [reply.message for reply in replies.values()])
+        arrays, _ = strategy.aggregate_train(number, [message for message, _ in replies.values()])
         if arrays is None:
             raise StudyFailedError(f"{self.name} round {number}: no site answered with weights")
-        score = _val_score([reply.figures for reply in replies.values()])
-        costs = {site: reply.cost for site, reply in replies.items()}
         tensors = _named(MODEL, wire.read_weights(arrays)) | self._carried(strategy)
-        return Artifact(tensors, score | {"sites": costs})
+        return Artifact(tensors, _pooled({site: figures for site, (_, figures) in replies.items()}))
+
+    def _nodes(self) -> list[int]:
+        """Return the nodes of the sites whose policy lets weights leave, without those lost on the way."""
+        sites = self.coordinator.allowing("weights")
+        if not sites:
+            raise StudyFailedError("no site is left whose policy.allow names 'weights'")
+        return [self.coordinator.members[site].node for site in sites]
 
     def _resumed(self, before: Artifact, sites: int) -> Strategy:
         """Return Flower's strategy as it was after the round before."""
@@ -263,7 +249,7 @@ class WeightSharing(Contestant):
         model = build_classifier(self.study.student, shape, self.study.seed, "server", self.name)
         return Artifact(_named(MODEL, model.state_dict()))
 
-    def _final_score(self, last: Round) -> tuple[float, float]:
+    def _final_score(self, last: Round) -> Score:
         """Ask for the val score of the last round's model, which no later round reports."""
         weights = _part(read_artifact(last.path), MODEL)
         content = wire.request_content(self.coordinator.study_json, weights, split="val")
@@ -279,10 +265,6 @@ class WeightSharing(Contestant):
             )
         accuracy, loss = (sum(f[name] * f["count"] for f in figures) / total for name in ("accuracy", "loss"))
         return accuracy, -loss
-
-    def _search_row(self, candidate: Candidate, number: int, score: tuple[float, float]) -> Row:
-        setting = {"strategy": self.name, "lr": candidate.lr, "local_epochs": candidate.local_epochs}
-        return setting | {"round": number, "val_accuracy": score[0]}
 
     @property
     def _keeps_updates(self) -> bool:
@@ -321,20 +303,18 @@ def _updates_folder(path: Path) -> Path:
     return path.with_suffix(".sites")
 
 
-def _val_score(figures: Sequence[wire.Figures]) -> dict[str, Any]:
-    """Pool the sites' val figures of the model that entered the round."""
-    count = sum(f["val-count"] for f in figures)
+def _pooled(figures: Mapping[str, wire.Figures]) -> dict[str, Any]:
+    """Return the val figures of the model that entered a round over all sites, and what the round cost each."""
+    total = {name: sum(f[name] for f in figures.values()) for name in wire.ROUND_FIGURES}
     return {
-        "diverged": max(f["diverged"] for f in figures),
-        "val_accuracy": sum(f["val-correct"] for f in figures) / count,
-        "val_loss": sum(f["val-loss"] for f in figures) / count,
+        "diverged": total["diverged"],
+        "val_accuracy": total["val-correct"] / total["val-count"],
+        "val_loss": total["val-loss"] / total["val-count"],
+        "sites": {site: {name: f[name] for name in COSTS} for site, f in figures.items()},
     }
 
 
-def _total_costs(rounds: Sequence[Round]) -> dict[str, Cost]:
-    total: dict[str, Cost] = {}
-    for site, cost in ((site, cost) for r in rounds for site, cost in r.costs.items()):
-        so_far = total.setdefault(site, dict.fromkeys(cost, 0.0))
-        for name, value in cost.items():
-            so_far[name] += value
-    return total
+def _total_costs(rounds: Sequence[Round]) -> dict[str, dict[str, float]]:
+    costs = [r.info["sites"] for r in rounds]
+    sites = dict.fromkeys(site for cost in costs for site in cost)
+    return {site: {name: sum(c[site][name] for c in costs if site in c) for name in COSTS} for site in sites}

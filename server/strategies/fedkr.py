@@ -9,7 +9,7 @@ from pathlib import Path
 from fedkr.release import ReleasedSets
 from fedkr.stages import Artifact, read_artifact
 from server import contestant
-from server.contestant import Outcome, Row, Turn
+from server.contestant import COSTS, Outcome, Row, Turn
 from server.student import train_student
 from server.targets import Target
 
@@ -64,7 +64,7 @@ class Contestant(contestant.Contestant):
         costs: dict[str, dict[str, float]] = {}
         for site, path in ((site, path) for exchange in files for site, path in exchange.items()):
             info = read_artifact(path).info
-            cost = costs.setdefault(site, {"seconds": 0.0, "bytes_up": 0, "bytes_down": 0})
+            cost = costs.setdefault(site, dict.fromkeys(COSTS, 0.0))
             for name in cost:
                 cost[name] += info.get(name, 0)
             known = recycling.setdefault(site, dict(info.get("scores", {}), images=0))

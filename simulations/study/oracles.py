@@ -19,7 +19,7 @@ from fedkr.learning.runtime import Runtime
 from fedkr.progress import FileProgress
 from fedkr.run_files import RunFiles
 from fedkr.stages import Artifact, StageStore, model_tensors
-from server.comparison import COSTS
+from server.contestant import COSTS
 from server.targets import Target, measure_model
 from simulations.audit_run.server import audit_on_server
 from simulations.backends.inline import InlineGrid

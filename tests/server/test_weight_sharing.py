@@ -421,16 +421,22 @@ def test_losing_the_only_site_that_lets_metrics_leave_is_one_clear_line(share, s
         share(prepare, min_sites=2)
 
 
-def test_the_updates_of_a_round_that_lost_a_site_are_those_of_the_others(share, sites, study):
+def test_the_updates_of_the_chosen_round_are_those_of_all_who_took_part_also_of_a_site_lost_since(share, sites, study):
     study.audit.enabled, study.audit.targets = True, ["update"]
-    sites.scores = {("lr0.1-e1", 1): 0.9}
+    sites.scores = {("lr0.1-e1", 2): 0.9}
 
     def prepare(grid, coordinator):
         def train(site, content):
-            if site == "site-1" and content[wire.CONFIG]["server-round"] == 1:
+            if site == "site-1" and content[wire.CONFIG]["server-round"] == 3:
                 return Error(SITE_ERROR, "DivergedError")
             return sites.train(site, content)
 
         grid.answers[wire.TRAIN] = train
 
-    assert list(updates_of(share(prepare, min_sites=2))) == ["site-0", "site-2"]
+    assert list(updates_of(share(prepare, min_sites=2))) == ["site-0", "site-1", "site-2"]
+
+
+def test_what_the_sites_sent_is_let_go_as_soon_as_it_is_read(share):
+    grids = []
+    share(lambda grid, coordinator: grids.append(grid), sites=6)
+    assert grids[0].most_alive <= 2
