@@ -38,6 +38,13 @@ def test_the_method_works_without_flower_ray_and_hydra() -> None:
     assert ended.returncode == 0, ended.stderr
 
 
+def test_the_two_apps_start_without_the_libraries_that_few_messages_need() -> None:
+    heavy = ("sklearn", "scipy.stats", "scipy.special", "pandas", "matplotlib", "diffusers", "torchvision", "datasets")
+    script = f"import sys, sites.app, server.app; print([name for name in {heavy!r} if name in sys.modules])"
+    ended = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert ended.stdout == "[]\n", ended.stderr
+
+
 def test_each_room_of_the_method_has_its_floor() -> None:
     contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
     floors = {name.strip() for layer in contracts[0]["layers"] for name in layer.split("|")}

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import scipy
 import torch
 from numpy.typing import NDArray
-from scipy.stats import fisher_exact
 
 from fedkr.audit.attacks.on_releases import CopyCheck, copy_check, nearest, small_pixels
 from fedkr.audit.challenge import Challenge
@@ -72,7 +72,7 @@ class CopyFigures:
             [self.members_found, self.members - self.members_found],
             [self.nonmembers_found, self.nonmembers - self.nonmembers_found],
         ]
-        return float(fisher_exact(table, alternative="greater").pvalue)
+        return float(scipy.stats.fisher_exact(table, alternative="greater").pvalue)
 
     @property
     def flagged(self) -> bool:

@@ -6,9 +6,10 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
-from scipy.special import log_softmax, softmax
-from sklearn.metrics import confusion_matrix, roc_auc_score
+
+from fedkr.roc import area_under_roc
 
 
 @dataclass(frozen=True)
@@ -36,9 +37,9 @@ def measure_utility(logits: NDArray[np.float32], labels: NDArray[np.int64], clas
     AUC is that of the positive class for two classes, else the mean of one-against-rest over the classes present, as
     the MedMNIST evaluator has it (Yang et al. 2023). ``confusion`` is the row-major ``[K, K]`` matrix, rows the truth.
     """
-    probabilities = softmax(logits.astype(np.float64), axis=1)
+    probabilities = torch.tensor(logits, dtype=torch.float64).softmax(dim=1).numpy()
     predicted = probabilities.argmax(axis=1)
-    confusion = confusion_matrix(labels, predicted, labels=np.arange(classes))
+    confusion = np.bincount(labels * classes + predicted, minlength=classes**2).reshape(classes, classes)
     totals = confusion.sum(axis=1)
     recalls = confusion.diagonal()[totals > 0] / totals[totals > 0]
     truth = np.clip(probabilities[np.arange(len(labels)), labels], 1e-12, None)
@@ -63,7 +64,9 @@ def measure_fidelity(student: NDArray[np.float32], teacher: NDArray[np.float32])
         ``agreement``, the share of images with the same top class, and ``divergence``, the mean Kullback-Leibler
         divergence of the student's class probabilities from the teacher's, in nats.
     """
-    of_student, of_teacher = (log_softmax(logits.astype(np.float64), axis=1) for logits in (student, teacher))
+    of_student, of_teacher = (
+        torch.tensor(logits, dtype=torch.float64).log_softmax(dim=1).numpy() for logits in (student, teacher)
+    )
     return {
         "agreement": float(np.mean(student.argmax(axis=1) == teacher.argmax(axis=1))),
         "divergence": float((np.exp(of_teacher) * (of_teacher - of_student)).sum(axis=1).mean()),
@@ -74,6 +77,6 @@ def _auc(probabilities: NDArray[np.float64], labels: NDArray[np.int64], totals: 
     present = np.flatnonzero(totals)
     if len(present) < 2:
         return None
-    if probabilities.shape[1] == 2:
-        return float(roc_auc_score(labels == 1, probabilities[:, 1]))
-    return float(np.mean([roc_auc_score(labels == k, probabilities[:, k]) for k in present]))
+    judged = [1] if probabilities.shape[1] == 2 else present
+    areas = [area_under_roc(probabilities[labels == k, k], probabilities[labels != k, k]) for k in judged]
+    return float(np.mean(areas))

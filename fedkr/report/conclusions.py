@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from statistics import fmean
 
-from scipy.stats import binomtest
+import scipy
 
 from fedkr.audit.statistics.pooling import ALL_SITES
 from fedkr.audit.verdict import CHANCE, VERDICTS
@@ -66,7 +66,7 @@ def uncertainty(results: Results) -> str:
 
 def wilson_half_width(fraction: float, count: int) -> float:
     """Return half the width of Wilson's 95 % score interval for ``fraction`` of ``count`` trials (Wilson 1927)."""
-    interval = binomtest(round(fraction * count), count).proportion_ci(method="wilson")
+    interval = scipy.stats.binomtest(round(fraction * count), count).proportion_ci(method="wilson")
     return float(interval.high - interval.low) / 2
 
 

@@ -14,8 +14,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import scipy
 from matplotlib.axes import Axes
-from scipy.stats import t as student_t
 
 from fedkr.errors import UserError
 from fedkr.recycle.ablation import FIXED, FULL, HARD_FIXED, USUAL
@@ -129,7 +129,7 @@ def mean_gap(datasets: dict[str, Any]) -> dict[str, Any]:
     low = high = None
     if len(pairs) == 1 and (seeds := len(pairs.pop())) > 1:
         means = [statistics.fmean(values[i] for values in gaps.values()) for i in range(seeds)]
-        half = float(student_t.ppf(0.975, seeds - 1)) * statistics.stdev(means) / math.sqrt(seeds)
+        half = float(scipy.stats.t.ppf(0.975, seeds - 1)) * statistics.stdev(means) / math.sqrt(seeds)
         low, high = overall - half, overall + half
     return {"mean": overall, "low": low, "high": high, "datasets": list(gaps)}
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.stats import binomtest
+import scipy
 from torch import nn
 
 from fedkr.audit.leakage_curve import CurvePoint, SyntheticSlices, curve_points, draw_slices, training_sets
@@ -226,7 +226,7 @@ class LeakageCurve:
 def accuracy(logits: np.ndarray, test: ImageSet) -> Row:
     """Return accuracy on the test images with its 95 % interval (Wilson's score)."""
     right = int((logits.argmax(1) == test.labels).sum())
-    interval = binomtest(right, len(test)).proportion_ci(method="wilson")
+    interval = scipy.stats.binomtest(right, len(test)).proportion_ci(method="wilson")
     return {"accuracy": right / len(test), "accuracy_low": interval.low, "accuracy_high": interval.high}
 
 

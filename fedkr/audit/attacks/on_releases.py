@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import scipy
 import torch
 from numpy.typing import NDArray
-from scipy.special import logsumexp
 
 from fedkr.errors import UserError
 
@@ -152,7 +152,9 @@ def log_kde(images: Floats, sample: Floats) -> Floats:
         raise UserError(f"density: {len(sample)} image cannot give one; at least 2 are needed")
     n, d = sample.shape
     width = np.maximum(sample.std(0, ddof=1), 1e-6) * n ** (-1 / (d + 4))
-    blocks = [logsumexp(-0.5 * _squared(block / width, sample / width), axis=1) for block in _blocks(images)]
+    blocks = [
+        scipy.special.logsumexp(-0.5 * _squared(block / width, sample / width), axis=1) for block in _blocks(images)
+    ]
     return np.concatenate(blocks) - np.log(n) - np.log(width).sum() - d / 2 * np.log(2 * np.pi)
 
 

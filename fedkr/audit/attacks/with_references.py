@@ -8,8 +8,8 @@ from functools import partial
 from typing import Protocol
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy.special import expit
 
 from fedkr.audit.attacks.lira import lira_offline, lira_online, logit_scaled_confidence
 from fedkr.audit.attacks.observed import Bools, Floats, Observed
@@ -133,10 +133,11 @@ def reference_attack_score(
     odds, references = _confidence(target.logits[None], target.labels)[0], _confidence(signals.logits, target.labels)
     if name in LIRA:
         return LIRA[name](Observed(odds, references, signals.membership))
-    seen = Observed(expit(odds), expit(references), signals.membership)
+    probability = scipy.special.expit
+    seen = Observed(probability(odds), probability(references), signals.membership)
     others = Population(
-        expit(_confidence(population.logits[None], population.labels)[0]),
-        expit(_confidence(signals.population, population.labels)),
+        probability(_confidence(population.logits[None], population.labels)[0]),
+        probability(_confidence(signals.population, population.labels)),
     )
     if name == "rmia":
         return rmia_online(seen, others, gamma=gamma)

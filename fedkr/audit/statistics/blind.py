@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import scipy
 import torch
 from numpy.typing import NDArray
-from scipy.stats import rankdata
 
 from fedkr.data.images import ImageSet, image_digests
 from fedkr.errors import UserError
@@ -162,7 +162,7 @@ def _permuted(
 
 def _aucs(classifier: RidgeFolds, labels: Floats) -> Floats:
     """Return ``[P]``: the AUC of the held-out scores against each label column (ties count half)."""
-    ranks = rankdata(classifier.scores(labels), axis=0)
+    ranks = scipy.stats.rankdata(classifier.scores(labels), axis=0)
     positives = labels.sum(0)
     wins = (ranks * labels).sum(0) - positives * (positives + 1) / 2
     return wins / (positives * (len(labels) - positives))

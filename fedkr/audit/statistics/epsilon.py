@@ -10,8 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy.stats import binom
 
 from fedkr.errors import UserError
 
@@ -80,8 +80,8 @@ def p_value(coins: int, guesses: int, correct: int, epsilon: float, delta: float
     ``beta = Pr[W >= v]`` and i from 1 to v.
     """
     accuracy = 1 / (1 + np.exp(-epsilon))
-    beta = binom.sf(correct - 1, guesses, accuracy)
-    just_below = np.cumsum(binom.pmf(np.arange(correct - 1, -1, -1), guesses, accuracy))
+    beta = scipy.stats.binom.sf(correct - 1, guesses, accuracy)
+    just_below = np.cumsum(scipy.stats.binom.pmf(np.arange(correct - 1, -1, -1), guesses, accuracy))
     alpha = (just_below / np.arange(1, correct + 1)).max(initial=0.0)
     return float(min(beta + 2 * coins * delta * alpha, 1.0))
 

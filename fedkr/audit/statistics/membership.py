@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fedkr.errors import UserError
+from fedkr.roc import area_under_roc
 
 Floats = NDArray[np.float64]
 # The group (patient) of each example.
@@ -78,7 +79,7 @@ class RocCounts:
 def auc(member_scores: ArrayLike, nonmember_scores: ArrayLike) -> float:
     """Return the probability that a member scores above a non-member; a tie counts half (Mann-Whitney)."""
     members, nonmembers = _checked("member", member_scores), _checked("non-member", nonmember_scores)
-    return float(RocCounts(members, nonmembers).auc(np.ones((1, len(members))), np.ones((1, len(nonmembers))))[0])
+    return area_under_roc(members, nonmembers)
 
 
 def resolvable(fpr: float, nonmembers: int) -> bool:

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fedkr.config import at_least, nearest, positive
@@ -21,7 +22,7 @@ from fedkr.errors import UserError
 from fedkr.generators.base import Knobs, Task
 from fedkr.generators.checkpointed import CheckpointedGenerator, LossWork, check_decay
 from fedkr.generators.edm.augment import CONDITIONS, augment_with_parameters
-from fedkr.generators.edm.network import GROUPS, Preconditioning, build_unet, noise_input, reset_weights
+from fedkr.generators.edm.network import GROUPS, Preconditioning, noise_input, reset_weights
 from fedkr.generators.edm.samplers import SOLVERS, Sampler
 from fedkr.generators.pixels import mirror, to_uint8
 from fedkr.learning.batches import BatchOrder
@@ -71,9 +72,15 @@ class Generator(CheckpointedGenerator):
         check_options(task, options, 2 * self.fold)
         image = task.shape
         self.folded = Shape(image.channels * self.fold**2, image.size // self.fold, image.classes)
-        conditions = CONDITIONS if options.augment else 0
-        net = build_unet(self.folded, options.width, options.multiplier, options.blocks, conditions)
-        self.net = task.runtime.place(net)
+
+    @cached_property
+    def net(self) -> nn.Module:  # type: ignore[override]
+        """The network, built when it is first used: diffusers takes seconds to import, and a check of options none."""
+        from fedkr.generators.edm.unet import build_unet
+
+        o = self.options
+        net = build_unet(self.folded, o.width, o.multiplier, o.blocks, CONDITIONS if o.augment else 0)
+        return self.task.runtime.place(net)
 
     def begin(self, data: ImageSet, seed: tuple[object, ...]) -> LossWork:
         """Train with the EDM loss (equation 8)."""

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
-from diffusers import EDMDPMSolverMultistepScheduler, EDMEulerScheduler
 from torch import Tensor
 
 SOLVERS = ("dpm++2m", "heun", "euler")
@@ -50,6 +49,8 @@ class Sampler:
 
     def _multistep(self, network: Network, noise: Tensor) -> Tensor:
         """DPM-Solver++ of second order (Lu et al. 2022) on EDM's sigmas: one evaluation a step."""
+        from diffusers import EDMDPMSolverMultistepScheduler  # here, as it takes seconds to import
+
         scheduler = EDMDPMSolverMultistepScheduler(**self.schedule, final_sigmas_type="zero")
         scheduler.set_timesteps(self.evaluations)
         x = (noise * scheduler.init_noise_sigma).to(memory_format=torch.channels_last)
@@ -64,6 +65,8 @@ class Sampler:
         diffusers gives the noise levels and the preconditioning, not the step: its ``EDMEulerScheduler.step`` adds the
         noise after the network was evaluated, so what is added is never removed.
         """
+        from diffusers import EDMEulerScheduler  # here, as it takes seconds to import
+
         scheduler, second_order = EDMEulerScheduler(**self.schedule), self.solver != "euler"
         steps = (self.evaluations + 1) // 2 if second_order else self.evaluations
         scheduler.set_timesteps(steps)

@@ -1,0 +1,67 @@
+"""diffusers' UNet as ``edm`` has it. In a module of its own, as diffusers takes seconds to import."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from diffusers import UNet2DModel
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fedkr.data.images import Shape
+from fedkr.generators.edm.network import GROUPS, Conditioning
+
+
+class ChannelsLastUNet(UNet2DModel):
+    """diffusers' UNet without its copies out of channels-last memory; it computes the same numbers.
+
+    In training mode its residual blocks copy, for the sake of distributed training, and its upsampler does for
+    batches of 64 and more, for old versions of torch. No layer has another use for the mode.
+    """
+
+    def train(self, mode: bool = True) -> ChannelsLastUNet:
+        """Stay in evaluation mode."""
+        return super().train(False)
+
+
+class Upsample(nn.Module):
+    """Twice the side, then the convolution of the diffusers layer that this one replaces."""
+
+    def __init__(self, convolution: nn.Module) -> None:
+        super().__init__()
+        # Named as in the layer that is replaced, so that the weights' names stay.
+        self.conv = convolution
+
+    def forward(self, x: Tensor, size: Any = None) -> Tensor:
+        """Return ``[N, C, 2H, 2W]``; ``size`` is of sides that two does not divide, which the folding rules out."""
+        return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+
+
+def build_unet(shape: Shape, width: int, multiplier: int, blocks: int, conditions: int = 0) -> ChannelsLastUNet:
+    """Return the UNet with two levels, no attention, and one more class: the null class of guidance.
+
+    Args:
+        shape: of its inputs; the null class is number ``shape.classes``.
+        width: feature channels of the first level.
+        multiplier: of the second level's.
+        blocks: residual blocks a level.
+        conditions: numbers beside the class that an image is described with, see :class:`Conditioning`.
+    """
+    net = ChannelsLastUNet(
+        sample_size=shape.size,
+        in_channels=shape.channels,
+        out_channels=shape.channels,
+        layers_per_block=blocks,
+        block_out_channels=(width, width * multiplier),
+        down_block_types=("DownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "UpBlock2D"),
+        norm_num_groups=GROUPS,
+        num_class_embeds=shape.classes + 1,
+        add_attention=False,
+    )
+    for block in net.up_blocks:
+        if block.upsamplers is not None:
+            block.upsamplers = nn.ModuleList(Upsample(layer.conv) for layer in block.upsamplers)
+    if conditions:
+        net.class_embedding = Conditioning(shape.classes + 1, conditions, net.class_embedding.embedding_dim)
+    return net
