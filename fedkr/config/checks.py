@@ -158,7 +158,7 @@ def _check_audit(audit: AuditConfig, contestants: list[str]) -> None:
         one_of("audit.targets", value, (*AUDIT_TARGETS, *contestants))
     for value in audit.canary_kinds:
         one_of("audit.canary_kinds", value, CANARY_KINDS)
-    for name in ("attacks", "targets", "fprs"):
+    for name in ("attacks", "fprs"):
         if len(set(getattr(audit, name))) < len(getattr(audit, name)):
             raise UserError(f"audit.{name}={getattr(audit, name)}: name each once")
     if len(audit.fprs) > MOST_FPRS:
