@@ -263,9 +263,9 @@ def _leave(work: Callable[[], int | None]) -> NoReturn:
 def _write_json(out: Path | None, values: object) -> None:
     """Write what a command found to the file that ``--out`` named, if any."""
     if out is not None:
-        from fedkr.stages import write_atomic
+        from fedkr.stages import write_json
 
-        write_atomic(out, json.dumps(values, indent=1).encode() + b"\n")
+        write_json(out, values)
 
 
 def _must_exist(path: Path, what: str) -> None:

@@ -12,6 +12,11 @@ import torch
 PACKAGES = ("fedkr", "torch", "torchvision", "flwr", "ray", "diffusers", "numpy", "scikit-learn", "medmnist")
 
 
+def provenance() -> dict[str, Any]:
+    """Return what every kept figure is published with: ``hardware`` and ``versions``."""
+    return {"hardware": hardware(), "versions": package_versions()}
+
+
 def package_versions() -> dict[str, str]:
     """Return the version of each package that results depend on; absent ones are left out."""
     versions = {"python": platform.python_version()}

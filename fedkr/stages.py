@@ -79,6 +79,11 @@ def write_atomic(path: Path, content: bytes) -> None:
         raise UserError(f"{path}: cannot be written ({error.strerror}); free space or choose another folder") from None
 
 
+def write_json(path: Path, value: Any) -> None:
+    """Write a value as JSON for people to read; raise :class:`UserError` when the disk refuses."""
+    write_atomic(path, json.dumps(value, indent=1, ensure_ascii=False).encode(errors="backslashreplace") + b"\n")
+
+
 def read_artifact(path: Path) -> Artifact:
     """Read what :func:`write_artifact` wrote; raise :class:`UserError` for a file that is none."""
     try:

@@ -6,7 +6,6 @@ import csv
 import dataclasses
 import io
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,12 +13,11 @@ from typing import Any
 from rich.table import Table
 
 from fedkr.config import Study
-from fedkr.environment import hardware, package_versions
+from fedkr.environment import provenance
 from fedkr.learning.runtime import Runtime
 from fedkr.progress import FileProgress
 from fedkr.recycle.ablation import ABLATION, USUAL, SingleSite, Variant
-from fedkr.stages import write_atomic
-from simulations.exits import guarded
+from fedkr.stages import write_atomic, write_json
 from simulations.run_folder import RunFolder
 from simulations.study.application import compose_and_run
 
@@ -52,7 +50,7 @@ def run_single_site(study: Study, variants: Sequence[Variant]) -> Path:
         # What an earlier ablation trained stays in the results.
         known = [variant for variant in ABLATION if variant in variants or site.knows(variant)]
         results = measure(site, study, known)
-        write_atomic(run.files.results, json.dumps(results, indent=1).encode() + b"\n")
+        write_json(run.files.results, results)
         write_atomic(folder / "tuning.csv", search_csv(results).encode())
     run.console.print(comparison_table(results))
     return folder
@@ -69,8 +67,7 @@ def measure(site: SingleSite, study: Study, variants: Sequence[Variant]) -> dict
         "reference": reference,
         "rows": [site.student(variant) for variant in variants],
         **costs,
-        "hardware": hardware(),
-        "versions": package_versions(),
+        **provenance(),
     }
 
 
@@ -97,7 +94,3 @@ def comparison_table(results: dict[str, Any]) -> Table:
         auc = "-" if row["auc"] is None else f"{row['auc']:.3f}"
         table.add_row(row["name"], f"{100 * row['accuracy']:.2f} %", auc, gap)
     return table
-
-
-if __name__ == "__main__":
-    sys.exit(guarded(lambda: main(sys.argv[1:])))

@@ -28,7 +28,7 @@ from fedkr.audit.references.direct import (
 from fedkr.audit.references.engines import ReferenceTask
 from fedkr.benchmarks.enlarged import enlarged_digits
 from fedkr.config import ClassifierConfig
-from fedkr.environment import hardware, package_versions
+from fedkr.environment import provenance
 from fedkr.errors import UserError
 from fedkr.learning.job import Job
 from fedkr.learning.runtime import Runtime
@@ -79,8 +79,7 @@ def measure_audit(
         "default": default,
         "ratio": next(row["ratio"] for row in rows if row["engine"] == default),
         "runtime": runtime.describe() | {"threads": torch.get_num_threads()},
-        "hardware": hardware(),
-        "versions": package_versions(),
+        **provenance(),
     }
 
 

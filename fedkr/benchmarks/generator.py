@@ -31,7 +31,7 @@ from fedkr.config import ClassifierConfig, DataConfig, GeneratorConfig
 from fedkr.data import load_source
 from fedkr.data.images import ImageSet, Shape
 from fedkr.data.registry import Source
-from fedkr.environment import hardware, package_versions
+from fedkr.environment import provenance
 from fedkr.errors import UserError
 from fedkr.generators import build_generator
 from fedkr.generators.checkpointed import CheckpointedGenerator
@@ -170,8 +170,7 @@ def measure_generators(budget: Budget, runtime: Runtime, progress: Progress) -> 
         "data": "scikit-learn digits, enlarged",
         "rows": rows,
         "runtime": runtime.describe() | {"threads": torch.get_num_threads()},
-        "hardware": hardware(),
-        "versions": package_versions(),
+        **provenance(),
     }
 
 

@@ -110,11 +110,16 @@ class SearchPoint(TypedDict):
 
 
 class Results(TypedDict, total=False):
-    """The whole document. ``test_images`` is the size of the global test set, where it is known."""
+    """The whole document. ``test_images`` is the size of the global test set, where it is known.
+
+    ``releases`` names each site's release files, relative to the run folder, in the order of the exchanges;
+    ``run_identity`` is the study's identity as it ran, where a later audit took the place of its own.
+    """
 
     fedkr: str
     study: dict[str, Any]
     identity: str
+    run_identity: str
     backend: str
     seed: int
     classes: list[str]
@@ -124,6 +129,7 @@ class Results(TypedDict, total=False):
     strategies: Required[list[StrategyResult]]
     audit: list[AuditRow]
     audit_extras: AuditExtras
+    releases: dict[str, list[str]]
     recycling: dict[str, SiteRecycling]
     weights_search: list[SearchPoint]
     targets: list[TargetResult]

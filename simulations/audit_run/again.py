@@ -8,15 +8,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fedkr.config import AuditConfig, BackendConfig, Study
+from fedkr.config import AuditConfig, Study
 from fedkr.errors import UserError
 from fedkr.report import Results, load_results
 from server.composition import compose_study
-from simulations.audit_run import shim as audit_shim
-from simulations.backends import Backend
-from simulations.backends.deploy import DeployBackend
-from simulations.backends.inline import InlineBackend
-from simulations.backends.ray import RayBackend
+from simulations.backends import make_backend
 from simulations.live import run_folders
 from simulations.run_folder import RunFolder
 from simulations.study.oracles import with_audit
@@ -24,6 +20,8 @@ from simulations.study.oracles import with_audit
 # Nothing but the audit is left to run: one process starts at once and shows errors as they are, and the numbers are
 # the same on every backend. `backend=ray` lets the sites work side by side.
 BACKEND = "inline"
+# Binds the audit's ServerApp in place of the study's.
+SHIM = "simulations.audit_run.shim"
 # A light audit is what the run itself did; whoever asks again asks for more.
 PRESET = "full"
 # They decide what the sites train on.
@@ -106,7 +104,7 @@ def describe(audit: AuditConfig) -> str:
 
 def _audited(study: Study, run: RunFolder, before: Results) -> dict[str, Any]:
     """Run the audit's apps, then the audit of the oracles; return the whole new results."""
-    run.run_apps(backend_of(study.backend), study)
+    run.run_apps(make_backend(study.backend, SHIM), study)
     found = json.loads(run.files.server_audit.read_text())
     # Where the numbers came from stays what it was.
     as_audited = dataclasses.asdict(dataclasses.replace(study, backend=run.study.backend))
@@ -128,11 +126,3 @@ def _not_there(study: Study, results: Mapping[str, Any]) -> list[str]:
     named = {name for names in known for name in names} | audited
     absent = [target for target in study.audit.targets if target not in named]
     return [f"{target}: not audited, this run kept nothing of it" for target in absent]
-
-
-def backend_of(config: BackendConfig) -> Backend:
-    """Return the backend, bound to the audit's ServerApp in place of the study's."""
-    shim = Path(str(audit_shim.__file__))
-    if config.kind == "inline":
-        return InlineBackend((audit_shim.server_app, audit_shim.client_app))
-    return RayBackend(config, shim) if config.kind == "ray" else DeployBackend(config, shim)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import time
 from functools import partial
 from pathlib import Path
@@ -18,7 +17,7 @@ from fedkr.audit.outside.model import OutsideAudit, OutsideAuditor, read_outside
 from fedkr.audit.verdict import CONTROL
 from fedkr.config import LEAST_REFERENCES, AuditConfig, ClassifierConfig
 from fedkr.data.images import Shape
-from fedkr.environment import hardware, package_versions
+from fedkr.environment import provenance
 from fedkr.errors import UserError
 from fedkr.learning.job import Job
 from fedkr.learning.models import build_classifier
@@ -27,7 +26,7 @@ from fedkr.progress import FileProgress
 from fedkr.report import plain
 from fedkr.report.pages.outside import render_outside
 from fedkr.report.wording import attack_with_references, auc_interval, tpr_interval
-from fedkr.stages import StageStore, write_atomic
+from fedkr.stages import StageStore, write_atomic, write_json
 from server.composition import compose_study
 from simulations.audit_run.options import Request
 from simulations.audit_run.outside_model import (
@@ -84,8 +83,9 @@ def audit_outside(request: Request, bootstrap: int | None = None) -> Path:
         found = auditor.audit(partial(model.predict, runtime=runtime), model.target)
     document = describe(request, model, found, config, recipe) | {"seconds": time.time() - started}
     document["notes"] = [*data.notes, *notes(model, config, found)]
-    write_atomic(out / RESULT_FILE, json.dumps(plain(document), indent=1, allow_nan=False).encode() + b"\n")
-    write_atomic(out / PAGE_FILE, render_outside(plain(document)).encode())
+    document = plain(document)
+    write_json(out / RESULT_FILE, document)
+    write_atomic(out / PAGE_FILE, render_outside(document).encode())
     print_outside(document, out)
     return out
 
@@ -116,8 +116,7 @@ def describe(
         "seed": request.seed,
         "study": {"audit": dataclasses.asdict(audit)},
         "recipe": dataclasses.asdict(recipe),
-        "versions": package_versions(),
-        "hardware": hardware(),
+        **provenance(),
         **found.as_results(),
     }
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -25,7 +25,7 @@ from fedkr.learning.models.resnet import resnet18
 from fedkr.learning.prediction import predict_logits, to_model_input
 from fedkr.learning.runtime import Runtime
 from fedkr.stages import model_tensors
-from simulations.export.bundle import WEIGHTS_FILE, ModelDescription
+from simulations.export.bundle import WEIGHTS_FILE, ModelDescription, read_student
 
 # Keys under which training scripts put the weights among other things.
 WRAPPERS = ("state_dict", "model_state_dict", "model", "net")
@@ -160,19 +160,9 @@ def check_answers(model: OutsideModel, data: ImageSet, path: Path, runtime: Runt
 
 
 def _exported(path: Path, shape: ImageSet) -> OutsideModel:
-    file = path / WEIGHTS_FILE if path.is_dir() else path
-    if not file.exists():
-        raise UserError(f"{path}: holds no {WEIGHTS_FILE}; name a folder that `fedkr export` wrote")
-    try:
-        with safe_open(file, framework="pt") as handle:
-            metadata = handle.metadata() or {}
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"{file}: not a readable safetensors file ({error}); export it again") from None
-    description = ModelDescription.from_metadata(metadata, str(file))
+    network, description = read_student(path / WEIGHTS_FILE if path.is_dir() else path)
     _check_fit(path, description, shape)
-    return OutsideModel(
-        description.build(load_file(file)), "a student that fedkr exported", STUDENT, description.classifier
-    )
+    return OutsideModel(network, "a student that fedkr exported", STUDENT, description.classifier)
 
 
 def _check_fit(path: Path, description: ModelDescription, shape: ImageSet) -> None:

@@ -2,7 +2,7 @@
 
 A backend starts the ServerApp and the ClientApps with the same run config, ``study`` (the study's JSON document) and
 ``run-dir`` (an absolute path), and returns when the run has completed. To add one, write a module with a function
-``make(config)`` and add its name to ``fedkr.config.BACKENDS``.
+``make(config, shim)`` and add its name to ``fedkr.config.BACKENDS``.
 """
 
 from __future__ import annotations
@@ -27,8 +27,16 @@ class Backend(Protocol):
         """
 
 
-def make_backend(config: BackendConfig) -> Backend:
-    """Return the backend that ``config.kind`` names; raise :class:`UserError` for an unknown one."""
+def make_backend(config: BackendConfig, shim: str = "fedkr_app") -> Backend:
+    """Return the backend that ``config.kind`` names.
+
+    Args:
+        config: the backend's options.
+        shim: the module that binds the apps, ``server_app`` and ``client_app``; the study's own if not given.
+
+    Raises:
+        UserError: an unknown kind, or options that this machine cannot meet.
+    """
     if config.kind not in BACKENDS:
         raise UserError(f"backend.kind={config.kind!r}: unknown value{nearest(config.kind, BACKENDS)}")
-    return cast(Backend, importlib.import_module(f"{__name__}.{config.kind}").make(config))
+    return cast(Backend, importlib.import_module(f"{__name__}.{config.kind}").make(config, shim))

@@ -37,11 +37,11 @@ run-dir = ""
 """
 
 
-def installed_shim() -> Path:
-    """Return the file of the installed shim; raise :class:`UserError` where the installation lacks it."""
-    spec = importlib.util.find_spec(SHIM)
+def installed(shim: str = SHIM) -> Path:
+    """Return the file of an installed module that binds apps; raise :class:`UserError` where there is none."""
+    spec = importlib.util.find_spec(shim)
     if spec is None or spec.origin is None:
-        raise UserError(f"{SHIM}.py: not found beside the installed packages; install fedkr again")
+        raise UserError(f"{shim}.py: not found beside the installed packages; install fedkr again")
     return Path(spec.origin)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from fedkr.config import BackendConfig, Study
 from fedkr.errors import StudyFailedError
 from simulations.backends import certificates
-from simulations.backends.bundle import installed_shim
+from simulations.backends.bundle import installed
 from simulations.backends.home import FlowerHome
 from simulations.backends.restarts import with_restarts
 from simulations.backends.site_folder import write_site_folders
@@ -20,10 +20,10 @@ from simulations.backends.superlink import CONNECTION, HOST, SuperLink, Transpor
 class DeployBackend:
     """Runs each site as a SuperNode process that knows its own site file only, as hospitals do."""
 
-    def __init__(self, config: BackendConfig, shim: Path | None = None) -> None:
-        """Take the module that binds the apps, or None for the installed one."""
+    def __init__(self, config: BackendConfig, shim: Path) -> None:
+        """Take the file of the module that binds the apps."""
         self._config = config
-        self._shim = shim or installed_shim()
+        self._shim = shim
 
     def run(self, study: Study, run_dir: Path) -> None:
         """See :class:`simulations.backends.Backend`; keys, certificates and site folders go to ``run_dir/deploy``."""
@@ -101,6 +101,6 @@ class SuperNodes:
         return self._home.logs / f"{name}.log"
 
 
-def make(config: BackendConfig) -> DeployBackend:
-    """Return the backend with the installed apps."""
-    return DeployBackend(config)
+def make(config: BackendConfig, shim: str) -> DeployBackend:
+    """Return the backend with the apps of an installed module."""
+    return DeployBackend(config, installed(shim))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import importlib
 import logging
 import time
 from collections.abc import Iterable
@@ -119,13 +120,12 @@ class InlineGrid(Grid):
 class InlineBackend:
     """Calls the ServerApp in this process with an :class:`InlineGrid`."""
 
-    def __init__(self, apps: tuple[ServerApp, ClientApp] | None = None) -> None:
-        """Take the apps, or None for the installed ones."""
+    def __init__(self, apps: tuple[ServerApp, ClientApp]) -> None:
         self._apps = apps
 
     def run(self, study: Study, run_dir: Path) -> None:
         """See :class:`simulations.backends.Backend`."""
-        server_app, client_app = self._apps or _installed_apps()
+        server_app, client_app = self._apps
         folder = RunFiles(run_dir).server
         clear_note(folder)
         config: dict[str, str | int | float | bool] = {"study": study.to_json(), "run-dir": str(run_dir.absolute())}
@@ -136,12 +136,7 @@ class InlineBackend:
             raise StudyFailedError(str(read_note(folder) or error) or type(error).__name__) from error
 
 
-def _installed_apps() -> tuple[ServerApp, ClientApp]:
-    from fedkr_app import client_app, server_app
-
-    return server_app, client_app
-
-
-def make(config: BackendConfig) -> InlineBackend:
-    """Return the backend; it has no options."""
-    return InlineBackend()
+def make(config: BackendConfig, shim: str) -> InlineBackend:
+    """Return the backend, which has no options, with the apps of an installed module."""
+    module = importlib.import_module(shim)
+    return InlineBackend((module.server_app, module.client_app))

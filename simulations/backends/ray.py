@@ -9,7 +9,7 @@ import torch
 
 from fedkr.config import BackendConfig, Study
 from fedkr.errors import UserError
-from simulations.backends.bundle import installed_shim
+from simulations.backends.bundle import installed
 from simulations.backends.home import FlowerHome
 from simulations.backends.restarts import with_restarts
 from simulations.backends.superlink import SuperLink, Transport, choose_port
@@ -22,14 +22,14 @@ class RayBackend:
     a note that asks for a restart; the same happens when the SuperLink or Ray itself dies.
     """
 
-    def __init__(self, config: BackendConfig, shim: Path | None = None) -> None:
-        """Take the module that binds the apps, or None for the installed one.
+    def __init__(self, config: BackendConfig, shim: Path) -> None:
+        """Take the file of the module that binds the apps.
 
         Raises:
             UserError: more processors or GPUs for one site than there are.
         """
         self._config = config
-        self._shim = shim or installed_shim()
+        self._shim = shim
         self._cpus = config.cpus or os.cpu_count() or 1
         if config.cpus_per_site < 1:
             raise UserError(f"backend.cpus_per_site={config.cpus_per_site}: must be a whole number, at least 1")
@@ -87,6 +87,6 @@ class RayBackend:
         return " ".join(f"{name}={value}" for name, value in settings.items())
 
 
-def make(config: BackendConfig) -> RayBackend:
-    """Return the backend with the installed apps."""
-    return RayBackend(config)
+def make(config: BackendConfig, shim: str) -> RayBackend:
+    """Return the backend with the apps of an installed module."""
+    return RayBackend(config, installed(shim))

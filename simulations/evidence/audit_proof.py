@@ -17,11 +17,11 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from fedkr.environment import hardware, package_versions
+from fedkr.environment import provenance
 from fedkr.errors import UserError
 from fedkr.learning.runtime import Runtime
 from fedkr.progress import FileProgress
-from fedkr.stages import StageStore, write_atomic
+from fedkr.stages import StageStore, write_json
 from simulations.evidence.proof import Bench, Figures
 from simulations.evidence.proof_images import prove_blind, prove_copies
 from simulations.evidence.proof_models import prove_null, prove_overfit
@@ -65,8 +65,7 @@ def run_part(part: str, bench: Bench, seeds: Sequence[int]) -> Figures:
         **found,
         "seconds_this_time": time.perf_counter() - started,
         "runtime": bench.runtime.describe() | {"threads": 1},
-        "hardware": hardware(),
-        "versions": package_versions(),
+        **provenance(),
     }
 
 
@@ -82,7 +81,7 @@ def add_section(path: Path, part: str, section: Figures) -> None:
         raise UserError(f"{path}: not valid JSON ({error}); name another file") from None
     if not isinstance(known, dict):
         raise UserError(f"{path}: holds no sections; name another file")
-    write_atomic(path, json.dumps(known | {part: section}, indent=1).encode() + b"\n")
+    write_json(path, known | {part: section})
 
 
 def _parser() -> argparse.ArgumentParser:

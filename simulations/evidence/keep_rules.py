@@ -8,7 +8,6 @@ rule, and the quarter says what the choice was worth. With other overrides it co
 from __future__ import annotations
 
 import dataclasses
-import json
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -22,7 +21,7 @@ from fedkr.config import KEEP_RULES, Study
 from fedkr.data.images import ImageSet, Shape, content_digest
 from fedkr.data.registry import Source
 from fedkr.data.stratify import deal
-from fedkr.environment import hardware, package_versions
+from fedkr.environment import provenance
 from fedkr.errors import UserError
 from fedkr.learning.classifier import ClassifierTraining, real_batches
 from fedkr.learning.evaluation import Utility, measure_utility
@@ -33,7 +32,7 @@ from fedkr.learning.runtime import Runtime
 from fedkr.progress import FileProgress
 from fedkr.recycle.teacher import advance_in_parts, rank
 from fedkr.seeds import derive_seed, numpy_rng
-from fedkr.stages import Artifact, StageStore, write_atomic
+from fedkr.stages import Artifact, StageStore, write_json
 from simulations.exits import guarded
 from simulations.run_folder import RunFolder
 from simulations.study.application import compose_and_run
@@ -122,8 +121,8 @@ def run_keep_rules(study: Study) -> Path:
         found = _all_evaluations(study, folds, runtime, run.files.folder)
         result: dict[str, Any] = {"rules": compare(found), "evaluations": found, "images": count}
         result |= {"study": portable(dataclasses.asdict(study)), "runtime": runtime.describe()}
-        result |= {"hardware": hardware(), "versions": package_versions()}
-        write_atomic(out, json.dumps(result, indent=1).encode() + b"\n")
+        result |= provenance()
+        write_json(out, result)
     run.console.print(rules_table(f"{study.data.name}: {FOLDS} folds of {count} images", result["rules"]))
     return out
 

@@ -5,14 +5,14 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import tempfile
 import time
 from pathlib import Path
 
-from fedkr.environment import hardware, package_versions
+from fedkr.environment import provenance
 from fedkr.report import load_results
+from fedkr.stages import write_json
 from server.composition import compose_study
 from simulations.study.run import run_study
 
@@ -36,15 +36,14 @@ def measure(overrides: list[str]) -> dict[str, object]:
         "same_accuracies": accuracies["inline"] == accuracies["ray"],
         "sites": study.federation.sites,
         "threads": study.threads,
-        "hardware": hardware(),
-        "versions": package_versions(),
+        **provenance(),
     }
 
 
 def main(arguments: list[str]) -> None:
     """Measure and write the result as JSON."""
     result = measure(arguments[1:])
-    Path(arguments[0]).write_text(json.dumps(result, indent=1) + "\n")
+    write_json(Path(arguments[0]), result)
     print(f"inline {result['inline_seconds']:.1f} s, ray {result['ray_seconds']:.1f} s")
 
 

@@ -1,4 +1,4 @@
-"""Several single-site runs (``fedkr kr``) brought into one file, its tables and its plots.
+"""Several single-site runs (``fedkr kr``) brought into one file, its tables and its picture.
 
 ``python -m simulations.evidence.recycling_summary OUT_FOLDER RUN [RUN ...]``: runs of any datasets and seeds; writes
 ``kr.json``, ``kr.png`` and ``kr_tables.md`` and prints the tables.
@@ -11,21 +11,21 @@ import math
 import statistics
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import scipy
-from matplotlib.axes import Axes
+from jinja2 import Environment, PackageLoader
 
 from fedkr.errors import UserError
-from fedkr.recycle.ablation import FIXED, FULL, HARD_FIXED, USUAL
-from fedkr.report.plots.style import QUIET, clean_axes, new_figure, series_style, to_png
-from fedkr.stages import write_atomic
+from fedkr.recycle.ablation import FULL, HARD_FIXED, USUAL
+from fedkr.stages import write_atomic, write_json
+from simulations.evidence.recycling_plot import ablation_title, draw
 from simulations.exits import guarded
 from simulations.study.summary import common_study, spread
 
 FIGURES = ("accuracy", "auc")
-RATIO_NAME = "fixed set, ratio "
 
 
 def summarise(runs: Sequence[Path]) -> dict[str, Any]:
@@ -136,36 +136,18 @@ def mean_gap(datasets: dict[str, Any]) -> dict[str, Any]:
 
 def tables(summary: dict[str, Any]) -> str:
     """Return the tables as Markdown: the gap on each dataset and over all, then each dataset's ablation."""
-    lines = [
-        "| dataset | train | real images, accuracy | student, accuracy | gap, points | gap of hard labels, fixed set "
-        "| real AUC | student AUC | search / generator | one set / generator |",
-        "|---|---|---|---|---|---|---|---|---|---|",
-    ]
-    for name, d in summary["datasets"].items():
-        full, plain, cost = d["rows"][FULL.name], d["rows"].get(HARD_FIXED.name), d["costs"]
-        cells = [
-            name,
-            str(d["images"]["train"]),
-            _cell(d["reference"]["accuracy"], 100),
-            _cell(full["accuracy"], 100),
-            _cell(full["gap"], 1, signed=True),
-            _cell(plain["gap"], 1, signed=True) if plain else "-",
-            _cell(d["reference"]["auc"], 1, 3),
-            _cell(full["auc"], 1, 3),
-            f"{100 * cost['search_share']['mean']:.0f} %",
-            f"{100 * cost['regeneration_share']['mean']:.1f} %",
-        ]
-        lines.append(f"| {' | '.join(cells)} |")
-    lines += ["", mean_gap_line(summary["mean_gap"])]
-    for name, d in summary["datasets"].items():
-        if d["ablation"]:
-            lines += ["", f"### {_ablation_title(name, d)}", ""]
-            lines += ["| variant | accuracy | AUC | gap, points |", "|---|---|---|---|"]
-            lines += [
-                f"| {n} | {_cell(r['accuracy'], 100)} | {_cell(r['auc'], 1, 3)} | {_cell(r['gap'], 1, signed=True)} |"
-                for n, r in d["ablation"]["rows"].items()
-            ]
-    return "\n".join(lines) + "\n"
+    environment = Environment(
+        loader=PackageLoader("simulations.evidence", ""), trim_blocks=True, keep_trailing_newline=True
+    )
+    environment.filters |= {
+        "share": partial(_cell, scale=100),
+        "auc": partial(_cell, digits=3),
+        "gap": partial(_cell, sign="+"),
+        "sentence": mean_gap_line,
+        "titled": ablation_title,
+    }
+    names = {"FULL": FULL.name, "HARD_FIXED": HARD_FIXED.name}
+    return environment.get_template("recycling_tables.md").render(summary, **names)
 
 
 def mean_gap_line(gap: dict[str, Any]) -> str:
@@ -176,105 +158,14 @@ def mean_gap_line(gap: dict[str, Any]) -> str:
     return f"{mean} (95 % interval over seeds: {gap['low']:+.2f} to {gap['high']:+.2f})."
 
 
-def draw(summary: dict[str, Any]) -> bytes:
-    """Return one PNG: gaps, ablation, ratio of synthetic to real images, checkpoint scores."""
-    figure = new_figure(12, 8.5)
-    axes = figure.subplots(2, 2)
-    _draw_gaps(axes[0, 0], summary)
-    _draw_ablation(axes[0, 1], summary)
-    _draw_ratio(axes[1, 0], summary)
-    _draw_checkpoints(axes[1, 1], summary)
-    return to_png(figure, 110)
-
-
-def _draw_gaps(ax: Axes, summary: dict[str, Any]) -> None:
-    for index, d in enumerate(summary["datasets"].values()):
-        gap, colour = d["rows"][FULL.name]["gap"], series_style(index)["color"]
-        ax.scatter([index] * len(gap["values"]), gap["values"], color=colour, alpha=0.45, s=28)
-        ax.plot([index - 0.2, index + 0.2], [gap["mean"]] * 2, color=colour, linewidth=2.5)
-    ax.axhline(0, color=QUIET, linewidth=1)
-    ax.axhline(-1.24, color=QUIET, linestyle="--", linewidth=1, label="KR's published mean, nine other sets: -1.24")
-    ax.set_xticks(range(len(summary["datasets"])), list(summary["datasets"]))
-    ax.set_ylabel("student - real images, points")
-    ax.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(0, -0.06))
-    clean_axes(ax, "CAS gap: a dot a seed, a bar their mean", grid="y")
-
-
-def _draw_ablation(ax: Axes, summary: dict[str, Any]) -> None:
-    chosen = {n: d for n, d in summary["datasets"].items() if d["ablation"]}
-    # A dataset keeps the colour that it has in the plots of all datasets.
-    colours = {name: series_style(index)["color"] for index, name in enumerate(summary["datasets"])}
-    rows = [d["ablation"]["rows"] for d in chosen.values()]
-    names = [n for n in rows[0] if not n.startswith(RATIO_NAME)] if rows else []
-    for index, (dataset, d) in enumerate(chosen.items()):
-        offset, colour = (index - (len(chosen) - 1) / 2) * 0.25, colours[dataset]
-        for row, name in enumerate(names):
-            if name not in rows[index]:
-                continue
-            gap = rows[index][name]["gap"]
-            ax.errorbar(gap["mean"], row + offset, xerr=gap["sd"] or 0, fmt="o", color=colour, capsize=3, markersize=5)
-        ax.plot([], [], "o", color=colour, label=_ablation_title(dataset, d))
-    ax.axvline(0, color=QUIET, linewidth=1)
-    ax.set_yticks(range(len(names)), names)
-    ax.invert_yaxis()
-    ax.set_xlabel("student - real images, points (mean, sd over seeds)")
-    if chosen:
-        ax.legend(frameon=False, fontsize=8)
-    clean_axes(ax, "Ablation", grid="x")
-
-
-def _draw_ratio(ax: Axes, summary: dict[str, Any]) -> None:
-    for index, (dataset, d) in enumerate(summary["datasets"].items()):
-        rows = d["ablation"]["rows"] if d["ablation"] else {}
-        known = {float(n.removeprefix(RATIO_NAME)): r for n, r in rows.items() if n.startswith(RATIO_NAME)}
-        if FIXED.name in rows and known:
-            known[1.0] = rows[FIXED.name]
-        points = sorted((ratio, row["accuracy"]) for ratio, row in known.items())
-        if points:
-            style = series_style(index)
-            ax.errorbar(
-                [ratio for ratio, _ in points],
-                [100 * accuracy["mean"] for _, accuracy in points],
-                yerr=[100 * (accuracy["sd"] or 0) for _, accuracy in points],
-                label=_ablation_title(dataset, d),
-                marker="o",
-                capsize=3,
-                **style,
-            )
-            real = d["ablation"]["reference"]["accuracy"]["mean"]
-            ax.axhline(100 * real, color=style["color"], linewidth=0.8, linestyle=":")
-    ax.set_xscale("log")
-    ax.set_xlabel("synthetic / real images, one fixed set")
-    ax.set_ylabel("accuracy, % (dotted: real images)")
-    ax.legend(frameon=False, fontsize=8)
-    clean_axes(ax, "How many synthetic images", grid="y")
-
-
-def _draw_checkpoints(ax: Axes, summary: dict[str, Any]) -> None:
-    for index, (dataset, d) in enumerate(summary["datasets"].items()):
-        colour = series_style(index)["color"]
-        for number, rows in enumerate(d["checkpoints"]):
-            label = dataset if not number else None
-            ax.plot([r["step"] for r in rows], [r["score"] for r in rows], label=label, marker=".", color=colour)
-    ax.set_xlabel("generator step")
-    ax.set_ylabel("score on val of a short student")
-    ax.legend(frameon=False, fontsize=8)
-    clean_axes(ax, "Checkpoint optimisation, a line a seed", grid="y")
-
-
-def _ablation_title(name: str, dataset: dict[str, Any]) -> str:
-    seeds = dataset["ablation"]["seeds"]
-    return f"{name}, seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
-
-
 def _row(results: dict[str, Any], name: str) -> dict[str, Any]:
     return next(row for row in results["rows"] if row["name"] == name)
 
 
-def _cell(figure: dict[str, Any], scale: float, digits: int = 2, signed: bool = False) -> str:
+def _cell(figure: dict[str, Any], scale: float = 1, digits: int = 2, sign: str = "") -> str:
     if figure["mean"] is None:
         return "-"
-    mean = f"{scale * figure['mean']:{'+' if signed else ''}.{digits}f}"
+    mean = f"{scale * figure['mean']:{sign}.{digits}f}"
     return mean if figure["sd"] is None else f"{mean} ± {scale * figure['sd']:.{digits}f}"
 
 
@@ -283,7 +174,7 @@ def main(arguments: Sequence[str]) -> None:
     if len(arguments) < 2:
         raise UserError("usage: python -m simulations.evidence.recycling_summary OUT_FOLDER RUN [RUN ...]")
     folder, summary = Path(arguments[0]), summarise([Path(run) for run in arguments[1:]])
-    write_atomic(folder / "kr.json", json.dumps(summary, indent=1).encode() + b"\n")
+    write_json(folder / "kr.json", summary)
     write_atomic(folder / "kr.png", draw(summary))
     write_atomic(folder / "kr_tables.md", tables(summary).encode())
     print(tables(summary), end="")

@@ -9,7 +9,6 @@ only what the server itself holds is counted.
 from __future__ import annotations
 
 import argparse
-import json
 import multiprocessing
 import resource
 import tempfile
@@ -23,11 +22,11 @@ from flwr.serverapp import Grid
 import fedkr
 from fedkr import wire
 from fedkr.config import Study
-from fedkr.environment import hardware, package_versions
+from fedkr.environment import provenance
 from fedkr.learning.job import Job
 from fedkr.learning.runtime import Runtime
 from fedkr.release import Release
-from fedkr.stages import StageStore
+from fedkr.stages import StageStore, write_json
 from server.contestant import Federation
 from server.coordinator import Coordinator
 from server.strategies.fedkr import Contestant as FedKR
@@ -116,10 +115,9 @@ def main() -> None:
         "command": f"python -m simulations.evidence.server_memory OUT.json --megabytes {options.megabytes:g}",
         "megabytes_a_site": options.megabytes,
         "peak_rss_megabytes_by_sites": peaks,
-        "hardware": hardware(),
-        "versions": package_versions(),
+        **provenance(),
     }
-    options.out.write_text(json.dumps(result, indent=1) + "\n")
+    write_json(options.out, result)
     print(peaks)
 
 

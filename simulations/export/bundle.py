@@ -6,9 +6,11 @@ import dataclasses
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 import fedkr
@@ -90,6 +92,24 @@ class ModelDescription:
         """
         shape = Shape(self.channels, self.size, len(self.classes))
         return load_weights(build_classifier(self.classifier, shape, "any"), weights).eval()
+
+
+def read_student(path: Path) -> tuple[nn.Module, ModelDescription]:
+    """Read the weights that ``fedkr export`` wrote; return the network in evaluation mode, and what it says of itself.
+
+    Raises:
+        UserError: the file is missing, damaged or of something else.
+    """
+    if not path.exists():
+        raise UserError(f"{path.parent}: holds no {path.name}; name a folder that `fedkr export` wrote")
+    try:
+        with safe_open(path, framework="pt") as handle:
+            metadata = handle.metadata() or {}
+            weights = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError) as error:
+        raise UserError(f"{path}: not a readable safetensors file ({error}); export it again") from None
+    description = ModelDescription.from_metadata(metadata, str(path))
+    return description.build(weights), description
 
 
 class ImageClassifier(nn.Module):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 from pathlib import Path
@@ -17,8 +18,9 @@ from fedkr.errors import UserError
 from fedkr.release import Release
 from fedkr.report import Results, load_results
 from fedkr.report.results import RESULTS_FILE
+from fedkr.run_files import RunFiles
 from fedkr.seeds import numpy_rng
-from fedkr.stages import Artifact, read_artifact, write_atomic
+from fedkr.stages import Artifact, read_artifact, write_atomic, write_json
 from simulations.export.bundle import (
     CARD_FILE,
     DESCRIPTION_FILE,
@@ -33,7 +35,6 @@ from simulations.export.model_card import write_card
 from simulations.export.onnx_file import check_onnx, to_onnx
 from simulations.study.command import command_of, portable
 
-STUDENT = Path("models") / "student.safetensors"
 # Few, since ONNX's reference implementation is slow on large images.
 COMPARED_IMAGES = 4
 
@@ -50,14 +51,14 @@ def export_run(run: Path, out: Path | None = None) -> Path:
     out = run / "export" if out is None else out
     results, student = read_run(run)
     study = parse_study(json.dumps(results["study"]))
-    description = describe(student, run / STUDENT)
+    description = describe(student, RunFiles(run).model("student"))
     classifier = ImageClassifier(description.build(student.tensors)).eval()
     make_folder(out / "releases")
     write_atomic(out / WEIGHTS_FILE, save(student.tensors, description.as_metadata()))
     write_atomic(out / ONNX_FILE, checked_onnx(classifier, description))
     facts = description.as_json() | _formats(description) | {"study": portable(results["study"])}
-    write_atomic(out / DESCRIPTION_FILE, json.dumps(facts, indent=2, ensure_ascii=False).encode() + b"\n")
-    for site, paths in released(results).items():
+    write_json(out / DESCRIPTION_FILE, facts)
+    for site, paths in results.get("releases", {}).items():
         write_release(out / "releases" / f"{file_name(site)}.npz", [run / path for path in paths], description.classes)
     write_atomic(out / CARD_FILE, write_card(results, study, description, command_of(study)).encode())
     return out
@@ -68,11 +69,12 @@ def read_run(run: Path) -> tuple[Results, Artifact]:
     if not (run / RESULTS_FILE).exists():
         raise UserError(f"{run}: no finished run (it has no {RESULTS_FILE}); the command that began it continues it")
     results = load_results(run)
-    if not (run / STUDENT).exists():
+    student = RunFiles(run).model("student")
+    if not student.exists():
         raise UserError(f"{run}: this run has no student; add fedkr to strategy.compare and run the study")
     if "study" not in results:
         raise UserError(f"{run / RESULTS_FILE}: has no study; run the study again to write it anew")
-    return results, read_artifact(run / STUDENT)
+    return results, read_artifact(student)
 
 
 def describe(student: Artifact, where: Path) -> ModelDescription:
@@ -95,18 +97,11 @@ def checked_onnx(classifier: nn.Module, description: ModelDescription) -> bytes:
 
 def _formats(description: ModelDescription) -> dict[str, Any]:
     side, channels, classes = description.size, description.channels, len(description.classes)
-    return {
-        "files": {
-            WEIGHTS_FILE: {
-                "input": f"float32 [N, {channels}, {side}, {side}], preprocessed",
-                "output": f"logits float32 [N, {classes}]",
-            },
-            ONNX_FILE: {
-                "input": f"{INPUT}: uint8 [N, {side}, {side}, {channels}], only resized",
-                "output": f"{OUTPUT}: float32 [N, {classes}]",
-            },
-        }
-    }
+    weights = {"input": f"float32 [N, {channels}, {side}, {side}], preprocessed"}
+    weights["output"] = f"logits float32 [N, {classes}]"
+    onnx = {"input": f"{INPUT}: uint8 [N, {side}, {side}, {channels}], only resized"}
+    onnx["output"] = f"{OUTPUT}: float32 [N, {classes}]"
+    return {"files": {WEIGHTS_FILE: weights, ONNX_FILE: onnx}}
 
 
 def make_folder(path: Path) -> None:
@@ -115,11 +110,6 @@ def make_folder(path: Path) -> None:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"{path}: cannot be made ({error.strerror}); name another folder with --out") from None
-
-
-def released(results: Results) -> dict[str, list[str]]:
-    """Return the files of each site's releases, relative to the run folder, in the order of the exchanges."""
-    return dict(results.get("releases", {}))  # type: ignore[call-overload]
 
 
 def file_name(site: str) -> str:
@@ -140,11 +130,6 @@ def write_release(path: Path, files: list[Path], classes: list[str]) -> None:
         "exchange": np.repeat(np.arange(1, len(releases) + 1), [len(release) for release in releases]),
         "classes": np.array(classes, dtype=np.str_),
     }
-    # np.savez adds .npz to a name that lacks it.
-    temporary = path.with_name(f".{path.stem}.tmp.npz")
-    try:
-        np.savez_compressed(temporary, allow_pickle=False, **arrays)
-        temporary.replace(path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise UserError(f"{path}: cannot be written ({error.strerror}); free space or choose another folder") from None
+    content = io.BytesIO()
+    np.savez_compressed(content, allow_pickle=False, **arrays)
+    write_atomic(path, content.getvalue())

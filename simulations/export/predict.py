@@ -12,12 +12,19 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
-from safetensors import SafetensorError, safe_open
 
-from fedkr.data.sources.folder import DEEP_MODES, GREY_MODES, SUFFIXES
+from fedkr.data.sources.folder import SUFFIXES, open_image
 from fedkr.data.sources.npz import NpzFile
 from fedkr.errors import UserError
-from simulations.export.bundle import INPUT, ONNX_FILE, OUTPUT, WEIGHTS_FILE, ImageClassifier, ModelDescription
+from simulations.export.bundle import (
+    INPUT,
+    ONNX_FILE,
+    OUTPUT,
+    WEIGHTS_FILE,
+    ImageClassifier,
+    ModelDescription,
+    read_student,
+)
 from simulations.export.onnx_file import open_session
 
 BATCH = 256
@@ -65,38 +72,21 @@ def load_model(path: Path) -> tuple[Classifier, ModelDescription]:
         UserError: no exported student, a damaged one, or ONNX without onnxruntime.
     """
     if path.is_dir():
-        found = [path / name for name in (WEIGHTS_FILE, ONNX_FILE) if (path / name).exists()]
-        if not found:
-            raise UserError(f"{path}: holds no {WEIGHTS_FILE}; name a folder that `fedkr export` wrote")
-        path = found[0]
+        path /= ONNX_FILE if (path / ONNX_FILE).exists() and not (path / WEIGHTS_FILE).exists() else WEIGHTS_FILE
     if path.suffix == ".onnx":
-        return _load_onnx(path)
-    if path.suffix == ".safetensors":
-        return _load_weights(path)
-    raise UserError(f"{path}: neither .safetensors nor .onnx; name what `fedkr export` wrote")
-
-
-def _load_weights(path: Path) -> tuple[Classifier, ModelDescription]:
-    try:
-        with safe_open(path, framework="pt") as handle:
-            metadata = handle.metadata() or {}
-            weights = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError, ValueError) as error:
-        raise UserError(f"{path}: not a readable safetensors file ({error}); export it again") from None
-    description = ModelDescription.from_metadata(metadata, str(path))
-    network = ImageClassifier(description.build(weights)).eval()
+        session = open_session(str(path))
+        description = ModelDescription.from_metadata(session.get_modelmeta().custom_metadata_map, str(path))
+        return lambda images: session.run([OUTPUT], {INPUT: images})[0], description
+    if path.suffix != ".safetensors":
+        raise UserError(f"{path}: neither .safetensors nor .onnx; name what `fedkr export` wrote")
+    student, description = read_student(path)
+    network = ImageClassifier(student).eval()
 
     @torch.inference_mode()
     def classify(images: NDArray[np.uint8]) -> NDArray[np.float32]:
         return network(torch.from_numpy(images)).numpy()
 
     return classify, description
-
-
-def _load_onnx(path: Path) -> tuple[Classifier, ModelDescription]:
-    session = open_session(str(path))
-    description = ModelDescription.from_metadata(session.get_modelmeta().custom_metadata_map, str(path))
-    return lambda images: session.run([OUTPUT], {INPUT: images})[0], description
 
 
 class Fitting:
@@ -110,7 +100,7 @@ class Fitting:
         """Return uint8 ``[side, side, channels]``: the central square, resized."""
         mode = "L" if self.channels == 1 else "RGB"
         if picture.mode != mode:
-            self.recoloured += (picture.mode in GREY_MODES) != (mode == "L")
+            self.recoloured += 1
             picture = picture.convert(mode)
         if picture.size != (self.side, self.side):
             self.resized += 1
@@ -132,25 +122,11 @@ def read_pictures(path: Path) -> Iterator[Picture]:
         shown = [file for file in files if not any(p.startswith(".") for p in file.relative_to(path).parts)]
         if not shown:
             raise UserError(f"{path}: no images in it; put {', '.join(SUFFIXES)} files there")
-        yield from ((file.relative_to(path).as_posix(), _open(file)) for file in shown)
+        yield from ((file.relative_to(path).as_posix(), open_image(file)) for file in shown)
     elif path.suffix.lower() == ".npz":
         yield from _read_npz(path)
     else:
-        yield str(path), _open(path)
-
-
-def _open(file: Path) -> Image.Image:
-    try:
-        with Image.open(file) as image:
-            if image.mode in DEEP_MODES or getattr(image, "n_frames", 1) > 1:
-                raise UserError(
-                    f"{file}: has more than 8 bits a channel, or several frames; save it as one 8-bit image"
-                )
-            # Palettes and transparency become plain colours here, so that grey images are told from colour ones.
-            upright = ImageOps.exif_transpose(image)
-            return upright.convert("L" if image.mode in GREY_MODES else "RGB")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise UserError(f"{file}: not a readable image ({error}); replace or remove it") from None
+        yield str(path), open_image(path)
 
 
 def _read_npz(path: Path) -> Iterator[Picture]:

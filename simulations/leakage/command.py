@@ -7,8 +7,6 @@ synthetic images. Teacher, generator and reference models are trained once; a po
 from __future__ import annotations
 
 import dataclasses
-import json
-import sys
 from collections.abc import Iterator, Sequence
 from functools import cached_property, partial, reduce
 from pathlib import Path
@@ -25,7 +23,7 @@ from fedkr.audit.subject import Subject
 from fedkr.config import AuditConfig, Study
 from fedkr.data import ImageSet
 from fedkr.data.images import Shape, content_digest
-from fedkr.environment import hardware, package_versions
+from fedkr.environment import provenance
 from fedkr.errors import UserError
 from fedkr.learning.classifier import train_on_real
 from fedkr.learning.job import Job
@@ -35,8 +33,7 @@ from fedkr.learning.runtime import Runtime
 from fedkr.progress import FileProgress
 from fedkr.recycle.distill import distill_student
 from fedkr.release import ReleasedSets
-from fedkr.stages import Artifact, StageStore, model_tensors, write_atomic
-from simulations.exits import guarded
+from fedkr.stages import Artifact, StageStore, model_tensors, write_atomic, write_json
 from simulations.leakage.figures import as_csv, as_png
 from simulations.live import run_folders
 from simulations.run_folder import RunFolder
@@ -145,8 +142,7 @@ class LeakageCurve:
             "nonmembers": {audit.site.name: len(audit.challenge.nonmembers) for audit in self.audits},
             "real": self.real(),
             "rows": rows,
-            "hardware": hardware(),
-            "versions": package_versions(),
+            **provenance(),
         }
 
     def point(self, point: CurvePoint, slices: Sequence[SyntheticSlices]) -> Row:
@@ -232,7 +228,7 @@ def accuracy(logits: np.ndarray, test: ImageSet) -> Row:
 
 def write_results(results: dict[str, Any], folder: Path) -> Path:
     """Write the curve as JSON, CSV and PNG; return the folder."""
-    write_atomic(folder / "leakage.json", json.dumps(results, indent=1).encode() + b"\n")
+    write_json(folder / "leakage.json", results)
     write_atomic(folder / "leakage.csv", as_csv(results).encode())
     write_atomic(folder / "leakage.png", as_png(results))
     return folder
@@ -242,7 +238,3 @@ def _line(row: Row) -> str:
     auc = f"AUC {row['auc']:.3f} ({row['auc_low']:.3f} to {row['auc_high']:.3f})"
     worst = f"worst {row['worst_site']} {row['worst_auc']:.3f}"
     return f"{row['labels']} labels, {row['sweep']} {row['value']:g}: accuracy {row['accuracy']:.3f}, {auc}, {worst}"
-
-
-if __name__ == "__main__":
-    sys.exit(guarded(lambda: main(sys.argv[1:])))

@@ -16,7 +16,7 @@ from omegaconf import DictConfig
 from fedkr.config import Study
 from fedkr.errors import UserError
 from server.composition import CONFIG_MODULE, CONFIG_NAME, one_line_errors, register_schema, study_from_config
-from simulations.exits import guarded, tell_failure
+from simulations.exits import tell_failure
 
 PROGRAM = "fedkr simulate"
 
@@ -94,7 +94,3 @@ def _command_line(program: str, arguments: Sequence[str]) -> Iterator[None]:
             del os.environ["HYDRA_FULL_ERROR"]
         else:
             os.environ["HYDRA_FULL_ERROR"] = full_error
-
-
-if __name__ == "__main__":
-    sys.exit(guarded(lambda: main(sys.argv[1:])))

@@ -63,16 +63,25 @@ def _image_files(folder: Path) -> list[Path]:
     return [file for file in files if file.suffix.lower() in SUFFIXES and not file.name.startswith(".")]
 
 
-def _read(file: Path, size: int) -> NDArray[np.uint8]:
-    """Return uint8 ``[H, W, 1 or 3]``."""
+def open_image(file: Path) -> Image.Image:
+    """Return an upright picture, in mode L where it is grey and RGB where not.
+
+    Raises:
+        UserError: a file that is no image, or one with more than 8 bits a channel or with several frames.
+    """
     try:
         with Image.open(file) as image:
             if image.mode in DEEP_MODES or getattr(image, "n_frames", 1) > 1:
                 what = "several frames" if getattr(image, "n_frames", 1) > 1 else "more than 8 bits a pixel"
                 raise UserError(f"{file}: has {what}; save it as one image of 8 bits a channel")
-            upright = ImageOps.exif_transpose(image).convert("L" if image.mode in GREY_MODES else "RGB")
+            return ImageOps.exif_transpose(image).convert("L" if image.mode in GREY_MODES else "RGB")
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise UserError(f"{file}: not a readable image ({error}); replace or remove it") from None
+
+
+def _read(file: Path, size: int) -> NDArray[np.uint8]:
+    """Return uint8 ``[H, W, 1 or 3]``."""
+    upright = open_image(file)
     if size:
         upright = ImageOps.fit(upright, (size, size), Image.Resampling.BICUBIC)
     pixels = np.asarray(upright, dtype=np.uint8)

@@ -22,7 +22,7 @@ def test_any_text_survives_the_run_config(tmp_path, text):
 
 
 def test_flower_accepts_the_shim_and_the_bundle_holds_nothing_else(tmp_path):
-    folder = bundle.write_bundle(tmp_path / "app", bundle.installed_shim())
+    folder = bundle.write_bundle(tmp_path / "app", bundle.installed())
     flwr = Path(sys.executable).with_name("flwr")
     built = subprocess.run([flwr, "build", "--app", folder], cwd=tmp_path, text=True, capture_output=True)
     assert built.returncode == 0, built.stdout + built.stderr

@@ -11,7 +11,8 @@ from fedkr.config import Study
 from fedkr.errors import UserError
 from fedkr.recycle.ablation import ABLATION, FIXED, FULL, USUAL
 from fedkr.report.plots.style import CYCLE
-from simulations.evidence.recycling_summary import RATIO_NAME, draw, main, spread, summarise, tables
+from simulations.evidence.recycling_plot import RATIO_NAME, draw
+from simulations.evidence.recycling_summary import main, spread, summarise, tables
 
 REAL = 0.9
 TRAIN = 100

@@ -17,7 +17,7 @@ from fedkr.stages import read_artifact
 from server.composition import compose_study
 from simulations.export import onnx_file
 from simulations.export.bundle import ImageClassifier, ModelDescription
-from simulations.export.command import STUDENT, export_run
+from simulations.export.command import export_run
 from simulations.export.onnx_file import check_onnx
 from simulations.study.command import command_of
 
@@ -46,7 +46,10 @@ def probabilities(folder, images):
 def test_an_export_holds_the_student_its_card_and_every_sites_releases(exported, finished_run):
     files = sorted(path.relative_to(exported).as_posix() for path in exported.rglob("*") if path.is_file())
     assert files == ["MODEL_CARD.md", "model.json", "releases/site-0.npz", "student.onnx", "student.safetensors"]
-    weights, kept = load_file(exported / "student.safetensors"), read_artifact(finished_run / STUDENT).tensors
+    weights, kept = (
+        load_file(exported / "student.safetensors"),
+        read_artifact(finished_run / "models" / "student.safetensors").tensors,
+    )
     assert weights.keys() == kept.keys()
     assert all(torch.equal(weights[name], kept[name]) for name in weights)
 
