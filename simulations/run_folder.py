@@ -22,7 +22,8 @@ from fedkr.generators import build_generator
 from fedkr.learning.job import Job
 from fedkr.learning.models import build_classifier
 from fedkr.learning.runtime import Runtime
-from fedkr.report import load_results, print_tables
+from fedkr.report.results import load_results
+from fedkr.report.tables import print_tables
 from fedkr.report.write import write_report
 from fedkr.run_files import RunFiles
 from fedkr.stages import write_atomic

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Required
+from typing import Any, Required
 
-from pydantic import Field
 from typing_extensions import TypedDict
 
-Fraction = Annotated[float, Field(ge=0, le=1)]
+from fedkr.strict_json import Rate
+
 # Written as calls because the keys are no identifiers; more FPRs may stand beside these.
 _ResolvedTpr = TypedDict(
     "_ResolvedTpr",
     {
-        "tpr_at_fpr_0.01": Fraction | None,
-        "tpr_at_fpr_0.01_low": Fraction | None,
-        "tpr_at_fpr_0.01_high": Fraction | None,
+        "tpr_at_fpr_0.01": Rate | None,
+        "tpr_at_fpr_0.01_low": Rate | None,
+        "tpr_at_fpr_0.01_high": Rate | None,
     },
     total=False,
 )
@@ -27,9 +27,9 @@ class AttackFigures(_ResolvedTpr, total=False):
     site: Required[str]
     attack: Required[str]
     references: str
-    auc: Fraction | None
-    auc_low: Fraction | None
-    auc_high: Fraction | None
+    auc: Rate | None
+    auc_low: Rate | None
+    auc_high: Rate | None
 
 
 class AuditRow(AttackFigures, total=False):
@@ -42,7 +42,7 @@ class AuditRow(AttackFigures, total=False):
 
     adversary: str
     others: bool | None
-    balanced_accuracy: Fraction | None
+    balanced_accuracy: Rate | None
     balanced_accuracy_low: float | None
     balanced_accuracy_high: float | None
     members: int
@@ -56,7 +56,7 @@ class BlindRow(TypedDict, total=False):
     """Members against non-members by their images alone; ``rejected`` (Holm over the sites) voids a site's audit."""
 
     site: Required[str]
-    auc: Fraction | None
+    auc: Rate | None
     p_value: float | None
     rejected: bool
 

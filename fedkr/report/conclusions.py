@@ -98,7 +98,7 @@ def audit_verdict(results: Results) -> str:
 def most_exposed(results: Results) -> tuple[float, str] | None:
     """Return the highest headline AUC at a site, on the student or on its released images, and on which of them."""
     shared = [row for row in headline_rows(results) if row["target"] in ("student", "release")]
-    found = [(row["auc"], target_label(row["target"], results)) for row in shared if row["auc"] is not None]
+    found = [(auc, target_label(row["target"], results)) for row in shared if (auc := row.get("auc")) is not None]
     return max(found, default=None)
 
 

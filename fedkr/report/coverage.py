@@ -1,13 +1,12 @@
-"""What the audit tested, on how much, and what it did not: a verdict means no more than this list."""
+"""What the audit tested, and on how much: a verdict means no more than this list."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from typing import Any
 
 from fedkr.audit.statistics.pooling import ALL_SITES
 from fedkr.audit.targets import OF_ONE_SITE
-from fedkr.config import ATTACKS, RELEASE_ATTACKS
+from fedkr.config import RELEASE_ATTACKS
 from fedkr.report.audit_fields import AuditRow
 from fedkr.report.results import Results
 from fedkr.report.selection import (
@@ -15,7 +14,6 @@ from fedkr.report.selection import (
     audited_sites,
     audited_targets,
     headline_rows,
-    kind_and_owner,
     references_kind,
 )
 from fedkr.report.wording import (
@@ -24,19 +22,18 @@ from fedkr.report.wording import (
     fpr_label,
     listing,
     plural,
-    references_label,
     row_fprs,
     span,
     target_label,
     tpr_figures,
 )
 
-NEVER_TESTED = (
-    "an attacker who takes part and poisons what is trained, or who asks for many releases",
-    "reconstruction of images and inference of attributes: the attacks only ask whether an image was trained on",
-    "whether a patient, rather than an image, took part",
-    "another seed: partition, training and sampling were drawn once",
-)
+# How each kind of reference models is made.
+MADE_BY = {
+    "direct": "classifiers trained on random halves of its members and holdout",
+    "pipeline": "teacher, generator and student repeated on random halves, with checkpoint and sampling fixed from the "
+    "real run",
+}
 
 
 def tested(results: Results) -> dict[str, str]:
@@ -45,36 +42,6 @@ def tested(results: Results) -> dict[str, str]:
     topics = {**_adversaries(results), "Attacks": _attacks(rows), "Reference models": _references(results)}
     topics |= {"Images": _images(results), "Low false-positive rates": _resolution(results)}
     return topics | _controls(results)
-
-
-def not_tested(results: Results) -> list[str]:
-    """Return what this audit left out, then what no audit of this kind covers."""
-    rows, extras = results.get("audit", []), results.get("audit_extras", {})
-    kinds = {references_kind(row) for row in rows}
-    run = {row["attack"] for row in rows}
-    targets = {kind_and_owner(results, row["target"])[0] for row in rows}
-    left_out = []
-    if not kinds & {"direct", "pipeline"}:
-        left_out.append(
-            "attacks with reference models, which are stronger: without them, low figures rule out nothing and the "
-            "chance differences in difficulty between members and holdout stay in every figure"
-        )
-    elif "pipeline" not in kinds:
-        left_out.append("references that repeat the whole pipeline, the closest to how a student is made")
-    missing = [attack_label(attack) for attack in ATTACKS if attack not in run]
-    if missing and kinds & {"direct", "pipeline"}:
-        left_out.append(f"attacks left out: {', '.join(missing)}")
-    if "release" not in targets:
-        left_out.append("the released images themselves")
-    if not targets & {"site-student", "update"}:
-        left_out.append("the server as the attacker, who sees what each site sent")
-    if not extras.get("canaries"):
-        left_out.append("canaries, which show the worst case that averages hide")
-    if not any("coins" in row for row in extras.get("epsilon", [])):
-        left_out.append("a lower bound on epsilon, which needs fair coins (audit.coins or canaries)")
-    if not extras.get("blind"):
-        left_out.append("the blind baseline: whether members and non-members differ without any model")
-    return [*left_out, *NEVER_TESTED]
 
 
 def _adversaries(results: Results) -> dict[str, str]:
@@ -103,16 +70,8 @@ def _references(results: Results) -> str:
     rows = results.get("audit", [])
     options = results.get("study", {}).get("audit") or {}
     kinds = {references_kind(row) for row in rows}
-    parts = []
-    if "direct" in kinds:
-        count = _count(options, "direct_references")
-        parts.append(f"{count}direct ones a site: classifiers trained on random halves of its members and holdout")
-    if "pipeline" in kinds:
-        count = _count(options, "pipeline_references")
-        parts.append(
-            f"{count}pipeline ones a site: teacher, generator and student repeated on random halves, with checkpoint "
-            "and sampling fixed from the real run"
-        )
+    counts = {kind: options.get(f"{kind}_references") or "" for kind in MADE_BY}
+    parts = [f"{counts[kind]} {kind} ones a site: {how}".lstrip() for kind, how in MADE_BY.items() if kind in kinds]
     if not parts:
         return "Not used: each score comes from the attacked model alone."
     pooled = [row for row in rows if row["target"] not in OF_ONE_SITE and row["site"] != ALL_SITES]
@@ -125,7 +84,7 @@ def _used(results: Results) -> str:
     """Say which kind the headline figures rest on, by target."""
     by_kind: dict[str, dict[str, None]] = defaultdict(dict)
     for row in headline_rows(results):
-        by_kind[references_label(row)][target_label(row["target"], results)] = None
+        by_kind[references_kind(row)][target_label(row["target"], results)] = None
     return "".join(
         f"Headline by {kind} ones: {listing(list(by_kind[kind]))}. " for kind in sorted(by_kind) if kind
     ).strip()
@@ -175,10 +134,6 @@ def _controls(results: Results) -> dict[str, str]:
     if coins := [row["coins"] for row in extras.get("epsilon", []) if "coins" in row]:
         topics["Coins"] = f"{span(coins)} fair coins a site for the bound on epsilon."
     return topics
-
-
-def _count(options: dict[str, Any], name: str) -> str:
-    return f"{options[name]} " if options.get(name) else ""
 
 
 def _sentence(text: str) -> str:

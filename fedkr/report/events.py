@@ -9,7 +9,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from fedkr.report.results import Results
 from fedkr.report.samples import SiteSamples, shown_classes, tile_grid
-from fedkr.report.wording import references_label
+from fedkr.report.selection import references_kind
 
 SUFFIX = ".report"
 GRID_COLUMNS = 8
@@ -46,7 +46,7 @@ def _write_curves(writer: SummaryWriter, results: Results) -> None:
 
 def _write_audit(writer: SummaryWriter, results: Results) -> None:
     for row in results.get("audit", []):
-        references = references_label(row)
+        references = references_kind(row)
         attack = f"{row['attack']}-{references}" if references else row["attack"]
         _scalar(writer, f"audit_auc/{row['target']}/{attack}/{row['site']}", row.get("auc"), 0)
 

@@ -11,7 +11,8 @@ from pydantic import TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 
 from fedkr.errors import UserError
-from fedkr.report.audit_fields import AuditExtras, AuditRow, Fraction
+from fedkr.report.audit_fields import AuditExtras, AuditRow
+from fedkr.strict_json import Rate
 
 RESULTS_FILE = "results.json"
 
@@ -19,9 +20,9 @@ RESULTS_FILE = "results.json"
 class Scores(TypedDict, total=False):
     """Test scores (fractions 0..1), bytes on the wire and computing time in seconds; null where there is none."""
 
-    accuracy: Fraction | None
-    balanced_accuracy: Fraction | None
-    auc: Fraction | None
+    accuracy: Rate | None
+    balanced_accuracy: Rate | None
+    auc: Rate | None
     bytes_up: float | None
     bytes_down: float | None
     seconds: float | None

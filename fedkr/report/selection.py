@@ -62,8 +62,9 @@ def adversary(row: Mapping[str, Any]) -> str:
 
 
 def references_kind(row: Mapping[str, Any]) -> str:
-    """Return the kind of an attack's reference models; ``none`` for rows from before there were any."""
-    return row.get("references") or "none"
+    """Return the kind of an attack's reference models, ``direct`` or ``pipeline``; nothing where it needs none."""
+    kind = row.get("references")
+    return "" if kind in (None, "none") else str(kind)
 
 
 def audited_targets(results: Results) -> dict[str, str]:

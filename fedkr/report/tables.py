@@ -11,7 +11,7 @@ from fedkr.audit.statistics.pooling import ALL_SITES
 from fedkr.audit.verdict import CHANCE, FOUND, NONE_FOUND, UNCLEAR
 from fedkr.report.audit_fields import AuditRow
 from fedkr.report.results import Results
-from fedkr.report.selection import adversary, audited_sites, headline_by_target, verdict_counts
+from fedkr.report.selection import adversary, audited_sites, headline_by_target, references_kind, verdict_counts
 from fedkr.report.wording import (
     NONE,
     NOT_RESOLVABLE,
@@ -21,7 +21,6 @@ from fedkr.report.wording import (
     duration,
     percent,
     plural,
-    references_label,
     size,
     strategy_label,
     target_label,
@@ -117,7 +116,7 @@ def audit_table(results: Results) -> Table:
 
 def _target(target: str, row: AuditRow, results: Results) -> Text:
     """Return what was attacked, and below it by whom and with which reference models."""
-    references = references_label(row)
+    references = references_kind(row)
     below = f"{adversary(row)} · {references}" if references else adversary(row)
     return Text.assemble(target_label(target, results), "\n", (below, "dim"))
 

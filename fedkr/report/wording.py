@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from fedkr.report.audit_fields import AttackFigures, AuditRow, PairedRow
@@ -148,15 +148,9 @@ def duration(seconds: float | None) -> str:
     return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
 
 
-def references_label(row: Mapping[str, Any]) -> str:
-    """Return the kind of an attack's reference models, nothing where it needs none."""
-    kind = references_kind(row)
-    return "" if kind == "none" else kind
-
-
 def attack_with_references(row: Mapping[str, Any]) -> str:
     """Return an attack and the kind of reference models that it used, as in 'RMIA, pipeline references'."""
-    references = references_label(row)
+    references = references_kind(row)
     return attack_label(row.get("attack", NONE)) + (f", {references} references" if references else "")
 
 
@@ -169,6 +163,11 @@ def tpr_interval(row: AttackFigures, fpr: float = 0.01) -> str:
     """Return the TPR at an FPR with its interval, or that the non-members are too few to resolve it."""
     tpr, low, high = tpr_figures(row, fpr)
     return NOT_RESOLVABLE if tpr is None else percent(tpr) + _limits(low, high, ".1f", 100)
+
+
+def tpr_intervals(row: AttackFigures, fprs: Iterable[float]) -> list[str]:
+    """Return the TPR at each FPR, as :func:`tpr_interval` does."""
+    return [tpr_interval(row, fpr) for fpr in fprs]
 
 
 def balanced_interval(row: AuditRow) -> str:

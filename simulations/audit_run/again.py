@@ -10,7 +10,7 @@ from typing import Any
 
 from fedkr.config import AuditConfig, Study
 from fedkr.errors import UserError
-from fedkr.report import Results, load_results
+from fedkr.report.results import Results, load_results
 from server.composition import compose_study
 from simulations.backends import make_backend
 from simulations.live import run_folders

@@ -23,8 +23,8 @@ from fedkr.learning.job import Job
 from fedkr.learning.models import build_classifier
 from fedkr.learning.runtime import Runtime
 from fedkr.progress import FileProgress
-from fedkr.report import plain
 from fedkr.report.pages.outside import render_outside
+from fedkr.report.results import plain
 from fedkr.report.wording import attack_with_references, auc_interval, tpr_interval
 from fedkr.stages import StageStore, write_atomic, write_json
 from server.composition import compose_study

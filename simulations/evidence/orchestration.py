@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 from fedkr.environment import provenance
-from fedkr.report import load_results
+from fedkr.report.results import load_results
 from fedkr.stages import write_json
 from server.composition import compose_study
 from simulations.study.run import run_study

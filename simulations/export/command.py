@@ -16,8 +16,7 @@ from torch import nn
 from fedkr.config import StudentConfig, parse_study, read_dataclass
 from fedkr.errors import UserError
 from fedkr.release import Release
-from fedkr.report import Results, load_results
-from fedkr.report.results import RESULTS_FILE
+from fedkr.report.results import RESULTS_FILE, Results, load_results
 from fedkr.run_files import RunFiles
 from fedkr.seeds import numpy_rng
 from fedkr.stages import Artifact, read_artifact, write_atomic, write_json

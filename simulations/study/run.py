@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 from fedkr.config import Study
-from fedkr.report import load_results
+from fedkr.report.results import load_results
 from fedkr.report.write import write_report
 from fedkr.run_files import RunFiles
 from simulations.backends import make_backend

@@ -10,7 +10,7 @@ import numpy as np
 
 from fedkr.data import SiteData
 from fedkr.release import read_slice
-from fedkr.report import SiteSamples
+from fedkr.report.samples import SiteSamples
 
 # Enough for the report's grids; the release itself stays in the run folder.
 SHOWN = 400

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from fedkr.errors import UserError
-from fedkr.report import headline_rows, load_results
+from fedkr.report.results import load_results
+from fedkr.report.selection import headline_rows
 from simulations.study.command import portable
 
 FIGURES = ("accuracy", "balanced_accuracy", "auc", "bytes_up", "bytes_down", "seconds")

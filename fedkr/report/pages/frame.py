@@ -7,6 +7,7 @@ import io
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from inspect import getmembers, isfunction
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from fedkr.report import wording
 from fedkr.report.audit_fields import PairedRow
 from fedkr.report.plots.style import HEAT, text_on, to_png, to_svg
 from fedkr.report.samples import fit
-from fedkr.report.selection import adversary
+from fedkr.report.selection import adversary, references_kind
 
 # Above guessing by this much, an AUC is on the darkest ground.
 HEAT_RANGE = 0.25
@@ -37,12 +38,14 @@ class Picture:
     width: int
 
 
-def picture(figure: Figure, kind: str = "svg") -> Picture:
-    """Return a figure as an embedded picture: ``svg`` for charts, ``png`` for images."""
-    width = round(figure.get_figwidth() * INCH)
-    if kind == "svg":
-        return Picture(_address("svg+xml", to_svg(figure)), width)
-    return Picture(_address("png", to_png(figure)), width)
+def pictures(figures: Mapping[str, Figure | None]) -> dict[str, Picture]:
+    """Return figures as embedded pictures: the sites' images as PNG, charts as SVG; None is left out."""
+    return {name: _picture(name, figure) for name, figure in figures.items() if figure is not None}
+
+
+def _picture(name: str, figure: Figure) -> Picture:
+    kind, draw = ("png", to_png) if name.startswith("samples-") else ("svg+xml", to_svg)
+    return Picture(_address(kind, draw(figure)), round(figure.get_figwidth() * INCH))
 
 
 def tile(image: NDArray[np.uint8], side: int) -> Picture:
@@ -77,9 +80,9 @@ def _as_json(value: Any, indent: int | None = None) -> str:
     return value if isinstance(value, str) else json.dumps(value, indent=indent, ensure_ascii=False, default=str)
 
 
-def _or_dash(format_value: Callable[..., str]) -> Callable[..., str]:
+def _or_none(function: Callable[..., str]) -> Callable[..., str]:
     """Let a filter take a key that a document leaves out for null, which reads '-'."""
-    return lambda *values: format_value(*(None if isinstance(value, Undefined) else value for value in values))
+    return lambda *values: function(*(None if isinstance(value, Undefined) else value for value in values))
 
 
 def _environment() -> Environment:
@@ -90,30 +93,11 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    numbers = (
-        wording.percent,
-        wording.decimal,
-        wording.size,
-        wording.duration,
-        wording.whole,
-        wording.p_value,
-        wording.share_of,
-    )
-    environment.filters |= {number.__name__: _or_dash(number) for number in numbers}
+    environment.filters |= {name: _or_none(function) for name, function in getmembers(wording, isfunction)}
     environment.filters |= {
-        "strategy": wording.strategy_label,
-        "strategy_meaning": wording.strategy_meaning,
         "adversary": adversary,
-        "attack": wording.attack_label,
-        "attack_with_references": wording.attack_with_references,
-        "references": wording.references_label,
-        "auc_interval": wording.auc_interval,
-        "tpr_interval": wording.tpr_interval,
-        "balanced_interval": wording.balanced_interval,
-        "tpr_intervals": lambda row, fprs: [wording.tpr_interval(row, fpr) for fpr in fprs],
-        "difference_interval": wording.difference_interval,
+        "references_kind": references_kind,
         "excludes_zero": _excludes_zero,
-        "plural": wording.plural,
         "heat": _heat,
         "as_json": _as_json,
     }

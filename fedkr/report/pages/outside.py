@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from fedkr.report.pages.audit import audit_view, embedded
-from fedkr.report.pages.frame import render
+from fedkr.report.pages.audit import audit_view
+from fedkr.report.pages.frame import pictures, render
 from fedkr.report.plots.audit import forest_chart, roc_chart
 from fedkr.report.results import check_results
 
@@ -35,7 +35,7 @@ def render_outside(document: Mapping[str, Any]) -> str:
         "document": document,
         "verdict": document["audit_extras"]["verdicts"][0],
         "tested": _topics(document, view["tested"]),
-        "pictures": embedded({"forest": forest_chart(results), "roc": roc_chart(results)}),
+        "pictures": pictures({"forest": forest_chart(results), "roc": roc_chart(results)}),
     }
     return render("outside.html", view)
 

@@ -9,8 +9,8 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from fedkr.report.conclusions import accuracy_verdict, audit_verdict, most_exposed, uncertainty
-from fedkr.report.pages.audit import audit_view, embedded
-from fedkr.report.pages.frame import render
+from fedkr.report.pages.audit import audit_view
+from fedkr.report.pages.frame import pictures, render
 from fedkr.report.plots import draw_figures
 from fedkr.report.results import Results, SiteScores
 from fedkr.report.samples import SiteSamples
@@ -31,7 +31,7 @@ def render_report(
     """
     samples = samples or {}
     figures = draw_figures(results, samples) if figures is None else figures
-    return render("report.html", _view(results, samples) | {"pictures": embedded(figures)})
+    return render("report.html", _view(results, samples) | {"pictures": pictures(figures)})
 
 
 def _view(results: Results, samples: Mapping[str, SiteSamples]) -> dict[str, Any]:

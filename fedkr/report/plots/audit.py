@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -35,10 +35,10 @@ from fedkr.report.selection import (
     audited_sites,
     headline_by_target,
     plane_points,
+    references_kind,
 )
 from fedkr.report.wording import (
     ADVERSARY_MEANING,
-    references_label,
     row_fprs,
     shortened,
     strategy_label,
@@ -49,6 +49,7 @@ from fedkr.report.wording import (
 PLANE_FPR = 0.01
 # No tick above 100 %, and room for half a marker.
 ACCURACY_TOP = 1.003
+GUESSING: dict[str, Any] = {"color": QUIET, "linewidth": 1, "linestyle": (0, (4, 3))}
 _MARKERS = {"release": "s", "update": "^"}
 _PART = {
     "release": ": released images",
@@ -60,9 +61,7 @@ _PART = {
 
 def roc_chart(results: Results) -> Figure | None:
     """Return the headline attack's ROC on log-log axes: a panel per target, a line per site, 95 % bars at the FPRs."""
-    by_target = {
-        target: rows for target, rows in headline_by_target(results).items() if any(row.get("roc") for row in rows)
-    }
+    by_target = {t: rows for t, rows in headline_by_target(results).items() if any(row.get("roc") for row in rows)}
     if not by_target:
         return None
     columns = min(3 if len(by_target) > 4 else 2, len(by_target))
@@ -70,10 +69,11 @@ def roc_chart(results: Results) -> Figure | None:
     figure = new_figure(side * columns, (side - 0.3) * -(-len(by_target) // columns) + 0.3)
     axes = panel_grid(figure, len(by_target), columns, share_x=True)
     everything = [row for rows in by_target.values() for row in rows]
-    floor = 0.5 / max(row.get("nonmembers", 0) or 100 for row in everything)
+    floor = 0.5 * _resolution(everything)
     sites = list(dict.fromkeys(row["site"] for row in everything if row["site"] != ALL_SITES))
     for ax, (target, rows) in zip(axes, by_target.items(), strict=True):
-        _roc_panel(ax, shortened(target_label(target, results), LONGEST), rows, sites, floor)
+        _roc_axes(ax, shortened(target_label(target, results), LONGEST), floor, _resolution(rows))
+        _roc_lines(ax, rows, sites, floor)
     for ax in axes[-columns:]:
         ax.tick_params(labelbottom=True)
         ax.set_xlabel("false-positive rate")
@@ -83,14 +83,25 @@ def roc_chart(results: Results) -> Figure | None:
     return figure
 
 
-def _roc_panel(ax: Axes, title: str, rows: list[AuditRow], sites: list[str], floor: float) -> None:
+def _resolution(rows: list[AuditRow]) -> float:
+    """Return the least FPR that the rows' non-members can resolve."""
+    return 1 / max(row.get("nonmembers", 0) or 100 for row in rows)
+
+
+def _roc_axes(ax: Axes, title: str, floor: float, resolved: float) -> None:
     clean_axes(ax, title, grid="both")
-    ax.set(xscale="log", yscale="log", xlim=(floor, 1), ylim=(floor, 1), aspect="equal")
-    resolved = 1 / max(row.get("nonmembers", 0) or 100 for row in rows)
+    ax.set(xscale="log", yscale="log", xlim=(floor, 1), ylim=(floor, 1), aspect="equal", ylabel="true-positive rate")
     ax.axvspan(floor, resolved, color="#eceff2", zorder=0, linewidth=0)
     middle = (floor * resolved) ** 0.5
     ax.text(middle, 0.9, "not resolvable", fontsize=8, color=QUIET, rotation=90, ha="center", va="top")
-    ax.plot([floor, 1], [floor, 1], color=QUIET, linewidth=1, linestyle=(0, (4, 3)), label="guessing")
+    ax.plot([floor, 1], [floor, 1], **GUESSING, label="guessing")
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.set_major_formatter(FuncFormatter(lambda rate, _: f"{100 * rate:g}%"))
+        axis.set_minor_formatter(NullFormatter())
+    ax.label_outer()
+
+
+def _roc_lines(ax: Axes, rows: list[AuditRow], sites: list[str], floor: float) -> None:
     for index, row in enumerate(rows):
         pooled = row["site"] == ALL_SITES
         style = {"color": INK} if pooled else series_style(sites.index(row["site"]))
@@ -101,61 +112,52 @@ def _roc_panel(ax: Axes, title: str, rows: list[AuditRow], sites: list[str], flo
             ax.plot(*points.T, label=shortened(row["site"], LONGEST), linewidth=0.9 if thin else 1.7, **style)
         if not thin:
             _tpr_bars(ax, row, style["color"], floor, 1.12 ** (index - (len(rows) - 1) / 2))
-    for axis in (ax.xaxis, ax.yaxis):
-        axis.set_major_formatter(FuncFormatter(lambda rate, _: f"{100 * rate:g}%"))
-        axis.set_minor_formatter(NullFormatter())
-    ax.set_ylabel("true-positive rate")
-    ax.label_outer()
 
 
 def _tpr_bars(ax: Axes, row: AuditRow, colour: str, floor: float, shift: float) -> None:
     """Draw the interval of each resolvable TPR, moved sideways by a factor so that the sites' bars stand apart."""
+    pooled = row["site"] == ALL_SITES
+    marker, size = ("D", 4.2) if pooled else ("o", 3.4)
+    label = ALL_SITES if pooled else None
     for fpr in row_fprs(row):
         tpr, low, high = tpr_figures(row, fpr)
         if tpr is None or low is None or high is None or high <= floor:
             continue
         ax.plot([fpr * shift] * 2, [max(low, floor), high], color=colour, linewidth=1.1, alpha=0.75)
-        pooled = row["site"] == ALL_SITES
-        label = ALL_SITES if pooled else None
-        marker, size = ("D", 4.2) if pooled else ("o", 3.4)
         ax.plot(fpr * shift, max(tpr, floor), linestyle="", marker=marker, markersize=size, color=colour, label=label)
 
 
 def forest_chart(results: Results) -> Figure | None:
     """Return every headline AUC with its 95 % interval: a group per target, a line per site, the pooled one last."""
-    groups = {
-        target: _shown([row for row in rows if row.get("auc") is not None])
-        for target, rows in headline_by_target(results).items()
-    }
+    groups = {target: _shown(rows) for target, rows in headline_by_target(results).items()}
     groups = {target: rows for target, rows in groups.items() if rows}
     if not groups:
         return None
     sites = audited_sites(results)
-    lines = sum(len(rows) + 1.5 for rows in groups.values())
-    figure = new_figure(7.8, 0.8 + 0.2 * lines)
+    figure = new_figure(7.8, 0.8 + 0.2 * sum(len(rows) + 1.5 for rows in groups.values()))
     ax = clean_axes(figure.add_subplot(), grid="x")
-    y, titles, names = 0.0, {}, {}
+    y, labels = -1.5, {}
     for target, rows in groups.items():
-        titles[y] = _group_title(target, rows, results)
+        y += 1.5
+        labels[y] = _group_title(target, rows[0], results), {"fontweight": "bold", "color": INK}
         for row in rows:
             y += 1
             _forest_line(ax, y, row, sites)
-            names[y] = shortened(row["site"], LONGEST)
-        y += 1.5
+            labels[y] = shortened(row["site"], LONGEST), {"color": QUIET}
     ax.axvline(CHANCE, color=INK, linewidth=1, zorder=1)
     ax.axvline(LARGEST_PASS, color=QUIET, linewidth=1, linestyle=(0, (2, 2)), zorder=1)
-    labels = dict(sorted((titles | names).items()))
-    ax.set_yticks(list(labels), list(labels.values()))
-    for place, tick in zip(labels, ax.get_yticklabels(), strict=True):
-        tick.set(fontweight="bold" if place in titles else "normal", color=INK if place in titles else QUIET)
-    ax.set_ylim(y - 0.7, -0.8)
+    ax.set_yticks(list(labels), [text for text, _ in labels.values()])
+    for tick, (_, style) in zip(ax.get_yticklabels(), labels.values(), strict=True):
+        tick.set(**style)
+    ax.set_ylim(y + 0.8, -0.8)
     ax.set_xlabel("AUC of the headline attack · line: guessing · dots: limit of 'no leakage found'")
     ax.spines["left"].set_visible(False)
     return figure
 
 
 def _shown(rows: list[AuditRow]) -> list[AuditRow]:
-    """Return all rows of a few sites; of many, the highest ones and the pooled one."""
+    """Return the rows with an AUC: all of a few sites; of many, the highest ones and the pooled one."""
+    rows = [row for row in rows if row.get("auc") is not None]
     sites = [row for row in rows if row["site"] != ALL_SITES]
     if len(sites) <= MANY_LINES:
         return rows
@@ -163,8 +165,8 @@ def _shown(rows: list[AuditRow]) -> list[AuditRow]:
     return [*highest, *(row for row in rows if row["site"] == ALL_SITES)]
 
 
-def _group_title(target: str, rows: Sequence[Mapping[str, Any]], results: Results) -> str:
-    references = references_label(rows[0])
+def _group_title(target: str, row: AuditRow, results: Results) -> str:
+    references = references_kind(row)
     return shortened(target_label(target, results), LONGEST) + (f" · {references}" if references else "")
 
 
@@ -182,39 +184,34 @@ def plane_chart(results: Results) -> Figure | None:
 
     The sites' own models, which nobody else sees, stand with the outsider's: that is where all final models are.
     """
-    points = plane_points(results)
-    lines = {
-        OUTSIDER: [p for p in points if adversary(p.row) != SERVER],
-        SERVER: [p for p in points if adversary(p.row) == SERVER],
-    }
-    lines = {who: shown for who, shown in lines.items() if shown}
+    lines: dict[str, list[PlanePoint]] = {OUTSIDER: [], SERVER: []}
+    for point in plane_points(results):
+        lines[SERVER if adversary(point.row) == SERVER else OUTSIDER].append(point)
+    lines = {who: points for who, points in lines.items() if points}
     if not lines:
         return None
     figure = new_figure(9.0, 3.3 * len(lines))
     axes = figure.subplots(len(lines), 3, squeeze=False, width_ratios=(1, 1, 0.55), gridspec_kw={"hspace": 0.12})
-    for line, (who, shown) in zip(axes, lines.items(), strict=True):
-        title = f"{who}: {ADVERSARY_MEANING[who]}"
-        _plane_panel(line[0], shown, title, ("auc", "auc_low", "auc_high"), CHANCE)
-        key = f"tpr_at_fpr_{PLANE_FPR:g}"
-        _plane_panel(line[1], shown, "", (key, f"{key}_low", f"{key}_high"), PLANE_FPR)
-        line[1].xaxis.set_major_formatter(PercentFormatter(1.0))
-        line[0].set_xlabel("AUC of the attack (left is better)")
-        line[1].set_xlabel("TPR at 1 % FPR (left is better)")
-        line[0].set_ylabel("accuracy")
-        line[2].set_axis_off()
-        line[2].legend(
-            handles=[_plane_handle(p, results) for p in shown], loc="center left", frameon=False, fontsize=8.5
-        )
+    for (left, right, names), (who, points) in zip(axes, lines.items(), strict=True):
+        _plane_panel(left, points, "auc", CHANCE)
+        _plane_panel(right, points, f"tpr_at_fpr_{PLANE_FPR:g}", PLANE_FPR)
+        clean_axes(left, f"{who}: {ADVERSARY_MEANING[who]}")
+        left.set(xlabel="AUC of the attack (left is better)", ylabel="accuracy")
+        right.set_xlabel("TPR at 1 % FPR (left is better)")
+        right.xaxis.set_major_formatter(PercentFormatter(1.0))
+        names.set_axis_off()
+        handles = [_plane_handle(point) for point in points]
+        names.legend(handles=handles, loc="center left", frameon=False, fontsize=8.5)
     return figure
 
 
-def _plane_panel(ax: Axes, points: list[PlanePoint], title: str, keys: tuple[str, str, str], chance: float) -> None:
-    clean_axes(ax, title, grid="both")
-    ax.axvline(chance, color=QUIET, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
+def _plane_panel(ax: Axes, points: list[PlanePoint], figure: str, chance: float) -> None:
+    clean_axes(ax, grid="both")
+    ax.axvline(chance, **GUESSING, zorder=1)
     known = 0
     for point in points:
         row: Mapping[str, Any] = point.row
-        x, low, high = (row.get(key) for key in keys)
+        x, low, high = (row.get(f"{figure}{end}") for end in ("", "_low", "_high"))
         if x is None:
             continue
         known += 1
@@ -223,9 +220,8 @@ def _plane_panel(ax: Axes, points: list[PlanePoint], title: str, keys: tuple[str
         ax.plot(x, point.accuracy, linestyle="", **_plane_marker(point))
     if not known:
         ax.text(0.5, 0.5, "not resolvable", ha="center", color=QUIET, fontsize=9, transform=ax.transAxes)
-    accuracies = [point.accuracy for point in points]
-    middle = (max(accuracies) + min(accuracies)) / 2
-    half = 0.62 * max(max(accuracies) - min(accuracies), 0.05)
+    least, most = min(point.accuracy for point in points), max(point.accuracy for point in points)
+    middle, half = (most + least) / 2, 0.62 * max(most - least, 0.05)
     ax.set_ylim(middle - half, min(middle + half, ACCURACY_TOP))
     ax.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     ax.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
@@ -233,19 +229,17 @@ def _plane_panel(ax: Axes, points: list[PlanePoint], title: str, keys: tuple[str
 
 def _plane_marker(point: PlanePoint) -> dict[str, Any]:
     colour = strategy_colour(point.strategy)
-    hollow = point.row.get("references") == "pipeline"
-    face = "white" if hollow else colour
     return {
         "marker": _MARKERS.get(point.kind, "o"),
         "markersize": 7.5,
-        "markerfacecolor": face,
+        "markerfacecolor": "white" if point.row.get("references") == "pipeline" else colour,
         "markeredgecolor": colour,
         "markeredgewidth": 1.6,
     }
 
 
-def _plane_handle(point: PlanePoint, results: Results) -> Line2D:
+def _plane_handle(point: PlanePoint) -> Line2D:
     name = shortened(strategy_label(point.strategy), LONGEST) + _PART.get(point.kind, "")
-    references = references_label(point.row)
+    references = references_kind(point.row)
     text = f"{name}\n{references} references" if references else name
     return Line2D([], [], linestyle="", label=text, color=RULE, **_plane_marker(point))

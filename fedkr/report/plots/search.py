@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -25,69 +26,65 @@ from fedkr.report.results import Results
 from fedkr.report.search import Candidate, SiteSearch, search_metric, site_searches
 from fedkr.report.wording import plural, shortened, strategy_label
 
+COLUMNS = 3
 MOST_TICKS = 4
-Points = list[tuple[float, float, bool]]
 
 
 def site_search_chart(results: Results) -> Figure | None:
     """Return a panel a site: its checkpoints as a curve, its sampler settings beside it; many sites share one panel."""
-    searches = {site: found for site, found in site_searches(results).items() if _points(found.checkpoints)}
+    searches = {site: found for site, found in site_searches(results).items() if _scored(found.checkpoints)}
     if not searches:
         return None
     panels = 1 if len(searches) > MANY_LINES else len(searches)
-    figure = new_figure(9.0 if panels > 1 else 7.0, 0.5 + 2.2 * -(-panels // 3))
-    axes = panel_grid(figure, panels, columns=min(3, panels))
+    figure = new_figure(9.0 if panels > 1 else 7.0, 0.5 + 2.2 * -(-panels // COLUMNS))
+    axes = panel_grid(figure, panels, min(COLUMNS, panels))
     if panels < len(searches):
         _shared_panel(axes[0], list(searches.values()))
     else:
         for ax, (site, search) in zip(axes, searches.items(), strict=True):
             _site_panel(ax, site, search)
     metric = search_metric(results)
-    for ax in axes[::3]:
+    for ax in axes[::COLUMNS]:
         ax.set_ylabel(f"{'AUC' if metric == 'auc' else metric} on val")
     if metric == "accuracy":
         axes[0].yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     return figure
 
 
-def _points(candidates: list[Candidate]) -> Points:
-    return [(float(c.step or 0), c.score, c.chosen) for c in candidates if c.score is not None]
+def _scored(candidates: list[Candidate]) -> list[Candidate]:
+    return [candidate for candidate in candidates if candidate.score is not None]
 
 
 def _shared_panel(ax: Axes, searches: list[SiteSearch]) -> None:
     clean_axes(ax, grid="y")
     for index, search in enumerate(searches):
-        x, y, _ = zip(*_points(search.checkpoints), strict=True)
-        ax.plot(x, y, linewidth=1, **series_style(index))
+        curve = _scored(search.checkpoints)
+        ax.plot([c.step or 0 for c in curve], [c.score or 0.0 for c in curve], linewidth=1, **series_style(index))
     ax.set_xlabel("generator step · a line for each site")
 
 
 def _site_panel(ax: Axes, site: str, search: SiteSearch) -> None:
     clean_axes(ax, shortened(site, LONGEST), grid="y")
-    points, tuned = _points(search.checkpoints), _points(search.settings)
-    steps = [step for step, _, _ in points]
-    ax.plot(steps, [score for _, score, _ in points], color=CYCLE[0], linewidth=1.7, marker="o", markersize=3.5)
-    _ring_chosen(ax, points, CYCLE[0])
+    curve, tuned = _scored(search.checkpoints), _scored(search.settings)
+    steps = [float(candidate.step or 0) for candidate in curve]
+    _draw_scores(ax, steps, curve, CYCLE[0], linewidth=1.7, marker="o", markersize=3.5)
     shown = steps if len(steps) <= MOST_TICKS else [steps[0], steps[len(steps) // 2], steps[-1]]
     ticks = {step: f"{step:,.0f}" for step in shown}
     if tuned:
-        ticks[_draw_settings(ax, steps, tuned)] = "sampler"
+        # Right of the checkpoints, behind a line.
+        width = max(steps[-1] - steps[0], 0.5 * steps[-1], 1)
+        places = np.linspace(steps[-1] + 0.2 * width, steps[-1] + 0.65 * width, len(tuned)).tolist()
+        ax.axvline(steps[-1] + 0.1 * width, color=RULE, linewidth=1)
+        _draw_scores(ax, places, tuned, CYCLE[1], linestyle="", marker="s", markersize=4)
+        ticks[sum(places) / len(places)] = "sampler"
     ax.set_xticks(list(ticks), list(ticks.values()), fontsize=8, color=QUIET)
 
 
-def _draw_settings(ax: Axes, steps: list[float], tuned: Points) -> float:
-    """Draw the sampler's settings right of the checkpoints, behind a line; return where their middle is."""
-    width = max(steps[-1] - steps[0], 0.5 * steps[-1], 1)
-    places = np.linspace(steps[-1] + 0.2 * width, steps[-1] + 0.65 * width, len(tuned))
-    ax.axvline(steps[-1] + 0.1 * width, color=RULE, linewidth=1)
-    ax.plot(places, [score for _, score, _ in tuned], linestyle="", color=CYCLE[1], marker="s", markersize=4)
-    _ring_chosen(ax, [(x, score, chosen) for x, (_, score, chosen) in zip(places, tuned, strict=True)], CYCLE[1])
-    return float(places.mean())
-
-
-def _ring_chosen(ax: Axes, points: Points, colour: str) -> None:
-    for x, y, chosen in points:
-        if chosen:
+def _draw_scores(ax: Axes, places: list[float], candidates: list[Candidate], colour: str, **style: Any) -> None:
+    scores = [candidate.score or 0.0 for candidate in candidates]
+    ax.plot(places, scores, color=colour, **style)
+    for x, y, candidate in zip(places, scores, candidates, strict=True):
+        if candidate.chosen:
             ring(ax, x, y, colour)
 
 

@@ -9,7 +9,7 @@ import pytest
 from fedkr.audit.statistics.membership import auc, roc_points, tpr_at_fpr
 from fedkr.audit.statistics.pooling import pooled_rows, worst_site
 from fedkr.audit.targets import OF_ONE_SITE
-from fedkr.report import SiteSamples
+from fedkr.report.samples import SiteSamples
 
 CLASSES = ["<script>alert(1)</script>", "cost $5 & $6", "plain"]
 SITES = ["site-0", "site-1"]

@@ -7,18 +7,19 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
-from fedkr.audit.figures import AuditReport
 from matplotlib.text import Text
 from rich.console import Console
 
 from fedkr.audit.challenge import build_challenge
+from fedkr.audit.findings import AuditReport
 from fedkr.data.images import ImageSet
-from fedkr.report import plain, print_tables
 from fedkr.report.pages.outside import render_outside
 from fedkr.report.pages.report import render_report
 from fedkr.report.pages.site_audit import write_local_report
 from fedkr.report.plots import draw_figures
 from fedkr.report.plots.style import to_svg
+from fedkr.report.results import plain
+from fedkr.report.tables import print_tables
 
 # Ends a tag and an attribute, opens a script, and is markup to rich and a broken formula to matplotlib.
 NAME = """<script>alert("1")</script>'"><img src=x onerror=alert(2)>[bold red][/italic]{{ 7 * 7 }}$\\frac{$"""
@@ -77,7 +78,7 @@ def test_a_runs_page_shows_hostile_names_as_text(hostile, samples):
 def test_a_sites_own_page_shows_hostile_names_as_text(tmp_path):
     rng = np.random.default_rng(0)
     sets = [ImageSet(rng.integers(0, 256, (9, 8, 8, 1), dtype=np.uint8), np.arange(9) % 2, (NAME, "b")) for _ in "ab"]
-    reports = [AuditReport(NAME, NAME, [])]
+    reports = [AuditReport(NAME, [])]
     is_harmless(write_local_report(tmp_path / "audit.html", NAME, reports, build_challenge(*sets)).read_text())
 
 

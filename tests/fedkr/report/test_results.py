@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fedkr.errors import UserError
-from fedkr.report import check_results, load_results, plain
+from fedkr.report.results import check_results, load_results, plain
 
 
 def test_a_whole_document_is_accepted_and_returned(results):

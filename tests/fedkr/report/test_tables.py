@@ -6,7 +6,7 @@ import re
 import pytest
 from rich.console import Console
 
-from fedkr.report import print_tables
+from fedkr.report.tables import print_tables
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from fedkr.errors import UserError
-from fedkr.report import load_results
+from fedkr.report.results import load_results
 from fedkr.report.write import write_report
 
 

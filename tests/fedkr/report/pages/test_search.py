@@ -2,8 +2,8 @@
 
 import re
 
-from fedkr.report import check_results
 from fedkr.report.pages.report import render_report
+from fedkr.report.results import check_results
 
 
 def section_of(results):

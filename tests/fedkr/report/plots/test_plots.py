@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from fedkr.report import SiteSamples, plots
+from fedkr.report import plots
 from fedkr.report.plots.style import to_png, to_svg
-from fedkr.report.samples import shown_classes, tile_grid
+from fedkr.report.samples import SiteSamples, shown_classes, tile_grid
 from fedkr.report.wording import shortened
 
 
