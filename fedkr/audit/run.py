@@ -9,12 +9,13 @@ from numpy.typing import NDArray
 
 from fedkr.audit.attacks.on_releases import release_scores
 from fedkr.audit.attacks.queries import Queries
-from fedkr.audit.attacks.thresholds import SIGNALS, attack_score
+from fedkr.audit.attacks.thresholds import attack_score
 from fedkr.audit.attacks.with_references import Answers, Logits, ReferenceSignals, reference_attack_score
 from fedkr.audit.challenge import Challenge, candidates
 from fedkr.audit.findings import AuditReport, report_from_scores
 from fedkr.audit.subject import Subject
 from fedkr.audit.targets import row_key
+from fedkr.config import REFERENCE_ATTACKS
 from fedkr.data.images import ImageSet
 from fedkr.errors import UserError
 from fedkr.release import Release
@@ -54,7 +55,7 @@ def audit_model(
         scores = {
             row_key(name, "none"): attack_score(name, answers.logits[0], images.labels)
             for name in config.attacks
-            if name in SIGNALS
+            if name not in REFERENCE_ATTACKS
         }
         if references:
             if population is None:
@@ -63,7 +64,7 @@ def audit_model(
             scores |= {
                 row_key(name, signals.kind): reference_attack_score(name, answers, others, signals, config.gamma)
                 for name in config.attacks
-                if name not in SIGNALS
+                if name in REFERENCE_ATTACKS
                 for signals in references
             }
         return report_from_scores(scores, subject, {signals.kind: signals.others for signals in references})

@@ -153,7 +153,8 @@ def check_search(search: SearchConfig, where: str) -> None:
 
 def _check_audit(audit: AuditConfig, contestants: list[str]) -> None:
     for value in audit.attacks:
-        one_of("audit.attacks", value, ATTACKS)
+        if "." not in value:
+            one_of("audit.attacks", value, ATTACKS)
     for value in audit.targets:
         one_of("audit.targets", value, (*AUDIT_TARGETS, *contestants))
     for value in audit.canary_kinds:

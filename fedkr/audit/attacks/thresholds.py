@@ -1,12 +1,14 @@
 """Attacks that need no reference model: one membership signal an example, from the audited model's logits.
 
 Every signal maps logits float ``[N, K]`` (K at least 2) and labels int64 ``[N]`` to float64 ``[N]``, higher meaning
-"more like a member". All are computed from the log-odds of each class, so they neither saturate at confidence 1 nor
+"more like a member". An attack of one's own is a module with a function ``score`` of that shape, named by its dotted
+name. All are computed from the log-odds of each class, so they neither saturate at confidence 1 nor
 lose digits to ``1 - p``.
 """
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 
 import numpy as np
@@ -82,13 +84,24 @@ def attack_score(name: str, logits: NDArray[np.floating], labels: NDArray[np.int
     Raises:
         UserError: an unknown attack, logits that are not ``[N, K >= 2]`` and finite, or labels that do not fit them.
     """
-    if name not in SIGNALS:
-        raise UserError(f"audit.attacks={name!r}: no such attack{nearest(name, SIGNALS)}")
+    signal = _signal(name)
     if logits.ndim != 2 or logits.shape[1] < 2 or labels.shape != logits.shape[:1]:
         raise UserError(f"logits: expected [{len(labels)}, 2 or more classes], got shape {list(logits.shape)}")
     if not np.isfinite(logits).all():
         raise UserError("logits: not all finite, so the model diverged and cannot be audited; lower its learning rate")
-    return SIGNALS[name](logits, labels)
+    return signal(logits, labels)
+
+
+def _signal(name: str) -> Signal:
+    if "." in name:
+        try:
+            own: Signal = importlib.import_module(name).score
+            return own
+        except (ImportError, AttributeError) as error:
+            raise UserError(f"audit.attacks={name!r}: {error}; install a module with a function score here") from None
+    if name not in SIGNALS:
+        raise UserError(f"audit.attacks={name!r}: no such attack{nearest(name, SIGNALS)}")
+    return SIGNALS[name]
 
 
 def true_class(values: Floats, labels: NDArray[np.int64]) -> Floats:
