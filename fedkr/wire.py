@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fedkr.audit.document import Pair
+from fedkr.config import AUDIT_TARGETS
 from fedkr.errors import UserError
 from fedkr.learning.evaluation import Utility
 from fedkr.learning.models import check_weights
@@ -95,6 +96,19 @@ def read_pairs(request: Request) -> list[Pair]:
         ]
     except (KeyError, TypeError, ValueError, AttributeError):
         raise UserError("evaluate.compare: the setting 'pairs' is missing or no list of pairs") from None
+
+
+def read_target(request: Request) -> tuple[str, str]:
+    """Return what a request for an audit names: the target, and what kind of target that is.
+
+    Raises:
+        UserError: a kind that is unknown.
+    """
+    target = str(request.settings.get("target", ""))
+    kind = str(request.settings.get("kind", target))
+    if kind not in AUDIT_TARGETS:
+        raise UserError(f"evaluate.audit: target={target!r} is of an unknown kind {kind!r}")
+    return target, kind
 
 
 def request_content(

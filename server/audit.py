@@ -6,7 +6,7 @@ import itertools
 import logging
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -66,7 +66,7 @@ class Auditable:
     def _all(self) -> list[Target]:
         """Return the contestants' targets, then what follows from any release: itself, and a student of one site's."""
         kinds = (RELEASE, RELEASE_STUDENT) if self.releases else ()
-        return [*self.targets, *(Target(kind, kind, "", "server") for kind in kinds)]
+        return [*self.targets, *(Target(kind, kind, "") for kind in kinds)]
 
 
 def read_auditable(run_dir: Path, results: Mapping[str, Any]) -> Auditable:
@@ -136,12 +136,12 @@ class ServerAudit:
         wanted = {target: self._models(target) for target in self.found.wanted(self.config.targets)}
         asked = {target: models for target, models in wanted.items() if models}
         if self.config.direct_references and any(attack in REFERENCE_ATTACKS for attack in self.config.attacks):
-            self._train_references([target.name for target in asked])
+            self._train_references({target.kind for target in asked})
         self._attack(asked)
         extras, rows = self._compare(list(asked)), list[Row]()
         for target in asked:
             for document in self.documents[target.name].values():
-                rows += [row | {"adversary": target.adversary} for row in document["audit"]]
+                rows += document["audit"]
                 for name, values in audit_extras(document, self.config).items():
                     extras.setdefault(name, []).extend(values)
         return with_summaries(rows, extras | {"notes": self.notes})
@@ -178,19 +178,19 @@ class ServerAudit:
 
         return self.coordinator.stages.run(f"site-student-{site}", key, train).tensors
 
-    def _train_references(self, targets: list[str]) -> None:
-        """Have the sites train their reference models; a site that fails is left out of the audit."""
+    def _train_references(self, asked: Collection[str]) -> None:
+        """Have the sites train reference models for kinds of targets; a site that fails is left out of the audit."""
         # The driver of a simulation attacks its own later, with the references that the sites have by then.
         oracles = self.study.strategy.names(driver=True)
-        targets = sorted({*targets, *(oracles if {"oracle", *oracles} & set(self.config.targets) else ())})
+        kinds = sorted({*asked, *(["oracle"] if oracles and {"oracle", *oracles} & {*self.config.targets} else [])})
         pending, lost = [], dict[str, str]()
         for site in self.sites:
             others = self._others(site)
-            content = wire.request_content(self.coordinator.study_json, targets=targets)
+            content = wire.request_content(self.coordinator.study_json, kinds=kinds)
             if others is not None:
                 shared, sizes = others.arrays()
-                content = wire.request_content(self.coordinator.study_json, shared=shared, sizes=sizes, targets=targets)
-            about = fingerprint([targets, others and others.digest()])
+                content = wire.request_content(self.coordinator.study_json, shared=shared, sizes=sizes, kinds=kinds)
+            about = fingerprint([kinds, others and others.digest()])
             composed = self.coordinator.compose("references", wire.REFERENCES, {site: content}, about, lost)
             pending.append(self.coordinator.send(composed))
         for sent in pending:
@@ -215,20 +215,23 @@ class ServerAudit:
         for target, models in targets.items():
             lost: dict[str, str] = {}
             asked = {site: weights for site, weights in models.items() if site in self.sites}
-            pending[target.name] = self.coordinator.send(self._compose_attack(target.name, asked, lost)), lost
-        for name, (sent, lost) in pending.items():
-            question = AuditQuestion(name, len(self.coordinator.card["classes"]), self.config)
+            pending[target.name] = self.coordinator.send(self._compose_attack(target, asked, lost)), lost
+        for target in targets:
+            (sent, lost), name = pending[target.name], target.name
+            question = AuditQuestion(name, target.kind, len(self.coordinator.card["classes"]), self.config)
             self.documents[name] = self.coordinator.collect_documents(sent, wire.FINDINGS, question.check)
             self._note(f"audit of {name}", lost)
 
-    def _compose_attack(self, target: str, models: Mapping[str, Weights | None], lost: dict[str, str]) -> Pending:
+    def _compose_attack(self, target: Target, models: Mapping[str, Weights | None], lost: dict[str, str]) -> Pending:
         contents: dict[str, RecordDict] = {}
         for site, weights in models.items():
-            self.digests[target, site] = wire.weights_digest(weights)
-            contents[site] = wire.request_content(self.coordinator.study_json, weights, target=target)
-        digests = sorted({self.digests[target, site] for site in models})
+            self.digests[target.name, site] = wire.weights_digest(weights)
+            contents[site] = wire.request_content(
+                self.coordinator.study_json, weights, target=target.name, kind=target.kind
+            )
+        digests = sorted({self.digests[target.name, site] for site in models})
         about = digests[0] if len(digests) == 1 else fingerprint(digests)
-        return self.coordinator.compose(f"audit-{target}", wire.AUDIT, contents, about, lost)
+        return self.coordinator.compose(f"audit-{target.name}", wire.AUDIT, contents, about, lost)
 
     def _compare(self, targets: Sequence[Target]) -> Extras:
         """Ask for the blind baseline and the paired differences."""

@@ -27,9 +27,9 @@ class Target:
 
     Attributes:
         name: as results and report call it, unique in a study.
-        kind: what ``audit.targets`` may also call it, with others of its kind: see ``fedkr.config.AUDIT_TARGETS``.
+        kind: one of ``fedkr.config.AUDIT_TARGETS``, which ``audit.targets`` may also call it by. It says who sees the
+            target, and what it learnt from: ``student`` is for whatever is trained on releases.
         contestant: whose it is.
-        adversary: who sees it: ``outsider``, ``server``, or only its ``owner``.
         model: the model that all share.
         by_site: each site's model, as the server saw it. Without either, the sites hold the target themselves.
     """
@@ -37,7 +37,6 @@ class Target:
     name: str
     kind: str
     contestant: str
-    adversary: str = "outsider"
     model: Artifact | None = None
     by_site: Mapping[str, Artifact] = field(default_factory=dict)
 
@@ -53,7 +52,7 @@ class Target:
             study: whose classifiers they are.
             card: with the ``channels``, ``size`` and ``classes`` of their images.
         """
-        row = {name: getattr(self, name) for name in ("name", "kind", "contestant", "adversary")}
+        row = {name: getattr(self, name) for name in ("name", "kind", "contestant")}
         about = {name: card[name] for name in ("channels", "size", "classes")}
         about["classifier"] = dataclasses.asdict(study.student)
 
@@ -72,7 +71,7 @@ class Target:
         """Read from a run's folder what :meth:`keep` left there."""
         model = read_artifact(run_dir / row["model"]) if "model" in row else None
         by_site = {site: read_artifact(run_dir / path) for site, path in row.get("by_site", {}).items()}
-        return cls(row["name"], row["kind"], row["contestant"], row["adversary"], model, by_site)
+        return cls(row["name"], row["kind"], row["contestant"], model, by_site)
 
 
 def figures_of(utility: Mapping[str, Any]) -> dict[str, float | None]:

@@ -133,7 +133,7 @@ class WeightSharing(Contestant):
         return Outcome(
             costs=_total_costs(rounds),
             model=Target(self.name, "weights", self.name, model=Artifact(_part(kept, MODEL), kept.info)),
-            leaves=[Target(f"{self.name}-update", "update", self.name, "server", by_site=updates)] if updates else [],
+            leaves=[Target(f"{self.name}-update", "update", self.name, by_site=updates)] if updates else [],
             search=[
                 {"strategy": self.name, **asdict(candidate), "round": number, "val_accuracy": score[0]}
                 for candidate, number, score in tried

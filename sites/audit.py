@@ -77,32 +77,33 @@ class SiteAudit:
     def _others_path(self) -> Path:
         return self.stages.path("others", {"study": self.study.identity()})
 
-    def train_references(self, target: str) -> list[ReferenceSignals]:
-        """Return what the reference models for a target answer, training those that are not in the workspace."""
+    def train_references(self, kind: str) -> list[ReferenceSignals]:
+        """Return what the reference models for a kind of target answer, training those that are not there yet."""
         # A release has no model that references could stand beside.
-        if not self.uses_references or target == RELEASE:
+        if not self.uses_references or kind == RELEASE:
             return []
-        others = None if target in OF_ONE_SITE else self.others
+        others = None if kind in OF_ONE_SITE else self.others
         found = [self._direct(others)]
-        if self.config.pipeline_references and target in NEEDS_PIPELINE:
+        if self.config.pipeline_references and kind in NEEDS_PIPELINE:
             found.append(self._pipeline(others))
         return found
 
-    def attack(self, target: str, model: nn.Module, about: str = "") -> AuditReport:
+    def attack(self, target: str, model: nn.Module, about: str = "", kind: str = "") -> AuditReport:
         """Attack a model and keep the scores of single images here.
 
         Args:
             target: which model, as the report names it.
             model: on the runtime's device.
             about: digest of its weights, empty for the site's own models.
+            kind: of target, where its name does not say it.
 
         Raises:
             UserError: a target whose name is none, or a model that cannot be audited.
         """
-        path, references = self._scores_path(target, about), self.train_references(target)
+        path, references = self._scores_path(target, about), self.train_references(kind or target)
         report = audit_model(
             partial(predict_logits, model, runtime=self.site.runtime),
-            self._subject(target),
+            self._subject(target, kind),
             references,
             self.population if references else None,
             self.study.data.flip,
@@ -116,8 +117,8 @@ class SiteAudit:
         self._keep_scores(report, self._scores_path(RELEASE, ""))
         return report, self._copies()
 
-    def _subject(self, target: str) -> Subject:
-        return Subject(target, self.site.name, self.challenge, self.config, self.study.seed)
+    def _subject(self, target: str, kind: str = "") -> Subject:
+        return Subject(target, self.site.name, self.challenge, self.config, self.study.seed, kind)
 
     def _releases(self) -> list[Release]:
         recycle = self.study.recycle

@@ -49,7 +49,7 @@ def answer_check(message: Message, context: Context) -> Check | None:
     site = open_site(context.node_config, parse_study(request.study))
     if message.metadata.message_type == wire.COMPARE:
         return partial(check_comparison, wire.read_pairs(request), site.name)
-    question = AuditQuestion(str(request.settings["target"]), len(site.data.train.classes), site.study.audit)
+    question = AuditQuestion(*wire.read_target(request), len(site.data.train.classes), site.study.audit)
     return partial(question.check, site.name)
 
 

@@ -156,12 +156,12 @@ def evaluate(site: Site, request: wire.Request) -> RecordDict:
 
 
 def train_references(site: Site, request: wire.Request) -> RecordDict:
-    """Answer ``train.references``: train the reference models that the targets' audits need; they stay here."""
+    """Answer ``train.references``: train the reference models that audits of these kinds need; they stay here."""
     started, work = time.perf_counter(), SiteAudit(site)
     others = received_others(site, request)
     work.keep_others(others)
-    for target in request.settings["targets"]:
-        work.train_references(str(target))
+    for kind in request.settings["kinds"]:
+        work.train_references(str(kind))
     counts = {"direct": site.study.audit.direct_references, "pipeline": site.study.audit.pipeline_references}
     known = {"others": 0 if others is None else sum(request.settings["sizes"])}
     return wire.metrics_reply(counts | known | {"seconds": time.perf_counter() - started})
@@ -180,13 +180,14 @@ def received_others(site: Site, request: wire.Request) -> ReleasedSets | None:
 
 def audit(site: Site, request: wire.Request) -> RecordDict:
     """Answer ``evaluate.audit``: attack a model, received or the site's own, or its releases, on its private images."""
-    started, target, work = time.perf_counter(), str(request.settings["target"]), SiteAudit(site)
-    if target == RELEASE:
+    started, work = time.perf_counter(), SiteAudit(site)
+    target, kind = wire.read_target(request)
+    if kind == RELEASE:
         report, copies = work.attack_releases()
         document = audit_document(report, [copies.figures.counts(site.name)])
     else:
-        model, about = audited_model(site, request, target), wire.weights_digest(request.weights)
-        document = audit_document(work.attack(target, model, about))
+        model, about = audited_model(site, request, kind), wire.weights_digest(request.weights)
+        document = audit_document(work.attack(target, model, about, kind))
     return wire.document_reply(wire.FINDINGS, document, time.perf_counter() - started)
 
 
@@ -198,15 +199,15 @@ def compare(site: Site, request: wire.Request) -> RecordDict:
     return wire.document_reply(wire.COMPARISON, document, time.perf_counter() - started)
 
 
-def audited_model(site: Site, request: wire.Request, target: str) -> nn.Module:
+def audited_model(site: Site, request: wire.Request, kind: str) -> nn.Module:
     """Return the model under audit: the one received, else the site's own teacher or local model."""
     if request.weights is not None:
         return received_model(site, request)
-    if target == "teacher":
+    if kind == "teacher":
         return site.pipeline.labeller().teacher
-    if target == "local":
+    if kind == "local":
         return own_model(site)
-    raise UserError(f"evaluate.audit: target={target!r} came without a model")
+    raise UserError(f"evaluate.audit: kind={kind!r} came without a model")
 
 
 def received_model(site: Site, request: wire.Request) -> nn.Module:

@@ -94,12 +94,13 @@ class AuditQuestion:
     """One question of an audit, as both ends know it: an answer may say nothing else.
 
     Attributes:
-        target: what is attacked.
+        target, kind: what is attacked, and what kind of target that is.
         classes: of the study; a list over classes is so long, so that no list over images can pass for one.
         config: the study's audit.
     """
 
     target: str
+    kind: str
     classes: int
     config: AuditConfig
 
@@ -130,7 +131,8 @@ class AuditQuestion:
         unresolved = [f"unresolved_{name}" for name in tprs]
         rates = {f"auc{end}": Rate for end in ENDS} | dict.fromkeys(tprs, Rate | None)
         figures = {
-            "adversary": one_of(adversary_of(self.target)),
+            "kind": one_of(self.kind),
+            "adversary": one_of(adversary_of(self.kind)),
             "others": bool | None,
             **{f"balanced_accuracy{end}": Rate | None for end in ENDS},
             "members": Positive,

@@ -66,7 +66,7 @@ def report_from_scores(
         knew = None if kind == "none" else (others or {}).get(kind, False)
         report.rows.append(
             names
-            | {"adversary": adversary_of(subject.target), "others": knew}
+            | {"kind": subject.kind, "adversary": adversary_of(subject.kind), "others": knew}
             | _natural_figures(scores[key], subject)
             | {"duplicates": subject.challenge.duplicates, "headline": int(key == quoted)}
             | {"roc": [list(point) for point in roc_points(*_sides(scores[key], subject))]}

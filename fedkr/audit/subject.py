@@ -19,6 +19,7 @@ class Subject:
         challenge: its members, non-members and canaries.
         config: attacks, FPRs, resamples, coins and the headline attack.
         seed: the study's.
+        what: kind of target (``fedkr.config.AUDIT_TARGETS``); the target's name where it is not given.
     """
 
     target: str
@@ -26,6 +27,12 @@ class Subject:
     challenge: Challenge
     config: AuditConfig
     seed: int
+    what: str = ""
+
+    @property
+    def kind(self) -> str:
+        """What kind of target it is: that decides who sees it, and what a pass takes."""
+        return self.what or self.target
 
     @property
     def resampling(self) -> int:

@@ -10,15 +10,15 @@ from fedkr.config import REFERENCE_ATTACKS, RELEASE_ATTACKS
 RELEASE = "release"
 # Named beforehand: nearest neighbours in feature space find copies and near-copies alike, whatever the image's size.
 RELEASE_HEADLINE = "distance-features"
-# Trained on one site's images alone, directly or by its releases: so are their references.
+# Kinds of what is trained on one site's images alone, directly or by its releases: so are their references.
 OF_ONE_SITE = frozenset({"teacher", "local", "site-student"})
 # Everybody else sees the final model only.
 _ADVERSARIES = {"site-student": "server", "update": "server", RELEASE: "server", "teacher": "owner", "local": "owner"}
 
 
-def adversary_of(target: str) -> str:
-    """Return who sees what is audited: ``outsider``, ``server``, or only its ``owner``."""
-    return _ADVERSARIES.get(target, "outsider")
+def adversary_of(kind: str) -> str:
+    """Return who sees a kind of target: ``outsider``, ``server``, or only its ``owner``."""
+    return _ADVERSARIES.get(kind, "outsider")
 
 
 def row_key(attack: str, references: str) -> str:

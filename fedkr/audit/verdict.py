@@ -15,7 +15,7 @@ CHANCE, LARGEST_PASS = 0.5, 0.55
 STRONGEST = "rmia"
 CONTROL = "teacher"
 RELEASE_STUDENT = "site-student"
-# What is trained on releases: a direct reference never saw a generator, and would attack another kind of model.
+# Kinds trained on releases: a direct reference never saw a generator, and would attack another kind of model.
 NEEDS_PIPELINE = frozenset({"student", RELEASE_STUDENT})
 Row = Mapping[str, Any]
 
@@ -144,7 +144,7 @@ def _weakness(chain: list[Row | None], target: str) -> str:
     by_model = chain[-1]
     if by_model is None or by_model["attack"] != STRONGEST:
         return f"nothing was found, but only RMIA with reference models is strong enough to pass {target}"
-    if by_model["target"] in NEEDS_PIPELINE and by_model.get("references") != "pipeline":
+    if by_model.get("kind", by_model["target"]) in NEEDS_PIPELINE and by_model.get("references") != "pipeline":
         return "nothing was found, but what is trained on releases passes only against pipeline references"
     return ""
 

@@ -36,10 +36,12 @@ class AuditRow(AttackFigures, total=False):
     """One attack on one target at one site, or at ``all sites``; ``roc`` is a list of [fpr, tpr].
 
     Attributes:
+        kind: what kind of target it is, such as ``weights``: the name itself where it is not given.
         adversary: outsider (sees the final model), server (sees what each site sent) or owner (sees what never leaves).
         others: whether the references knew the other sites' releases.
     """
 
+    kind: str
     adversary: str
     others: bool | None
     balanced_accuracy: Rate | None

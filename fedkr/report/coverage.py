@@ -74,7 +74,7 @@ def _references(results: Results) -> str:
     parts = [f"{counts[kind]} {kind} ones a site: {how}".lstrip() for kind, how in MADE_BY.items() if kind in kinds]
     if not parts:
         return "Not used: each score comes from the attacked model alone."
-    pooled = [row for row in rows if row["target"] not in OF_ONE_SITE and row["site"] != ALL_SITES]
+    pooled = [row for row in rows if row.get("kind", row["target"]) not in OF_ONE_SITE and row["site"] != ALL_SITES]
     alone = list(dict.fromkeys(row["site"] for row in pooled if row.get("others") is False))
     known = f" Without the other sites' releases at {listing(alone)}, though the target knew them." if alone else ""
     return f"{_sentence('; '.join(parts))}. {_used(results)}{known}"

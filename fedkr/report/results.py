@@ -95,7 +95,6 @@ class TargetResult(TypedDict, total=False):
     name: Required[str]
     kind: Required[str]
     contestant: Required[str]
-    adversary: str
     model: str
     by_site: dict[str, str]
 

@@ -42,7 +42,7 @@ class Contestant(contestant.Contestant):
             costs=costs,
             seconds=student.info["seconds"],
             model=Target("student", "student", self.name, model=student),
-            leaves=[Target("teacher", "teacher", self.name, "owner")],
+            leaves=[Target("teacher", "teacher", self.name)],
             releases=files,
             recycling=recycling,
         )

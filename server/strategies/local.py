@@ -35,7 +35,7 @@ class Contestant(contestant.Contestant):
             costs={site: {"seconds": s, "bytes_up": 0, "bytes_down": 0} for site, (_, _, s) in read.items()},
             figures={name: _mean([row[name] for row in known]) for name in FIGURES},
             per_site={site: own for site, (own, _, _) in read.items()},
-            leaves=[Target(self.name, "local", self.name, "owner")],
+            leaves=[Target(self.name, "local", self.name)],
         )
 
 

@@ -43,14 +43,14 @@ def signals(kind):
     return ReferenceSignals(kind, *logits, membership, others=kind == "direct")
 
 
-def report_of(study, target, site):
+def report_of(study, target, kind, site):
     """Return the document of an audit of noise, computed once."""
     if (target, site) not in REPORTS:
         rng = np.random.default_rng([int(site[-1]), len(target)])
-        kinds = ["direct", "pipeline"] if target in ("student", "site-student") else ["direct"]
+        kinds = ["direct", "pipeline"] if kind in ("student", "site-student") else ["direct"]
         report = audit_model(
             lambda images: rng.normal(size=(len(images), 3)).astype(np.float32),
-            Subject(target, site, challenge(), study.audit, 0),
+            Subject(target, site, challenge(), study.audit, 0, kind),
             [signals(kind) for kind in kinds],
             ImageSet(np.zeros((9, 4, 4, 1), np.uint8), np.zeros(9, np.int64), ("a", "b", "c")),
         )
@@ -94,7 +94,7 @@ class Sites:
             scores = {name: np.linspace(0, 1, 60) for name in RELEASE_ATTACKS}
             report = report_from_scores(scores, Subject("release", site, challenge(), self.study.audit, 0))
             return audit_document(report, [CopyFigures(8, 0, 0, 30, 1, 30, 0, 30, 0).counts(site)])
-        return report_of(self.study, config["target"], site)
+        return report_of(self.study, config["target"], config["kind"], site)
 
     def compare(self, site, config):
         figures = {"difference": 0.1, "low": 0.1, "high": 0.1}
@@ -131,10 +131,10 @@ def found(study, release_of, tmp_path):
         release_of(site).save(files[site])
     targets = [
         Target("student", "student", "fedkr", model=a_model(study, "student")),
-        Target("teacher", "teacher", "fedkr", "owner"),
+        Target("teacher", "teacher", "fedkr"),
         Target("fedavg", "weights", "fedavg", model=a_model(study, "fedavg")),
-        Target("fedavg-update", "update", "fedavg", "server", by_site={site: a_model(study, site) for site in names}),
-        Target("local", "local", "local", "owner"),
+        Target("fedavg-update", "update", "fedavg", by_site={site: a_model(study, site) for site in names}),
+        Target("local", "local", "local"),
     ]
     return Auditable(targets, [files])
 
@@ -176,7 +176,7 @@ def test_each_site_is_sent_the_others_releases_and_never_its_own(audit, sites, f
         shown = {value // 100 for value in request.shared[0][:, 0, 0, 0].tolist()}
         assert shown == {0, 1, 2} - {int(site[-1])}
         assert request.settings["sizes"] == [8, 8]
-        assert {"student", "fedavg", "centralised"} <= set(request.settings["targets"])
+        assert {"student", "weights", "oracle"} <= set(request.settings["kinds"])
 
 
 def a_message(content):
@@ -309,12 +309,7 @@ def test_a_finished_run_is_audited_from_its_folder_alone(found, study, tmp_path)
     read = read_auditable(tmp_path, json.loads(json.dumps({"releases": releases, "targets": kept})))
     assert read.releases == found.releases
     for left, again in zip(found.targets, read.targets, strict=True):
-        assert (again.name, again.kind, again.contestant, again.adversary) == (
-            left.name,
-            left.kind,
-            left.contestant,
-            left.adversary,
-        )
+        assert (again.name, again.kind, again.contestant) == (left.name, left.kind, left.contestant)
         assert digests_of(again) == digests_of(left)
 
 
@@ -336,6 +331,15 @@ def digests_of(target):
 )
 def test_a_target_goes_by_its_name_its_kind_or_the_contestant_whose_model_it_is(found, wanted, found_names):
     assert [target.name for target in found.wanted(wanted)] == found_names
+
+
+def test_what_a_users_own_contestant_trained_on_releases_is_attacked_like_the_student(audit, sites, found, study):
+    mine = Target("mine", "student", "mine", model=a_model(study, "mine"))
+    rows, extras, _ = audit(found=Auditable([*found.targets, mine], found.releases))
+    kinds = {(row["attack"], row["references"]) for row in rows if row["target"] == "mine"}
+    assert kinds == {("rmia", "direct"), ("rmia", "pipeline"), ("loss", "none")}
+    assert {(row["kind"], row["adversary"]) for row in rows if row["target"] == "mine"} == {("student", "outsider")}
+    assert ("mine", "fedavg") in {(row["target"], row["other"]) for row in extras["paired"]}
 
 
 def test_several_weight_sharing_models_are_attacked_and_compared_each(audit, found, study):

@@ -313,7 +313,7 @@ def test_the_sites_weights_of_the_chosen_round_are_kept_for_the_audit_and_no_oth
     sites.scores["final"] = 0.9
     result = share()
     (left,) = result.leaves
-    assert (left.name, left.kind, left.adversary) == ("fedavg-update", "update", "server")
+    assert (left.name, left.kind, left.contestant) == ("fedavg-update", "update", "fedavg")
     assert list(updates_of(result)) == ["site-0", "site-1", "site-2"]
     for update in updates_of(result).values():
         assert update.keys() == weights_of(result).keys()

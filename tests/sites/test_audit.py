@@ -67,7 +67,7 @@ def test_each_target_is_attacked_with_references_that_went_its_way(site, others)
     work = SiteAudit(site)
     work.keep_others(others)
     assert kinds(work, "teacher") == kinds(work, "local") == [("direct", False)]
-    assert kinds(work, "fedavg") == kinds(work, "centralised") == kinds(work, "update") == [("direct", True)]
+    assert kinds(work, "weights") == kinds(work, "oracle") == kinds(work, "update") == [("direct", True)]
     assert kinds(work, "student") == [("direct", True), ("pipeline", True)]
     assert kinds(work, "site-student") == [("direct", False), ("pipeline", False)]
     assert kinds(work, "release") == []
@@ -88,7 +88,7 @@ def test_without_references_or_attacks_that_need_them_nothing_is_trained(hospita
 
 
 def test_references_are_trained_once_and_the_answer_is_counts_only(site, study, others, monkeypatch):
-    asked = request(study, shared=others.arrays()[0], sizes=[4, 5], targets=["student", "teacher"])
+    asked = request(study, shared=others.arrays()[0], sizes=[4, 5], kinds=["student", "teacher"])
     metrics = metrics_of(site, wire.REFERENCES, asked)
     assert {name: value for name, value in metrics.items() if name != "seconds"} == {
         "direct": 4,
@@ -144,12 +144,17 @@ def test_no_name_of_a_target_leads_out_of_the_workspace(site, study, target, tmp
     before = set(tmp_path.rglob("*student*"))
     pair = Pair("loss", "none", target, "", "student", "")
     for message_type, asked in (
-        (wire.AUDIT, request(study, a_model(study).state_dict(), target=target)),
+        (wire.AUDIT, request(study, a_model(study).state_dict(), target=target, kind="student")),
         (wire.COMPARE, request(study, pairs=wire.pairs_setting([pair]))),
     ):
         with pytest.raises(UserError, match="is no name of a target"):
             metrics_of(site, message_type, asked)
     assert set(tmp_path.rglob("*student*")) == before
+
+
+def test_a_target_of_an_unknown_kind_is_refused_by_name(site, study):
+    with pytest.raises(UserError, match="target='fedavg' is of an unknown kind 'model'"):
+        metrics_of(site, wire.AUDIT, request(study, a_model(study).state_dict(), target="fedavg", kind="model"))
 
 
 def test_a_release_is_attacked_without_a_model_and_checked_for_copies(site, study):
@@ -171,7 +176,8 @@ def test_a_release_is_checked_for_copies_once_however_often_the_result_is_read(s
 def test_two_targets_are_compared_by_the_scores_that_stayed_at_the_site(site, study):
     models = {name: a_model(study, name) for name in ("student", "fedavg")}
     for name, model in models.items():
-        metrics_of(site, wire.AUDIT, request(study, model.state_dict(), target=name))
+        kind = "student" if name == "student" else "weights"
+        metrics_of(site, wire.AUDIT, request(study, model.state_dict(), target=name, kind=kind))
     about = {name: wire.weights_digest(model.state_dict()) for name, model in models.items()}
     pairs = [
         Pair("rmia", "direct", "student", about["student"], "fedavg", about["fedavg"]),

@@ -235,7 +235,7 @@ def test_the_audited_model_is_the_received_one_else_the_sites_own(site, study):
     none = wire.Request("", {}, None)
     teacher, local = audited_model(opened, none, "teacher"), audited_model(opened, none, "local")
     assert not torch.equal(teacher.state_dict()["head.weight"], local.state_dict()["head.weight"])
-    with pytest.raises(UserError, match=r"target='student' came without a model"):
+    with pytest.raises(UserError, match=r"kind='student' came without a model"):
         audited_model(opened, none, "student")
 
 

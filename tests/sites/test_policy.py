@@ -38,7 +38,7 @@ def weights_content(**more):
 
 
 AUDIT = AuditConfig(attacks=["loss", "modified-entropy", "confidence", "logit-margin"], bootstrap=20)
-ANSWERS = partial(AuditQuestion("student", 3, AUDIT).check, "st-mary")
+ANSWERS = partial(AuditQuestion("student", "student", 3, AUDIT).check, "st-mary")
 PAIR = Pair("loss", "none", "student", "abc", "fedavg", "def")
 COMPARES = partial(check_comparison, [PAIR], "st-mary")
 SENT = {name: value.shape for name, value in WEIGHTS.items()}
@@ -313,7 +313,7 @@ def test_an_audit_with_anything_but_its_figures_is_refused(document, values):
 
 def test_an_audit_answers_nothing_that_its_study_did_not_ask_for(document):
     for config in (AuditConfig(), AuditConfig(fprs=[0.17]), AuditConfig(attacks=["rmia"], headline="rmia")):
-        answers = partial(AuditQuestion("student", 3, config).check, "st-mary")
+        answers = partial(AuditQuestion("student", "student", 3, config).check, "st-mary")
         refused(wire.AUDIT, findings(document), "audit of student", answers=answers)
 
 

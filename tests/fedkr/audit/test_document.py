@@ -61,7 +61,7 @@ def of_release(make_world):
 
 
 def check(document, target="student", config=CONFIG, classes=3):
-    AuditQuestion(target, classes, config).check("st-mary", document)
+    AuditQuestion(target, target, classes, config).check("st-mary", document)
 
 
 def refused(document, words, **question):
@@ -192,6 +192,7 @@ IMAGES = [0.25] * 170
         (("audit", "loss", "duplicates"), -3),
         (("audit", "loss", "site"), "patient 4711"),
         (("audit", "loss", "adversary"), "patient 4711"),
+        (("audit", "loss", "kind"), "patient 4711"),
         (("audit", "loss", "attack"), "patient 4711"),
         (("audit", "loss", "references"), ["none"]),
         (("audit", "loss", "others"), "none"),

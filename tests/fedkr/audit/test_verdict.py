@@ -53,6 +53,8 @@ def test_an_attack_without_proven_power_cannot_pass_a_model(headline, control, w
 def test_direct_references_pass_what_was_trained_on_real_images():
     assert judge(row("fedavg", references="direct"), target="fedavg").verdict == "no leakage found"
     assert judge(row("site-student", references="direct"), target="site-student").verdict == "cannot tell"
+    assert judge(row("mine", references="direct", kind="student"), target="mine").verdict == "cannot tell"
+    assert judge(row("mine", kind="student"), target="mine").verdict == "no leakage found"
 
 
 def test_a_rejected_blind_baseline_voids_even_a_detection():

@@ -34,7 +34,7 @@ def test_each_site_pays_for_its_release_and_for_the_student_that_it_gets(outcome
         assert cost["seconds"] == 2.5
         assert cost["bytes_up"] >= 8 * 64 + 8 * 3 * 2
         assert cost["bytes_down"] > size
-    assert [(target.name, target.adversary) for target in found.targets()] == [
-        ("student", "outsider"),
-        ("teacher", "owner"),
+    assert [(target.name, target.kind) for target in found.targets()] == [
+        ("student", "student"),
+        ("teacher", "teacher"),
     ]
