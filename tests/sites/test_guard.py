@@ -206,7 +206,7 @@ def tiny_study():
         (wire.RELEASE, {"round": 1}),
         (wire.AUDIT, {"target": "teacher"}),
         (wire.AUDIT, {"target": "release"}),
-        (wire.REFERENCES, {"targets": ["teacher"]}),
+        (wire.REFERENCES, {"kinds": ["teacher"]}),
         (wire.COMPARE, {"pairs": "[]"}),
     ],
 )

@@ -57,7 +57,9 @@ def _attack(row: Row) -> tuple[Any, ...]:
 def _pooled(rows: Sequence[Row]) -> dict[str, Any]:
     members, nonmembers = (sum(row[side] for row in rows) for side in ("members", "nonmembers"))
     pairs = [row["members"] * row["nonmembers"] for row in rows]
-    pooled = {key: rows[0].get(key) for key in ("target", "attack", "references", "kind", "adversary")}
+    pooled = {key: rows[0].get(key) for key in ("target", "attack", "references", "adversary")}
+    # A model from elsewhere is of no kind.
+    pooled |= {"kind": rows[0]["kind"]} if "kind" in rows[0] else {}
     pooled |= {"site": ALL_SITES, "sites": len(rows), "others": _all_others(rows)}
     pooled |= with_limits("auc", _combined([_interval(row, "auc") for row in rows], pairs))
     for key in rows[0]:
