@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-PACKAGES = ("fedkr", "torch", "torchvision", "flwr", "ray", "diffusers", "numpy", "scikit-learn", "medmnist")
+PACKAGES = ("fedkr", "torch", "torchvision", "flwr", "ray", "diffusers", "numpy", "scipy", "scikit-learn", "medmnist")
 
 
 def provenance() -> dict[str, Any]:

@@ -29,7 +29,7 @@ from fedkr.fingerprint import fingerprint
 HOUSE = Path(__file__).parents[1]
 # Of this code, what computes no stage; of the libraries, those whose versions change numbers.
 COMPUTES_NOTHING = ("benchmarks", "report", "cli.py", "progress.py")
-LIBRARIES = ("torch", "torchvision", "diffusers", "numpy", "scikit-learn", "flwr")
+LIBRARIES = ("torch", "torchvision", "diffusers", "numpy", "scipy", "scikit-learn", "flwr")
 
 
 @lru_cache

@@ -26,7 +26,7 @@ from fedkr.config import AUDIT_TARGETS
 from fedkr.errors import UserError
 from fedkr.learning.evaluation import Utility
 from fedkr.learning.models import check_weights
-from fedkr.release import Release
+from fedkr.release import Release, SoftSet
 
 DESCRIBE = "query.describe"
 LOCAL = "train.local"
@@ -66,7 +66,6 @@ ROUND_FIGURES = {"num-examples": 1, "val-count": 1, "val-correct": 0, "val-loss"
 Metric = int | float | list[int] | list[float]
 Figures = dict[str, float]
 Setting = str | int | float | list[int] | list[str]
-SoftSet = tuple[NDArray[np.uint8], NDArray[np.float16]]
 R = TypeVar("R", ArrayRecord, ConfigRecord, MetricRecord)
 
 
@@ -209,11 +208,11 @@ def _soft_record(images: NDArray[np.uint8], soft_labels: NDArray[np.float16]) ->
 def _soft_set(content: RecordDict) -> SoftSet:
     arrays = _record(content, SHARED, ArrayRecord) or ArrayRecord()
     try:
-        return arrays["images"].numpy(), arrays["soft-labels"].numpy()
+        return SoftSet(arrays["images"].numpy(), arrays["soft-labels"].numpy())
     except KeyError as error:
-        raise UserError(f"the release lacks {error}") from None
+        raise UserError(f"the set of images lacks {error}") from None
     except (TypeError, ValueError, EOFError) as error:
-        raise UserError(f"the release holds something that is no array ({error})") from None
+        raise UserError(f"the set of images holds something that is no array ({error})") from None
 
 
 def document(values: Mapping[str, Any]) -> ConfigRecord:
@@ -256,22 +255,30 @@ def read_utility(metrics: Mapping[str, Any], prefix: str) -> dict[str, Any]:
     """Return the figures that :func:`utility_metrics` wrote, those that a test set cannot give None.
 
     Raises:
-        UserError: a figure that every model has is missing or no number, as from a site with other code.
+        UserError: a figure that every model has is missing, or one is out of its range, as from a site with other code.
     """
     values = {name: metrics.get(f"{prefix}/{name}") for name in UTILITY_FIELDS}
-    for name in ("accuracy", "balanced_accuracy", "loss", "count"):
-        value = values[name]
-        if not isinstance(value, (int, float)) or not math.isfinite(value):
-            raise UserError(f"the metric '{prefix}/{name}' is missing or no number: {value!r}")
+    ranges = {"accuracy": (0, 1), "balanced_accuracy": (0, 1), "loss": (0, math.inf), "count": (1, math.inf)}
+    if values["auc"] is not None:
+        ranges["auc"] = (0, 1)
+    for name, (least, most) in ranges.items():
+        _check_figure(f"{prefix}/{name}", values[name], least, most)
+    for count in values["confusion"] or []:
+        _check_figure(f"{prefix}/confusion", count, 0, math.inf)
     return values
+
+
+def _check_figure(name: str, value: Any, least: float, most: float) -> None:
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not number or not math.isfinite(value) or not least <= value <= most:
+        raise UserError(f"the metric {name!r} is missing or no number from {least} to {most}: {value!r}")
 
 
 def read_seconds(metrics: Mapping[str, Any]) -> float:
     """Return the seconds that a site spent; raise :class:`UserError` where it does not say."""
     seconds = metrics.get("seconds")
-    if not isinstance(seconds, (int, float)):
-        raise UserError(f"the metric 'seconds' is missing or no number: {seconds!r}")
-    return float(seconds)
+    _check_figure("seconds", seconds, 0, math.inf)
+    return float(seconds)  # type: ignore[arg-type]  # it was just checked
 
 
 def weights_digest(weights: Mapping[str, Tensor] | None) -> str:

@@ -30,7 +30,6 @@ Document = dict[str, Any]
 # Between two rates.
 Difference = Annotated[float, Field(ge=-1, le=1)]
 _PLANTED = {"included": Positive, "excluded": Positive}
-_WHY_NONE = {"reason": one_of("", *REASONS)}
 _GUESSED = {"coins": Positive, "guesses": Positive, "correct": Count}
 # Far more than a study compares.
 MOST_PAIRS = 64

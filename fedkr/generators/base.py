@@ -11,7 +11,9 @@ from __future__ import annotations
 import importlib
 import inspect
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import ModuleType
 from typing import Any, Protocol, cast
 
 import numpy as np
@@ -92,10 +94,19 @@ def foreign_code(config: GeneratorConfig) -> list[str]:
 
     Stage keys hold it beside the version of fedkr's own code.
     """
-    options = config.options
-    kinds = [config.kind, options.get("kind"), *(member.get("kind") for member in options.get("members", []))]
-    modules = [_load_module(kind, "generator") for kind in kinds if kind and "." in kind]
-    return [fingerprint(inspect.getsource(module)) for module in modules]
+    if config.kind == "mixture":
+        # Its members, or the one kind that it has copies of; what is no such options is refused when it is built.
+        parts = [p for p in config.options.get("members") or [config.options] if isinstance(p, dict)]
+        members = [replace(config, kind=str(p.get("kind", "")), options=p.get("options") or {}) for p in parts]
+        return [digest for member in members for digest in foreign_code(member)]
+    return [module_digest(_load_module(config.kind, "generator"))] if "." in config.kind else []
+
+
+def module_digest(module: ModuleType) -> str:
+    """Return 10 hex digits of a module's source; of a package, of all the source in it."""
+    path = Path(str(inspect.getsourcefile(module)))
+    files = sorted(path.parent.rglob("*.py")) if hasattr(module, "__path__") else [path]
+    return fingerprint([file.read_text() for file in files])
 
 
 def _load_module(kind: str, where: str) -> Any:

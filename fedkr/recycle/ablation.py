@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from fedkr.config import Study
-from fedkr.data.images import ImageSet, Shape, SiteData
+from fedkr.data.images import ImageSet, Shape, SiteData, content_digest
 from fedkr.data.registry import Source
 from fedkr.data.stratify import deal
 from fedkr.generators import Knobs
@@ -124,12 +124,12 @@ class SingleSite:
     def student(self, variant: Variant) -> Row:
         """Train a variant's student, or read what is known of it; return its figures on the test images."""
         pipeline = self._pipeline_of(variant)
-        stage = self.stages.run("student", _key(variant, pipeline), lambda: self._distil(variant, pipeline))
+        stage = self.stages.run("student", _key(variant, pipeline, self.test), lambda: self._distil(variant, pipeline))
         return {"name": variant.name, **stage.info}
 
     def knows(self, variant: Variant) -> bool:
         """Whether the variant's student was trained before."""
-        return self.stages.path("student", _key(variant, self._pipeline_of(variant))).exists()
+        return self.stages.path("student", _key(variant, self._pipeline_of(variant), self.test)).exists()
 
     def _pipeline_of(self, variant: Variant) -> SitePipeline:
         alike = variant.copies, variant.judge
@@ -172,10 +172,10 @@ class SingleSite:
         return measure_fidelity(*of_both)
 
 
-def _key(variant: Variant, pipeline: SitePipeline) -> Row:
+def _key(variant: Variant, pipeline: SitePipeline, test: ImageSet) -> Row:
     """Return all that a variant's student depends on; what the variant is called does not matter."""
     settings = {name: value for name, value in dataclasses.asdict(variant).items() if name != "name"}
-    return {"choice": pipeline.choice_key()} | settings
+    return {"choice": pipeline.choice_key(), "test": content_digest(test)} | settings
 
 
 class LabelledByViews(ClassifierTraining):

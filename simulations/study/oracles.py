@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Protocol, cast
 
 from torch import nn
@@ -14,6 +15,7 @@ from torch import nn
 from fedkr.config import Study
 from fedkr.data import ImageSet, SiteData
 from fedkr.errors import UserError
+from fedkr.generators.base import module_digest
 from fedkr.learning.job import Job
 from fedkr.learning.runtime import Runtime
 from fedkr.progress import FileProgress
@@ -61,13 +63,17 @@ def run_oracle(name: str, study: Study, sites: Mapping[str, SiteData], test: Ima
     """
     runtime, folder = Runtime.choose(study.device, study.precision, study.threads), RunFiles(run_dir).oracle(name)
 
+    job = Job(runtime, FileProgress(folder), study.data.flip, (study.seed, "server", name))
+    oracle = oracle_of(study, name)
+
     def train() -> Artifact:
         started = time.perf_counter()
-        job = Job(runtime, FileProgress(folder), study.data.flip, (study.seed, "server", name))
-        model = oracle_of(study, name).train(study, sites.values(), job)
+        model = oracle.train(study, sites.values(), job)
         return Artifact(model_tensors(model), {"seconds": time.perf_counter() - started})
 
-    model = StageStore(folder / "stages").run("model", {"study": study.identity()}, train)
+    # This floor's code is not in the version of the stages' own.
+    key = {"study": study.identity(), "code": module_digest(cast(ModuleType, oracle)), **job.describe()}
+    model = StageStore(folder / "stages").run("model", key, train)
     card = {"channels": test.channels, "size": test.size, "classes": list(test.classes)}
     target = Target(name, "oracle", name, model=model).keep(run_dir, study, card)
     per_site: list[Row] = [

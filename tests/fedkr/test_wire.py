@@ -177,7 +177,7 @@ def test_a_pickled_array_is_refused_and_never_run():
 def test_a_release_without_a_part_is_refused_by_its_name(name):
     content = wire.release_reply(a_release(), 1.0)
     del content[wire.SHARED][name]
-    with pytest.raises(UserError, match=f"the release lacks '{name}'"):
+    with pytest.raises(UserError, match=f"the set of images lacks '{name}'"):
         wire.read_release(content)
 
 
@@ -214,3 +214,23 @@ def test_a_models_digest_does_not_depend_on_the_order_of_its_tensors():
 def test_seconds_that_are_missing_are_named():
     with pytest.raises(UserError, match="seconds"):
         wire.read_seconds({})
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("accuracy", 1.7), ("accuracy", True), ("balanced_accuracy", -0.1), ("auc", 2.0), ("loss", -1.0),
+        ("count", 0), ("count", math.nan), ("confusion", [1, -1, 0, 0]), ("confusion", [math.inf]),
+    ],
+)  # fmt: skip
+def test_a_figure_out_of_its_range_is_refused_when_it_arrives(name, value):
+    usual = {"accuracy": 0.5, "balanced_accuracy": 0.5, "auc": 0.6, "loss": 1.0, "confusion": [1, 0, 0, 1], "count": 2}
+    metrics = {f"test/{key}": figure for key, figure in (usual | {name: value}).items()}
+    with pytest.raises(UserError, match=f"the metric 'test/{name}' is missing or no number from"):
+        wire.read_utility(metrics, "test")
+
+
+@pytest.mark.parametrize("seconds", [math.nan, math.inf, -1.0, True, None, "1"])
+def test_seconds_that_no_clock_shows_are_refused(seconds):
+    with pytest.raises(UserError, match="the metric 'seconds' is missing or no number from 0"):
+        wire.read_seconds({"seconds": seconds})
