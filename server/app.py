@@ -19,7 +19,7 @@ from fedkr.environment import hardware, package_versions
 from fedkr.learning.job import Job
 from fedkr.learning.runtime import Runtime
 from fedkr.progress import FileProgress
-from fedkr.stages import StageStore, write_atomic
+from fedkr.stages import StageStore, code_version, write_atomic
 from server.comparison import Comparison, global_test_set
 from server.contestant import Federation
 from server.coordinator import Coordinator
@@ -100,7 +100,7 @@ def run_on_server(grid: Grid, study: Study, run_dir: Path, driven: bool) -> dict
         "backend": study.backend.kind if driven else "flwr run",
         "seed": study.seed,
         "classes": next(iter(cards.values()))["classes"],
-        "versions": package_versions(),
+        "versions": package_versions() | {"code": code_version()},
         "hardware": hardware(),
         "sites": [{"name": name, "counts": card.get("counts")} for name, card in cards.items()],
         **found,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from fedkr.errors import StudyFailedError, UserError
@@ -22,5 +22,7 @@ def failures_noted(run_dir: Path) -> Iterator[None]:
     except Exception as error:
         if isinstance(error, (UserError, StudyFailedError)):
             logger.error("└── fedkr: error: %s", error)
-        leave_note(RunFiles(run_dir).server, str(error) or type(error).__name__, getattr(error, "restart", False))
+        # A disk that refuses the note must not take the place of what ended the study.
+        with suppress(UserError):
+            leave_note(RunFiles(run_dir).server, str(error) or type(error).__name__, getattr(error, "restart", False))
         raise

@@ -7,6 +7,7 @@ from pathlib import Path
 from flwr.app import RecordDict
 
 from fedkr import wire
+from fedkr.documents import check_document
 from fedkr.errors import StudyFailedError
 from fedkr.release import check_release
 from fedkr.stages import Artifact
@@ -56,8 +57,9 @@ class Releases:
 
     def _accept(self, site: str, content: RecordDict) -> Artifact:
         release = wire.read_release(content)
+        check_document(wire.MANIFEST, release.manifest)
         check_release(release, card_shape(self.coordinator.card), where=f"release of {site}")
         artifact = release.as_artifact()
         artifact.info = {"left_out": []} | release.manifest | {"count": len(release)}
-        artifact.info |= {"seconds": wire.read_metrics(content).get("seconds", 0.0)}
+        artifact.info |= {"seconds": wire.read_seconds(wire.read_metrics(content))}
         return artifact

@@ -1,1 +1,1 @@
-"""Entry points on one machine or a Ray cluster: the study, its oracle, exports and benchmarks."""
+"""Entry points on one machine or a Ray cluster: studies, audits of finished runs, leakage curves, exports, evidence."""

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from fedkr import wire
 from fedkr.data.images import Shape
+from fedkr.documents import check_document, is_confusion, is_number
 from fedkr.errors import UserError
 from fedkr.release import Release, check_release
-from sites.documents import check_document, is_confusion, is_number
 
 KINDS = ("metrics", "release", "weights")
 NEEDS = {

@@ -125,6 +125,8 @@ def _check_strategy(strategy: StrategyConfig) -> None:
     for name in strategy.compare:
         if strategy.compare.count(name) > 1:
             raise UserError(f"strategy.compare: {name!r} is named twice")
+        if name in AUDIT_TARGETS and name != "local":
+            raise UserError(f"strategy.compare: {name!r} is what the audit calls a kind of target; take another name")
         # It names files as well.
         if not name.replace("-", "_").isidentifier():
             raise UserError(f"strategy.compare: {name!r}: a name has letters, digits, - and _; its module is `kind`")

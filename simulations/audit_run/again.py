@@ -11,6 +11,7 @@ from typing import Any
 from fedkr.config import AuditConfig, Study
 from fedkr.errors import UserError
 from fedkr.report.results import Results, load_results
+from fedkr.stages import code_version
 from server.composition import compose_study
 from simulations.backends import make_backend
 from simulations.live import run_folders
@@ -57,9 +58,15 @@ def audit_again(run: Path, overrides: Sequence[str]) -> Path:
 
 
 def finished_study(run: RunFolder) -> Study:
-    """Return the study of a run; raise :class:`UserError` for one that is not finished."""
+    """Return the study of a run; raise :class:`UserError` for one that is not finished, or was run by other code."""
     if run.server_results().get("identity") != run.study.identity() or not run.files.results.exists():
         raise UserError(f"{run.files.folder}: the run is not finished; the command that began it continues it")
+    if run.server_results().get("versions", {}).get("code") != code_version():
+        # The sites' stages are named by the code: with other code they would train everything again, and audit that.
+        raise UserError(
+            f"{run.files.folder}: run by other code or other package versions than are installed now, so its models "
+            "cannot be audited again; install those, or run the study again"
+        )
     return run.study
 
 

@@ -116,4 +116,5 @@ def with_audit(study: Study, run_dir: Path, results: Row) -> Row:
     found = audit_on_server(InlineGrid(app, study.federation.sites, {}), study, run_dir, results)
     notes = [note for note in results["notes"] if note not in results["audit_extras"].get("notes", [])]
     audit = {name: found[name] for name in ("audit", "audit_extras")}
-    return results | audit | {"notes": notes + found["audit_extras"]["notes"]}
+    lost = [f"{site} (left out of the audit)" for site in found["missing_sites"]]
+    return results | audit | {"notes": notes + found["audit_extras"]["notes"] + lost}

@@ -1,4 +1,4 @@
-"""The card and the manifest that leave a site: each field of a known shape and a bounded length."""
+"""The card and the manifest that leave a site: each field of a known shape and a bounded length, at both ends."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field
 
-from fedkr import wire
 from fedkr.errors import UserError
 from fedkr.strict_json import LARGEST_NUMBER, Count, Rate, Strict, check_strict, list_of, object_of, one_of
 
@@ -46,7 +45,7 @@ _TRIED = {
     "tuning": list_of(object_of("trial", {}, {"knobs": Knobs} | _SCORE), LONGEST_LIST),
 }
 DOCUMENTS: dict[str, type[Strict]] = {
-    wire.MANIFEST: object_of(
+    "manifest": object_of(
         "manifest",
         {},
         {
@@ -62,7 +61,7 @@ DOCUMENTS: dict[str, type[Strict]] = {
             "teacher": object_of("teacher", {}, {"step": Count, "val_accuracy": Number}),
         },
     ),
-    wire.CARD: object_of(
+    "card": object_of(
         "card",
         {},
         {
