@@ -167,3 +167,11 @@ def test_images_are_known_by_their_content_wherever_they_lie() -> None:
     assert here.identity() == there.identity()
     there.data_digest = "other content"
     assert here.identity() != there.identity()
+
+
+@pytest.mark.parametrize("name", ["student", "teacher", "weights", "release"])
+def test_a_contestant_is_not_called_what_the_audit_calls_a_kind_of_target(name):
+    study = Study()
+    study.strategy.compare = ["local", name]
+    with pytest.raises(UserError, match=f"strategy.compare: '{name}' is what the audit calls a kind of target"):
+        check_study(study)

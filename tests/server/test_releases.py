@@ -39,6 +39,22 @@ def test_each_release_is_a_file_of_its_own_with_what_it_cost(collect, honest):
         assert stored.info["bytes_up"] >= 8 * 64 + 8 * 3 * 2
 
 
+@pytest.mark.parametrize(
+    ("manifest", "seconds"),
+    [({"scores": 5}, 2.5), ({"left_out": "rare"}, 2.5), ({"recalls": [7.0]}, 2.5), ({}, float("nan")), ({}, -1.0)],
+)
+def test_a_site_whose_manifest_or_seconds_make_no_sense_is_lost_and_the_others_go_on(
+    collect, honest, release_of, manifest, seconds
+):
+    def answer(site, content):
+        if site != "site-1":
+            return honest(site, content)
+        return wire.release_reply(release_of(site, 1, **manifest), seconds)
+
+    _, coordinator, (files,) = collect(answer, min_sites=2)
+    assert list(files) == ["site-0", "site-2"] and list(coordinator.missing) == ["site-1"]
+
+
 def test_every_round_is_an_exchange_of_its_own_when_the_study_says_each(collect, honest, study):
     study.recycle.exchange = "each"
     grid, _, exchanges = collect(honest)

@@ -49,6 +49,12 @@ def test_nothing_but_the_audit_is_trained_and_no_finished_stage_is_touched(again
     assert fresh and all(name.startswith(OF_AN_AUDIT) for name in fresh)
 
 
+def test_a_run_of_other_code_is_refused_since_its_sites_would_train_everything_again(small_run, monkeypatch):
+    monkeypatch.setattr("simulations.audit_run.again.code_version", lambda: "other")
+    with pytest.raises(UserError, match="run by other code or other package versions than are installed now"):
+        finished_study(RunFolder.of_run(small_run))
+
+
 def test_the_earlier_results_are_kept_and_the_report_is_drawn_again(again, small_run):
     (earlier,) = (again[0] / "earlier-audits").iterdir()
     assert read(earlier) == read(small_run / "results.json")
