@@ -1,5 +1,7 @@
 """Stage keys name the code of generators that are not of this package."""
 
+import sys
+
 import pytest
 
 from fedkr.config import GeneratorConfig
@@ -17,7 +19,9 @@ def package(tmp_path, monkeypatch):
     (folder / "__init__.py").write_text("from keyed_root.drawing.parts import Generator, Options\n")
     (folder / "parts.py").write_text(MODULE)
     monkeypatch.syspath_prepend(tmp_path)
-    return folder
+    yield folder
+    for name in [name for name in sys.modules if name.partition(".")[0] == "keyed_root"]:
+        del sys.modules[name]
 
 
 def test_any_file_of_a_foreign_package_is_part_of_the_key_in_mixtures_too(package):

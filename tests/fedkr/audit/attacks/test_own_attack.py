@@ -1,6 +1,7 @@
 """An attack of one's own: one module and one YAML file, from the audit of a model to the document that leaves."""
 
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -32,7 +33,9 @@ def own_attack(tmp_path, monkeypatch):
     (tmp_path / "mypackage").mkdir()
     (tmp_path / "mypackage" / "largest.py").write_text(MODULE)
     monkeypatch.syspath_prepend(tmp_path)
-    return "mypackage.largest"
+    yield "mypackage.largest"
+    for name in [name for name in sys.modules if name.partition(".")[0] == "mypackage"]:
+        del sys.modules[name]
 
 
 def images(count, seed):
