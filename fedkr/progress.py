@@ -42,6 +42,21 @@ class SilentProgress:
         """Do nothing."""
 
 
+class RelayedProgress:
+    """Reports to another progress: stages by names that begin with ``prefix``, a step as ``width`` steps."""
+
+    def __init__(self, progress: Progress, prefix: str = "", width: int = 1) -> None:
+        self.progress, self.prefix, self.width = progress, prefix, width
+
+    def update(self, stage: str, done: int, total: int, unit: str = "step", **numbers: float) -> None:
+        """See :meth:`Progress.update`."""
+        self.progress.update(self.prefix + stage, done * self.width, total * self.width, unit, **numbers)
+
+    def finish(self, stage: str) -> None:
+        """See :meth:`Progress.finish`."""
+        self.progress.finish(self.prefix + stage)
+
+
 @dataclass(frozen=True)
 class StageState:
     """How far a stage was when its process last said so.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,14 +14,14 @@ from numpy.typing import NDArray
 from safetensors import safe_open
 
 from fedkr.data.images import Shape
+from fedkr.documents import DOCUMENTS
 from fedkr.errors import UserError
+from fedkr.fingerprint import array_digest
 from fedkr.stages import Artifact, read_artifact, write_artifact
 
 # float16 rounds each of up to some hundred probabilities by 0.05 %.
 ROW_SUM_TOLERANCE = 0.01
-MANIFEST_FIELDS = frozenset(
-    {"site", "round", "slices", "count", "left_out", "knobs", "checkpoint", "scores", "recalls", "teacher"}
-)
+MANIFEST_FIELDS = frozenset(DOCUMENTS["manifest"].model_fields)
 
 
 class SoftSet(NamedTuple):
@@ -154,11 +153,7 @@ class ReleasedSets:
 
     def digest(self) -> str:
         """Return what names these sets in a stage's key."""
-        digest = hashlib.sha256()
-        for index in range(self.count):
-            for array in self(index):
-                digest.update(repr((array.shape, array.dtype.str)).encode() + np.ascontiguousarray(array).tobytes())
-        return digest.hexdigest()[:16]
+        return array_digest(array for index in range(self.count) for array in self(index))
 
     def as_artifact(self) -> Artifact:
         """Return the sets as a stage keeps them."""

@@ -8,7 +8,6 @@ else. Arrays travel in NumPy's ``npy`` format without pickle.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import math
 from collections.abc import Iterable, Mapping
@@ -24,6 +23,7 @@ from torch import Tensor
 from fedkr.audit.document import Pair
 from fedkr.config import AUDIT_TARGETS
 from fedkr.errors import UserError
+from fedkr.fingerprint import array_digest, fingerprint
 from fedkr.learning.evaluation import Utility
 from fedkr.learning.models import check_weights
 from fedkr.release import Release, SoftSet
@@ -55,9 +55,6 @@ REPLIES: dict[str, frozenset[str]] = {
     AUDIT: frozenset({METRICS, FINDINGS}),
     COMPARE: frozenset({METRICS, COMPARISON}),
 }
-CARD_FIELDS = frozenset(
-    {"site", "version", "classes", "size", "channels", "counts", "allow", "recipients", "threads", "data"}
-)
 UTILITY_FIELDS = ("accuracy", "balanced_accuracy", "auc", "loss", "confusion", "count")
 
 # What a site says about its round of weight sharing, with the least that each figure can be.
@@ -282,11 +279,7 @@ def read_seconds(metrics: Mapping[str, Any]) -> float:
 
 
 def weights_digest(weights: Mapping[str, Tensor] | None) -> str:
-    """Return 16 hex digits that name a model's weights, or an empty string for no model."""
+    """Return 10 hex digits that name a model's weights, or an empty string for no model."""
     if weights is None:
         return ""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(weights.items()):
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()[:16]
+    return fingerprint({name: array_digest([tensor.detach().cpu().numpy()]) for name, tensor in weights.items()})

@@ -22,14 +22,9 @@ class Releases:
     """
 
     def __init__(self, coordinator: Coordinator) -> None:
-        self.coordinator, self.study = coordinator, coordinator.study
+        self.coordinator, self.exchanges = coordinator, coordinator.study.recycle.exchanges
         self._asked: Pending | None = None
         self._files: list[dict[str, Path]] = []
-
-    @property
-    def exchanges(self) -> int:
-        """How many times the sites are asked: once for all regeneration rounds, or once for each."""
-        return 1 if self.study.recycle.exchange == "once" else self.study.recycle.rounds
 
     def ask(self) -> None:
         """Ask the sites for their first release, unless that was done."""

@@ -88,6 +88,13 @@ class SiteAudit:
             found.append(self._pipeline(others))
         return found
 
+    def report(self, target: str, model: nn.Module, kind: str = "") -> AuditReport:
+        """Attack a model (see :meth:`attack`); nothing is kept."""
+        references = self.train_references(kind or target)
+        predict = partial(predict_logits, model, runtime=self.site.runtime)
+        population = self.population if references else None
+        return audit_model(predict, self._subject(target, kind), references, population, self.study.data.flip)
+
     def attack(self, target: str, model: nn.Module, about: str = "", kind: str = "") -> AuditReport:
         """Attack a model and keep the scores of single images here.
 
@@ -100,33 +107,26 @@ class SiteAudit:
         Raises:
             UserError: a target whose name is none, or a model that cannot be audited.
         """
-        path, references = self._scores_path(target, about), self.train_references(kind or target)
-        report = audit_model(
-            partial(predict_logits, model, runtime=self.site.runtime),
-            self._subject(target, kind),
-            references,
-            self.population if references else None,
-            self.study.data.flip,
-        )
+        path = self._scores_path(target, about)
+        report = self.report(target, model, kind)
         self._keep_scores(report, path)
         return report
 
     def attack_releases(self) -> tuple[AuditReport, ReleaseCopies]:
         """Attack all that the site released, without a model, and check it for copies of members."""
-        report = audit_release(self._releases(), self.population, self._subject(RELEASE))
+        report = audit_release(self.releases(), self.population, self._subject(RELEASE))
         self._keep_scores(report, self._scores_path(RELEASE, ""))
         return report, self._copies()
 
     def _subject(self, target: str, kind: str = "") -> Subject:
         return Subject(target, self.site.name, self.challenge, self.config, self.study.seed, kind)
 
-    def _releases(self) -> list[Release]:
-        recycle = self.study.recycle
-        exchanges = 1 if recycle.exchange == "once" else recycle.rounds
-        return [self.pipeline.release(n, self.site.policy.max_images) for n in range(1, exchanges + 1)]
+    def releases(self) -> list[Release]:
+        """Return all that the site released, as its policy has it."""
+        return self.pipeline.releases(self.site.policy.max_images)
 
     def _copies(self) -> ReleaseCopies:
-        releases = self._releases()
+        releases = self.releases()
         key = {
             "site": self.site.name,
             "seed": self.study.seed,

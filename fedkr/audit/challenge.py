@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,11 +34,7 @@ class Challenge:
 
 
 def site_challenge(data: SiteData) -> Challenge:
-    """Return a site's challenge set: train against holdout, the canaries in train set apart from its members.
-
-    Raises:
-        UserError: as :func:`build_challenge`.
-    """
+    """Return a site's challenge set by :func:`build_challenge`, the canaries in train set apart from its members."""
     return dataclasses.replace(build_challenge(data.members, data.holdout), canaries=data.canaries)
 
 
@@ -76,14 +73,15 @@ def candidates(challenge: Challenge) -> ImageSet:
 
 
 def site_population(data: SiteData, challenge: Challenge) -> ImageSet:
-    """Return RMIA's population: val and test, which no model trained on, without copies of a candidate.
+    """Return RMIA's population: what of val and test, which no model trained on, :func:`population_of` leaves."""
+    lacking = "audit: val and test hold only copies of train and holdout; give the site more images"
+    return population_of([data.val, data.test], challenge, lacking)
 
-    Raises:
-        UserError: no image is left.
-    """
-    pool = joined([data.val, data.test])
-    taken = set(image_digests(candidates(challenge).images))
+
+def population_of(parts: Sequence[ImageSet], challenge: Challenge, lacking: str) -> ImageSet:
+    """Return several sets as one, without copies of a candidate; raise ``lacking`` where no image is left."""
+    pool, taken = joined(parts), set(image_digests(candidates(challenge).images))
     kept = np.flatnonzero([digest not in taken for digest in image_digests(pool.images)])
     if not len(kept):
-        raise UserError("audit: val and test hold only copies of train and holdout; give the site more images")
+        raise UserError(lacking)
     return pool.subset(kept)

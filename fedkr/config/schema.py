@@ -150,6 +150,11 @@ class RecycleConfig:
     min_class_count: int = 2
     refuse_collapsed: bool = True
 
+    @property
+    def exchanges(self) -> int:
+        """How many releases a site makes: one with a slice for each regeneration round, or one each round."""
+        return 1 if self.exchange == "once" else self.rounds
+
 
 @dataclass
 class SearchConfig:

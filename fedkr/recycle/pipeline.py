@@ -225,6 +225,10 @@ class SitePipeline:
             self.stages.run("release", key, lambda: self._regenerate(round_number, max_images).as_artifact())
         )
 
+    def releases(self, max_images: int | None) -> list[Release]:
+        """Return the release of each exchange (:meth:`release`)."""
+        return [self.release(number + 1, max_images) for number in range(self.study.recycle.exchanges)]
+
     def slices(self, max_images: int | None) -> tuple[int, int]:
         """Return into how many slices a release divides, and how many images each has.
 
@@ -232,7 +236,7 @@ class SitePipeline:
             UserError: the cap ``max_images`` leaves no image for each slice.
         """
         recycle = self.study.recycle
-        slices = recycle.rounds if recycle.exchange == "once" else 1
+        slices = recycle.rounds // recycle.exchanges
         count = max(1, round(recycle.ratio * len(self.data.train)))
         if max_images is not None:
             count = min(count, max_images // slices)

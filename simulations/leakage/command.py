@@ -7,8 +7,8 @@ synthetic images. Teacher, generator and reference models are trained once; a po
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
-from functools import cached_property, partial, reduce
+from collections.abc import Sequence
+from functools import cached_property, reduce
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,7 @@ import scipy
 from torch import nn
 
 from fedkr.audit.leakage_curve import CurvePoint, SyntheticSlices, curve_points, draw_slices, training_sets
-from fedkr.audit.run import audit_model
 from fedkr.audit.statistics.pooling import pooled_rows, worst_site
-from fedkr.audit.subject import Subject
 from fedkr.config import AuditConfig, Study
 from fedkr.data import ImageSet
 from fedkr.data.images import Shape, content_digest
@@ -181,7 +179,8 @@ class LeakageCurve:
         return load_classifier(self.study.student, Shape.of(self.test), model.tensors, self.runtime)
 
     def _figures(self, model: nn.Module) -> Row:
-        sites = [row for audit in self.audits for row in self._attack(audit, model)]
+        sites = [row for audit in self.audits for row in audit.report("student", model).rows]
+        sites = [{name: value for name, value in row.items() if name != "roc"} for row in sites]
         headline = [row for row in sites if row["headline"]]
         (everywhere,), (worst,) = pooled_rows(headline), worst_site(headline)
         return {
@@ -193,27 +192,9 @@ class LeakageCurve:
             "per_site": headline,
         }
 
-    def _attack(self, audit: SiteAudit, model: nn.Module) -> Iterator[Row]:
-        report = audit_model(
-            partial(predict_logits, model, runtime=self.runtime),
-            Subject("student", audit.site.name, audit.challenge, self.study.audit, self.study.seed),
-            audit.train_references("student"),
-            audit.population,
-            self.study.data.flip,
-        )
-        for row in report.rows:
-            yield {name: value for name, value in row.items() if name != "roc"}
-
     def _share_releases(self) -> None:
         """Give every site the other sites' releases: its references train on them too, as in the study itself."""
-        recycle = self.study.recycle
-        exchanges = 1 if recycle.exchange == "once" else recycle.rounds
-        released = [
-            ReleasedSets.of_releases(
-                [audit.pipeline.release(n, audit.site.policy.max_images) for n in range(1, exchanges + 1)]
-            )
-            for audit in self.audits
-        ]
+        released = [ReleasedSets.of_releases(audit.releases()) for audit in self.audits]
         for audit in self.audits:
             others = [sets for sets, owner in zip(released, self.audits, strict=True) if owner is not audit]
             audit.keep_others(reduce(ReleasedSets.united, others) if others else None)

@@ -11,6 +11,7 @@ from flwr.app import Message, Metadata
 
 from fedkr import wire
 from fedkr.data.images import Shape
+from fedkr.documents import DOCUMENTS
 from fedkr.errors import UserError
 from fedkr.learning.models import build_classifier
 from fedkr.learning.prediction import predict_logits
@@ -88,7 +89,7 @@ def test_a_card_names_classes_shape_and_policy(site, ask):
     card = wire.read_document(ask(site(allow=["metrics"]), wire.DESCRIBE), wire.CARD)
     assert (card["site"], card["classes"]) == ("st-mary", ["healthy", "ill", "rare"])
     assert (card["size"], card["channels"], card["allow"], card["recipients"]) == (8, 1, ["metrics"], "server")
-    assert set(card) <= wire.CARD_FIELDS
+    assert set(card) <= DOCUMENTS["card"].model_fields.keys()
 
 
 def test_the_sites_own_model_stays_and_its_figures_leave(site, ask):

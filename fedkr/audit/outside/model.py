@@ -17,7 +17,7 @@ import numpy as np
 
 from fedkr.audit.attacks.queries import Queries
 from fedkr.audit.attacks.with_references import ReferenceSignals, reference_signals
-from fedkr.audit.challenge import Challenge, build_challenge, candidates, image_digests
+from fedkr.audit.challenge import Challenge, build_challenge, candidates, population_of
 from fedkr.audit.document import audit_document, audit_extras
 from fedkr.audit.findings import AuditReport
 from fedkr.audit.references.direct import balanced_membership, reference_task, train_references
@@ -27,7 +27,7 @@ from fedkr.audit.statistics.blind import BlindResult, blind_baseline, holm_rejec
 from fedkr.audit.subject import Subject
 from fedkr.audit.verdict import CONTROL, SiteVerdict, site_verdicts
 from fedkr.config import AuditConfig, ClassifierConfig
-from fedkr.data.images import ImageSet, Shape, content_digest, joined
+from fedkr.data.images import ImageSet, Shape, content_digest
 from fedkr.data.sources.npz import NpzFile, read_splits
 from fedkr.errors import UserError
 from fedkr.learning.classifier import train_on_real
@@ -103,7 +103,8 @@ def read_outside(path: Path, classes: int | None = None, seed: int = 0) -> Outsi
             f"the file has no test split: {len(taken)} of the {source} images are RMIA's population, not non-members"
         )
     challenge = build_challenge(train, nonmembers)
-    return OutsideData(path.stem, challenge, _population(path, spare, challenge), notes)
+    lacking = f"{path}: val and test hold only copies of members and non-members; add a test split"
+    return OutsideData(path.stem, challenge, population_of(spare, challenge, lacking), notes)
 
 
 def _divided(data: ImageSet, rng: np.random.Generator) -> tuple[ImageSet, ImageSet]:
@@ -112,14 +113,6 @@ def _divided(data: ImageSet, rng: np.random.Generator) -> tuple[ImageSet, ImageS
     count = int(units.max()) + 1
     taken = np.isin(units, rng.permutation(count)[: max(1, round(POPULATION_SHARE * count))])
     return data.subset(np.flatnonzero(~taken)), data.subset(np.flatnonzero(taken))
-
-
-def _population(path: Path, spare: list[ImageSet], challenge: Challenge) -> ImageSet:
-    pool, known = joined(spare), set(image_digests(candidates(challenge).images))
-    kept = np.flatnonzero([digest not in known for digest in image_digests(pool.images)])
-    if not len(kept):
-        raise UserError(f"{path}: val and test hold only copies of members and non-members; add a test split")
-    return pool.subset(kept)
 
 
 @dataclass(frozen=True)

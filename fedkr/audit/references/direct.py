@@ -15,15 +15,16 @@ from numpy.typing import NDArray
 from torch import nn
 
 from fedkr.audit.attacks.observed import Bools
-from fedkr.audit.references.engines import ReferenceTask, array_digest, train_alone, train_together
+from fedkr.audit.references.engines import ReferenceTask, train_alone, train_together
 from fedkr.config import ClassifierConfig
 from fedkr.data.images import ImageSet
 from fedkr.errors import UserError
+from fedkr.fingerprint import array_digest
 from fedkr.learning.job import Job
 from fedkr.learning.models.stacked import CONVOLUTIONS
 from fedkr.learning.prediction import predict_logits
 from fedkr.learning.runtime import Runtime
-from fedkr.progress import Progress, SilentProgress
+from fedkr.progress import Progress, RelayedProgress, SilentProgress
 from fedkr.release import SoftSet
 from fedkr.stages import Artifact, StageStore
 
@@ -99,7 +100,7 @@ def train_references(
         depends = common | {
             "engine": engine,
             "models": list(indices),
-            "rows": array_digest(task.membership[first : indices.stop]),
+            "rows": array_digest([task.membership[first : indices.stop]]),
         }
         artifact = stages.run("references", depends, partial(_train_chunk, task, indices, engine, shown))
         models += _load(task, indices, artifact)
@@ -189,7 +190,7 @@ def train_chunk(task: ReferenceTask, indices: Sequence[int], engine: str, progre
     """
     if engine == "loop":
         return [train_alone(task, index, progress) for index in indices]
-    return train_together(task, indices, engine, _Wide(progress, len(indices)))
+    return train_together(task, indices, engine, RelayedProgress(progress, width=len(indices)))
 
 
 def _pays_on_cpu(task: ReferenceTask) -> bool:
@@ -241,18 +242,3 @@ class _OneStage:
     def finish(self, stage: str) -> None:
         """Let the next model's steps follow this one's."""
         self.before = self.now
-
-
-class _Wide:
-    """Counts a step of a stack as one of each of its models."""
-
-    def __init__(self, progress: Progress, width: int) -> None:
-        self.progress, self.width = progress, width
-
-    def update(self, stage: str, done: int, total: int, unit: str = "step", **numbers: float) -> None:
-        """Pass on the steps of single models."""
-        self.progress.update(stage, done * self.width, total * self.width, unit, **numbers)
-
-    def finish(self, stage: str) -> None:
-        """Pass it on."""
-        self.progress.finish(stage)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 
 from fedkr.config import ClassifierConfig
 from fedkr.data.images import Shape
+from fedkr.fingerprint import array_digest
 from fedkr.learning.augment import augment
 from fedkr.learning.batches import BatchOrder
 from fedkr.learning.classifier import WARMUP_SHARE, Batch, sgd, train_classifier
@@ -60,8 +60,7 @@ class ReferenceTask:
         """Return all that every model depends on, as a stage's key."""
         return {
             "recipe": dataclasses.asdict(self.config),
-            "images": array_digest(self.images),
-            "targets": array_digest(self.targets),
+            "images": array_digest([self.images, self.targets]),
             "reference_seed": list(self.job.seed),
             **self.job.describe(),
         }
@@ -100,11 +99,6 @@ def train_alone(task: ReferenceTask, index: int, progress: Progress) -> nn.Modul
         return task.images[rows], task.targets[rows]
 
     return train_classifier(task.config, batches, task.shape, job, f"reference model {index}")
-
-
-def array_digest(array: NDArray[Any]) -> str:
-    """Return 16 hex digits that name an array's values, shape and dtype."""
-    return hashlib.sha256(repr((array.shape, array.dtype.str)).encode() + array.tobytes()).hexdigest()[:16]
 
 
 class StackedTraining:

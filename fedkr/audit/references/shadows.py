@@ -11,29 +11,24 @@ from __future__ import annotations
 import dataclasses
 import math
 import shutil
-from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
 
-from fedkr.audit.references.engines import array_digest
-from fedkr.config import ClassifierConfig, Study
+from fedkr.audit.attacks.observed import Bools
+from fedkr.audit.references.direct import References
+from fedkr.config import Study
 from fedkr.data.images import ImageSet, Shape, SiteData, content_digest
-from fedkr.fingerprint import fingerprint
+from fedkr.fingerprint import array_digest, fingerprint
 from fedkr.learning.job import Job
 from fedkr.learning.models import load_classifier
-from fedkr.learning.prediction import predict_logits
-from fedkr.learning.runtime import Runtime
-from fedkr.progress import Progress
+from fedkr.progress import RelayedProgress
 from fedkr.recycle import SitePipeline
 from fedkr.recycle.distill import distill_student
 from fedkr.recycle.pipeline import site_job
 from fedkr.release import ReleasedSets
 from fedkr.stages import Artifact, StageStore, model_tensors
-
-Bools = NDArray[np.bool_]
 
 
 class ShadowPipeline(SitePipeline):
@@ -56,31 +51,6 @@ class ShadowPipeline(SitePipeline):
         return {"checkpoint": step, "knobs": self.knobs, "checkpoints": [], "tuning": []}
 
 
-@dataclass(frozen=True)
-class ShadowStudents:
-    """The students at the end of the shadows: reference models of kind ``pipeline``.
-
-    Attributes:
-        config: their architecture.
-        classes: how many classes they tell apart.
-        states: each one's weights.
-        membership: bool ``[M, N]``: the candidates in each one's half.
-        runtime: where they are asked.
-    """
-
-    config: ClassifierConfig
-    classes: int
-    states: list[dict[str, torch.Tensor]]
-    membership: Bools
-    runtime: Runtime
-
-    def logits(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Return float32 ``[M, Q, K]`` for uint8 images ``[Q, H, W, C]``."""
-        shape = Shape(images.shape[3], images.shape[1], self.classes)
-        models = (load_classifier(self.config, shape, state, self.runtime) for state in self.states)
-        return np.stack([predict_logits(model, images, self.runtime) for model in models])
-
-
 class PipelineShadows:
     """A site's pipeline, repeated once for each row of ``membership``.
 
@@ -95,7 +65,7 @@ class PipelineShadows:
         self.target, self.candidates, self.membership = target, candidates, membership
         self.max_images = max_images
 
-    def students(self, others: ReleasedSets | None) -> ShadowStudents:
+    def students(self, others: ReleasedSets | None) -> References:
         """Return the shadows' students, trained on what each shadow released and what ``others`` did.
 
         Args:
@@ -104,13 +74,13 @@ class PipelineShadows:
         Raises:
             UserError: a shadow whose half cannot be learned from, such as one with a single class.
         """
-        states = []
+        config, shape, runtime = self.target.study.student, Shape.of(self.candidates), self.target.job.runtime
+        models = []
         for m in range(len(self.membership)):
-            stages, key = self.target.stages, self._key(m) | {"others": others and others.digest()}
-            name = f"shadow-{m}-student"
-            states.append(stages.run(name, key, lambda m=m: self._train_student(m, others)).tensors)  # type: ignore[misc]
-        target, classes = self.target, len(self.candidates.classes)
-        return ShadowStudents(target.study.student, classes, states, self.membership, target.job.runtime)
+            key = self._key(m) | {"others": others and others.digest()}
+            student = self.target.stages.run(f"shadow-{m}-student", key, partial(self._train_student, m, others))
+            models.append(load_classifier(config, shape, student.tensors, runtime))
+        return References(models, self.membership, runtime)
 
     def release(self, m: int) -> ReleasedSets:
         """Return what shadow ``m`` releases; its teacher and generator are removed from the disk afterwards."""
@@ -118,10 +88,7 @@ class PipelineShadows:
 
         def compute() -> Artifact:
             """Run the pipeline on the members of shadow ``m`` and keep what it would release."""
-            pipeline = self._pipeline(m, StageStore(folder))
-            recycle = pipeline.study.recycle
-            exchanges = 1 if recycle.exchange == "once" else recycle.rounds
-            releases = [pipeline.release(number, self.max_images) for number in range(1, exchanges + 1)]
+            releases = self._pipeline(m, StageStore(folder)).releases(self.max_images)
             return ReleasedSets.of_releases(releases).as_artifact()
 
         found = self.target.stages.run(f"shadow-{m}-release", self._key(m), compute)
@@ -157,7 +124,7 @@ class PipelineShadows:
         return f"{self.target.site}/shadow-{m}"
 
     def _job(self, m: int) -> Job:
-        progress = PrefixedProgress(self.target.job.progress, f"shadow {m + 1}/{len(self.membership)}: ")
+        progress = RelayedProgress(self.target.job.progress, f"shadow {m + 1}/{len(self.membership)}: ")
         return site_job(self.target.study, self._name(m), self.target.job.runtime, progress)
 
     def _key(self, m: int) -> dict[str, Any]:
@@ -166,23 +133,8 @@ class PipelineShadows:
             **{name: choice[name] for name in ("checkpoint", "knobs")},
             "max_images": self.max_images,
             "candidates": content_digest(self.candidates),
-            "half": array_digest(self.membership[m]),
+            "half": array_digest([self.membership[m]]),
         }
-
-
-class PrefixedProgress:
-    """Reports to another progress under names that begin with ``prefix``."""
-
-    def __init__(self, progress: Progress, prefix: str) -> None:
-        self.progress, self.prefix = progress, prefix
-
-    def update(self, stage: str, done: int, total: int, unit: str = "step", **numbers: float) -> None:
-        """See :class:`fedkr.progress.Progress`."""
-        self.progress.update(self.prefix + stage, done, total, unit, **numbers)
-
-    def finish(self, stage: str) -> None:
-        """See :class:`fedkr.progress.Progress`."""
-        self.progress.finish(self.prefix + stage)
 
 
 def scaled_steps(steps: int, images: int, usual: int) -> int:
