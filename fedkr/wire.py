@@ -178,7 +178,9 @@ def read_round(content: RecordDict, sent: Mapping[str, Tensor]) -> tuple[dict[st
 
 def round_content(weights: Mapping[str, Tensor], figures: Mapping[str, Metric | None]) -> RecordDict:
     """Return the content of the answer to ``train``."""
-    return RecordDict({ARRAYS: weights_record(weights), METRICS: metrics_record(figures)})
+    content = metrics_reply(figures)
+    content[ARRAYS] = weights_record(weights)
+    return content
 
 
 def document_reply(name: str, values: Mapping[str, Any], seconds: float) -> RecordDict:
@@ -230,12 +232,7 @@ def read_document(content: RecordDict, name: str) -> dict[str, Any]:
 
 def metrics_reply(values: Mapping[str, Metric | None]) -> RecordDict:
     """Return the content of an answer that is metrics only; None is left out, since the record has no such value."""
-    return RecordDict({METRICS: metrics_record(values)})
-
-
-def metrics_record(values: Mapping[str, Metric | None]) -> MetricRecord:
-    """Return a MetricRecord of the values that are not None."""
-    return MetricRecord({name: value for name, value in values.items() if value is not None})
+    return RecordDict({METRICS: MetricRecord({name: value for name, value in values.items() if value is not None})})
 
 
 def read_metrics(content: RecordDict) -> dict[str, Any]:

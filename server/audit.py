@@ -85,27 +85,6 @@ def read_auditable(run_dir: Path, results: Mapping[str, Any]) -> Auditable:
     return Auditable(targets, [releases[number] for number in sorted(releases)])
 
 
-def run_audit(
-    coordinator: Coordinator, found: Auditable, runtime: Runtime, progress: Progress
-) -> tuple[list[Row], Extras]:
-    """Audit what a run left behind, with the settings of the coordinator's study; nothing else is trained again.
-
-    A site that refuses or fails is left out of what it could not answer, and a note says so.
-
-    Args:
-        coordinator: with the sites gathered.
-        found: the models and releases to attack.
-        runtime: where the server trains what only it can build: a student of each site's releases.
-        progress: is told of that.
-
-    Returns:
-        The rows of ``results["audit"]``, those pooled over all sites last, and ``results["audit_extras"]``.
-    """
-    if not coordinator.study.audit.enabled:
-        return [], {}
-    return ServerAudit(coordinator, found, runtime, progress).run()
-
-
 def with_summaries(rows: Iterable[Row], extras: Extras) -> tuple[list[Row], Extras]:
     """Return rows and extras with what follows from all sites' rows: pooled rows, verdicts, worst sites."""
     own = [row for row in rows if row["site"] != ALL_SITES]
@@ -120,7 +99,17 @@ def with_summaries(rows: Iterable[Row], extras: Extras) -> tuple[list[Row], Extr
 
 
 class ServerAudit:
-    """One audit: references, then all targets, then what compares them. Arguments as of :func:`run_audit`."""
+    """The audit of what a run left behind: references, then all targets, then what compares them.
+
+    Nothing else is trained again. A site that refuses or fails is left out of what it could not answer, and a note
+    says so.
+
+    Args:
+        coordinator: with the sites gathered, and the study whose settings the audit has.
+        found: the models and releases to attack.
+        runtime: where the server trains what only it can build: a student of each site's releases.
+        progress: that training reports to it.
+    """
 
     def __init__(self, coordinator: Coordinator, found: Auditable, runtime: Runtime, progress: Progress) -> None:
         self.coordinator, self.found, self.runtime, self.progress = coordinator, found, runtime, progress
@@ -132,7 +121,9 @@ class ServerAudit:
         self.digests: dict[tuple[str, str], str] = {}
 
     def run(self) -> tuple[list[Row], Extras]:
-        """Run the audit; see :func:`run_audit`."""
+        """Return the rows of ``results["audit"]``, those of all sites last, and ``results["audit_extras"]``."""
+        if not self.config.enabled:
+            return [], {}
         wanted = {target: self._models(target) for target in self.found.wanted(self.config.targets)}
         asked = {target: models for target, models in wanted.items() if models}
         if self.config.direct_references and any(attack in REFERENCE_ATTACKS for attack in self.config.attacks):

@@ -11,7 +11,7 @@ from fedkr import wire
 from fedkr.config import Study
 from fedkr.data import ImageSet, load_source
 from fedkr.errors import StudyFailedError
-from server.audit import Auditable, run_audit
+from server.audit import Auditable, ServerAudit
 from server.contestant import COSTS, Contestant, Federation, Outcome, Row, make_contestants
 from server.coordinator import Pending
 from server.targets import Target, figures_of, measure_model
@@ -51,7 +51,7 @@ class Comparison:
         self._evaluate_at_sites(rows, outcomes)
         releases = [exchange for outcome in outcomes.values() for exchange in outcome.releases]
         found = Auditable(targets, releases)
-        audit, extras = run_audit(self.coordinator, found, self.job.runtime, self.job.progress)
+        audit, extras = ServerAudit(self.coordinator, found, self.job.runtime, self.job.progress).run()
         return {
             "strategies": list(rows.values()),
             "targets": kept,

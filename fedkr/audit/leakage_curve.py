@@ -25,7 +25,7 @@ from fedkr.seeds import numpy_rng
 from fedkr.stages import Artifact
 
 RATIOS = (0.1, 0.3, 1.0, 3.0, 10.0)
-ROUNDS = (1, 2, 4, 8)
+ROUNDS = (1.0, 2.0, 4.0, 8.0)
 LABELS = ("soft", "hard")
 RATIO, REGENERATION = "ratio", "rounds"
 
@@ -90,12 +90,10 @@ class SyntheticSlices:
         return SyntheticSlices(images, soft, asked, artifact.info["size"])
 
 
-def curve_points(
-    ratios: Sequence[float] = RATIOS, rounds: Sequence[int] = ROUNDS, labels: Sequence[str] = LABELS
-) -> list[CurvePoint]:
+def curve_points() -> list[CurvePoint]:
     """Return the curve's points, sweep after sweep."""
-    by_ratio = [CurvePoint(RATIO, float(value), kind) for kind in labels for value in ratios]
-    return by_ratio + [CurvePoint(REGENERATION, float(value), kind) for kind in labels for value in rounds]
+    sweeps = {RATIO: RATIOS, REGENERATION: ROUNDS}
+    return [CurvePoint(sweep, value, kind) for sweep, values in sweeps.items() for kind in LABELS for value in values]
 
 
 def draw_slices(pipeline: SitePipeline, count: int) -> SyntheticSlices:

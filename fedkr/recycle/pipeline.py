@@ -246,19 +246,11 @@ class SitePipeline:
                 )
         return slices, count
 
-    def drawer(self, seeded: str, labelled: bool = True) -> Drawer:
-        """Return the Drawer of the chosen checkpoint and knobs.
-
-        Args:
-            seeded: part of the seed of all that it draws.
-            labelled: whether the teacher labels the images; else each gets the class that it was drawn for.
-        """
-        choice, generator = self.choose(), self.build_generator()
+    def drawer(self, seeded: str) -> Drawer:
+        """Return the Drawer of the chosen checkpoint and knobs; ``seeded`` is part of the seed of all that it draws."""
+        choice, generator, job = self.choose(), self.build_generator(), self.job.seeded(seeded)
         generator.load(self.checkpoint(choice["checkpoint"]))
-        labeller = self.labeller() if labelled else None
-        return Drawer(
-            generator, choice["knobs"], self.data.train, self.study.recycle, labeller, self.job.seeded(seeded)
-        )
+        return Drawer(generator, choice["knobs"], self.data.train, self.study.recycle, self.labeller(), job)
 
     def _regenerate(self, round_number: int, max_images: int | None) -> Release:
         (slices, count), drawer = self.slices(max_images), self.drawer("regenerate")

@@ -11,7 +11,6 @@ import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 
@@ -67,14 +66,7 @@ class Score:
         return self.value, self.tie
 
 
-class Trial(Protocol):
-    """A candidate whose student is on its way."""
-
-    def advance(self, until: int) -> Score:
-        """Train the student up to step ``until`` and return its score."""
-
-
-def halve(trials: Sequence[Trial], steps: int, rungs: int, spare_last: bool = False) -> list[tuple[Score, int]]:
+def halve(trials: Sequence[StudentTrial], steps: int, rungs: int, spare_last: bool = False) -> list[tuple[Score, int]]:
     """Train all trials a little, the better half twice as far, and so on; return each one's last score and step.
 
     Args:

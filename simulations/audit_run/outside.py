@@ -29,14 +29,7 @@ from fedkr.report.wording import attack_with_references, auc_interval, tpr_inter
 from fedkr.stages import StageStore, write_atomic, write_json
 from server.composition import compose_study
 from simulations.audit_run.options import Request
-from simulations.audit_run.outside_model import (
-    STUDENT,
-    Normalisation,
-    OutsideModel,
-    check_answers,
-    load_model,
-    recipe_of,
-)
+from simulations.audit_run.outside_model import STUDENT, OutsideModel, check_answers, load_model, recipe_of
 from simulations.live import LiveView
 from simulations.run_folder import only_one_in
 
@@ -71,7 +64,7 @@ def audit_outside(request: Request, bootstrap: int | None = None) -> Path:
     members = data.challenge.members
     given = {"arch": request.arch, "width": request.width, "steps": request.steps}
     model = load_model(request.model, recipe_of(None, given), members)
-    model.normalise(Normalisation.read(request.mean, request.std, members.channels))
+    model.normalise(request.mean, request.std, members.channels)
     runtime.place(model).eval()
     check_answers(model, members, request.model, runtime)
     recipe = recipe_of(model.recipe, given)

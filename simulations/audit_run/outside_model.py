@@ -6,7 +6,6 @@ import dataclasses
 import warnings
 import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,7 @@ from fedkr.learning.models.resnet import resnet18
 from fedkr.learning.prediction import predict_logits, to_model_input
 from fedkr.learning.runtime import Runtime
 from fedkr.stages import model_tensors
-from simulations.export.bundle import WEIGHTS_FILE, ModelDescription, read_student
+from simulations.export.bundle import WEIGHTS_FILE, read_student
 
 # Keys under which training scripts put the weights among other things.
 WRAPPERS = ("state_dict", "model_state_dict", "model", "net")
@@ -37,29 +36,6 @@ PROBED = 64
 # Trained on releases, by the rule of the verdict.
 STUDENT = "student"
 SMALLEST_PROBABILITY = 1e-12
-
-
-@dataclass(frozen=True)
-class Normalisation:
-    """How the model wants its input: images in [0, 1], less ``mean``, over ``std``; one number, or one a channel.
-
-    The default is fedkr's own input in [-1, 1].
-    """
-
-    mean: tuple[float, ...] = (0.5,)
-    std: tuple[float, ...] = (0.5,)
-
-    @staticmethod
-    def read(mean: str, std: str, channels: int) -> Normalisation:
-        """Read what was given on the command line, such as ``0.485,0.456,0.406``.
-
-        Raises:
-            UserError: no numbers, as many as neither 1 nor the channels, or a deviation that is not above 0.
-        """
-        values = [_numbers(name, text, channels) for name, text in (("--mean", mean), ("--std", std))]
-        if min(values[1]) <= 0:
-            raise UserError(f"--std {std}: must be above 0")
-        return Normalisation(*values)
 
 
 def _numbers(name: str, text: str, channels: int) -> tuple[float, ...]:
@@ -77,6 +53,8 @@ def _numbers(name: str, text: str, channels: int) -> tuple[float, ...]:
 class OutsideModel(nn.Module):
     """A model with its normalisation: fedkr's input float32 ``[N, C, H, W]`` in [-1, 1] to logits ``[N, K]``.
 
+    The model itself wants images in [0, 1], less ``mean``, over ``std``; until it is told, 0.5, which is fedkr's input.
+
     Args:
         network: the model itself.
         kind: what it was read from, in words.
@@ -93,9 +71,16 @@ class OutsideModel(nn.Module):
         self.register_buffer("mean", torch.tensor(0.5), persistent=False)
         self.register_buffer("std", torch.tensor(0.5), persistent=False)
 
-    def normalise(self, how: Normalisation) -> None:
-        """Set how the input is normalised."""
-        self.mean, self.std = (torch.tensor(values).view(1, -1, 1, 1) for values in (how.mean, how.std))
+    def normalise(self, mean: str, std: str, channels: int) -> None:
+        """Take one number, or one a channel, as the command line has them, such as ``0.485,0.456,0.406``.
+
+        Raises:
+            UserError: no numbers, as many as neither 1 nor the channels, or a deviation that is not above 0.
+        """
+        values = [_numbers(name, text, channels) for name, text in (("--mean", mean), ("--std", std))]
+        if min(values[1]) <= 0:
+            raise UserError(f"--std {std}: must be above 0")
+        self.mean, self.std = (torch.tensor(numbers).view(1, -1, 1, 1) for numbers in values)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return logits; the logarithm of probabilities where the model gives those."""
@@ -161,17 +146,13 @@ def check_answers(model: OutsideModel, data: ImageSet, path: Path, runtime: Runt
 
 def _exported(path: Path, shape: ImageSet) -> OutsideModel:
     network, description = read_student(path / WEIGHTS_FILE if path.is_dir() else path)
-    _check_fit(path, description, shape)
-    return OutsideModel(network, "a student that fedkr exported", STUDENT, description.classifier)
-
-
-def _check_fit(path: Path, description: ModelDescription, shape: ImageSet) -> None:
     wanted, found = (description.channels, description.size), (shape.channels, shape.size)
     if wanted != found:
         raise UserError(
             f"{path}: takes images of {wanted[0]} x {wanted[1]} x {wanted[1]}, "
             f"the data have {found[0]} x {found[1]} x {found[1]}"
         )
+    return OutsideModel(network, "a student that fedkr exported", STUDENT, description.classifier)
 
 
 def _is_torchscript(path: Path) -> bool:

@@ -16,7 +16,7 @@ from fedkr.progress import FileProgress
 from fedkr.run_files import RunFiles
 from fedkr.stages import StageStore, write_atomic
 from server.app import log_to_stream, read_study
-from server.audit import read_auditable, run_audit
+from server.audit import ServerAudit, read_auditable
 from server.coordinator import Coordinator
 from server.failure import failures_noted
 
@@ -58,6 +58,6 @@ def audit_on_server(grid: Grid, study: Study, run_dir: Path, results: Mapping[st
     }
     coordinator.members = {name: member for name, member in coordinator.members.items() if name in took_part}
     found = read_auditable(run_dir, results)
-    rows, extras = run_audit(coordinator, found, runtime, FileProgress(files.server))
+    rows, extras = ServerAudit(coordinator, found, runtime, FileProgress(files.server)).run()
     missing = [f"{site}: {why}" for site, why in coordinator.missing.items()]
     return {"identity": study.identity(), "audit": rows, "audit_extras": extras, "missing_sites": missing}

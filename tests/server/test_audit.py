@@ -23,7 +23,7 @@ from fedkr.learning.models import build_classifier
 from fedkr.learning.runtime import Runtime
 from fedkr.progress import SilentProgress
 from fedkr.stages import Artifact, model_tensors
-from server.audit import Auditable, common_row, read_auditable, run_audit, with_summaries
+from server.audit import Auditable, ServerAudit, common_row, read_auditable, with_summaries
 from server.coordinator import SITE_ERROR
 from server.targets import Target
 
@@ -148,7 +148,7 @@ def audit(federation, sites, found):
         for member in coordinator.members.values():
             member.card["recipients"] = recipients if isinstance(recipients, str) else recipients[member.name]
         runtime = Runtime.choose("cpu", "float32", 1)
-        return *run_audit(coordinator, found, runtime, SilentProgress()), coordinator
+        return *ServerAudit(coordinator, found, runtime, SilentProgress()).run(), coordinator
 
     return run
 

@@ -21,8 +21,6 @@ Groups = NDArray[np.int64] | None
 BLOCK = 1_000_000
 ROC_POINTS = 60
 LIMITS = (0.025, 0.975)
-
-
 # A rate with the limits of its 95 % interval, and the endings of their names in a row of figures.
 Interval = tuple[float, float, float]
 ENDS = ("", "_low", "_high")
@@ -87,23 +85,11 @@ def resolvable(fpr: float, nonmembers: int) -> bool:
     return nonmembers * fpr >= 1 - 1e-9
 
 
-def tpr_at_fpr(member_scores: ArrayLike, nonmember_scores: ArrayLike, fpr: float) -> float | None:
-    """Return the highest TPR at an FPR of at most ``fpr``, ties against the attack; None where not resolvable."""
-    members, nonmembers = _checked("member", member_scores), _checked("non-member", nonmember_scores)
-    _check_fprs([fpr])
-    if not resolvable(fpr, len(nonmembers)):
-        return None
-    counts = RocCounts(members, nonmembers)
-    return float(counts.tpr(np.ones((1, len(members))), np.ones((1, len(nonmembers))), [fpr])[0, 0])
-
-
-def roc_points(
-    member_scores: ArrayLike, nonmember_scores: ArrayLike, points: int = ROC_POINTS
-) -> list[tuple[float, float]]:
-    """Return at most ``points`` pairs (FPR, TPR), FPRs log-spaced from 1 / nonmembers to 1, for log-log axes."""
+def roc_points(member_scores: ArrayLike, nonmember_scores: ArrayLike) -> list[tuple[float, float]]:
+    """Return at most ``ROC_POINTS`` pairs (FPR, TPR), FPRs log-spaced from 1 / nonmembers to 1, for log-log axes."""
     members, nonmembers = _checked("member", member_scores), _checked("non-member", nonmember_scores)
     n = len(nonmembers)
-    steps = np.unique(np.floor(np.geomspace(1, n, points) + 1e-9).astype(int))
+    steps = np.unique(np.floor(np.geomspace(1, n, ROC_POINTS) + 1e-9).astype(int))
     fprs = [float(step / n) for step in steps if step < n]
     counts = RocCounts(members, nonmembers)
     tprs = counts.tpr(np.ones((1, len(members))), np.ones((1, n)), fprs)[0]
@@ -144,7 +130,9 @@ def membership_figures(
         UserError: no scores, scores that are not numbers, an FPR outside (0, 1), or fewer than one resample.
     """
     members, nonmembers = _checked("member", member_scores), _checked("non-member", nonmember_scores)
-    _check_fprs(fprs)
+    for fpr in fprs:
+        if not 0 < fpr < 1:
+            raise UserError(f"audit.fprs={fpr}: a false-positive rate lies between 0 and 1")
     if bootstrap < 1:
         raise UserError(f"audit.bootstrap={bootstrap}: must be at least 1")
     units = unit_index(members, groups[0]), unit_index(nonmembers, groups[1])
@@ -266,9 +254,3 @@ def _checked(side: str, scores: ArrayLike) -> Floats:
             f"{side} scores: {int(np.isnan(values).sum())} of {len(values)} are NaN; did the model diverge?"
         )
     return values
-
-
-def _check_fprs(fprs: Sequence[float]) -> None:
-    for fpr in fprs:
-        if not 0 < fpr < 1:
-            raise UserError(f"audit.fprs={fpr}: a false-positive rate lies between 0 and 1")

@@ -6,7 +6,7 @@ from functools import cache
 import numpy as np
 import pytest
 
-from fedkr.audit.statistics.membership import auc, roc_points, tpr_at_fpr
+from fedkr.audit.statistics.membership import auc, membership_figures, roc_points
 from fedkr.audit.statistics.pooling import pooled_rows, worst_site
 from fedkr.audit.targets import OF_ONE_SITE
 from fedkr.report.samples import SiteSamples
@@ -124,7 +124,8 @@ def measured_row(target, site, attack, references, headline):
     row |= {"adversary": ADVERSARIES.get(target, "outsider"), "others": site != "site-2" and target not in OF_ONE_SITE}
     row |= {"auc": area, "auc_low": max(area - half, 0), "auc_high": min(area + half, 1)}
     for fpr in (0.01, 0.001):
-        tpr, key = tpr_at_fpr(inside, outside, fpr), f"tpr_at_fpr_{fpr:g}"
+        key = f"tpr_at_fpr_{fpr:g}"
+        tpr = membership_figures(inside, outside, fprs=[fpr], bootstrap=1, seed=0)[key]
         around = (None, None) if tpr is None else (max(tpr - 0.02, 0.0), min(tpr + 0.03, 1.0))
         row |= {key: tpr, f"{key}_low": around[0], f"{key}_high": around[1]}
         if tpr is None:

@@ -20,7 +20,7 @@ from fedkr.learning.models.resnet import resnet18
 from fedkr.learning.runtime import Runtime
 from simulations.audit_run.options import Request
 from simulations.audit_run.outside import audit_outside
-from simulations.audit_run.outside_model import Normalisation, check_answers, load_model, recipe_of
+from simulations.audit_run.outside_model import OutsideModel, check_answers, load_model, recipe_of
 
 SMALL = ClassifierConfig(arch="resnet8", width=4, steps=40, batch=32, augment="none")
 CPU = Runtime.choose("cpu", "float32")
@@ -154,7 +154,7 @@ def test_probabilities_are_turned_into_logits(overfitted, members, tmp_path):
 def test_the_input_is_normalised_as_asked(members, tmp_path):
     path = scripted(Answering(lambda m: m[:, None].repeat(1, 3)), tmp_path / "model.pt")
     model = load_model(path, SMALL, members)
-    model.normalise(Normalisation.read("0.25", "0.5", 1))
+    model.normalise("0.25", "0.5", 1)
     means = members.images.mean((1, 2, 3)) / 255
     np.testing.assert_allclose(model.predict(members.images, CPU)[:, 0], (means - 0.25) / 0.5, atol=1e-5)
 
@@ -165,7 +165,7 @@ def test_the_input_is_normalised_as_asked(members, tmp_path):
 )
 def test_a_normalisation_that_is_none_is_refused(mean, std, line):
     with pytest.raises(UserError, match=line):
-        Normalisation.read(mean, std, 3)
+        OutsideModel(nn.Identity(), "none").normalise(mean, std, 3)
 
 
 def test_what_is_given_wins_over_what_the_model_says_of_itself():
