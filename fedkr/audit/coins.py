@@ -21,15 +21,12 @@ SHARE_GUESSED = 10
 
 
 def guessed_coins(scores: Floats, subject: Subject) -> dict[str, Any] | None:
-    """Guess the coins that put canaries and, with ``audit.coins``, natural images into the training data.
+    """Guess, by an attack's ``scores``, the coins that put canaries and, with ``audit.coins``, natural images in train.
 
-    Only independent coins count. Images of a group share one, and so may equal images (a pair that the coins parted
-    was removed from the challenge, so that those left agree): both are left out. The number of guesses is
-    ``audit.guesses``, or a tenth of the coins, and depends on neither scores nor coins.
-
-    Args:
-        scores: float ``[N]`` of the headline attack on all candidates (natural images, then canaries).
-        subject: whose coins.
+    Scores are float ``[N]`` of the headline attack on all candidates (natural images, then canaries). Only independent
+    coins count. Images of a group share one, and so may equal images (a pair that the coins parted was removed from the
+    challenge, so that those left agree): both are left out. The number of guesses is ``audit.guesses``, or a tenth of
+    the coins, and depends on neither scores nor coins.
 
     Returns:
         The counts ``coins``, ``guesses`` and ``correct`` with an empty ``reason``; or one of :data:`REASONS` as the

@@ -145,11 +145,7 @@ class ReleaseCopies:
 def check_copies(releases: Sequence[Release], challenge: Challenge, *, site: str, seed: int) -> ReleaseCopies:
     """Compare all that a site released with its members, and its holdout in the place of both, pixel by pixel.
 
-    Args:
-        releases: what the site shared, one a round; of very many images a random part is checked.
-        challenge: the site's members and non-members.
-        site: the site's name.
-        seed: the study's.
+    There is one release a round; of very many images a random part is checked.
 
     Raises:
         UserError: no release, one of another image shape, or fewer than two members.

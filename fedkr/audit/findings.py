@@ -49,11 +49,9 @@ def report_from_scores(
 ) -> AuditReport:
     """Return all figures of attacks that have already scored the candidates, of a model or of a release.
 
-    Args:
-        scores: float ``[N]`` on all candidates by row key (:func:`~fedkr.audit.targets.row_key`); attacks that are not
-            configured for the target are ignored.
-        subject: target, site and challenge.
-        others: for each kind of reference models, whether they trained on the other sites' releases.
+    Scores are float ``[N]`` on all candidates by row key (:func:`~fedkr.audit.targets.row_key`); attacks that are not
+    configured for the target are ignored. ``others`` says of each kind of reference models whether they trained on the
+    other sites' releases.
     """
     quoted, natural = headline_key(subject.target, subject.config.headline, scores), subject.challenge.natural
     kept, planted = dict[str, Floats](), dict[str, Floats]()

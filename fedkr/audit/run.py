@@ -38,12 +38,9 @@ def audit_model(
     Attacks without reference models see each image once. Attacks by reference models run once for each kind that is
     given, on ``config.queries`` views, and not at all where none is.
 
-    Args:
-        predict: maps uint8 images ``[N, H, W, C]`` to logits float ``[N, K]``, in evaluation mode.
-        subject: target, site, challenge and attacks.
-        references: what each kind of reference models answered.
-        population: the images of the references' ``population``; needed with ``references``.
-        flip: mirror images among the views, as the references saw them.
+    ``predict`` maps uint8 images ``[N, H, W, C]`` to logits float ``[N, K]``, in evaluation mode. ``population`` holds
+    the images of the references' ``population``; ``flip`` allows mirror images among the views, as the references saw
+    them.
 
     Raises:
         UserError: an unknown attack, a model whose logits are not finite, or references that do not fit.
@@ -77,15 +74,8 @@ def audit_release(releases: Sequence[Release], population: ImageSet, subject: Su
 
     The attack named beforehand is ``distance-features``: a generator gives members away by near-copies of single
     images, which densities average out, and unit variance keeps brightness and contrast, which most images share, from
-    drowning what is particular.
-
-    Args:
-        releases: what the site shared, one a round.
-        population: images of the same distribution that no model trained on (the site's val and test splits).
-        subject: of target ``release``.
-
-    Returns:
-        The report; :func:`~fedkr.audit.copies.check_copies` has the copy check.
+    drowning what is particular. ``population`` is of the same distribution, and no model trained on it (the site's val
+    and test splits). The copy check is :func:`~fedkr.audit.copies.check_copies`.
 
     Raises:
         UserError: releases of another image shape, or too few images.

@@ -15,10 +15,6 @@ class Subject:
 
     Attributes:
         target: which model, or ``release``, as the report names it.
-        site: the site.
-        challenge: its members, non-members and canaries.
-        config: attacks, FPRs, resamples, coins and the headline attack.
-        seed: the study's.
         what: kind of target (``fedkr.config.AUDIT_TARGETS``); the target's name where it is not given.
     """
 

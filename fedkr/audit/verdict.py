@@ -25,7 +25,6 @@ class Evidence:
     """What the verdict on one target at one site rests on.
 
     Attributes:
-        site, target: where, and what was audited.
         row: the target's headline row, or None.
         control: that of the site's teacher, or None.
         student: that of the student of this site's releases, or None; it counts for a release.
@@ -59,12 +58,9 @@ class SiteVerdict:
 def site_verdicts(
     rows: Iterable[Row], void_sites: Collection[str] = (), untested_sites: Collection[str] = ()
 ) -> list[SiteVerdict]:
-    """Return a verdict for every target at every site.
+    """Return a verdict for every target at every site, from the headline rows of ``results.json`` (not pooled ones).
 
-    Args:
-        rows: of ``results.json``; pooled ones are passed over, and of each target and site the headline row is read.
-        void_sites: where the blind baseline was rejected.
-        untested_sites: where it gave no answer.
+    The blind baseline was rejected at ``void_sites``, and gave no answer at ``untested_sites``.
     """
     headlines: dict[tuple[str, str], Row | None] = {}
     for row in rows:

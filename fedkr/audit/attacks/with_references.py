@@ -91,15 +91,10 @@ class Answers:
 def reference_signals(
     references: ReferenceModels, candidates: ImageSet, population: ImageSet, queries: Queries, kind: str, others: bool
 ) -> ReferenceSignals:
-    """Ask reference models for all that the attacks need.
+    """Ask reference models for all that the attacks need: a ``kind``, ``others`` as in :class:`ReferenceSignals`.
 
-    Args:
-        references: M models and their membership over the candidates.
-        candidates: N images, in the order of the references' membership.
-        population: Z images that neither the references nor the audited models trained on.
-        queries: which views of each image.
-        kind: ``direct`` or ``pipeline``.
-        others: whether the references also trained on the other sites' releases.
+    The N candidates come in the order of the references' membership; neither the references nor the audited models
+    trained on the Z images of the population.
     """
     logits, of_population = (
         np.stack([references.logits(view) for view in queries.views(data.images)], axis=1)
@@ -114,14 +109,8 @@ def reference_attack_score(
     """Return the named attack's scores float64 ``[N]``, higher meaning "more like a member".
 
     LiRA reads the logit-scaled confidence, RMIA the probability of the true class. The ``a`` of ``rmia-offline`` is
-    chosen with a reference model as the target, never on the audited model's challenge.
-
-    Args:
-        name: one of :data:`fedkr.config.REFERENCE_ATTACKS`.
-        target: the audited model's answers on the candidates.
-        population: its answers on the population.
-        signals: the references' answers to the same views.
-        gamma: RMIA's threshold, 1 or more.
+    chosen with a reference model as the target, never on the audited model's challenge. ``gamma`` is RMIA's threshold,
+    1 or more; ``target`` and ``population`` are the audited model's answers on the views that ``signals`` are of.
 
     Raises:
         UserError: an unknown attack, shapes that do not fit, logits that are not finite, or too few references.

@@ -67,12 +67,8 @@ def read_outside(path: Path, classes: int | None = None, seed: int = 0) -> Outsi
     """Read an ``.npz`` in the MedMNIST layout.
 
     ``train_*`` are the members; ``holdout_*``, else ``val_*``, the non-members; what is left of val and test is the
-    population.
-
-    Args:
-        path: the file.
-        classes: how many classes the model has, None for as many as the file has.
-        seed: of the population where it has to be taken from the non-members.
+    population. The model has ``classes``, None for as many as the file has. ``seed`` deals out the population where it
+    has to be taken from the non-members.
 
     Raises:
         UserError: a file that cannot be read, arrays that do not fit together, or no images to serve as non-members.
@@ -150,9 +146,7 @@ class OutsideAuditor:
         data: whose membership is asked after.
         config: attacks and how many direct references; none makes a verdict of the threshold attacks alone.
         recipe: of reference models and control, as near to the audited model's own as is known.
-        stages: where they are kept.
         job: where and how they are trained; which mirror images count as real.
-        seed: of all randomness.
     """
 
     def __init__(

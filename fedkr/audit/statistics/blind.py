@@ -41,12 +41,8 @@ def blind_baseline(members: ImageSet, nonmembers: ImageSet, seed: int, permutati
     groups; folds never divide a group and do not depend on membership, so the test is exact. Copies of an image, of
     which only those on one side are left in a challenge, change places together, with images of as many copies.
 
-    Args:
-        members: images of a site that a model trained on.
-        nonmembers: images that it did not.
-        seed: of folds, features and permutations.
-        permutations: the least p-value is 1 / (permutations + 1). For Holm's correction over S sites at a level L,
-            more than S / L are needed to reject at all.
+    The least p-value is 1 / (permutations + 1). For Holm's correction over S sites at a level L, more than S / L
+    permutations are needed to reject at all. ``seed`` is that of folds, features and permutations.
     """
     if permutations < 1:
         raise UserError(f"permutations={permutations}: must be at least 1")

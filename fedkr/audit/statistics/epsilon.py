@@ -52,13 +52,10 @@ def one_run_bound(
 
 
 def correct_guesses(scores: NDArray[np.float64], included: NDArray[np.bool_], guesses: int) -> int:
-    """Return how many coins are right when the highest scores are called "in" and the lowest "out", half each.
+    """Return how many coins ``included [m]`` are right when the highest scores are called "in", the lowest "out".
 
-    Args:
-        scores: float ``[m]``, higher is more member-like. Equal scores are guessed in the examples' own order, which
-            must not depend on the coins.
-        included: bool ``[m]``, the coins.
-        guesses: r, fixed before the scores were seen; the highest take the odd one.
+    Half of the guesses, whose number r is fixed before the scores are seen, are of either kind; the highest take the
+    odd one. Equal scores ``[m]`` are guessed in the examples' own order, which must not depend on the coins.
 
     Raises:
         UserError: shapes that do not fit, scores that are NaN, or more guesses than coins.

@@ -111,13 +111,8 @@ def membership_figures(
     in each resample; where groups (patients) are given, whole groups are resampled. One image or patient alone on a
     side cannot be resampled: the intervals are then 0 to 1.
 
-    Args:
-        member_scores: float ``[n]``, higher is more member-like.
-        nonmember_scores: float ``[m]``.
-        fprs: false-positive rates, each between 0 and 1.
-        bootstrap: number of resamples.
-        seed: of the resamples and of the split into halves.
-        groups: int64 ``[n]`` of the members and ``[m]`` of the non-members, each or None.
+    Scores are float ``[n]`` of the members and ``[m]`` of the non-members, as are int64 ``groups``. ``seed`` is that of
+    the ``bootstrap`` resamples and of the split into halves.
 
     Returns:
         ``auc``, ``tpr_at_fpr_*`` (at the lowest threshold whose FPR is at most the one asked for) and
@@ -171,10 +166,7 @@ def resamples(
 ) -> Iterator[tuple[Floats, Floats]]:
     """Yield blocks of weights ``[B, n]`` and ``[B, m]``, ``count`` rows in all: how often each example was drawn.
 
-    Args:
-        units: for members ``[n]`` and non-members ``[m]``, the index of the unit (see :func:`unit_index`) of each.
-        count: number of resamples.
-        rng: of the draws.
+    ``units`` are those of members ``[n]`` and non-members ``[m]`` (:func:`unit_index`).
     """
     block = max(1, BLOCK // max(map(len, units)))
     for start in range(0, count, block):

@@ -35,13 +35,8 @@ def paired_difference(
     the same without resampling, but cannot resample whole groups.) One image or patient alone on a side cannot be
     resampled: the interval is then -1 to 1.
 
-    Args:
-        scores_a: float ``[N]``, members first; natural images only.
-        scores_b: the other model's, on the same images.
-        members: how many of the N are members.
-        bootstrap: number of resamples.
-        seed: of the resamples.
-        groups: int ``[N]`` (patients), resampled whole, or None.
+    Both models' scores are float ``[N]`` on the same natural images, of which the first ``members`` are members;
+    ``groups`` are int ``[N]`` (patients), resampled whole.
 
     Raises:
         UserError: shapes that do not fit, a side without images, scores that are NaN, or no resample.

@@ -14,18 +14,10 @@ LEAST_OF_CLASS = 10
 def class_aucs(
     scores: Floats, members: ImageSet, nonmembers: ImageSet, *, bootstrap: int, seed: int
 ) -> list[Interval | None]:
-    """Return, for every class of the study, the AUC of its members against its non-members.
+    """Return, for every class of the study, the AUC of a site's members against its non-members, with 95 % interval.
 
-    Args:
-        scores: float ``[N]`` of members and then non-members.
-        members: of a site.
-        nonmembers: of the same site.
-        bootstrap: resamples of each interval (groups are resampled whole).
-        seed: of the resamples.
-
-    Returns:
-        Each class's AUC with its 95 % interval; None for a class with fewer than ten members or ten non-members (with
-        groups: fewer than ten groups).
+    Scores are float ``[N]`` of members and then non-members; groups are resampled whole. A class with fewer than ten
+    members or ten non-members (with groups: fewer than ten groups) has None.
     """
     split = len(members)
     return [

@@ -25,9 +25,7 @@ def pooled_rows(rows: Iterable[Row]) -> list[dict[str, Any]]:
       the sites' weights, separately for the lower and the upper limit (Zou & Donner 2008). Clopper-Pearson would take
       the thresholds, which each site estimated from the same images, for known.
 
-    Args:
-        rows: of ``results.json``; rows that are already pooled, and rows
-            without an AUC, are passed over.
+    Of the rows of ``results.json`` those that are pooled already, and those without an AUC, are passed over.
     """
     by_attack: dict[tuple[Any, ...], list[Row]] = defaultdict(list)
     for row in rows:
