@@ -88,9 +88,7 @@ class Release:
 class ReleasedSets:
     """Soft-labelled sets in the order in which a student turns to them, one a regeneration round; then again.
 
-    Args:
-        read: gives the set of round 0, 1, ..., up to ``count``.
-        count: how many there are.
+    ``read`` gives the set of round 0, 1, ..., up to ``count``.
     """
 
     def __init__(self, read: Callable[[int], SoftSet], count: int) -> None:
@@ -107,10 +105,7 @@ class ReleasedSets:
     def of_files(exchanges: Sequence[Sequence[Path]]) -> ReleasedSets:
         """Return the unions of saved releases, over the exchanges first, then over the slices of each.
 
-        Memory holds one set of the union at a time.
-
-        Args:
-            exchanges: for each exchange, the sites' release files.
+        For each exchange there are the sites' release files. Memory holds one set of the union at a time.
         """
         slices = max(slice_count(path) for path in exchanges[0])
 
@@ -169,13 +164,9 @@ class ReleasedSets:
 
 
 def check_release(release: Release, shape: Shape, max_images: int | None = None, where: str = "release") -> None:
-    """Raise :class:`UserError` unless a release is what the study expects.
+    """Raise :class:`UserError` unless a release is what the study expects; ``where`` begins the error line.
 
-    Args:
-        release: what is to be checked.
-        shape: of the study's images; its classes are the columns of the soft labels.
-        max_images: cap on the number of images, None for no cap.
-        where: begins each error line, e.g. ``site-0, round 1``.
+    ``shape`` is that of the study's images; its classes are the columns of the soft labels.
     """
     images, labels, size = release.images, release.soft_labels, shape.size
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != (size, size, shape.channels):

@@ -95,11 +95,7 @@ def read_pairs(request: Request) -> list[Pair]:
 
 
 def read_target(request: Request) -> tuple[str, str]:
-    """Return what a request for an audit names: the target, and what kind of target that is.
-
-    Raises:
-        UserError: a kind that is unknown.
-    """
+    """Return the target that a request for an audit names, and its kind; raise :class:`UserError` for no such kind."""
     target = str(request.settings.get("target", ""))
     kind = str(request.settings.get("kind", target))
     if kind not in AUDIT_TARGETS:
@@ -155,11 +151,7 @@ def read_weights(record: ArrayRecord) -> dict[str, Tensor]:
 
 
 def read_round(content: RecordDict, sent: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], Figures]:
-    """Return the weights and figures of an answer to ``train``.
-
-    Args:
-        content: of the answer.
-        sent: the model that the site was sent, whose names and shapes the answer must have.
+    """Return the weights, which have the names and shapes of those ``sent``, and figures of an answer to ``train``.
 
     Raises:
         UserError: weights that do not fit the model or are not finite, or a figure that is missing or out of range.

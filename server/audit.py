@@ -26,10 +26,9 @@ from fedkr.fingerprint import fingerprint
 from fedkr.learning.job import Job
 from fedkr.learning.runtime import Runtime
 from fedkr.progress import Progress
-from fedkr.recycle.distill import distill_student
 from fedkr.release import ReleasedSets
-from fedkr.stages import Artifact, model_tensors
 from server.coordinator import Coordinator, Pending
+from server.student import train_student
 from server.targets import Target
 
 logger = logging.getLogger("fedkr.server")
@@ -47,7 +46,6 @@ class Auditable:
     """What a run left behind that can be attacked.
 
     Attributes:
-        targets: what the contestants left.
         releases: for each exchange, the sites' release files.
     """
 
@@ -70,12 +68,7 @@ class Auditable:
 
 
 def read_auditable(run_dir: Path, results: Mapping[str, Any]) -> Auditable:
-    """Return what a finished run's folder holds.
-
-    Args:
-        run_dir: the run's folder.
-        results: its ``results.json``.
-    """
+    """Return what the folder of a finished run with these ``results`` holds."""
     releases = dict[int, dict[str, Path]]()
     for site, paths in results.get("releases", {}).items():
         for path in paths:
@@ -152,21 +145,10 @@ class ServerAudit:
         """Train a student on one site's releases alone: what the server could do with what it was sent."""
         files = [exchange[site] for exchange in self.found.releases if site in exchange]
         sets, study = ReleasedSets.of_files([[path] for path in files]), self.study
-        key = {
-            "student": asdict(study.student),
-            "seed": study.seed,
-            "threads": study.threads,
-            "flip": study.data.flip,
-            **self.runtime.describe(),
-            "releases": sets.digest(),
-        }
-
-        def train() -> Artifact:
-            """Distil a student from the releases of one site alone."""
-            job = Job(self.runtime, self.progress, study.data.flip, (study.seed, "server", "site-student", site))
-            model = distill_student(study.student, sets, job, f"student of {site}")
-            return Artifact(model_tensors(model))
-
+        job = Job(self.runtime, self.progress, study.data.flip, (study.seed, "server", "site-student", site))
+        key = {"student": asdict(study.student), "seed": study.seed, "threads": study.threads, **job.describe()}
+        key["releases"] = sets.digest()
+        train = partial(train_student, study.student, sets, job, f"student of {site}")
         return self.coordinator.stages.run(f"site-student-{site}", key, train).tensors
 
     def _train_references(self, asked: Collection[str]) -> None:

@@ -32,11 +32,7 @@ class Releases:
             self._asked = self._send(1)
 
     def collect(self) -> list[dict[str, Path]]:
-        """Wait for all releases; return for each exchange the sites' files.
-
-        Raises:
-            StudyFailedError: no site released anything.
-        """
+        """Return each exchange's files by site, once all came; raise :class:`StudyFailedError` where there is none."""
         for number in range(len(self._files) + 1, self.exchanges + 1):
             asked = self._asked if number == 1 and self._asked is not None else self._send(number)
             self._files.append(self.coordinator.keep(asked, self._accept))

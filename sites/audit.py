@@ -41,11 +41,7 @@ REPORT_FILE = "audit.html"
 
 
 class SiteAudit:
-    """One site's side of an audit; every reference model and score is a stage in its workspace.
-
-    Args:
-        site: the site, opened for the study.
-    """
+    """One site's side of an audit; every reference model and score is a stage in its workspace."""
 
     def __init__(self, site: Site) -> None:
         self.site, self.study, self.config = site, site.study, site.study.audit
@@ -96,13 +92,9 @@ class SiteAudit:
         return audit_model(predict, self._subject(target, kind), references, population, self.study.data.flip)
 
     def attack(self, target: str, model: nn.Module, about: str = "", kind: str = "") -> AuditReport:
-        """Attack a model and keep the scores of single images here.
+        """Attack a model, on the runtime's device, and keep the scores of single images here.
 
-        Args:
-            target: which model, as the report names it.
-            model: on the runtime's device.
-            about: digest of its weights, empty for the site's own models.
-            kind: of target, where its name does not say it.
+        ``about`` is a digest of its weights, empty for the site's own models; ``kind`` where the name does not say it.
 
         Raises:
             UserError: a target whose name is none, or a model that cannot be audited.
@@ -135,7 +127,6 @@ class SiteAudit:
         }
 
         def check() -> Artifact:
-            """Compare the releases with the site's images."""
             return check_copies(releases, self.challenge, site=self.site.name, seed=self.study.seed).as_artifact()
 
         return ReleaseCopies.from_artifact(self.stages.run("copies", key, check))
@@ -170,11 +161,7 @@ class SiteAudit:
         return [found[target] for target in sorted(found)]
 
     def compare(self, pair: Pair) -> Row:
-        """Return the difference of an attack's AUCs on two targets that were attacked before.
-
-        Raises:
-            UserError: a target that was not attacked here in this way.
-        """
+        """Return the difference of an attack's AUCs on two targets, a :class:`UserError` if not both were attacked."""
         key, natural = row_key(pair.attack, pair.references), (self.challenge.members, self.challenge.nonmembers)
         found = paired_difference(
             self._scores(key, pair.target, pair.about),
@@ -219,7 +206,6 @@ class SiteAudit:
         key = self._key(count, others) | {"steps": steps}
 
         def train() -> ReferenceModels:
-            """Train the references on halves of the candidates."""
             membership = balanced_membership(count, len(self.candidates), self._rng("direct"))
             job, recipe = self.pipeline.job.seeded("references"), dataclasses.replace(config, steps=steps)
             return train_references(reference_task(recipe, self.candidates, membership, extra, job), self.stages, key)

@@ -38,8 +38,8 @@ def audit_model(
     Attacks without reference models see each image once. Attacks by reference models run once for each kind that is
     given, on ``config.queries`` views, and not at all where none is.
 
-    ``predict`` maps uint8 images ``[N, H, W, C]`` to logits float ``[N, K]``, in evaluation mode. ``population`` holds
-    the images of the references' ``population``; ``flip`` allows mirror images among the views, as the references saw
+    ``predict`` maps uint8 images ``[N, H, W, C]`` to logits float ``[N, K]``, in evaluation mode. ``references``
+    take the images of their ``population``; ``flip`` allows mirror images among the views, as the references saw
     them.
 
     Raises:

@@ -87,14 +87,9 @@ ABLATION = (
 
 
 class SingleSite:
-    """Knowledge Recycling on the official splits of a dataset, with nothing held out.
+    """Knowledge Recycling on the official splits of a dataset, with nothing held out; ``folder`` keeps its stages.
 
-    Args:
-        study: all settings; teacher and student are the same classifier where their settings are.
-        source: the dataset.
-        folder: where finished stages are kept.
-        runtime: device and precision.
-        progress: every step is reported to it.
+    Teacher and student are the same classifier where the study's settings of both are the same.
     """
 
     def __init__(self, study: Study, source: Source, folder: Path, runtime: Runtime, progress: Progress) -> None:

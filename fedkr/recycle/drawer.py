@@ -98,13 +98,8 @@ def class_shares(
 ) -> NDArray[np.int64]:
     """Return int64 ``[count]``: the class of each image of a set, shuffled.
 
-    Args:
-        train: the site's training images, whose classes with fewer than ``least`` images are left out.
-        count: how many images the set has.
-        balance: ``histogram`` (as in ``train``), ``balanced``, ``tempered`` (square roots of the counts), or the
-            power of the counts itself.
-        least: a class needs at least this many training images.
-        rng: for the order.
+    Classes with fewer than ``least`` images in ``train`` are left out. ``balance`` is ``histogram`` (as in ``train``),
+    ``balanced``, ``tempered`` (square roots of the counts), or the power of the counts itself.
     """
     power = BALANCES[balance] if isinstance(balance, str) else balance
     counts = np.where(train.class_counts() >= least, train.class_counts(), 0).astype(float)

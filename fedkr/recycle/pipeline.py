@@ -47,8 +47,6 @@ class SitePipeline:
     Args:
         site: the site's name; part of every seed.
         data: the private splits; the holdout is never read here.
-        study: all settings.
-        stages: where finished stages are kept.
         job: runtime, progress and mirror images; its seed begins every stage's (:func:`site_job`).
         least_class_count: the site policy's own least count, which may only raise the study's.
     """
@@ -132,10 +130,8 @@ class SitePipeline:
     def choose(self) -> dict[str, Any]:
         """Checkpoint Optimisation, then Tuning.
 
-        Returns:
-            ``checkpoint``, ``knobs``, every tried score, ``recalls`` of the winner's student, ``seconds`` it took.
-
-        A site with one class has nothing to score by: it keeps the last checkpoint and the default knobs.
+        Return ``checkpoint``, ``knobs``, every tried score, ``recalls`` of the winner's student and ``seconds`` it
+        took. A site with one class has nothing to score by: it keeps the last checkpoint and the default knobs.
 
         Raises:
             UserError: the generator collapsed, so that it must not be released.
@@ -216,9 +212,7 @@ class SitePipeline:
     def release(self, round_number: int, max_images: int | None = None) -> Release:
         """Return the release of a round: fresh images from the chosen generator, labelled by the teacher.
 
-        Args:
-            round_number: 1, 2, ...: part of the seed of the noise.
-            max_images: the site policy's cap on images in one release, None for none.
+        The round, 1, 2, ..., is part of the seed of the noise; ``max_images`` is the site policy's cap on one release.
         """
         key = self.choice_key() | self.key() | {"round": round_number, "max_images": max_images}
         return Release.from_artifact(
@@ -232,8 +226,7 @@ class SitePipeline:
     def slices(self, max_images: int | None) -> tuple[int, int]:
         """Return into how many slices a release divides, and how many images each has.
 
-        Raises:
-            UserError: the cap ``max_images`` leaves no image for each slice.
+        Raise :class:`UserError` where the cap ``max_images`` leaves no image for each slice.
         """
         recycle = self.study.recycle
         slices = recycle.rounds // recycle.exchanges

@@ -69,11 +69,8 @@ class Score:
 def halve(trials: Sequence[StudentTrial], steps: int, rungs: int, spare_last: bool = False) -> list[tuple[Score, int]]:
     """Train all trials a little, the better half twice as far, and so on; return each one's last score and step.
 
-    Args:
-        trials: at least one.
-        steps: how far the last ones are trained.
-        rungs: how often scores are compared; 1 trains every trial to the end.
-        spare_last: train the last trial to the end whatever its score.
+    Scores are compared ``rungs`` times (1 trains every trial to the end), the last ones at ``steps``. With
+    ``spare_last`` the last trial is trained to the end whatever its score.
     """
     results: dict[int, tuple[Score, int]] = {}
     alive, spared = list(range(len(trials))), {len(trials) - 1} if spare_last else set()
@@ -100,12 +97,8 @@ def choose_checkpoint(results: Sequence[tuple[Score, int]], tolerance: float, la
     Short students on small val splits are noisy judges. With a tolerance a lower score speaks against a later
     checkpoint only where it is more than noise: of diffusion models the later one is nearly always the better. (The
     one-standard-error rule of Breiman et al. 1984 has the same scale and the other direction.) What a longer
-    training memorises, the audit has to tell.
-
-    Args:
-        results: of the checkpoints in the order of their steps.
-        tolerance: in standard errors of the best score; 0 takes the best.
-        labels: int ``[N]`` of the images that students were scored on.
+    training memorises, the audit has to tell. Checkpoints come in the order of their steps. ``tolerance`` is in
+    standard errors of the best score (0 takes the best), on images with int ``labels [N]``.
     """
     best = best_of(results)
     if not tolerance:
@@ -143,12 +136,8 @@ class StudentTrial:
 class CandidateScorer:
     """Makes trials of generator checkpoints and knobs: all with the same noise, so that only the candidate differs.
 
-    Args:
-        study: all settings.
-        train: the site's training images: they give the class shares.
-        judge: the images that students are scored on: the site's val split.
-        labeller: the teacher.
-        job: runtime, progress and the search's seed.
+    The site's training images ``train`` give the class shares; ``judge``, its val split, are the images that students
+    are scored on; ``labeller`` is the teacher.
     """
 
     def __init__(self, study: Study, train: ImageSet, judge: ImageSet, labeller: Labeller, job: Job) -> None:

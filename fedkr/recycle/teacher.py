@@ -44,8 +44,7 @@ class ConstantClassifier(nn.Module):
 def build_teacher(config: TeacherConfig, data: SiteData, *seed: object) -> nn.Module:
     """Return an untrained teacher for the site's data.
 
-    Raises:
-        UserError: the training images are all of one class and ``teacher.single_class`` is not ``constant``.
+    Raise :class:`UserError` if the images are all of one class and ``teacher.single_class`` is not ``constant``.
     """
     train = data.train
     present = np.flatnonzero(train.class_counts())
@@ -80,11 +79,7 @@ def train_teacher(config: TeacherConfig, data: SiteData, job: Job) -> Artifact:
 def train_and_keep(work: ClassifierTraining, judge: ImageSet, stopping: TeacherConfig, stage: str) -> Artifact:
     """Train to the end of the schedule or until ``judge`` has seen nothing better for a while; keep one evaluation.
 
-    Args:
-        work: the training; its own configuration says how many steps.
-        judge: images that choose; the site's val split.
-        stopping: how often to look, the patience, and what is kept.
-        stage: name of the work, as it is shown.
+    ``judge`` are the images that choose; ``stopping`` says how often to look, the patience, and what is kept.
 
     Returns:
         The kept evaluation's weights; ``info`` holds its step and figures, the curve, and a temperature of 1.

@@ -34,11 +34,7 @@ def audit_again(run: Path, overrides: Sequence[str]) -> Path:
 
     The run's models and kept releases are attacked in the sites' workspaces. Finished reference models and attacks are
     stages there, so that the same command continues an audit that was stopped. The former ``results.json`` is kept in
-    ``earlier-audits/``.
-
-    Args:
-        run: the run's folder.
-        overrides: as in ``fedkr simulate``, of ``audit`` and ``backend`` only.
+    ``earlier-audits/``. Overrides are as in ``fedkr simulate``, of ``audit`` and ``backend`` only.
 
     Raises:
         UserError: a run that is not finished or not a simulation, other data, or overrides that change more than the

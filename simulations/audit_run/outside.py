@@ -49,11 +49,8 @@ PROBABILITIES = "the model gives probabilities: their logarithm is taken for log
 def audit_outside(request: Request, bootstrap: int | None = None) -> Path:
     """Audit an outside model; write ``audit.json`` and ``audit.html``, print the verdict; return the folder.
 
-    Reference models and control are stages in the folder: the same command continues after a stop.
-
-    Args:
-        request: what is asked for.
-        bootstrap: resamples of each interval in place of the preset's.
+    Reference models and control are stages in the folder: the same command continues after a stop. ``bootstrap``
+    resamples take the place of the preset's.
 
     Raises:
         UserError: a model or data that cannot be audited.

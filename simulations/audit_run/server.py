@@ -36,13 +36,7 @@ def main(grid: Grid, context: Context) -> None:
 
 
 def audit_on_server(grid: Grid, study: Study, run_dir: Path, results: Mapping[str, Any]) -> dict[str, Any]:
-    """Gather the sites of a finished run and audit what it left behind.
-
-    Args:
-        grid: Flower's grid.
-        study: the run's, with the settings of the new audit.
-        run_dir: the run's folder.
-        results: the run's.
+    """Gather the sites of a finished run and audit what it left behind, by the audit of ``study``, else the run's.
 
     Returns:
         ``identity`` (of ``study``), ``audit`` and ``audit_extras`` as in ``results.json``, and ``missing_sites``.

@@ -7,8 +7,8 @@ synthetic images. Teacher, generator and reference models are trained once; a po
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
-from functools import cached_property, reduce
+from collections.abc import Callable, Sequence
+from functools import cached_property, partial, reduce
 from pathlib import Path
 from typing import Any
 
@@ -145,29 +145,20 @@ class LeakageCurve:
 
     def point(self, point: CurvePoint, slices: Sequence[SyntheticSlices]) -> Row:
         """Train a point's student, or read it, and return its figures."""
-        config, trained = self.study.student, point.training
+        trained = point.training
         sets = training_sets(trained, slices)
         key = self._key | {"slices": [audit.pipeline.choice_key() for audit in self.audits], **vars(trained)}
 
-        def train() -> Artifact:
-            """Distil a student from the point's sets."""
-            stage = f"student of {trained.labels} labels, {trained.sweep} {trained.value:g}"
-            return Artifact(model_tensors(distill_student(config, sets, self.job.seeded("student"), stage)))
-
-        network = self._network(self.stages.run("student", key, train))
+        stage = f"student of {trained.labels} labels, {trained.sweep} {trained.value:g}"
+        train = partial(distill_student, self.study.student, sets, self.job.seeded("student"), stage)
+        network = self._network("student", key, train)
         return vars(point) | {"images_a_set": len(sets(0)[0])} | self._figures(network)
 
     def real(self) -> Row:
         """Return the figures of the classifier trained on all sites' training images: what leaks without recycling."""
         data = pooled(audit.site.data for audit in self.audits)
-
-        def train() -> Artifact:
-            """Train on the real images of all sites."""
-            job = self.job.seeded("real")
-            return Artifact(model_tensors(train_on_real(self.study.student, data, job, "student of real images")))
-
-        key = self._key | {"train": content_digest(data)}
-        return self._figures(self._network(self.stages.run("real", key, train)))
+        train = partial(train_on_real, self.study.student, data, self.job.seeded("real"), "student of real images")
+        return self._figures(self._network("real", self._key | {"train": content_digest(data)}, train))
 
     @cached_property
     def _key(self) -> dict[str, Any]:
@@ -175,8 +166,9 @@ class LeakageCurve:
         shared = {"seed": study.seed, "threads": study.threads, "flip": study.data.flip}
         return shared | {"student": dataclasses.asdict(study.student)} | self.runtime.describe()
 
-    def _network(self, model: Artifact) -> nn.Module:
-        return load_classifier(self.study.student, Shape.of(self.test), model.tensors, self.runtime)
+    def _network(self, stage: str, key: dict[str, Any], train: Callable[[], nn.Module]) -> nn.Module:
+        weights = self.stages.run(stage, key, lambda: Artifact(model_tensors(train()))).tensors
+        return load_classifier(self.study.student, Shape.of(self.test), weights, self.runtime)
 
     def _figures(self, model: nn.Module) -> Row:
         sites = [row for audit in self.audits for row in audit.report("student", model).rows]

@@ -112,14 +112,9 @@ def train_references(
 def reference_task(
     config: ClassifierConfig, candidates: ImageSet, membership: Bools, extra: SoftSet | None, job: Job
 ) -> ReferenceTask:
-    """Bring candidates and extra images into one pool of which each model sees its part.
+    """Bring candidates and ``extra`` images into one pool of which each model sees its part, and all the extra ones.
 
-    Args:
-        config: the target's recipe, with the steps of one reference model.
-        candidates: the N images, with hard labels, that membership is asked of.
-        membership: bool ``[M, N]``: which candidates each of the M models trains on.
-        extra: soft-labelled images that every model trains on too.
-        job: where and how; model m adds its number to the seed.
+    ``config`` is the target's recipe, with the steps of one model; ``membership`` is bool ``[M, N]`` of N candidates.
 
     Raises:
         UserError: shapes that do not fit together, or a model without an image.

@@ -66,10 +66,7 @@ class PipelineShadows:
         self.max_images = max_images
 
     def students(self, others: ReleasedSets | None) -> References:
-        """Return the shadows' students, trained on what each shadow released and what ``others`` did.
-
-        Args:
-            others: the other sites' releases, None for students of one site's releases alone.
+        """Return the shadows' students, trained on what each shadow released and what ``others``, other sites, did.
 
         Raises:
             UserError: a shadow whose half cannot be learned from, such as one with a single class.
@@ -87,7 +84,6 @@ class PipelineShadows:
         folder = self.target.stages.folder / f"shadow-{m}-{fingerprint(self._key(m))}"
 
         def compute() -> Artifact:
-            """Run the pipeline on the members of shadow ``m`` and keep what it would release."""
             releases = self._pipeline(m, StageStore(folder)).releases(self.max_images)
             return ReleasedSets.of_releases(releases).as_artifact()
 
