@@ -97,11 +97,8 @@ class ServerAudit:
     Nothing else is trained again. A site that refuses or fails is left out of what it could not answer, and a note
     says so.
 
-    Args:
-        coordinator: with the sites gathered, and the study whose settings the audit has.
-        found: the models and releases to attack.
-        runtime: where the server trains what only it can build: a student of each site's releases.
-        progress: that training reports to it.
+    The coordinator has gathered the sites, and its study says how to audit. ``runtime`` and ``progress`` are for what
+    only the server can build: a student of each site's releases.
     """
 
     def __init__(self, coordinator: Coordinator, found: Auditable, runtime: Runtime, progress: Progress) -> None:

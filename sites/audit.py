@@ -162,25 +162,21 @@ class SiteAudit:
 
     def compare(self, pair: Pair) -> Row:
         """Return the difference of an attack's AUCs on two targets, a :class:`UserError` if not both were attacked."""
-        key, natural = row_key(pair.attack, pair.references), (self.challenge.members, self.challenge.nonmembers)
+        key = row_key(pair.attack, pair.references)
         found = paired_difference(
             self._scores(key, pair.target, pair.about),
             self._scores(key, pair.other, pair.other_about),
             len(self.challenge.members),
             self.config.bootstrap,
             derive_seed(self.study.seed, self.site.name, "audit", "paired"),
-            joined(natural).groups,
+            joined(self.challenge.sides).groups,
         )
         return pair.names(self.site.name) | vars(found)
 
     def blind(self) -> Row:
         """Return whether members and non-members differ without any model."""
-        found = blind_baseline(
-            self.challenge.members,
-            self.challenge.nonmembers,
-            derive_seed(self.study.seed, self.site.name),
-            self.config.permutations,
-        )
+        seed = derive_seed(self.study.seed, self.site.name)
+        found = blind_baseline(*self.challenge.sides, seed, self.config.permutations)
         return {"site": self.site.name, **vars(found)}
 
     def _scores_path(self, target: str, about: str) -> Path:

@@ -28,8 +28,13 @@ class Challenge:
     canaries: CanarySet | None = None
 
     @property
+    def sides(self) -> tuple[ImageSet, ImageSet]:
+        """Members and non-members, in the order in which they are candidates."""
+        return self.members, self.nonmembers
+
+    @property
     def natural(self) -> int:
-        """Number of members and non-members, which come first among the candidates."""
+        """Number of both, which come first among the candidates."""
         return len(self.members) + len(self.nonmembers)
 
 

@@ -126,20 +126,19 @@ class ReleaseCopies:
         """Return the check as a stage keeps it."""
         arrays = {f"suspects-{name}": getattr(self.suspects, name) for name in ("released", "members", "distances")}
         arrays |= {f"pairs-{name}": array for name, array in vars(self.pairs).items()}
-        info = {"figures": vars(self.figures), "threshold": self.suspects.threshold, "share": self.suspects.share}
+        of_suspects = {"threshold": self.suspects.threshold, "share": self.suspects.share}
+        info = {"figures": vars(self.figures), "suspects": of_suspects, "pairs": {}}
         return Artifact({name: torch.from_numpy(array) for name, array in arrays.items()}, info)
 
     @staticmethod
     def from_artifact(artifact: Artifact) -> ReleaseCopies:
         """Read what :meth:`as_artifact` made."""
-
-        def part(prefix: str) -> dict[str, Any]:
-            """Return the arrays of one part by their field's name."""
-            return {n.removeprefix(prefix): t.numpy() for n, t in artifact.tensors.items() if n.startswith(prefix)}
-
-        info = artifact.info
-        suspects = CopyCheck(threshold=info["threshold"], share=info["share"], **part("suspects-"))
-        return ReleaseCopies(CopyFigures(**info["figures"]), suspects, ClosestPairs(**part("pairs-")))
+        parts = {name: dict(artifact.info[name]) for name in ("figures", "suspects", "pairs")}
+        for name, tensor in artifact.tensors.items():
+            part, _, field = name.partition("-")
+            parts[part][field] = tensor.numpy()
+        figures, suspects, pairs = parts.values()
+        return ReleaseCopies(CopyFigures(**figures), CopyCheck(**suspects), ClosestPairs(**pairs))
 
 
 def check_copies(releases: Sequence[Release], challenge: Challenge, *, site: str, seed: int) -> ReleaseCopies:

@@ -110,13 +110,7 @@ def _canary_figures(scores: Floats, subject: Subject) -> Row | None:
 
 
 def _class_figures(scores: Floats, subject: Subject) -> Row:
-    challenge = subject.challenge
-    found = class_aucs(
-        scores[: challenge.natural],
-        challenge.members,
-        challenge.nonmembers,
-        bootstrap=subject.config.bootstrap,
-        seed=subject.resampling,
-    )
+    challenge, resampled = subject.challenge, {"bootstrap": subject.config.bootstrap, "seed": subject.resampling}
+    found = class_aucs(scores[: challenge.natural], *challenge.sides, **resampled)
     lists = {name: [one and one[i] for one in found] for i, name in enumerate(("auc", "low", "high"))}
     return {"classes": list(range(len(found)))} | lists

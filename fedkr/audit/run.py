@@ -38,9 +38,9 @@ def audit_model(
     Attacks without reference models see each image once. Attacks by reference models run once for each kind that is
     given, on ``config.queries`` views, and not at all where none is.
 
-    ``predict`` maps uint8 images ``[N, H, W, C]`` to logits float ``[N, K]``, in evaluation mode. ``references``
-    take the images of their ``population``; ``flip`` allows mirror images among the views, as the references saw
-    them.
+    ``predict`` maps uint8 images ``[N, H, W, C]`` to logits float ``[N, K]``, in evaluation mode. The images of the
+    references' ``population`` are needed with them; ``flip`` allows mirror images among the views, as the references
+    saw them.
 
     Raises:
         UserError: an unknown attack, a model whose logits are not finite, or references that do not fit.

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from fedkr.config import Study
 from fedkr.data.images import ImageSet, Shape, SiteData, content_digest
@@ -155,16 +155,13 @@ class SingleSite:
         kept = train_and_keep(work, judge, self.study.teacher, variant.name)
         work.model.load_state_dict(kept.tensors)
         logits = predict_logits(work.model, self.test.images, self.job.runtime)
-        fidelity = self._fidelity(work.model, source.labeller.teacher)
+        # How near the student is to its teacher on val tells recipes apart without a look at test.
+        both = work.model, source.labeller.teacher
+        fidelity = measure_fidelity(*(predict_logits(m, self.data.val.images, self.job.runtime) for m in both))
         costs = {"sets": source.sets, "images": source.images, "sampling_seconds": source.seconds}
         seconds = time.perf_counter() - started
         measured = {**figures(logits, self.test), "fidelity": fidelity, **costs, "seconds": seconds}
         return Artifact({}, {"step": kept.info["step"], **measured})
-
-    def _fidelity(self, student: nn.Module, teacher: nn.Module) -> Row:
-        """Return how near the student is to its teacher on val: tells recipes apart without a look at test."""
-        of_both = (predict_logits(model, self.data.val.images, self.job.runtime) for model in (student, teacher))
-        return measure_fidelity(*of_both)
 
 
 def _key(variant: Variant, pipeline: SitePipeline, test: ImageSet) -> Row:

@@ -19,16 +19,11 @@ def regenerated_batches(
 ) -> BatchSource:
     """Return a function from a step to a batch of the synthetic set of that step's round.
 
-    Args:
-        draw: gives the synthetic set of round 0, 1, ...: uint8 ``[N, H, W, C]`` and soft labels ``[N, K]``; only the
-            current round is kept.
-        regenerate_every: epochs that one set serves, counted by the size of the first.
-        batch: images in a batch.
-        seed: parts of the seed of the order.
+    ``draw`` gives the set of round 0, 1, ..., of which only the current one is kept. A set serves ``regenerate_every``
+    epochs, counted by the size of the first; ``seed`` is that of the order.
     """
 
     def ordered(number: int) -> tuple[SoftSet, BatchOrder]:
-        """Draw the set of round ``number`` and the order of its batches."""
         drawn = draw(number)
         return drawn, BatchOrder(len(drawn[0]), batch, *seed)
 
@@ -36,7 +31,6 @@ def regenerated_batches(
     first = held[0][1]
 
     def at(step: int) -> Batch:
-        """Return the batch of ``step``; draw its round's set first where another is held."""
         wanted = first.epoch(step) // regenerate_every
         if wanted not in held:
             held.clear()

@@ -61,8 +61,7 @@ def build_teacher(config: TeacherConfig, data: SiteData, *seed: object) -> nn.Mo
 def train_teacher(config: TeacherConfig, data: SiteData, job: Job) -> Artifact:
     """Train the teacher; the site's val split ends training and chooses what is kept, as ``config`` has it.
 
-    Returns:
-        The kept evaluation's weights; ``info`` holds its step, its val figures, the curve and the temperature.
+    With the kept evaluation's weights, ``info`` holds its step, its val figures, the curve and the temperature.
     """
     model = build_teacher(config, data, *job.seed)
     if isinstance(model, ConstantClassifier):
@@ -79,10 +78,8 @@ def train_teacher(config: TeacherConfig, data: SiteData, job: Job) -> Artifact:
 def train_and_keep(work: ClassifierTraining, judge: ImageSet, stopping: TeacherConfig, stage: str) -> Artifact:
     """Train to the end of the schedule or until ``judge`` has seen nothing better for a while; keep one evaluation.
 
-    ``judge`` are the images that choose; ``stopping`` says how often to look, the patience, and what is kept.
-
-    Returns:
-        The kept evaluation's weights; ``info`` holds its step and figures, the curve, and a temperature of 1.
+    ``judge`` are the images that choose; ``stopping`` says how often to look, the patience, and what is kept: with its
+    weights, ``info`` holds its step and figures, the curve, and a temperature of 1.
     """
     kept, curve, since_best = Artifact(), [], 0
     for step in advance_in_parts(work, stopping.evaluations, stage):

@@ -36,7 +36,7 @@ def main(grid: Grid, context: Context) -> None:
 
 
 def audit_on_server(grid: Grid, study: Study, run_dir: Path, results: Mapping[str, Any]) -> dict[str, Any]:
-    """Gather the sites of a finished run and audit what it left behind, by the audit of ``study``, else the run's.
+    """Gather the sites of a finished run and audit what it left behind; ``study`` is its, but for the new audit.
 
     Returns:
         ``identity`` (of ``study``), ``audit`` and ``audit_extras`` as in ``results.json``, and ``missing_sites``.

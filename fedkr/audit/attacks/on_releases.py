@@ -96,11 +96,9 @@ def release_scores(
     - ``monte-carlo``: share of released images nearby (Hilprecht et al. 2019), among those components;
     - ``domias``: density of the release over that of the population (van Breugel et al. 2023), likewise.
 
-    Args:
-        images: uint8 ``[N, H, W, C]``, members and non-members.
-        released: uint8 ``[R, H, W, C]``.
-        population: uint8 ``[P, H, W, C]`` of the same distribution, which no model trained on.
-        rng: chooses the released images and population that the components are fitted on, never the challenge.
+    All are uint8 ``[..., H, W, C]``: ``images`` are members and non-members; no model trained on the population, which
+    is of the same distribution. ``rng`` chooses the released images and population that the components are fitted on,
+    never the challenge.
     """
     rows = [small_pixels(part) for part in (images, released, population)]
     fit_on = np.concatenate(rows[1:])
@@ -135,12 +133,9 @@ def monte_carlo_score(images: Floats, released: Floats) -> Floats:
 def domias_kde_score(images: Floats, released: Floats, reference: Floats) -> Floats:
     """Return ``log p_released(x) - log p_reference(x)`` (DOMIAS, van Breugel et al. 2023, equation 2), by Gaussian KDE.
 
-    Each density has one bandwidth a dimension: its own standard deviation times Scott's ``n^(-1 / (d + 4))``.
-
-    Args:
-        images: ``[N, d]`` challenge images, few dimensions (see :func:`principal_components`).
-        released: ``[R, d]``.
-        reference: ``[P, d]`` images of the same distribution, none of them in the challenge set.
+    Each density has one bandwidth a dimension: its own standard deviation times Scott's ``n^(-1 / (d + 4))``. Images
+    are ``[N, d]`` with few dimensions (see :func:`principal_components`); ``reference [P, d]`` is of the same
+    distribution, and none of it in the challenge set.
     """
     return log_kde(images, released) - log_kde(images, reference)
 

@@ -53,13 +53,9 @@ def rmia_offline(seen: Observed, population: Population, *, a: float, gamma: flo
     """Return RMIA scores from references trained without the image only; one such reference an image is enough.
 
     ``Pr(x) = ((1 + a) Pr_out(x) + (1 - a)) / 2`` for images and population alike: training on x is taken to lift its
-    probability linearly, to ``a Pr_out(x) + 1 - a``.
-
-    Args:
-        seen: of the challenge; models trained on an image are passed over for it.
-        population: of images z.
-        a: between 0 (references that memorise) and 1 (training changes nothing); see :func:`choose_offline_a`.
-        gamma: least ratio that counts as evidence, 1 or more.
+    probability linearly, to ``a Pr_out(x) + 1 - a``, with ``a`` between 0 (references that memorise) and 1 (training
+    changes nothing; see :func:`choose_offline_a`). Models trained on an image are passed over for it; ``gamma`` is the
+    least ratio that counts as evidence, 1 or more.
 
     Raises:
         UserError: shapes that do not fit, values that are no probabilities, or an image without an out-reference.

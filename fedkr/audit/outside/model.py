@@ -174,8 +174,7 @@ class OutsideAuditor:
         Raises:
             UserError: a model whose logits are not finite, or too few images.
         """
-        challenge = self.data.challenge
-        blind = blind_baseline(challenge.members, challenge.nonmembers, self.seed, self.config.permutations)
+        blind = blind_baseline(*self.data.challenge.sides, self.seed, self.config.permutations)
         void = holm_reject([blind.p_value])[0]
         references = [self._signals()] if self.config.direct_references else []
         reports = [self._attack(predict, target, references)]

@@ -178,11 +178,7 @@ def chunk_size(task: ReferenceTask, engine: str) -> int:
 
 
 def train_chunk(task: ReferenceTask, indices: Sequence[int], engine: str, progress: Progress) -> list[nn.Module]:
-    """Train the models ``indices`` by one of ``ENGINES``; return them in evaluation mode.
-
-    Raises:
-        DivergedError: a model's loss is not finite; the message names the model.
-    """
+    """Train the models ``indices`` by one of ``ENGINES``, as :func:`train_references`; return them for evaluation."""
     if engine == "loop":
         return [train_alone(task, index, progress) for index in indices]
     return train_together(task, indices, engine, RelayedProgress(progress, width=len(indices)))

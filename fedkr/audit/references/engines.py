@@ -88,8 +88,7 @@ class ReferenceTask:
 def train_alone(task: ReferenceTask, index: int, progress: Progress) -> nn.Module:
     """Train one reference model exactly as a classifier under audit is trained; return it in evaluation mode.
 
-    Raises:
-        DivergedError: the model's loss is not finite; the message names the model.
+    A loss that is not finite is a :class:`DivergedError` that names the model.
     """
     own, job = task.chosen[index], replace(task.job_of(index), progress=progress)
     order = BatchOrder(len(own), task.config.batch, *job.seed)
@@ -135,11 +134,7 @@ class StackedTraining:
         return np.stack(orders, axis=1).reshape(steps, batch, len(self.indices))
 
     def advance(self, until: int, progress: Progress, stage: str) -> None:
-        """Train all models up to step ``until``.
-
-        Raises:
-            DivergedError: a model's loss is not finite; the message names the model.
-        """
+        """Train all models up to step ``until``; raise a :class:`DivergedError` that names one whose loss diverges."""
         try:
             self.training.advance(self._loss_at, until, progress, stage, total=self.task.config.steps)
         except DivergedError as error:
@@ -182,11 +177,7 @@ class StackedTraining:
 def train_together(
     task: ReferenceTask, indices: Sequence[int], convolution: str, progress: Progress
 ) -> list[nn.Module]:
-    """Train several reference models as one stacked network; return them in evaluation mode.
-
-    Raises:
-        DivergedError: a model's loss is not finite; the message names the model.
-    """
+    """Train several models as one stacked network, as :meth:`StackedTraining.advance` does, for evaluation."""
     work = StackedTraining(task, indices, convolution)
     stage = f"reference models {indices[0]} to {indices[-1]}"
     work.advance(task.config.steps, progress, stage)

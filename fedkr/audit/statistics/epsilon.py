@@ -41,11 +41,7 @@ class OneRunBound:
 def one_run_bound(
     coins: int, guesses: int, correct: int, *, delta: float = 1e-5, confidence: float = 0.95
 ) -> OneRunBound:
-    """Bound epsilon from how many of the guessed coins were right.
-
-    Raises:
-        UserError: counts that do not fit (0 <= correct <= guesses <= coins), or delta or confidence out of range.
-    """
+    """Bound epsilon from how many of the guessed coins were right, by :func:`epsilon_lower_bound`."""
     bound = epsilon_lower_bound(coins, guesses, correct, delta=delta, confidence=confidence)
     largest = epsilon_lower_bound(coins, coins, coins, delta=delta, confidence=confidence)
     return OneRunBound(bound, delta, confidence, coins, guesses, correct, largest)
