@@ -160,9 +160,7 @@ def read_round(content: RecordDict, sent: Mapping[str, Tensor]) -> tuple[dict[st
     check_weights(weights, sent)
     metrics = {"diverged": 0, "seconds": 0.0} | read_metrics(content)
     for name, least in ROUND_FIGURES.items():
-        value = metrics.get(name)
-        if not isinstance(value, (int, float)) or not least <= value < math.inf:
-            raise UserError(f"the metric {name!r} is missing, no number or out of range: {value!r}")
+        _check_figure(name, metrics.get(name), least)
     if metrics["val-correct"] > metrics["val-count"]:
         raise UserError(f"the metric 'val-correct' is above 'val-count': {metrics['val-correct']!r}")
     return weights, {name: metrics[name] for name in ROUND_FIGURES}
@@ -250,11 +248,11 @@ def read_utility(metrics: Mapping[str, Any], prefix: str) -> dict[str, Any]:
     for name, (least, most) in ranges.items():
         _check_figure(f"{prefix}/{name}", values[name], least, most)
     for count in values["confusion"] or []:
-        _check_figure(f"{prefix}/confusion", count, 0, math.inf)
+        _check_figure(f"{prefix}/confusion", count, 0)
     return values
 
 
-def _check_figure(name: str, value: Any, least: float, most: float) -> None:
+def _check_figure(name: str, value: Any, least: float, most: float = math.inf) -> None:
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if not number or not math.isfinite(value) or not least <= value <= most:
         raise UserError(f"the metric {name!r} is missing or no number from {least} to {most}: {value!r}")
@@ -263,7 +261,7 @@ def _check_figure(name: str, value: Any, least: float, most: float) -> None:
 def read_seconds(metrics: Mapping[str, Any]) -> float:
     """Return the seconds that a site spent; raise :class:`UserError` where it does not say."""
     seconds = metrics.get("seconds")
-    _check_figure("seconds", seconds, 0, math.inf)
+    _check_figure("seconds", seconds, 0)
     return float(seconds)  # type: ignore[arg-type]  # it was just checked
 
 

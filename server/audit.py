@@ -57,10 +57,6 @@ class Auditable:
         found = {target.name: target for name in names for target in self._all() if target.is_called(name)}
         return list(found.values())
 
-    def released_by(self) -> list[str]:
-        """Return the sites that released something."""
-        return list(dict.fromkeys(site for files in self.releases for site in files))
-
     def _all(self) -> list[Target]:
         """Return the contestants' targets, then what follows from any release: itself, and a student of one site's."""
         kinds = (RELEASE, RELEASE_STUDENT) if self.releases else ()
@@ -135,7 +131,7 @@ class ServerAudit:
             return {site: model.tensors for site, model in target.by_site.items() if site in self.sites}
         if target.kind not in (RELEASE, RELEASE_STUDENT):
             return dict.fromkeys(self.sites)
-        released = [site for site in self.found.released_by() if site in self.sites]
+        released = dict.fromkeys(site for files in self.found.releases for site in files if site in self.sites)
         return {site: self._site_student(site) if target.kind == RELEASE_STUDENT else None for site in released}
 
     def _site_student(self, site: str) -> Weights:

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from fedkr.audit.attacks.observed import Bools
 from fedkr.audit.attacks.queries import Queries
 from fedkr.audit.attacks.with_references import ReferenceModels, ReferenceSignals, reference_signals
 from fedkr.audit.challenge import candidates, site_challenge, site_population
@@ -202,9 +203,9 @@ class SiteAudit:
         key = self._key(count, others) | {"steps": steps}
 
         def train() -> ReferenceModels:
-            membership = balanced_membership(count, len(self.candidates), self._rng("direct"))
             job, recipe = self.pipeline.job.seeded("references"), dataclasses.replace(config, steps=steps)
-            return train_references(reference_task(recipe, self.candidates, membership, extra, job), self.stages, key)
+            task = reference_task(recipe, self.candidates, self._halves("direct", count), extra, job)
+            return train_references(task, self.stages, key)
 
         return self._signals("direct", key, train, others is not None)
 
@@ -214,13 +215,8 @@ class SiteAudit:
         key |= {"checkpoint": choice["checkpoint"], "knobs": choice["knobs"], "max_images": self.site.policy.max_images}
 
         def train() -> ReferenceModels:
-            shadows = PipelineShadows(
-                self.pipeline,
-                self.candidates,
-                balanced_membership(count, len(self.candidates), self._rng("pipeline")),
-                self.site.policy.max_images,
-            )
-            return shadows.students(others)
+            halves, most = self._halves("pipeline", count), self.site.policy.max_images
+            return PipelineShadows(self.pipeline, self.candidates, halves, most).students(others)
 
         return self._signals("pipeline", key, train, others is not None)
 
@@ -245,5 +241,6 @@ class SiteAudit:
             "others": None if others is None else others.digest(),
         }
 
-    def _rng(self, kind: str) -> np.random.Generator:
-        return numpy_rng(self.study.seed, self.site.name, "references", kind)
+    def _halves(self, kind: str, count: int) -> Bools:
+        rng = numpy_rng(self.study.seed, self.site.name, "references", kind)
+        return balanced_membership(count, len(self.candidates), rng)

@@ -71,10 +71,9 @@ def build_challenge(train: ImageSet, holdout: ImageSet) -> Challenge:
 
 def candidates(challenge: Challenge) -> ImageSet:
     """Return all that a reference model may train on: members, non-members, then canaries (included or not)."""
-    parts = [challenge.members, challenge.nonmembers]
-    if challenge.canaries is not None:
-        parts.append(ImageSet(challenge.canaries.images, challenge.canaries.labels, challenge.members.classes))
-    return joined(parts)
+    if (planted := challenge.canaries) is None:
+        return joined(challenge.sides)
+    return joined([*challenge.sides, ImageSet(planted.images, planted.labels, challenge.members.classes)])
 
 
 def site_population(data: SiteData, challenge: Challenge) -> ImageSet:

@@ -86,14 +86,9 @@ def _sides(scores: Floats, subject: Subject) -> tuple[Floats, Floats]:
 
 
 def _natural_figures(scores: Floats, subject: Subject) -> Row:
-    challenge, config = subject.challenge, subject.config
-    return membership_figures(
-        *_sides(scores, subject),
-        fprs=config.fprs,
-        bootstrap=config.bootstrap,
-        seed=subject.resampling,
-        groups=(challenge.members.groups, challenge.nonmembers.groups),
-    )
+    fprs, (members, nonmembers) = subject.config.fprs, subject.challenge.sides
+    groups = members.groups, nonmembers.groups
+    return membership_figures(*_sides(scores, subject), fprs=fprs, groups=groups, **subject.resampling)
 
 
 def _canary_figures(scores: Floats, subject: Subject) -> Row | None:
@@ -103,14 +98,14 @@ def _canary_figures(scores: Floats, subject: Subject) -> Row | None:
         return None
     own = scores[subject.challenge.natural :]
     sides = own[canaries.included], own[~canaries.included]
-    found = membership_figures(*sides, fprs=config.fprs, bootstrap=config.bootstrap, seed=subject.resampling)
+    found = membership_figures(*sides, fprs=config.fprs, **subject.resampling)
     # Half of so few images chooses no threshold worth quoting.
     rates = {f"{name}{end}": found[f"{name}{end}"] for name in ("auc", *map(tpr_name, config.fprs)) for end in ENDS}
     return rates | {"included": found["members"], "excluded": found["nonmembers"]}
 
 
 def _class_figures(scores: Floats, subject: Subject) -> Row:
-    challenge, resampled = subject.challenge, {"bootstrap": subject.config.bootstrap, "seed": subject.resampling}
-    found = class_aucs(scores[: challenge.natural], *challenge.sides, **resampled)
+    challenge = subject.challenge
+    found = class_aucs(scores[: challenge.natural], *challenge.sides, **subject.resampling)
     lists = {name: [one and one[i] for one in found] for i, name in enumerate(("auc", "low", "high"))}
     return {"classes": list(range(len(found)))} | lists

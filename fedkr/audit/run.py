@@ -119,7 +119,7 @@ def released_images(
 
 def _parts(challenge: Challenge) -> list[NDArray[np.uint8]]:
     planted = [] if challenge.canaries is None else [challenge.canaries.images]
-    return [challenge.members.images, challenge.nonmembers.images, *planted]
+    return [*(side.images for side in challenge.sides), *planted]
 
 
 def _answers(predict: Predict, parts: Sequence[NDArray[np.uint8]], queries: Queries) -> Logits:

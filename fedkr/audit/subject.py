@@ -31,6 +31,6 @@ class Subject:
         return self.what or self.target
 
     @property
-    def resampling(self) -> int:
-        """Seed of the resamples, which every target at the site meets alike."""
-        return derive_seed(self.seed, self.site, "audit")
+    def resampling(self) -> dict[str, int]:
+        """Number and seed of the resamples, which every target at the site meets alike."""
+        return {"bootstrap": self.config.bootstrap, "seed": derive_seed(self.seed, self.site, "audit")}

@@ -94,12 +94,9 @@ class OutsideModel(nn.Module):
 
 
 def load_model(path: Path, config: ClassifierConfig, shape: ImageSet) -> OutsideModel:
-    """Read a model from a file or folder; nothing in it is ever unpickled.
+    """Read TorchScript, ``.safetensors``, a ``.pt`` file of tensors, or a folder of ``fedkr export``; unpickle nothing.
 
-    Args:
-        path: TorchScript, ``.safetensors``, a ``.pt`` file of tensors, or a folder that ``fedkr export`` wrote.
-        config: the architecture that bare weights are of.
-        shape: images whose size, channels and classes the model must fit.
+    Bare weights are of the architecture ``config``; the model must fit size, channels and classes of ``shape``.
 
     Raises:
         UserError: a file that is none of these, or weights of another architecture.

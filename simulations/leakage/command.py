@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from functools import cached_property, partial, reduce
+from functools import partial, reduce
 from pathlib import Path
 from typing import Any
 
@@ -51,8 +51,7 @@ Row = dict[str, Any]
 def main(arguments: Sequence[str]) -> int:
     """Run ``fedkr leakage`` on a run's folder, or on overrides as in ``fedkr simulate``.
 
-    Raises:
-        UserError: a folder that is no simulation's, or options beside it.
+    A folder that is no simulation's, and options beside one, are a :class:`UserError`.
     """
     if not arguments or arguments[0].startswith("-") or "=" in arguments[0]:
         return compose_and_run(arguments, measure_study, PROGRAM, CONFIG)
@@ -65,8 +64,7 @@ def main(arguments: Sequence[str]) -> int:
 def measure_run(run: Path) -> Path:
     """Measure the curve of a run, with the teachers, generators and reference models that its sites have.
 
-    Raises:
-        UserError: there is no such run, or its sites' images are not here.
+    Raise :class:`UserError` where there is no such run, or its sites' images are not here.
     """
     return _measured(RunFolder.of_run(run))
 
@@ -121,6 +119,8 @@ class LeakageCurve:
         self.runtime = Runtime.choose(study.device, study.precision, study.threads)
         self.stages = StageStore(folder / "stages")
         self.job = Job(self.runtime, FileProgress(folder), study.data.flip, (study.seed, FOLDER))
+        self._key = {"seed": study.seed, "threads": study.threads, **self.job.describe()}
+        self._key["student"] = dataclasses.asdict(study.student)
         opened = [open_site({"partition-id": i}, study) for i in range(study.federation.sites)]
         self.audits = [SiteAudit(site) for site in opened]
         self.test = opened[0].global_test
@@ -159,12 +159,6 @@ class LeakageCurve:
         data = pooled(audit.site.data for audit in self.audits)
         train = partial(train_on_real, self.study.student, data, self.job.seeded("real"), "student of real images")
         return self._figures(self._network("real", self._key | {"train": content_digest(data)}, train))
-
-    @cached_property
-    def _key(self) -> dict[str, Any]:
-        study = self.study
-        shared = {"seed": study.seed, "threads": study.threads, "flip": study.data.flip}
-        return shared | {"student": dataclasses.asdict(study.student)} | self.runtime.describe()
 
     def _network(self, stage: str, key: dict[str, Any], train: Callable[[], nn.Module]) -> nn.Module:
         weights = self.stages.run(stage, key, lambda: Artifact(model_tensors(train()))).tensors

@@ -164,12 +164,10 @@ class OutsideAuditor:
         self.key = {"seed": seed, **job.describe(), "recipe": dataclasses.asdict(recipe)}
 
     def audit(self, predict: Predict, target: str) -> OutsideAudit:
-        """Attack the model that ``predict`` is, and the control.
+        """Attack the model that ``predict`` is (uint8 ``[N, H, W, C]`` to float32 logits ``[N, K]``), and the control.
 
-        Args:
-            predict: maps uint8 images ``[N, H, W, C]`` to float32 logits ``[N, K]``.
-            target: how the report names the model; ``student`` says that it was trained on releases, which direct
-                references cannot clear.
+        ``target`` is how the report names the model; ``student`` says that it was trained on releases, which direct
+        references cannot clear.
 
         Raises:
             UserError: a model whose logits are not finite, or too few images.
@@ -185,13 +183,8 @@ class OutsideAuditor:
         return OutsideAudit(reports, self.config, blind, void, next(v for v in verdicts if v.target == target))
 
     def _attack(self, predict: Predict, target: str, references: list[ReferenceSignals]) -> AuditReport:
-        return audit_model(
-            predict,
-            Subject(target, self.data.name, self.data.challenge, self.config, self.seed),
-            references,
-            self.data.population if references else None,
-            self.job.flip,
-        )
+        subject = Subject(target, self.data.name, self.data.challenge, self.config, self.seed)
+        return audit_model(predict, subject, references, self.data.population if references else None, self.job.flip)
 
     def _signals(self) -> ReferenceSignals:
         images, count = candidates(self.data.challenge), self.config.direct_references
@@ -199,18 +192,10 @@ class OutsideAuditor:
         # As many epochs as the recipe gives the members.
         steps = scaled_steps(self.recipe.steps, len(images) // 2, len(self.members))
         membership = balanced_membership(count, len(images), rng)
-        task = reference_task(
-            replace(self.recipe, steps=steps), images, membership, None, self.job.seeded("references")
-        )
+        recipe, queries = replace(self.recipe, steps=steps), Queries(self.config.queries, self.job.flip)
+        task = reference_task(recipe, images, membership, None, self.job.seeded("references"))
         references = train_references(task, self.stages, self.key)
-        return reference_signals(
-            references,
-            images,
-            self.data.population,
-            Queries(self.config.queries, self.job.flip),
-            "direct",
-            others=False,
-        )
+        return reference_signals(references, images, self.data.population, queries, "direct", others=False)
 
     def _control(self) -> Predict:
         """Return the control's predictions: a classifier of the recipe's architecture, overfitted to the members."""
@@ -221,7 +206,6 @@ class OutsideAuditor:
         key = self.key | {"control": dataclasses.asdict(config), "members": content_digest(members)}
 
         def train() -> Artifact:
-            """Overfit the classifier to the members."""
             plainly = replace(self.job.seeded("control"), flip="none")
             return Artifact(model_tensors(train_on_real(config, members, plainly, CONTROL_STAGE)))
 

@@ -80,12 +80,9 @@ def train_references(
 ) -> References:
     """Train one classifier on each half of a task, by the recipe of the model under audit.
 
-    Args:
-        task: the recipe and each model's images (:func:`reference_task`).
-        stages: keeps each finished chunk; an interrupted training goes on with the next.
-        key: what else the result depends on, added to the stages' names.
-        engine: one of ``ENGINES``; by default the fastest here, see :func:`choose_engine`.
-        together: models of one chunk; by default 1 for ``loop``, else as many as the memory allows.
+    Each finished chunk is a stage, named by all that it depends on, ``key`` included: an interrupted training goes on
+    with the next. By default ``engine``, one of ``ENGINES``, is the fastest here (:func:`choose_engine`), and
+    ``together``, the models of a chunk, 1 for ``loop``, else as many as the memory allows.
 
     Raises:
         DivergedError: a model's loss is not finite; the message names the model.

@@ -34,10 +34,7 @@ from fedkr.stages import Artifact, StageStore, model_tensors
 class ShadowPipeline(SitePipeline):
     """Knowledge Recycling with a checkpoint and knobs that were chosen elsewhere.
 
-    Args:
-        checkpoint_share: the chosen checkpoint's step as a share of the generator's steps.
-        knobs: of the generator's sampling.
-        pipeline: what :class:`~fedkr.recycle.SitePipeline` takes.
+    ``checkpoint_share`` is the chosen checkpoint's step as a share of the generator's steps.
     """
 
     def __init__(self, checkpoint_share: float, knobs: dict[str, Any], **pipeline: Any) -> None:
