@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from fedkr.audit.challenge import Challenge
 from fedkr.config import AuditConfig
@@ -31,6 +32,6 @@ class Subject:
         return self.what or self.target
 
     @property
-    def resampling(self) -> dict[str, int]:
+    def resampling(self) -> dict[str, Any]:
         """Number and seed of the resamples, which every target at the site meets alike."""
         return {"bootstrap": self.config.bootstrap, "seed": derive_seed(self.seed, self.site, "audit")}
