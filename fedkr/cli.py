@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any, NoReturn, get_type_hints
 
 import typer
+from typer.core import TyperCommand
 
 from fedkr import __version__
 from fedkr.benchmarks.options import GeneratorOptions
@@ -34,6 +35,16 @@ app.add_typer(bench_app)
 # Flags such as --help, --cfg and --multirun belong to the Hydra application behind `simulate`.
 HYDRA_ARGUMENTS = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a finished run.")]
+
+
+class Command(TyperCommand):
+    """A command that ends, whatever stops it, with an exit status and at most one line on stderr."""
+
+    def invoke(self, ctx: Any) -> NoReturn:
+        """Run the command."""
+        from simulations.exits import guarded
+
+        raise typer.Exit(guarded(lambda: super(Command, self).invoke(ctx)))
 
 
 def options_of(kind: type) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -58,57 +69,49 @@ def options_of(kind: type) -> Callable[[Callable[..., None]], Callable[..., None
     return with_options
 
 
-@app.command(context_settings=HYDRA_ARGUMENTS, add_help_option=False)
-def simulate(context: typer.Context) -> None:
+@app.command(cls=Command, context_settings=HYDRA_ARGUMENTS, add_help_option=False)
+def simulate(context: typer.Context) -> int | None:
     """Run a study on this machine or a Ray cluster (`fedkr simulate --help` lists its options)."""
-    _application(context, "simulations.study.application")
+    return _application(context, "simulations.study.application")
 
 
-@app.command(context_settings=HYDRA_ARGUMENTS, add_help_option=False)
-def kr(context: typer.Context) -> None:
+@app.command(cls=Command, context_settings=HYDRA_ARGUMENTS, add_help_option=False)
+def kr(context: typer.Context) -> int | None:
     """Measure Knowledge Recycling at one site against real images (options as in simulate; --ablation for all rows)."""
-    _application(context, "simulations.single_site")
+    return _application(context, "simulations.single_site")
 
 
-@app.command(context_settings=HYDRA_ARGUMENTS, add_help_option=False)
-def leakage(context: typer.Context) -> None:
+@app.command(cls=Command, context_settings=HYDRA_ARGUMENTS, add_help_option=False)
+def leakage(context: typer.Context) -> int | None:
     """Accuracy and leakage against the amount of synthetic data, of a RUN or of a study (options as in simulate)."""
-    _application(context, "simulations.leakage.command")
+    return _application(context, "simulations.leakage.command")
 
 
-@app.command()
+@app.command(cls=Command)
 def report(run: RunFolder) -> None:
     """Draw a run's report again from its results."""
+    _must_exist(run, "run folder")
+    from simulations.study.run import redraw_report
 
-    def work() -> None:
-        _must_exist(run, "run folder")
-        from simulations.study.run import redraw_report
-
-        print(redraw_report(run))
-
-    _leave(work)
+    print(redraw_report(run))
 
 
-@app.command()
+@app.command(cls=Command)
 def summary(
     runs: Annotated[list[Path], typer.Argument(help="Folders of finished runs that differ in their seed.")],
     out: Annotated[Path | None, typer.Option(help="Also write the summary, as JSON, to this file.")] = None,
 ) -> None:
     """Bring several seeds of one study into one table (CSV on stdout): mean, standard deviation, each seed."""
+    from simulations.study.summary import as_csv, lost_sites, summarise
 
-    def work() -> None:
-        from simulations.study.summary import as_csv, lost_sites, summarise
-
-        found = summarise(runs)
-        _write_json(out, found)
-        for line in lost_sites(found):
-            print(f"fedkr: warning: {line}", file=sys.stderr)
-        print(as_csv(found), end="")
-
-    _leave(work)
+    found = summarise(runs)
+    _write_json(out, found)
+    for line in lost_sites(found):
+        print(f"fedkr: warning: {line}", file=sys.stderr)
+    print(as_csv(found), end="")
 
 
-@app.command()
+@app.command(cls=Command)
 @options_of(Request)
 def audit(
     context: typer.Context,
@@ -120,81 +123,63 @@ def audit(
     **asked: Any,
 ) -> None:
     """Audit a finished run again, or with --model and --data a classifier that came from elsewhere."""
+    outside = [name for name in ("model", "data") if asked[name] is not None]
+    if len(outside) == 2 and run is None:
+        from simulations.audit_run.outside import audit_outside
 
-    def work() -> None:
-        """Audit the run, or the classifier from elsewhere, whichever is named."""
-        outside = [name for name in ("model", "data") if asked[name] is not None]
-        if len(outside) == 2 and run is None:
-            from simulations.audit_run.outside import audit_outside
+        audit_outside(Request(**asked))
+        return
+    if run is None or outside:
+        raise UserError("fedkr audit: give either a RUN folder, or --model FILE and --data NPZ")
+    for name in asked:
+        source = context.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE":
+            raise UserError(f"--{name}: only with --model; a run takes overrides, such as audit=full")
+    _must_exist(run, "run folder")
+    from simulations.audit_run.again import audit_again
 
-            audit_outside(Request(**asked))
-            return
-        if run is None or outside:
-            raise UserError("fedkr audit: give either a RUN folder, or --model FILE and --data NPZ")
-        for name in asked:
-            source = context.get_parameter_source(name)
-            if source is not None and source.name == "COMMANDLINE":
-                raise UserError(f"--{name}: only with --model; a run takes overrides, such as audit=full")
-        _must_exist(run, "run folder")
-        from simulations.audit_run.again import audit_again
-
-        audit_again(run, overrides or [])
-
-    _leave(work)
+    audit_again(run, overrides or [])
 
 
-@app.command()
+@app.command(cls=Command)
 def export(
     run: RunFolder,
     out: Annotated[Path | None, typer.Option(help="Folder to write to; RUN/export if not given.")] = None,
 ) -> None:
     """Write a run's student (safetensors, ONNX, model card) and its releases (npz)."""
+    _must_exist(run, "run folder")
+    from simulations.export.command import export_run
 
-    def work() -> None:
-        _must_exist(run, "run folder")
-        from simulations.export.command import export_run
-
-        print(export_run(run, out or run / "export"))
-
-    _leave(work)
+    print(export_run(run, out or run / "export"))
 
 
-@app.command()
+@app.command(cls=Command)
 def predict(
     model: Annotated[Path, typer.Argument(help="Folder that `fedkr export` wrote.")],
     images: Annotated[Path, typer.Argument(help="An image, a folder of images or an npz file.")],
 ) -> None:
     """Classify images with an exported student; CSV on stdout."""
+    _must_exist(model, "exported model")
+    _must_exist(images, "image, folder or npz file")
+    from simulations.export.predict import predict as predict_images
 
-    def work() -> None:
-        """Classify, and write a row an image."""
-        _must_exist(model, "exported model")
-        _must_exist(images, "image, folder or npz file")
-        from simulations.export.predict import predict as predict_images
-
-        rows = predict_images(model, images)
-        if rows:
-            table = csv.DictWriter(sys.stdout, list(rows[0]), lineterminator="\n")
-            table.writeheader()
-            table.writerows(rows)
-
-    _leave(work)
+    rows = predict_images(model, images)
+    if rows:
+        table = csv.DictWriter(sys.stdout, list(rows[0]), lineterminator="\n")
+        table.writeheader()
+        table.writerows(rows)
 
 
-@site_app.command("check")
+@site_app.command("check", cls=Command)
 def check(site: Annotated[Path, typer.Argument(metavar="SITE_YAML", help="The site's own file.")]) -> None:
     """Read a site's file and data, and print the card that the server would see."""
+    _must_exist(site, "site file")
+    from sites.check import check_site
 
-    def work() -> None:
-        _must_exist(site, "site file")
-        from sites.check import check_site
-
-        print(json.dumps(check_site(site), indent=2, ensure_ascii=False))
-
-    _leave(work)
+    print(json.dumps(check_site(site), indent=2, ensure_ascii=False))
 
 
-@bench_app.command("audit")
+@bench_app.command("audit", cls=Command)
 def bench_audit(
     models: Annotated[int, typer.Option(help="How many reference models, an even number.")] = 64,
     size: Annotated[int, typer.Option(help="Height and width of the images in pixels.")] = 28,
@@ -204,41 +189,31 @@ def bench_audit(
     out: Annotated[Path | None, typer.Option(help="Also write the figures, as JSON, to this file.")] = None,
 ) -> None:
     """Train the audit's reference models together and one after the other, in one run, and compare the times."""
+    from fedkr.benchmarks.audit import measure_audit, print_audit
+    from fedkr.learning.runtime import Runtime
 
-    def work() -> None:
-        """Measure, print, and write the figures where ``--out`` says."""
-        from fedkr.benchmarks.audit import measure_audit, print_audit
-        from fedkr.learning.runtime import Runtime
-
-        result = measure_audit(models, size, steps, Runtime.choose(device, threads=threads))
-        print_audit(result)
-        _write_json(out, result)
-
-    _leave(work)
+    result = measure_audit(models, size, steps, Runtime.choose(device, threads=threads))
+    print_audit(result)
+    _write_json(out, result)
 
 
-@bench_app.command("generator")
+@bench_app.command("generator", cls=Command)
 @options_of(GeneratorOptions)
 def bench_generator(
     out: Annotated[Path | None, typer.Option(help="Also write the figures, as JSON, to this file.")] = None,
     **asked: Any,
 ) -> None:
     """Train and sample edm and biggan_deep against the plain diffusers loop, in one run, and compare."""
+    from fedkr.benchmarks.generator import bench_generators, print_generators
+    from simulations.live import shown_progress
 
-    def work() -> None:
-        """Measure, print, and write the figures where ``--out`` says."""
-        from fedkr.benchmarks.generator import bench_generators, print_generators
-        from simulations.live import shown_progress
-
-        with shown_progress("benchmark") as progress:
-            result = bench_generators(GeneratorOptions(**asked), progress)
-        print_generators(result)
-        _write_json(out, result)
-
-    _leave(work)
+    with shown_progress("benchmark") as progress:
+        result = bench_generators(GeneratorOptions(**asked), progress)
+    print_generators(result)
+    _write_json(out, result)
 
 
-@app.command()
+@app.command(cls=Command)
 def version() -> None:
     """Print the installed version."""
     print(f"fedkr {__version__}")
@@ -249,15 +224,10 @@ def main() -> None:
     app(prog_name="fedkr")
 
 
-def _application(context: typer.Context, module: str) -> NoReturn:
-    """Hand the whole command line to the ``main`` of a module, which is a Hydra application."""
-    _leave(lambda: importlib.import_module(module).main(context.args))
-
-
-def _leave(work: Callable[[], int | None]) -> NoReturn:
-    from simulations.exits import guarded
-
-    raise typer.Exit(guarded(work))
+def _application(context: typer.Context, module: str) -> int | None:
+    """Hand the whole command line to the ``main`` of a module, which is a Hydra application; return its exit status."""
+    status: int | None = importlib.import_module(module).main(context.args)
+    return status
 
 
 def _write_json(out: Path | None, values: object) -> None:
