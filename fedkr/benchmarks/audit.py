@@ -13,9 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.table import Table
 
 from fedkr.audit.references.direct import (
     ENGINES,
@@ -27,6 +25,7 @@ from fedkr.audit.references.direct import (
 )
 from fedkr.audit.references.engines import ReferenceTask
 from fedkr.benchmarks.enlarged import enlarged_digits
+from fedkr.benchmarks.table import figures_table, machine
 from fedkr.config import ClassifierConfig
 from fedkr.environment import provenance
 from fedkr.errors import UserError
@@ -40,19 +39,19 @@ LEAST_SIZE = 8
 WARM_UP_STEPS = 2
 # As batched matrix products a stack takes ten times as long as the loop on a processor: not worth waiting for.
 ENGINES_ON_CPU = ("loop", "grouped")
+WORDS = {
+    "loop": "one after the other",
+    "grouped": "together, grouped",
+    "matmul": "together, matmul",
+}
 
 
 def measure_audit(
     models: int, size: int, steps: int, runtime: Runtime, recipe: ClassifierConfig | None = None
 ) -> dict[str, Any]:
-    """Train ``models`` reference models for ``steps`` steps by each engine; return the times.
+    """Train an even number of reference models for ``steps`` steps each by every engine; return the times.
 
-    Args:
-        models: how many, an even number.
-        size: height and width of the images in pixels.
-        steps: training steps of each model.
-        runtime: where and how.
-        recipe: the classifier; fedkr's default if not given.
+    The images have ``size`` by ``size`` pixels; the classifier is fedkr's default where ``recipe`` is not given.
 
     Returns:
         ``rows``, one an engine: models of a chunk, seconds, steps of single models a second, and the ``ratio`` of the
@@ -61,7 +60,10 @@ def measure_audit(
     Raises:
         UserError: a number that makes no benchmark.
     """
-    _check(size, steps)
+    if size < LEAST_SIZE:
+        raise UserError(f"--size {size}: the digits have {LEAST_SIZE} pixels and are only enlarged")
+    if steps < 1:
+        raise UserError(f"--steps {steps}: must be at least 1")
     task = _task(models, size, steps, runtime, recipe or ClassifierConfig())
     engines = ENGINES_ON_CPU if runtime.device.type == "cpu" else ENGINES
     rows = [_row(task, engine) for engine in engines]
@@ -85,31 +87,17 @@ def measure_audit(
 
 def print_audit(result: dict[str, Any], console: Console | None = None) -> None:
     """Print what :func:`measure_audit` returned."""
-    table = Table(title=_title(result), title_justify="left", title_style="bold", box=SIMPLE_HEAD)
-    table.add_column("trained", no_wrap=True)
-    for title in ("chunk", "seconds", "steps/s", "speed-up"):
-        table.add_column(title, justify="right", no_wrap=True)
+    title = (
+        f"{result['models']} reference models ({result['recipe']['arch']}, {result['size']}x{result['size']}), "
+        f"{result['steps']} steps each"
+    )
+    table = figures_table(title, "trained", ("chunk", "seconds", "steps/s", "speed-up"))
     for row in result["rows"]:
         name = WORDS[row["engine"]] + (" (default here)" if row["engine"] == result["default"] else "")
         speed, ratio = f"{row['models_steps_per_second']:,.1f}", f"{row['ratio']:.2f}x"
         table.add_row(name, str(row["together"]), f"{row['seconds']:.1f}", speed, ratio)
-    table.caption = f"steps of single models; chunk: models trained at once\n{_machine(result)}"
-    table.caption_justify = "left"
+    table.caption = f"steps of single models; chunk: models trained at once\n{machine(result)}"
     (console or Console()).print(table)
-
-
-WORDS = {
-    "loop": "one after the other",
-    "grouped": "together, grouped",
-    "matmul": "together, matmul",
-}
-
-
-def _check(size: int, steps: int) -> None:
-    if size < LEAST_SIZE:
-        raise UserError(f"--size {size}: the digits have {LEAST_SIZE} pixels and are only enlarged")
-    if steps < 1:
-        raise UserError(f"--steps {steps}: must be at least 1")
 
 
 def _task(models: int, size: int, steps: int, runtime: Runtime, recipe: ClassifierConfig) -> ReferenceTask:
@@ -134,16 +122,3 @@ def _row(task: ReferenceTask, engine: str) -> dict[str, Any]:
         "seconds": seconds,
         "models_steps_per_second": len(task) * task.config.steps / seconds,
     }
-
-
-def _title(result: dict[str, Any]) -> str:
-    return (
-        f"{result['models']} reference models ({result['recipe']['arch']}, {result['size']}x{result['size']}), "
-        f"{result['steps']} steps each"
-    )
-
-
-def _machine(result: dict[str, Any]) -> str:
-    where, runtime = result["hardware"], result["runtime"]
-    device = where["gpus"][0] if runtime["device"] == "cuda" else f"{where['processor']}, {where['cores']} cores"
-    return f"{device}; {runtime['precision']}, {runtime['threads']} torch thread(s)"

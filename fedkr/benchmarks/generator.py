@@ -11,22 +11,22 @@ import multiprocessing
 import statistics
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, fields
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, TypeVar
 
 import numpy as np
 import psutil
 import torch
 from numpy.typing import NDArray
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
 from fedkr.benchmarks.enlarged import enlarged_digits
 from fedkr.benchmarks.options import Budget, GeneratorOptions
-from fedkr.benchmarks.plain_diffusion import PlainDiffusion
+from fedkr.benchmarks.plain_diffusion import DDIM_STEPS, PlainDiffusion
+from fedkr.benchmarks.table import figures_table, machine
 from fedkr.config import ClassifierConfig, DataConfig, GeneratorConfig
 from fedkr.data import load_source
 from fedkr.data.images import ImageSet, Shape
@@ -45,13 +45,13 @@ from fedkr.stages import Artifact
 
 PLAIN = "plain"
 KINDS = (PLAIN, "edm", "biggan_deep")
-DDIM_STEPS = 50
 # Longer than any measurement: the schedules of fedkr's generators decay at the end only.
 ENDLESS = 10**6
 LEAST_STEPS = 2
 WATCH_SECONDS = 0.005
 CAS_POINTS = 4
 CLASSIFIER = ClassifierConfig(arch="resnet8", width=16, steps=300)
+Item = TypeVar("Item")
 
 
 def check_budget(budget: Budget) -> None:
@@ -63,35 +63,6 @@ def check_budget(budget: Budget) -> None:
         raise UserError(f"--size {budget.size}: must be 8 or more and a multiple of 4")
     if budget.width % GROUPS:
         raise UserError(f"--width {budget.width}: must be a multiple of {GROUPS}")
-
-
-class Contestant(Protocol):
-    """What is trained, drawn from and timed."""
-
-    def advance(self, until: int) -> None:
-        """Train up to step ``until``."""
-
-    def take(self) -> None:
-        """Take over the averaged weights of now for drawing: a checkpoint's cost, not that of drawing."""
-
-    def draw(self, labels: NDArray[np.int64]) -> NDArray[np.uint8]:
-        """Return one image a label."""
-
-
-class Plain:
-    """The plain loop, which draws by ``draw_steps`` steps of DDIM."""
-
-    def __init__(self, data: ImageSet, budget: Budget, runtime: Runtime, draw_steps: int = DDIM_STEPS) -> None:
-        self.draw_steps = draw_steps
-        self.loop = PlainDiffusion(data, budget.batch, budget.width, runtime.device)
-        self.advance = self.loop.advance
-
-    def take(self) -> None:
-        """Do nothing: the loop itself swaps its weights as it draws."""
-
-    def draw(self, labels: NDArray[np.int64]) -> NDArray[np.uint8]:
-        """Return one image a label."""
-        return self.loop.sample(labels, self.draw_steps)
 
 
 class Fedkr:
@@ -121,9 +92,12 @@ class Fedkr:
         return np.concatenate(list(self.drawing.sample(labels, self.drawing.default_knobs(), "benchmark")))
 
 
+Contestant = PlainDiffusion | Fedkr
+
+
 def contestant(kind: str, data: ImageSet, budget: Budget, runtime: Runtime, draw_steps: int = DDIM_STEPS) -> Contestant:
     """Return what is measured under the name ``kind``."""
-    return Plain(data, budget, runtime, draw_steps) if kind == PLAIN else Fedkr(kind, data, budget, runtime)
+    return PlainDiffusion(data, budget, runtime, draw_steps) if kind == PLAIN else Fedkr(kind, data, budget, runtime)
 
 
 def bench_generators(options: GeneratorOptions, progress: Progress) -> dict[str, Any]:
@@ -153,25 +127,27 @@ def measure_generators(budget: Budget, runtime: Runtime, progress: Progress) -> 
     for one in measured.values():
         _round(one, budget, LEAST_STEPS, labels[:LEAST_STEPS])
     rates: dict[str, list[tuple[float, float]]] = {kind: [] for kind in KINDS}
-    progress.update("measure", 0, budget.rounds * len(KINDS), unit="turn")
-    for turn in range(budget.rounds):
-        for place, (kind, one) in enumerate(measured.items()):
-            rates[kind].append(_round(one, budget, LEAST_STEPS + (turn + 1) * budget.steps, labels))
-            progress.update("measure", turn * len(KINDS) + place + 1, budget.rounds * len(KINDS), unit="turn")
-    progress.finish("measure")
-    rows = list[dict[str, Any]]()
-    progress.update("memory", 0, len(KINDS), unit="generator")
-    for kind in KINDS:
-        rows.append(_row(kind, rates, peak_mib(kind, budget, runtime)))
-        progress.update("memory", len(rows), len(KINDS), unit="generator")
-    progress.finish("memory")
+    turns = [(turn, kind) for turn in range(budget.rounds) for kind in KINDS]
+    for turn, kind in _counted(progress, "measure", turns, "turn"):
+        until = LEAST_STEPS + (turn + 1) * budget.steps
+        rates[kind].append(_round(measured[kind], budget, until, labels))
+    peaks = {kind: peak_mib(kind, budget, runtime) for kind in _counted(progress, "memory", KINDS, "generator")}
     return {
         "budget": asdict(budget),
         "data": "scikit-learn digits, enlarged",
-        "rows": rows,
+        "rows": [_row(kind, rates, peak) for kind, peak in peaks.items()],
         "runtime": runtime.describe() | {"threads": torch.get_num_threads()},
         **provenance(),
     }
+
+
+def _counted(progress: Progress, stage: str, items: Sequence[Item], unit: str) -> Iterator[Item]:
+    """Yield the items and report how many of them are done."""
+    progress.update(stage, 0, len(items), unit=unit)
+    for done, item in enumerate(items, 1):
+        yield item
+        progress.update(stage, done, len(items), unit=unit)
+    progress.finish(stage)
 
 
 def _round(one: Contestant, budget: Budget, until: int, labels: NDArray[np.int64]) -> tuple[float, float]:
@@ -249,15 +225,9 @@ def _peak_of_process(kind: str, budget: Budget, runtime: Runtime, threads: int) 
 def measure_cas(
     config: DataConfig, steps: int, points: int, budget: Budget, runtime: Runtime, progress: Progress
 ) -> dict[str, Any]:
-    """Train the plain loop and ``edm`` for ``steps`` steps each; return what CAS each has after how many seconds.
+    """Train the plain loop and ``edm`` on a dataset at its own size; return what CAS each has after how many seconds.
 
-    Args:
-        config: the dataset, at its own size.
-        steps: training steps of each.
-        points: how often CAS is measured on the way.
-        budget: batch and width.
-        runtime: where and how.
-        progress: each point is reported to it.
+    Each trains for ``steps`` steps, and CAS is measured at ``points`` points on the way.
 
     Returns:
         ``curves``: for each kind, rows of step, training ``seconds``, ``sample_seconds`` and ``cas``; ``target``, the
@@ -271,7 +241,7 @@ def measure_cas(
         raise UserError(f"--cas-steps {steps}: must be at least {points}, one for each point of the curve")
     source = load_source(config)
     makers: dict[str, Callable[[], Contestant]] = {
-        PLAIN: lambda: Plain(source.pool, budget, runtime),
+        PLAIN: lambda: PlainDiffusion(source.pool, budget, runtime),
         "edm": lambda: Fedkr("edm", source.pool, budget, runtime, steps),
     }
     points_at = [round(steps * (i + 1) / points) for i in range(points)]
@@ -308,17 +278,12 @@ def print_generators(result: dict[str, Any], console: Console | None = None) -> 
     """Print what :func:`measure_generators` returned, with ``cas`` of :func:`measure_cas` where it is there."""
     console, budget = console or Console(), result["budget"]
     title = f"{budget['size']}x{budget['size']}, width {budget['width']}, batch {budget['batch']}"
-    table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD)
-    table.add_column("generator")
-    for name in ("training images/s", "to plain", "sampling images/s", "to plain", "peak MiB"):
-        table.add_column(name, justify="right")
+    columns = ("training images/s", "to plain", "sampling images/s", "to plain", "peak MiB")
+    table = figures_table(title, "generator", columns)
     for row in result["rows"]:
         rates = itertools.chain(*((f"{row[n]:,.1f}", f"{row[f'{n}_ratio']:.2f}x") for n in ("train", "sample")))
         table.add_row(row["kind"], *rates, f"{row['peak_mib']:,.0f}")
-    runtime, where = result["runtime"], result["hardware"]
-    device = where["gpus"][0] if runtime["device"] == "cuda" else f"{where['processor']}, {where['cores']} cores"
-    table.caption = f"{device}; {runtime['precision']}, {runtime['threads']} torch thread(s)"
-    table.caption_justify = "left"
+    table.caption = machine(result)
     console.print(table)
     if "cas" in result:
         console.print(_cas_table(result["cas"]))
@@ -326,10 +291,7 @@ def print_generators(result: dict[str, Any], console: Console | None = None) -> 
 
 def _cas_table(cas: dict[str, Any]) -> Table:
     title = f"CAS on {cas['data']}; {cas['target']:.3f} is reached {cas['ratio']:.1f}x as fast by edm"
-    table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD)
-    table.add_column("generator")
-    for name in ("step", "training s", "sampling s", "CAS"):
-        table.add_column(name, justify="right")
+    table = figures_table(title, "generator", ("step", "training s", "sampling s", "CAS"))
     for kind, rows in cas["curves"].items():
         for row in rows:
             seconds = (f"{row['seconds']:.1f}", f"{row['sample_seconds']:.1f}")

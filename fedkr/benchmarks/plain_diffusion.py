@@ -13,34 +13,33 @@ from diffusers.training_utils import EMAModel
 from numpy.typing import NDArray
 from torch.nn import functional as F
 
+from fedkr.benchmarks.options import Budget
 from fedkr.data.images import ImageSet
 from fedkr.generators.edm import Options
 from fedkr.generators.edm.network import GROUPS
 from fedkr.generators.pixels import to_uint8
 from fedkr.learning.batches import BatchOrder
 from fedkr.learning.prediction import to_model_input
+from fedkr.learning.runtime import Runtime
 from fedkr.seeds import torch_rng
 
 NOISE_LEVELS = 1000
 # Of the rates that suit networks of this width the quickest; the examples of diffusers have 1e-4 for larger ones.
 LR = 1e-3
 SAMPLE_BATCH = 256
+DDIM_STEPS = 50
 
 
 class PlainDiffusion:
-    """A class-conditional DDPM in training.
+    """A class-conditional DDPM in training, in float32, which draws by ``draw_steps`` steps of DDIM.
 
-    Args:
-        data: uint8 images; channels, size and classes are theirs.
-        batch: images a step.
-        width: feature channels of the UNet's first level; its other options are ``edm``'s defaults.
-        device: where to compute, in float32.
+    The UNet's options are ``edm``'s defaults but for the width, which is the budget's, as is the batch.
     """
 
-    def __init__(self, data: ImageSet, batch: int, width: int, device: torch.device) -> None:
+    def __init__(self, data: ImageSet, budget: Budget, runtime: Runtime, draw_steps: int = DDIM_STEPS) -> None:
         torch.manual_seed(0)
-        options = Options(width=width)
-        self.data, self.device, self.step = data, device, 0
+        options, width = Options(width=budget.width), budget.width
+        self.data, self.device, self.step, self.draw_steps = data, runtime.device, 0, draw_steps
         self.net = UNet2DModel(
             sample_size=data.size,
             in_channels=data.channels,
@@ -52,11 +51,11 @@ class PlainDiffusion:
             norm_num_groups=GROUPS,
             num_class_embeds=len(data.classes),
             add_attention=False,
-        ).to(device)
+        ).to(self.device)
         self.noise = DDPMScheduler(num_train_timesteps=NOISE_LEVELS)
         self.optimizer = torch.optim.AdamW(self.net.parameters(), lr=LR)
         self.average = EMAModel(self.net.parameters(), decay=options.ema)
-        self.order = BatchOrder(len(data), batch, "plain")
+        self.order = BatchOrder(len(data), budget.batch, "plain")
 
     def advance(self, until: int) -> None:
         """Train up to step ``until``."""
@@ -76,20 +75,23 @@ class PlainDiffusion:
             self.average.step(self.net.parameters())
             self.step += 1
 
+    def take(self) -> None:
+        """Do nothing: drawing itself swaps the weights for the averaged ones."""
+
     @torch.inference_mode()
-    def sample(self, labels: NDArray[np.int64], steps: int) -> NDArray[np.uint8]:
-        """Return uint8 ``[N, H, W, C]`` for ``labels``, by the averaged weights and ``steps`` steps of DDIM."""
+    def draw(self, labels: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """Return uint8 ``[N, H, W, C]``, one image a label, by the averaged weights."""
         self.average.store(self.net.parameters())
         self.average.copy_to(self.net.parameters())
         self.net.eval()
         starts = range(0, len(labels), SAMPLE_BATCH)
-        parts = [self._draw(torch.from_numpy(labels[i : i + SAMPLE_BATCH]), steps, i) for i in starts]
+        parts = [self._draw_batch(torch.from_numpy(labels[i : i + SAMPLE_BATCH]), i) for i in starts]
         self.average.restore(self.net.parameters())
         return np.concatenate(parts)
 
-    def _draw(self, labels: torch.Tensor, steps: int, start: int) -> NDArray[np.uint8]:
+    def _draw_batch(self, labels: torch.Tensor, start: int) -> NDArray[np.uint8]:
         scheduler = DDIMScheduler(num_train_timesteps=NOISE_LEVELS)
-        scheduler.set_timesteps(steps)
+        scheduler.set_timesteps(self.draw_steps)
         shape = (len(labels), self.data.channels, self.data.size, self.data.size)
         x = torch.randn(shape, generator=torch_rng("plain", "sample", start)).to(self.device)
         for time in scheduler.timesteps:

@@ -9,8 +9,9 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from fedkr.benchmarks import generator, plain_diffusion
-from fedkr.benchmarks.generator import Plain, measure_cas, measure_generators, print_generators
+from fedkr.benchmarks.generator import measure_cas, measure_generators, print_generators
 from fedkr.benchmarks.options import Budget
+from fedkr.benchmarks.plain_diffusion import PlainDiffusion
 from fedkr.cli import app
 from fedkr.config import ClassifierConfig, DataConfig
 from fedkr.errors import UserError
@@ -44,19 +45,19 @@ def test_the_table_names_generators_ratios_and_the_machine(result):
 
 def test_the_plain_loop_learns_and_draws_by_averaged_weights(runtime, pictures):
     data = pictures((8, 8))
-    plain = Plain(data, TINY, runtime)
+    plain = PlainDiffusion(data, TINY, runtime)
     plain.advance(1)
-    before = [p.clone() for p in plain.loop.net.parameters()]
+    before = [p.clone() for p in plain.net.parameters()]
     images = plain.draw(np.array([0, 1]))
     assert (images.shape, images.dtype) == ((2, 8, 8, 1), np.uint8)
-    assert all(p.equal(q) for p, q in zip(before, plain.loop.net.parameters(), strict=True))
+    assert all(p.equal(q) for p, q in zip(before, plain.net.parameters(), strict=True))
     plain.advance(2)
-    assert any(not p.equal(q) for p, q in zip(before, plain.loop.net.parameters(), strict=True))
+    assert any(not p.equal(q) for p, q in zip(before, plain.net.parameters(), strict=True))
 
 
 def test_the_plain_loop_never_draws_one_image_twice(runtime, pictures, monkeypatch):
     monkeypatch.setattr(plain_diffusion, "SAMPLE_BATCH", 2)
-    images = Plain(pictures((8, 8)), TINY, runtime).draw(np.zeros(6, np.int64))
+    images = PlainDiffusion(pictures((8, 8)), TINY, runtime).draw(np.zeros(6, np.int64))
     assert len({image.tobytes() for image in images}) == 6
 
 
@@ -98,5 +99,5 @@ def test_the_command_writes_its_figures(tmp_path, monkeypatch):
 
 def test_the_peak_holds_at_least_weights_gradients_moments_and_average(runtime, pictures):
     budget = Budget(size=8, batch=4, width=64, images=4)
-    weights = sum(p.numel() for p in Plain(pictures((4, 4)), budget, runtime).loop.net.parameters())
+    weights = sum(p.numel() for p in PlainDiffusion(pictures((4, 4)), budget, runtime).net.parameters())
     assert 5 * 4 * weights / 2**20 < generator.peak_mib("plain", budget, runtime) < 1000
