@@ -118,33 +118,26 @@ def run_keep_rules(study: Study) -> Path:
     folds, out = deal_folds(study, run.source), run.files.folder / RESULT_FILE
     runtime = Runtime.choose(study.device, study.precision, study.threads)
     with run.at_work({study.data.name: run.files.folder}):
-        found = _all_evaluations(study, folds, runtime, run.files.folder)
-        result: dict[str, Any] = {"rules": compare(found), "evaluations": found, "images": count}
-        result |= {"study": portable(dataclasses.asdict(study)), "runtime": runtime.describe()}
-        result |= provenance()
-        write_json(out, result)
-    run.console.print(rules_table(f"{study.data.name}: {FOLDS} folds of {count} images", result["rules"]))
+        job = Job(runtime, FileProgress(run.files.folder), study.data.flip)
+        found = [evaluations(study, fold, number, job) for number, fold in enumerate(folds)]
+        rules = compare(found)
+        result = {"rules": rules, "evaluations": found, "images": count, "runtime": runtime.describe()}
+        write_json(out, result | {"study": portable(dataclasses.asdict(study)), **provenance()})
+    run.console.print(rules_table(f"{study.data.name}: {FOLDS} folds of {count} images", rules))
     return out
 
 
-def _all_evaluations(
-    study: Study, folds: Sequence[Fold], runtime: Runtime, run_dir: Path
-) -> list[list[dict[str, Any]]]:
-    """Return every fold's evaluations; each fold is a stage, so that a restart repeats none."""
-    stages, job = StageStore(run_dir / "stages"), Job(runtime, FileProgress(run_dir), study.data.flip)
-    common = {"seed": study.seed, "threads": study.threads, **job.describe()}
-    common["teacher"] = dataclasses.asdict(study.teacher)
-    found = []
-    for number, fold in enumerate(folds):
-        parts = [content_digest(images) for images in (fold.train, fold.val, fold.apart)]
+def evaluations(study: Study, fold: Fold, number: int, job: Job) -> list[dict[str, Any]]:
+    """Return a fold's evaluations; each fold is a stage, so that a restart repeats none."""
+    key = {"seed": study.seed, "threads": study.threads, **job.describe(), "teacher": dataclasses.asdict(study.teacher)}
+    key |= {"fold": number, "parts": [content_digest(images) for images in (fold.train, fold.val, fold.apart)]}
 
-        def compute(number: int = number, fold: Fold = fold) -> Artifact:
-            """Train the fold's teacher."""
-            return Artifact({}, {"evaluations": list(look(study, fold, number, job))})
+    def compute() -> Artifact:
+        """Train the fold's teacher."""
+        return Artifact({}, {"evaluations": list(look(study, fold, number, job))})
 
-        key = common | {"fold": number, "parts": parts}
-        found.append(stages.run("keep-rules", key, compute).info["evaluations"])
-    return found
+    stages = StageStore(Path(study.run_dir) / "stages")
+    return list(stages.run("keep-rules", key, compute).info["evaluations"])
 
 
 def rules_table(title: str, rules: dict[str, Any]) -> Table:

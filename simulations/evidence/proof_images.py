@@ -68,12 +68,12 @@ def distinct(data: ImageSet) -> ImageSet:
 
 
 def _copy_rows(bench: Bench, data: ImageSet, sizes: CopySizes, seeds: Sequence[int]) -> list[Figures]:
-    rows = []
-    for seed in seeds:
-        for share in (CLEAN, FEW, HALF):
-            key = {"seed": seed, "share": share, "data": digest_of(data), **dataclasses.asdict(sizes)}
-            rows.append(bench.once("copies", key, partial(copied, data, sizes, seed, share)))
-    return rows
+    key = {"data": digest_of(data), **dataclasses.asdict(sizes)}
+    return [
+        bench.once("copies", key | {"seed": seed, "share": share}, partial(copied, data, sizes, seed, share))
+        for seed in seeds
+        for share in (CLEAN, FEW, HALF)
+    ]
 
 
 def copied(train: ImageSet, sizes: CopySizes, seed: int, share: float) -> Figures:
@@ -86,7 +86,7 @@ def copied(train: ImageSet, sizes: CopySizes, seed: int, share: float) -> Figure
     config = AuditConfig(fprs=[0.01])
     report = audit_release([release], population, Subject(RELEASE, SITE, challenge, config, seed))
     check = check_copies([release], challenge, site=SITE, seed=seed)
-    attacks = {row["attack"]: _without_roc(row) for row in report.rows}
+    attacks = {row["attack"]: {key: row[key] for key in row if key != "roc"} for row in report.rows}
     return {
         "seed": seed,
         "share": share,
@@ -137,12 +137,12 @@ def prove_blind(bench: Bench, seeds: Sequence[int], shifted: int = 5, permutatio
     """
     source = bench.source(XRAYS)
     train, test = official_train(source), source.test
-    rows = []
-    for nonmembers in ("holdout", "official test"):
-        for seed in seeds if nonmembers == "holdout" else seeds[:shifted]:
-            key = {"seed": seed, "nonmembers": nonmembers, "permutations": permutations, "data": digest_of(train, test)}
-            outside = None if nonmembers == "holdout" else test
-            rows.append(bench.once("blind", key, partial(blind, train, outside, seed, permutations)))
+    key = {"permutations": permutations, "data": digest_of(train, test)}
+    tried = [(seed, "holdout", None) for seed in seeds] + [(seed, "official test", test) for seed in seeds[:shifted]]
+    rows = [
+        bench.once("blind", key | {"seed": s, "nonmembers": name}, partial(blind, train, outside, s, permutations))
+        for s, name, outside in tried
+    ]
     return {"level": LEVEL, "permutations": permutations, "rows": rows, "holds": _blind_holds(rows)}
 
 
@@ -183,7 +183,3 @@ def _blind_holds(rows: Sequence[Figures]) -> dict[str, bool]:
         # A test at 1 % rejects more than one clean split in twenty with probability 0.017.
         "random holdout: at most one seed rejected": sum(random) <= 1,
     }
-
-
-def _without_roc(row: Figures) -> Figures:
-    return {name: value for name, value in row.items() if name != "roc"}

@@ -14,7 +14,7 @@ from torch import nn
 
 from fedkr.audit.attacks.queries import Queries
 from fedkr.audit.attacks.with_references import reference_signals
-from fedkr.audit.challenge import Challenge, build_challenge, candidates, site_challenge, site_population
+from fedkr.audit.challenge import build_challenge, candidates, site_challenge, site_population
 from fedkr.audit.document import audit_document, audit_extras
 from fedkr.audit.findings import AuditReport
 from fedkr.audit.references.direct import balanced_membership, reference_task, train_references
@@ -63,10 +63,8 @@ def prove_overfit(bench: Bench, seeds: Sequence[int], settings: Overfit | None =
     """Overfit a classifier, attack it with direct references, and say whether RMIA and LiRA find what they must."""
     settings = settings or Overfit()
     train = official_train(bench.source(XRAYS))
-    rows = []
-    for seed in seeds:
-        key = {"seed": seed, "data": digest_of(train), **dataclasses.asdict(settings)}
-        rows.append(bench.once("overfit", key, partial(overfitted, bench, train, settings, seed)))
+    key = {"data": digest_of(train), **dataclasses.asdict(settings)}
+    rows = [bench.once("overfit", key | {"seed": s}, partial(overfitted, bench, train, settings, s)) for s in seeds]
     return {"settings": dataclasses.asdict(settings), "rows": rows, "holds": _overfit_holds(rows)}
 
 
@@ -74,9 +72,7 @@ def overfitted(bench: Bench, train: ImageSet, settings: Overfit, seed: int) -> F
     """Train the model and its references on one draw of images; return what every attack finds."""
     counts = [settings.members, settings.nonmembers, settings.population]
     members, nonmembers, population = dealt(train, counts, numpy_rng(seed, "proof", "overfit"))
-    challenge = build_challenge(members, nonmembers)
     job = Job(bench.runtime, bench.progress, seed=(seed, "proof"))
-    model = train_on_real(settings.recipe, challenge.members, job.seeded("target"), "target")
     config = AuditConfig(
         attacks=["rmia", *LIRA, "rmia-offline", "lira-offline", "loss", "modified-entropy", "confidence"],
         headline="rmia",
@@ -84,8 +80,10 @@ def overfitted(bench: Bench, train: ImageSet, settings: Overfit, seed: int) -> F
         queries=settings.queries,
         fprs=[0.01],
     )
-    attacked = Attacked(challenge, population, settings.recipe, config)
-    report = attacked.report(model, bench.stages, job.seeded("references"))
+    challenge = build_challenge(members, nonmembers)
+    model = train_on_real(settings.recipe, challenge.members, job.seeded("target"), "target")
+    subject = Subject("local", SITE, challenge, config, seed)
+    report = attacked(model, subject, population, settings.recipe, bench.stages, job.seeded("references"))
     sides = {"members": challenge.members, "nonmembers": challenge.nonmembers, "population": population}
     return {
         "seed": seed,
@@ -124,10 +122,8 @@ def prove_null(bench: Bench, seeds: Sequence[int], settings: Null | None = None)
     settings = settings or Null()
     source = bench.source("digits")
     everything = joined([source.pool, source.test])
-    rows = []
-    for seed in seeds:
-        key = {"seed": seed, "data": digest_of(everything), **dataclasses.asdict(settings)}
-        rows.append(bench.once("null", key, partial(never_seen, bench, everything, settings, seed)))
+    key = {"data": digest_of(everything), **dataclasses.asdict(settings)}
+    rows = [bench.once("null", key | {"seed": s}, partial(never_seen, bench, everything, settings, s)) for s in seeds]
     covered, zero = sum(row["covers"] for row in rows), sum(row["epsilon"] == 0 for row in rows)
     holds = {
         "95 % interval covers 0.5 in 90 to 100 of 100": 0.9 * len(rows) <= covered,
@@ -145,9 +141,7 @@ def never_seen(bench: Bench, everything: ImageSet, settings: Null, seed: int) ->
     nothing, half = drawn.subset(np.arange(0)), settings.candidates // 2
     data = SiteData(drawn.subset(np.arange(half)), population, nothing, drawn.subset(np.arange(half, len(drawn))))
     data = toss_coins(data, seed, SITE)
-    challenge = site_challenge(data)
     job = Job(bench.runtime, seed=(seed, "proof"))
-    model = train_on_real(settings.recipe, train, job.seeded("other images"), "target")
     config = AuditConfig(
         attacks=["rmia", "loss"],
         headline="rmia",
@@ -156,10 +150,12 @@ def never_seen(bench: Bench, everything: ImageSet, settings: Null, seed: int) ->
         guesses=settings.guesses,
         fprs=[0.01],
     )
-    asked = site_population(data, challenge)
+    subject = Subject("local", SITE, site_challenge(data), config, seed)
+    model = train_on_real(settings.recipe, train, job.seeded("other images"), "target")
+    asked = site_population(data, subject.challenge)
     with tempfile.TemporaryDirectory() as folder:
-        attacked = Attacked(challenge, asked, settings.recipe, config)
-        report = attacked.report(model, StageStore(Path(folder)), job.seeded("references"))
+        store = StageStore(Path(folder))
+        report = attacked(model, subject, asked, settings.recipe, store, job.seeded("references"))
     return {
         "seed": seed,
         "accuracy_elsewhere": _accuracy(model, population, bench.runtime),
@@ -171,35 +167,22 @@ def _null_row(report: AuditReport, config: AuditConfig) -> Figures:
     (bound,), headline = audit_extras(audit_document(report), config)["epsilon"], report.headline
     assert headline is not None
     return {
-        **{name: headline[name] for name in ("auc", "auc_low", "auc_high")},
+        **{name: headline[name] for name in ("auc", "auc_low", "auc_high", "members", "nonmembers")},
         "covers": headline["auc_low"] <= 0.5 <= headline["auc_high"],
-        **{name: headline[name] for name in ("members", "nonmembers")},
         **{name: bound[name] for name in ("epsilon", "coins", "guesses", "correct")},
         "largest_epsilon": bound["largest"],
     }
 
 
-@dataclass(frozen=True)
-class Attacked:
-    """Whose membership a model is asked about, by which reference models and attacks."""
-
-    challenge: Challenge
-    population: ImageSet
-    recipe: ClassifierConfig
-    config: AuditConfig
-
-    def report(self, model: nn.Module, stages: StageStore, job: Job) -> AuditReport:
-        """Train direct references on random halves of the challenge and audit the model with them."""
-        images, config = candidates(self.challenge), self.config
-        membership = balanced_membership(config.direct_references, len(images), numpy_rng(*job.seed, "halves"))
-        references = train_references(reference_task(self.recipe, images, membership, None, job), stages, {})
-        queries = Queries(config.queries)
-        return audit_model(
-            partial(predict_logits, model, runtime=job.runtime),
-            Subject("local", SITE, self.challenge, config, int(str(job.seed[0]))),
-            [reference_signals(references, images, self.population, queries, "direct", others=False)],
-            self.population,
-        )
+def attacked(
+    model: nn.Module, subject: Subject, population: ImageSet, recipe: ClassifierConfig, stages: StageStore, job: Job
+) -> AuditReport:
+    """Train direct references on random halves of the subject's challenge and audit the model with them."""
+    images, config = candidates(subject.challenge), subject.config
+    membership = balanced_membership(config.direct_references, len(images), numpy_rng(*job.seed, "halves"))
+    references = train_references(reference_task(recipe, images, membership, None, job), stages, {})
+    signals = reference_signals(references, images, population, Queries(config.queries), "direct", others=False)
+    return audit_model(partial(predict_logits, model, runtime=job.runtime), subject, [signals], population)
 
 
 def _accuracy(model: nn.Module, data: ImageSet, runtime: Runtime) -> float:

@@ -60,10 +60,8 @@ def summarise_dataset(name: str, results: list[dict[str, Any]]) -> dict[str, Any
     except UserError as error:
         raise UserError(f"{name}: {error}") from None
     return {
-        "seeds": [r["seed"] for r in results],
+        **compared(results),
         "images": results[0]["images"],
-        "reference": {f: spread([r["reference"][f] for r in results]) for f in FIGURES},
-        "rows": shared_rows(results),
         "ablation": ablation(results),
         "costs": costs(results),
         "checkpoints": [r["checkpoints"] for r in results],
@@ -82,17 +80,18 @@ def ablation(results: list[dict[str, Any]]) -> dict[str, Any] | None:
     """
     most = max(len(r["rows"]) for r in results)
     ablated = [r for r in results if len(r["rows"]) == most > len(USUAL)]
-    if not ablated:
-        return None
-    reference = {f: spread([r["reference"][f] for r in ablated]) for f in FIGURES}
-    return {"seeds": [r["seed"] for r in ablated], "reference": reference, "rows": shared_rows(ablated)}
+    return compared(ablated) if ablated else None
 
 
-def shared_rows(results: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return the summaries of the variants that every one of the runs has."""
+def compared(results: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the seeds, the figures of real images, and those of the variants that every one of the runs has."""
     names = [row["name"] for row in results[0]["rows"]]
     shared = [n for n in names if all(any(row["name"] == n for row in r["rows"]) for r in results)]
-    return {variant: variant_summary([_row(r, variant) for r in results], results) for variant in shared}
+    return {
+        "seeds": [r["seed"] for r in results],
+        "reference": {f: spread([r["reference"][f] for r in results]) for f in FIGURES},
+        "rows": {variant: variant_summary([_row(r, variant) for r in results], results) for variant in shared},
+    }
 
 
 def variant_summary(rows: list[dict[str, Any]], results: list[dict[str, Any]]) -> dict[str, Any]:

@@ -13,6 +13,7 @@ import multiprocessing
 import resource
 import tempfile
 from collections.abc import Iterable
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -43,27 +44,17 @@ class GeneratedSites(InlineGrid):
 
         super().__init__(ClientApp(), sites, {})
         self.images = images
-        self._asked: dict[str, Message] = {}
-
-    def push_messages(self, messages: Iterable[Message]) -> list[str]:
-        """Note the messages; nothing is computed yet."""
-        names = []
-        for message in messages:
-            name = f"m{len(self._asked)}-{message.metadata.dst_node_id}-{message.metadata.message_type}"
-            # The id is the SuperLink's to give, and `Metadata` has no setter for it.
-            message.metadata.__dict__["_message_id"] = name
-            self._asked[name] = message
-            names.append(name)
-        return names
 
     def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
         """Answer one message a call, as sites that finish one after the other do."""
-        for name in list(message_ids):
-            if name in self._asked:
-                return [self._answer_now(self._asked.pop(name))]
-        return []
+        waiting = (name for name in list(message_ids) if name in self._replies)
+        return [self._generated(self._replies.pop(name)) for name in islice(waiting, 1)]
 
-    def _answer_now(self, message: Message) -> Message:
+    def _answer(self, message: Message) -> Message:
+        # Kept as it is until it is pulled: a push computes nothing.
+        return message
+
+    def _generated(self, message: Message) -> Message:
         site = f"site-{message.metadata.dst_node_id}"
         if message.metadata.message_type == wire.DESCRIBE:
             card = {"site": site, "version": fedkr.__version__, "size": SIZE, "channels": 1, "allow": ["release"]}
@@ -92,10 +83,6 @@ def peak_megabytes(sites: int, megabytes: float) -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
 
 
-def _measure(sites: int, megabytes: float, queue: multiprocessing.Queue[float]) -> None:
-    queue.put(peak_megabytes(sites, megabytes))
-
-
 def main() -> None:
     """Measure each size in a fresh process and write the result as JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -103,14 +90,8 @@ def main() -> None:
     parser.add_argument("--sites", type=int, nargs="+", default=[3, 50])
     parser.add_argument("--megabytes", type=float, default=20.0)
     options = parser.parse_args()
-    context = multiprocessing.get_context("spawn")
-    peaks = {}
-    for sites in options.sites:
-        queue = context.Queue()
-        process = context.Process(target=_measure, args=(sites, options.megabytes, queue))
-        process.start()
-        peaks[str(sites)] = queue.get()
-        process.join()
+    with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
+        peaks = {str(sites): pool.apply(peak_megabytes, (sites, options.megabytes)) for sites in options.sites}
     result = {
         "command": f"python -m simulations.evidence.server_memory OUT.json --megabytes {options.megabytes:g}",
         "megabytes_a_site": options.megabytes,
