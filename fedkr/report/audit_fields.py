@@ -8,20 +8,9 @@ from typing_extensions import TypedDict
 
 from fedkr.strict_json import Rate
 
-# Written as calls because the keys are no identifiers; more FPRs may stand beside these.
-_ResolvedTpr = TypedDict(
-    "_ResolvedTpr",
-    {
-        "tpr_at_fpr_0.01": Rate | None,
-        "tpr_at_fpr_0.01_low": Rate | None,
-        "tpr_at_fpr_0.01_high": Rate | None,
-    },
-    total=False,
-)
 
-
-class AttackFigures(_ResolvedTpr, total=False):
-    """What one attack achieved, with 95 % intervals; ``references`` is none, direct or pipeline."""
+class AttackFigures(TypedDict, total=False):
+    """What one attack achieved, with 95 % intervals, beside its TPRs; ``references`` is none, direct or pipeline."""
 
     target: Required[str]
     site: Required[str]
@@ -63,14 +52,19 @@ class BlindRow(TypedDict, total=False):
     rejected: bool
 
 
-class PairedRow(TypedDict, total=False):
-    """AUC of ``target`` minus that of ``other`` on one challenge set, with a 95 % interval."""
+class AttackNames(TypedDict, total=False):
+    """Where what was attacked, and how."""
 
     site: Required[str]
     target: Required[str]
-    other: Required[str]
     attack: str
     references: str
+
+
+class PairedRow(AttackNames, total=False):
+    """AUC of ``target`` minus that of ``other`` on one challenge set, with a 95 % interval."""
+
+    other: Required[str]
     difference: float | None
     low: float | None
     high: float | None
@@ -100,16 +94,12 @@ class CopyRow(TypedDict, total=False):
     flagged: int
 
 
-class EpsilonRow(TypedDict, total=False):
+class EpsilonRow(AttackNames, total=False):
     """A lower bound on epsilon from one run, or the ``reason`` why there is none.
 
     ``largest`` is what this many coins could show at most.
     """
 
-    site: Required[str]
-    target: Required[str]
-    attack: str
-    references: str
     epsilon: float | None
     largest: float | None
     delta: float | None
@@ -127,13 +117,9 @@ class CanaryRow(AttackFigures, total=False):
     excluded: int
 
 
-class PerClassRow(TypedDict, total=False):
+class PerClassRow(AttackNames, total=False):
     """The headline attack's AUC within each class (a name or its label), null where a class has too few images."""
 
-    site: Required[str]
-    target: Required[str]
-    attack: str
-    references: str
     classes: list[Any]
     auc: list[float | None]
     low: list[float | None]

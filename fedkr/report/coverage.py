@@ -2,27 +2,19 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-
 from fedkr.audit.statistics.pooling import ALL_SITES
 from fedkr.audit.targets import OF_ONE_SITE
 from fedkr.config import RELEASE_ATTACKS
 from fedkr.report.audit_fields import AuditRow
 from fedkr.report.results import Results
-from fedkr.report.selection import (
-    ADVERSARIES,
-    audited_sites,
-    audited_targets,
-    headline_rows,
-    references_kind,
-)
+from fedkr.report.selection import ADVERSARIES, audited_sites, audited_targets, headline_rows, references_kind
 from fedkr.report.wording import (
     ADVERSARY_MEANING,
     attack_label,
     fpr_label,
     listing,
+    measured_fprs,
     plural,
-    row_fprs,
     span,
     target_label,
     tpr_figures,
@@ -45,14 +37,11 @@ def tested(results: Results) -> dict[str, str]:
 
 
 def _adversaries(results: Results) -> dict[str, str]:
-    by_adversary: dict[str, list[str]] = defaultdict(list)
-    for target, by in audited_targets(results).items():
-        by_adversary[by].append(target_label(target, results))
-    return {
-        f"Adversary: {who}": f"{ADVERSARY_MEANING[who]}. Attacked: {listing(by_adversary[who])}."
-        for who in ADVERSARIES
-        if by_adversary[who]
-    }
+    topics, audited = {}, audited_targets(results).items()
+    for who in ADVERSARIES:
+        if attacked := [target_label(target, results) for target, by in audited if by == who]:
+            topics[f"Adversary: {who}"] = f"{ADVERSARY_MEANING[who]}. Attacked: {listing(attacked)}."
+    return topics
 
 
 def _attacks(rows: list[AuditRow]) -> str:
@@ -82,18 +71,16 @@ def _references(results: Results) -> str:
 
 def _used(results: Results) -> str:
     """Say which kind the headline figures rest on, by target."""
-    by_kind: dict[str, dict[str, None]] = defaultdict(dict)
-    for row in headline_rows(results):
-        by_kind[references_kind(row)][target_label(row["target"], results)] = None
-    return "".join(
-        f"Headline by {kind} ones: {listing(list(by_kind[kind]))}. " for kind in sorted(by_kind) if kind
-    ).strip()
+    sentences = []
+    for kind in MADE_BY:
+        rows = [row for row in headline_rows(results) if references_kind(row) == kind]
+        if labels := dict.fromkeys(target_label(row["target"], results) for row in rows):
+            sentences.append(f"Headline by {kind} ones: {listing(list(labels))}.")
+    return " ".join(sentences)
 
 
 def _images(results: Results) -> str:
-    sizes: dict[str, AuditRow] = {}
-    for row in headline_rows(results):
-        sizes.setdefault(row["site"], row)
+    sizes = {row["site"]: row for row in reversed(headline_rows(results))}
     if not sizes:
         return "Not told."
     members = [row.get("members", 0) for row in sizes.values()]
@@ -108,17 +95,13 @@ def _images(results: Results) -> str:
 
 def _resolution(results: Results) -> str:
     rows, sites = headline_rows(results), audited_sites(results)
-    fprs = sorted({fpr for row in rows for fpr in row_fprs(row)}, reverse=True)
     parts = []
-    for fpr in fprs:
+    for fpr in measured_fprs(rows):
         able = {row["site"] for row in rows if tpr_figures(row, fpr)[0] is not None}
         where = "every site" if len(able) == len(sites) else f"{len(able)} of {len(sites)} sites"
         parts.append(f"{fpr_label(fpr)} at {where}")
-    return (
-        f"Resolvable: {'; '.join(parts)}. Elsewhere there are fewer than 1 / FPR non-members."
-        if parts
-        else "Not measured."
-    )
+    resolvable = f"Resolvable: {'; '.join(parts)}. Elsewhere there are fewer than 1 / FPR non-members."
+    return resolvable if parts else "Not measured."
 
 
 def _controls(results: Results) -> dict[str, str]:

@@ -53,10 +53,7 @@ def _write_audit(writer: SummaryWriter, results: Results) -> None:
 
 def _write_grids(writer: SummaryWriter, site: str, samples: SiteSamples) -> None:
     rows = shown_classes(samples, len(samples.classes))
-    halves = {"synthetic": (samples.synthetic, samples.synthetic_labels)}
-    if samples.real is not None and samples.real_labels is not None:
-        halves["real"] = (samples.real, samples.real_labels)
-    for name, (images, labels) in halves.items():
+    for name, (images, labels) in samples.halves.items():
         tile = int(np.clip(images.shape[1], 24, 64))
         writer.add_image(f"{site}/{name}", tile_grid(images, labels, rows, GRID_COLUMNS, tile), 0, dataformats="HWC")
 

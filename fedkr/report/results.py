@@ -1,13 +1,13 @@
 """The shape of ``results.json``: what a finished run hands to its report, checked when written and when read."""
 
 import json
-import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NotRequired, Required
 
 import numpy as np
 from pydantic import TypeAdapter, ValidationError
+from pydantic_core import to_jsonable_python
 from typing_extensions import TypedDict
 
 from fedkr.errors import UserError
@@ -178,17 +178,11 @@ def check_results(values: Any) -> Results:
 
 def plain(value: Any) -> Any:
     """Return ``value`` as JSON can hold it: arrays as lists, NumPy numbers as Python's, NaN and infinity as None."""
-    if isinstance(value, dict):
-        return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple, set)):
-        return [plain(item) for item in value]
-    if isinstance(value, np.ndarray):
-        return plain(value.tolist())
-    if isinstance(value, np.generic):
-        return plain(value.item())
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    return value if value is None or isinstance(value, (bool, int, str)) else str(value)
+    return to_jsonable_python(value, inf_nan_mode="null", fallback=_without_numpy)
+
+
+def _without_numpy(value: Any) -> Any:
+    return value.tolist() if isinstance(value, (np.ndarray, np.generic)) else str(value)
 
 
 def _first_fault(error: ValidationError) -> str:
@@ -200,14 +194,16 @@ def _first_fault(error: ValidationError) -> str:
 
 
 def _check_rates(results: Results) -> None:
-    """Check the TPRs at every FPR: a study chooses its own, so that the schema cannot name them all."""
-    canaries = results.get("audit_extras", {}).get("canaries", [])
-    rows: list[tuple[str, Mapping[str, Any]]] = [(f"audit[{i}]", row) for i, row in enumerate(results.get("audit", []))]
-    rows += [(f"audit_extras.canaries[{i}]", row) for i, row in enumerate(canaries)]
-    for where, row in rows:
+    """Check the TPRs at every FPR: a study chooses its own, so that the schema cannot name them."""
+    rows: dict[str, Sequence[Mapping[str, Any]]] = {
+        "audit": results.get("audit", []),
+        "audit_extras.canaries": results.get("audit_extras", {}).get("canaries", []),
+    }
+    for where, i, row in [(where, i, row) for where, found in rows.items() for i, row in enumerate(found)]:
         for name, value in row.items():
-            if name.startswith("tpr_at") and isinstance(value, (int, float)) and not 0 <= value <= 1:
-                raise UserError(f"results.{where}.{name}={value}: expected a fraction between 0 and 1, or null")
+            rate = value is None or (isinstance(value, (int, float)) and 0 <= value <= 1)
+            if name.startswith("tpr_at") and not rate:
+                raise UserError(f"results.{where}[{i}].{name}={value!r}: expected a fraction between 0 and 1, or null")
 
 
 def _check_counts(results: Results) -> None:

@@ -30,6 +30,14 @@ class SiteSamples:
     synthetic: NDArray[np.uint8]
     synthetic_labels: NDArray[np.integer]
 
+    @property
+    def halves(self) -> dict[str, tuple[NDArray[np.uint8], NDArray[np.integer]]]:
+        """Images and labels: ``synthetic``, and ``real`` where they may be shown."""
+        halves = {"synthetic": (self.synthetic, self.synthetic_labels)}
+        if self.real is not None and self.real_labels is not None:
+            halves["real"] = (self.real, self.real_labels)
+        return halves
+
 
 def tile_grid(
     images: NDArray[np.uint8], labels: NDArray[np.integer], rows: list[int], columns: int, tile: int
@@ -57,8 +65,6 @@ def fit(image: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
 def shown_classes(samples: SiteSamples, limit: int) -> list[int]:
     """Return at most ``limit`` class indices, those that the site has synthetic or real images of first."""
     count = len(samples.classes)
-    held = np.bincount(np.asarray(samples.synthetic_labels, int), minlength=count)[:count] > 0
-    if samples.real is not None and samples.real_labels is not None:
-        held |= np.bincount(np.asarray(samples.real_labels, int), minlength=count)[:count] > 0
+    held = np.isin(np.arange(count), np.concatenate([labels for _, labels in samples.halves.values()]))
     chosen = [*np.flatnonzero(held), *np.flatnonzero(~held)][:limit]
     return sorted(int(index) for index in chosen)

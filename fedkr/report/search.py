@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from itertools import zip_longest
 from typing import Any
 
 from fedkr.report.results import Results, SiteRecycling
+from fedkr.report.wording import percent
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,17 @@ def knobs_text(knobs: Mapping[str, Any]) -> str:
 def search_metric(results: Results) -> str:
     """Return what the sites scored their candidates by: accuracy or auc."""
     return str((results.get("study", {}).get("recycle") or {}).get("metric", "accuracy"))
+
+
+def class_recalls(results: Results) -> dict[str, list[str]]:
+    """Return, by site, how much of each class the chosen set teaches."""
+    classes, found = results.get("classes", []), {}
+    for site, tried in results.get("recycling", {}).items():
+        if recalls := tried.get("recalls"):
+            out = tried.get("left_out", [])
+            known = zip_longest(classes, recalls[: len(classes)])
+            found[site] = ["left out" if name in out else percent(recall, 0) for name, recall in known]
+    return found
 
 
 def _with_choice(found: list[Candidate], named: str | None) -> list[Candidate]:

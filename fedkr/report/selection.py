@@ -12,7 +12,7 @@ from fedkr.audit.statistics.pooling import ALL_SITES, pooled_rows
 from fedkr.audit.targets import adversary_of
 from fedkr.audit.verdict import site_verdicts
 from fedkr.report.audit_fields import AuditRow, VerdictRow
-from fedkr.report.results import Results, SiteResult, StrategyResult
+from fedkr.report.results import Results, SiteResult, SiteScores, StrategyResult
 
 OUTSIDER, SERVER, OWNER = ADVERSARIES = ("outsider", "server", "owner")
 _ORDER = ("student", "weights", "oracle", "site-student", "update", "release", "teacher", "local")
@@ -56,6 +56,19 @@ def site_totals(site: SiteResult) -> list[int]:
     return [sum(column) for column in zip(*counts.values(), strict=True)]
 
 
+def site_costs(results: Results) -> list[tuple[str, SiteScores]]:
+    """Return each strategy's bytes and time at each site, where either is known."""
+    known = ("bytes_up", "bytes_down", "seconds")
+    rows = [(strategy["name"], score) for strategy in results["strategies"] for score in strategy.get("per_site", [])]
+    return [(name, score) for name, score in rows if any(score.get(figure) is not None for figure in known)]
+
+
+def bytes_sent(results: Results) -> dict[str, float | None]:
+    """Return what each site sent in bytes for the student."""
+    student = strategy_by_name(results, "fedkr")
+    return {score["site"]: score.get("bytes_up") for score in (student.get("per_site", []) if student else [])}
+
+
 def adversary(row: Mapping[str, Any]) -> str:
     """Return who could mount the attack: outsider, server, or only the owner of what never leaves its site."""
     return row.get("adversary") or adversary_of(row["target"])
@@ -92,14 +105,14 @@ def headline_rows(results: Results) -> list[AuditRow]:
     """
     best: dict[tuple[str, str], AuditRow] = {}
     for row in _headline_attacks(results):
-        place = row["target"], row["site"]
-        if row["site"] != ALL_SITES and _strength(row) > _strength(best.get(place)):
-            best[place] = row
+        if row["site"] != ALL_SITES:
+            place = row["target"], row["site"]
+            best[place] = max(best.get(place, row), row, key=_strength)
     return list(best.values())
 
 
-def _strength(row: AuditRow | None) -> int:
-    return -1 if row is None else _STRENGTH.get(references_kind(row), 0)
+def _strength(row: AuditRow) -> int:
+    return _STRENGTH.get(references_kind(row), 0)
 
 
 def _headline_attacks(results: Results) -> list[AuditRow]:

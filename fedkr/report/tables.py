@@ -9,22 +9,10 @@ from rich.text import Text
 
 from fedkr.audit.statistics.pooling import ALL_SITES
 from fedkr.audit.verdict import CHANCE, FOUND, NONE_FOUND, UNCLEAR
+from fedkr.report import wording
 from fedkr.report.audit_fields import AuditRow
 from fedkr.report.results import Results
 from fedkr.report.selection import adversary, audited_sites, headline_by_target, references_kind, verdict_counts
-from fedkr.report.wording import (
-    NONE,
-    NOT_RESOLVABLE,
-    attack_label,
-    auc_interval,
-    decimal,
-    duration,
-    percent,
-    plural,
-    size,
-    strategy_label,
-    target_label,
-)
 
 MANY_SITES = 4
 _VERDICT_TITLES = {FOUND: "leak", UNCLEAR: "unclear", NONE_FOUND: "none"}
@@ -47,13 +35,13 @@ def comparison_table(results: Results) -> Table:
     table.add_column("own tests")
     for strategy in results["strategies"]:
         table.add_row(
-            Text(strategy_label(strategy["name"]), style="bold" if strategy["name"] == "fedkr" else ""),
-            percent(strategy.get("accuracy")),
-            percent(strategy.get("balanced_accuracy")),
-            decimal(strategy.get("auc")),
-            size(strategy.get("bytes_up")),
-            size(strategy.get("bytes_down")),
-            duration(strategy.get("seconds")),
+            Text(wording.strategy_label(strategy["name"]), style="bold" if strategy["name"] == "fedkr" else ""),
+            wording.percent(strategy.get("accuracy")),
+            wording.percent(strategy.get("balanced_accuracy")),
+            wording.decimal(strategy.get("auc")),
+            wording.size(strategy.get("bytes_up")),
+            wording.size(strategy.get("bytes_down")),
+            wording.duration(strategy.get("seconds")),
             _at_sites([score.get("accuracy") for score in strategy.get("per_site", [])]),
         )
     table.caption = "up, down: from and to all sites together; own tests: each site on its own"
@@ -85,7 +73,7 @@ def _at_sites(accuracies: list[float | None]) -> str:
 def audit_table(results: Results) -> Table:
     """Return the headline attack on each target over all sites together, and how many sites got which verdict."""
     by_target, counts = headline_by_target(results), verdict_counts(results)
-    attacks = [attack_label(row["attack"]) for shown in by_target.values() for row in shown]
+    attacks = [wording.attack_label(row["attack"]) for shown in by_target.values() for row in shown]
     table = _table(f"Membership audit, headline attack: {attacks[0] if attacks else 'none'}")
     table.add_column("target")
     for title in ("AUC [95 %]", "TPR at 1 %", *_VERDICT_TITLES.values()):
@@ -101,11 +89,11 @@ def audit_table(results: Results) -> Table:
         numbers = [counts[target][verdict] for verdict in _VERDICT_TITLES]
         table.add_row(
             _target(target, shown[0], results),
-            Text(auc_interval(row) if row else NONE, style="red" if leaking else ""),
-            _short_tpr(row) if row else NONE,
+            Text(wording.auc_interval(row) if row else wording.NONE, style="red" if leaking else ""),
+            _short_tpr(row) if row else wording.NONE,
             *(Text(str(number), style="bold" if number else "dim") for number in numbers),
         )
-    sites = plural(len(audited_sites(results)), "site")
+    sites = wording.plural(len(audited_sites(results)), "site")
     table.caption = (
         f"{sites} together; chance level: AUC 0.5, TPR 1 %; red: interval above it\n"
         "below each target: who could attack it · the attack's reference models\n"
@@ -118,9 +106,9 @@ def _target(target: str, row: AuditRow, results: Results) -> Text:
     """Return what was attacked, and below it by whom and with which reference models."""
     references = references_kind(row)
     below = f"{adversary(row)} · {references}" if references else adversary(row)
-    return Text.assemble(target_label(target, results), "\n", (below, "dim"))
+    return Text.assemble(wording.target_label(target, results), "\n", (below, "dim"))
 
 
 def _short_tpr(row: AuditRow) -> str:
-    tpr = row.get("tpr_at_fpr_0.01")
-    return NOT_RESOLVABLE if tpr is None else percent(tpr)
+    tpr, _, _ = wording.tpr_figures(row, 0.01)
+    return wording.NOT_RESOLVABLE if tpr is None else wording.percent(tpr)

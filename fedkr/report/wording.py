@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from fedkr.audit.statistics.membership import ENDS, tpr_name
+from fedkr.audit.statistics.pooling import TPR
 from fedkr.report.audit_fields import AttackFigures, AuditRow, PairedRow
 from fedkr.report.results import Results
 from fedkr.report.selection import kind_and_owner, references_kind
@@ -125,6 +127,11 @@ def fpr_label(fpr: float) -> str:
     return percent(fpr, 0 if fpr >= 0.01 else 1)
 
 
+def tpr_title(fpr: float) -> str:
+    """Return how a column of TPRs is called."""
+    return f"TPR at {fpr_label(fpr)} FPR"
+
+
 def size(count: float | None) -> str:
     """Return bytes as '1.24 MB' (powers of 1000)."""
     if count is None:
@@ -188,15 +195,14 @@ def _limits(low: float | None, high: float | None, digits: str, scale: int = 1) 
 
 def tpr_figures(row: Mapping[str, Any], fpr: float) -> tuple[float | None, float | None, float | None]:
     """Return the TPR at an FPR and both ends of its interval, None for what is not there."""
-    key = f"tpr_at_fpr_{fpr:g}"
-    return row.get(key), row.get(f"{key}_low"), row.get(f"{key}_high")
+    rate, low, high = (row.get(f"{tpr_name(fpr)}{end}") for end in ENDS)
+    return rate, low, high
 
 
-def row_fprs(row: Mapping[str, Any]) -> list[float]:
-    """Return the FPRs at which a row has a TPR or says that it is not resolvable, the highest first."""
-    stem = "tpr_at_fpr_"
-    ends = [key.removeprefix(stem) for key in row if key.startswith(stem) and not key.endswith(("_low", "_high"))]
-    return sorted(map(float, ends), reverse=True)
+def measured_fprs(rows: Iterable[Mapping[str, Any]]) -> list[float]:
+    """Return the FPRs at which rows have a TPR or say that it is not resolvable, the highest first."""
+    keys = {key for row in rows for key in row if key.startswith(TPR) and not key.endswith(ENDS[1:])}
+    return sorted((float(key.removeprefix(TPR)) for key in keys), reverse=True)
 
 
 def listing(names: list[str]) -> str:

@@ -1,4 +1,4 @@
-"""What the pages show of an audit: plain lists by target, site and class for the templates in ``templates/audit``."""
+"""What the pages show of an audit beside its rows: lists by target, site and class for ``templates/audit``."""
 
 from __future__ import annotations
 
@@ -7,53 +7,13 @@ from itertools import zip_longest
 from typing import Any
 
 from fedkr.audit.statistics.pooling import ALL_SITES
-from fedkr.audit.verdict import LARGEST_PASS, STRONGEST
-from fedkr.config import ATTACKS
 from fedkr.report.audit_fields import AuditRow, PerClassRow
-from fedkr.report.coverage import tested
 from fedkr.report.results import Results
-from fedkr.report.selection import (
-    audited_targets,
-    headline_by_target,
-    kind_and_owner,
-    plane_points,
-    references_kind,
-    verdict_counts,
-    verdict_rows,
-    void_sites,
-)
-from fedkr.report.wording import ADVERSARY_MEANING, attack_with_references, fpr_label, row_fprs
+from fedkr.report.selection import audited_targets, kind_and_owner, verdict_rows
+from fedkr.report.wording import attack_with_references
 
 
-def audit_view(results: Results) -> dict[str, Any]:
-    """Return what the templates of an audit are given."""
-    rows = results.get("audit", [])
-    fprs = sorted({fpr for row in rows for fpr in row_fprs(row)}, reverse=True)
-    return {
-        "results": results,
-        "extras": results.get("audit_extras", {}),
-        "adversaries": audited_targets(results),
-        "meanings": ADVERSARY_MEANING,
-        "LARGEST_PASS": LARGEST_PASS,
-        "STRONGEST": STRONGEST,
-        "void": void_sites(results),
-        "verdicts": _by_site(results),
-        "counts": verdict_counts(results),
-        "reasons": _reasons(results),
-        "tested": tested(results),
-        "target_kinds": {kind_and_owner(results, row["target"])[0] for row in rows},
-        "reference_kinds": {references_kind(row) for row in rows},
-        "attacks_left_out": [attack for attack in ATTACKS if all(row["attack"] != attack for row in rows)],
-        "plane": plane_points(results),
-        "headline": headline_by_target(results),
-        "by_class": _by_class(results),
-        "every_attack": _every_attack(rows, list(audited_targets(results))),
-        "fprs": fprs,
-        "tpr_titles": [f"TPR at {fpr_label(fpr)} FPR" for fpr in fprs],
-    }
-
-
-def _by_site(results: Results) -> dict[str, dict[str, str]]:
+def verdicts_by_site(results: Results) -> dict[str, dict[str, str]]:
     """Return the verdicts by target and site."""
     found: dict[str, dict[str, str]] = defaultdict(dict)
     for row in verdict_rows(results):
@@ -61,7 +21,7 @@ def _by_site(results: Results) -> dict[str, dict[str, str]]:
     return found
 
 
-def _reasons(results: Results) -> dict[tuple[str, str, str], list[str]]:
+def verdict_reasons(results: Results) -> dict[tuple[str, str, str], list[str]]:
     """Return the sites that share target, verdict and reason."""
     sites: dict[tuple[str, str, str], list[str]] = defaultdict(list)
     for row in verdict_rows(results):
@@ -69,7 +29,8 @@ def _reasons(results: Results) -> dict[tuple[str, str, str], list[str]]:
     return sites
 
 
-def _by_class(results: Results) -> list[dict[str, Any]]:
+def by_class(results: Results) -> list[dict[str, Any]]:
+    """Return a table for each target whose classes were attacked one by one."""
     rows = results.get("audit_extras", {}).get("per_class", [])
     targets = [target for target in audited_targets(results) if any(row["target"] == target for row in rows)]
     return [_class_table([row for row in rows if row["target"] == target], results) for target in targets]
@@ -94,9 +55,15 @@ def _class_name(name: object, results: Results) -> str:
     return classes[name] if isinstance(name, int) and 0 <= name < len(classes) else str(name)
 
 
-def _every_attack(rows: list[AuditRow], targets: list[str]) -> dict[str, list[AuditRow]]:
+def every_attack(results: Results) -> dict[str, list[AuditRow]]:
     """Return each target's rows, all sites together first; nothing where there is one attack, which stands above."""
+    rows = results.get("audit", [])
     if len({(row["attack"], row.get("references")) for row in rows}) < 2:
         return {}
     ordered = sorted(rows, key=lambda row: row["site"] != ALL_SITES)
-    return {target: [row for row in ordered if row["target"] == target] for target in targets}
+    return {target: [row for row in ordered if row["target"] == target] for target in audited_targets(results)}
+
+
+def target_kinds(results: Results) -> set[str]:
+    """Return which kinds of targets were attacked."""
+    return {kind_and_owner(results, target)[0] for target in audited_targets(results)}

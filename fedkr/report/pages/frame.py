@@ -1,4 +1,7 @@
-"""The frame of every page: Jinja2's templates, which escape whatever they are given, and pictures that they embed."""
+"""The frame of every page: Jinja2's templates, which escape whatever they are given, and pictures that they embed.
+
+A template is given the results and asks for what it shows by filters: the public functions of the report's modules.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from inspect import getmembers, isfunction
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -17,12 +21,13 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
 
-from fedkr.audit.verdict import CHANCE
-from fedkr.report import wording
+from fedkr.audit.verdict import CHANCE, LARGEST_PASS, STRONGEST
+from fedkr.config import ATTACKS
+from fedkr.report import conclusions, coverage, search, selection, wording
 from fedkr.report.audit_fields import PairedRow
+from fedkr.report.pages import audit
 from fedkr.report.plots.style import HEAT, text_on, to_png, to_svg
 from fedkr.report.samples import fit
-from fedkr.report.selection import adversary, references_kind
 
 # Above guessing by this much, an AUC is on the darkest ground.
 HEAT_RANGE = 0.25
@@ -80,6 +85,10 @@ def _as_json(value: Any, indent: int | None = None) -> str:
     return value if isinstance(value, str) else json.dumps(value, indent=indent, ensure_ascii=False, default=str)
 
 
+def _functions_of(module: ModuleType) -> dict[str, Callable[..., Any]]:
+    return {name: found for name, found in getmembers(module, isfunction) if found.__module__ == module.__name__}
+
+
 def _or_none(function: Callable[..., str]) -> Callable[..., str]:
     """Let a filter take a key that a document leaves out for null, which reads '-'."""
     return lambda *values: function(*(None if isinstance(value, Undefined) else value for value in values))
@@ -93,15 +102,12 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {name: _or_none(function) for name, function in getmembers(wording, isfunction)}
-    environment.filters |= {
-        "adversary": adversary,
-        "references_kind": references_kind,
-        "excludes_zero": _excludes_zero,
-        "heat": _heat,
-        "as_json": _as_json,
-    }
-    environment.globals["CHANCE"] = CHANCE
+    for module in (selection, search, coverage, conclusions, audit):
+        environment.filters |= _functions_of(module)
+    environment.filters |= {name: _or_none(function) for name, function in _functions_of(wording).items()}
+    environment.filters |= {"excludes_zero": _excludes_zero, "heat": _heat, "as_json": _as_json}
+    environment.globals |= {"ATTACKS": ATTACKS, "ADVERSARY_MEANING": wording.ADVERSARY_MEANING}
+    environment.globals |= {"CHANCE": CHANCE, "LARGEST_PASS": LARGEST_PASS, "STRONGEST": STRONGEST}
     return environment
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from fedkr.report.pages.audit import audit_view
+from fedkr.report.coverage import tested
 from fedkr.report.pages.frame import pictures, render
 from fedkr.report.plots.audit import forest_chart, roc_chart
 from fedkr.report.results import check_results
@@ -28,13 +28,13 @@ def render_outside(document: Mapping[str, Any]) -> str:
         UserError: rows of another shape.
     """
     results = check_results({"strategies": [], **{key: document[key] for key in ("study", "audit", "audit_extras")}})
-    view = audit_view(results)
-    view |= {
+    view = {
         "title": f"Membership audit of a classifier: {document['model']}",
         "subtitle": f"against {document['data']}",
+        "results": results,
         "document": document,
         "verdict": document["audit_extras"]["verdicts"][0],
-        "tested": _topics(document, view["tested"]),
+        "topics": _topics(document, tested(results)),
         "pictures": pictures({"forest": forest_chart(results), "roc": roc_chart(results)}),
     }
     return render("outside.html", view)

@@ -39,7 +39,7 @@ from fedkr.report.selection import (
 )
 from fedkr.report.wording import (
     ADVERSARY_MEANING,
-    row_fprs,
+    measured_fprs,
     shortened,
     strategy_label,
     target_label,
@@ -119,7 +119,7 @@ def _tpr_bars(ax: Axes, row: AuditRow, colour: str, floor: float, shift: float) 
     pooled = row["site"] == ALL_SITES
     marker, size = ("D", 4.2) if pooled else ("o", 3.4)
     label = ALL_SITES if pooled else None
-    for fpr in row_fprs(row):
+    for fpr in measured_fprs([row]):
         tpr, low, high = tpr_figures(row, fpr)
         if tpr is None or low is None or high is None or high <= floor:
             continue

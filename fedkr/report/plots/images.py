@@ -82,11 +82,10 @@ def sample_grid(samples: SiteSamples, columns: int = GRID_COLUMNS) -> Figure | N
     left, right = figure.subplots(1, 2)
     clean_axes(left, "real (private)")
     clean_axes(right, "synthetic (shared)")
-    if samples.real is None or samples.real_labels is None:
+    if samples.real is None:
         _no_real_images(left)
-    else:
-        _draw_grid(left, tile_grid(samples.real, samples.real_labels, rows, columns, tile))
-    _draw_grid(right, tile_grid(samples.synthetic, samples.synthetic_labels, rows, columns, tile))
+    for name, (images, labels) in samples.halves.items():
+        _draw_grid(left if name == "real" else right, tile_grid(images, labels, rows, columns, tile))
     names = [shortened(samples.classes[k], 16) for k in rows]
     label_axis = right if samples.real is None else left
     label_axis.set_yticks([(k + 0.5) * tile for k in range(len(rows))], names)
