@@ -297,7 +297,7 @@ def test_without_references_no_site_is_asked_to_train_any(audit, sites, study):
 def test_an_audit_that_was_stopped_asks_nothing_twice_and_trains_no_student_again(audit, sites, monkeypatch):
     first = audit()[:2]
     sites.asked.clear()
-    monkeypatch.setattr("server.audit.distill_student", lambda *a, **k: pytest.fail("trained again"))
+    monkeypatch.setattr("server.audit.train_student", lambda *a, **k: pytest.fail("trained again"))
     assert audit()[:2] == first
     assert sites.asked == []
 
