@@ -233,7 +233,7 @@ def _application(context: typer.Context, module: str) -> int | None:
 def _write_json(out: Path | None, values: object) -> None:
     """Write what a command found to the file that ``--out`` named, if any."""
     if out is not None:
-        from fedkr.stages import write_json
+        from fedkr.disk import write_json
 
         write_json(out, values)
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from fedkr.disk import write_atomic
 from fedkr.errors import StudyFailedError
-from fedkr.stages import write_atomic
 
 NOTE = "failure.json"
 

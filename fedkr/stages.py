@@ -7,10 +7,8 @@ A workspace outlives the code that filled it, so every name holds the version of
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -22,6 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from fedkr.disk import write_atomic
 from fedkr.environment import package_versions
 from fedkr.errors import UserError
 from fedkr.fingerprint import fingerprint
@@ -61,27 +60,6 @@ def write_artifact(path: Path, artifact: Artifact) -> None:
     """Write ``artifact`` to ``path`` atomically; raise :class:`UserError` when the disk refuses."""
     tensors = {name: t.detach().cpu().contiguous() for name, t in artifact.tensors.items()}
     write_atomic(path, save(tensors, {"info": json.dumps(artifact.info)}))
-
-
-def write_atomic(path: Path, content: bytes) -> None:
-    """Write bytes under a temporary name, flush them to the disk, then rename."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as handle:
-            handle.write(content)
-            handle.flush()
-            os.fsync(handle.fileno())
-        temporary.rename(path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise UserError(f"{path}: cannot be written ({error.strerror}); free space or choose another folder") from None
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write a value as JSON for people to read; raise :class:`UserError` when the disk refuses."""
-    write_atomic(path, json.dumps(value, indent=1, ensure_ascii=False).encode(errors="backslashreplace") + b"\n")
 
 
 def read_artifact(path: Path) -> Artifact:

@@ -15,11 +15,12 @@ from flwr.serverapp import Grid, ServerApp
 
 import fedkr
 from fedkr.config import Study, parse_study
+from fedkr.disk import write_atomic
 from fedkr.environment import hardware, package_versions
 from fedkr.learning.job import Job
 from fedkr.learning.runtime import Runtime
 from fedkr.progress import FileProgress
-from fedkr.stages import StageStore, code_version, write_atomic
+from fedkr.stages import StageStore, code_version
 from server.comparison import Comparison, global_test_set
 from server.contestant import Federation
 from server.coordinator import Coordinator

@@ -16,6 +16,7 @@ from rich.console import Console
 from fedkr.config import Study, parse_study
 from fedkr.data import SiteData, Source, load_source, partition_sites, prepare_site
 from fedkr.data.images import Shape
+from fedkr.disk import write_atomic
 from fedkr.errors import StudyFailedError, UserError
 from fedkr.failure import clear_note, read_note
 from fedkr.generators import build_generator
@@ -26,7 +27,6 @@ from fedkr.report.results import load_results
 from fedkr.report.tables import print_tables
 from fedkr.report.write import write_report
 from fedkr.run_files import RunFiles
-from fedkr.stages import write_atomic
 from server.contestant import check_contestants
 from simulations.backends import Backend
 from simulations.live import LiveView

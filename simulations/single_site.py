@@ -13,11 +13,11 @@ from typing import Any
 from rich.table import Table
 
 from fedkr.config import Study
+from fedkr.disk import write_atomic, write_json
 from fedkr.environment import provenance
 from fedkr.learning.runtime import Runtime
 from fedkr.progress import FileProgress
 from fedkr.recycle.ablation import ABLATION, USUAL, SingleSite, Variant
-from fedkr.stages import write_atomic, write_json
 from simulations.run_folder import RunFolder
 from simulations.study.application import compose_and_run
 

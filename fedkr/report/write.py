@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from fedkr.disk import write_atomic
 from fedkr.errors import UserError
 from fedkr.report.events import write_events
 from fedkr.report.pages.report import render_report
@@ -13,7 +14,6 @@ from fedkr.report.plots import draw_figures
 from fedkr.report.plots.style import to_png
 from fedkr.report.results import RESULTS_FILE, Results, check_results, plain
 from fedkr.report.samples import SiteSamples
-from fedkr.stages import write_atomic
 
 REPORT_FILE = "report.html"
 

@@ -17,6 +17,7 @@ from fedkr.audit.outside.model import OutsideAudit, OutsideAuditor, read_outside
 from fedkr.audit.verdict import CONTROL
 from fedkr.config import LEAST_REFERENCES, AuditConfig, ClassifierConfig
 from fedkr.data.images import Shape
+from fedkr.disk import write_atomic, write_json
 from fedkr.environment import provenance
 from fedkr.errors import UserError
 from fedkr.learning.job import Job
@@ -26,7 +27,7 @@ from fedkr.progress import FileProgress
 from fedkr.report.pages.outside import render_outside
 from fedkr.report.results import plain
 from fedkr.report.wording import attack_with_references, auc_interval, tpr_interval
-from fedkr.stages import StageStore, write_atomic, write_json
+from fedkr.stages import StageStore
 from server.composition import compose_study
 from simulations.audit_run.options import Request
 from simulations.audit_run.outside_model import STUDENT, OutsideModel, check_answers, load_model, recipe_of

@@ -11,10 +11,11 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from fedkr.config import Study
+from fedkr.disk import write_atomic
 from fedkr.learning.runtime import Runtime
 from fedkr.progress import FileProgress
 from fedkr.run_files import RunFiles
-from fedkr.stages import StageStore, write_atomic
+from fedkr.stages import StageStore
 from server.app import log_to_stream, read_study
 from server.audit import ServerAudit, read_auditable
 from server.coordinator import Coordinator

@@ -14,10 +14,10 @@ import psutil
 
 import fedkr
 from fedkr.config import Study
+from fedkr.disk import write_atomic
 from fedkr.errors import UserError
 from fedkr.failure import clear_note
 from fedkr.run_files import RunFiles
-from fedkr.stages import write_atomic
 from simulations.backends import processes
 
 PREFIX = "fedkr-run-"

@@ -17,11 +17,12 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from fedkr.disk import write_json
 from fedkr.environment import provenance
 from fedkr.errors import UserError
 from fedkr.learning.runtime import Runtime
 from fedkr.progress import FileProgress
-from fedkr.stages import StageStore, write_json
+from fedkr.stages import StageStore
 from simulations.evidence.proof import Bench, Figures
 from simulations.evidence.proof_images import prove_blind, prove_copies
 from simulations.evidence.proof_models import prove_null, prove_overfit

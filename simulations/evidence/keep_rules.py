@@ -21,6 +21,7 @@ from fedkr.config import KEEP_RULES, Study
 from fedkr.data.images import ImageSet, Shape, content_digest
 from fedkr.data.registry import Source
 from fedkr.data.stratify import deal
+from fedkr.disk import write_json
 from fedkr.environment import provenance
 from fedkr.errors import UserError
 from fedkr.learning.classifier import ClassifierTraining, real_batches
@@ -32,7 +33,7 @@ from fedkr.learning.runtime import Runtime
 from fedkr.progress import FileProgress
 from fedkr.recycle.teacher import advance_in_parts, rank
 from fedkr.seeds import derive_seed, numpy_rng
-from fedkr.stages import Artifact, StageStore, write_json
+from fedkr.stages import Artifact, StageStore
 from simulations.exits import guarded
 from simulations.run_folder import RunFolder
 from simulations.study.application import compose_and_run

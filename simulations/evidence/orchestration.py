@@ -10,9 +10,9 @@ import tempfile
 import time
 from pathlib import Path
 
+from fedkr.disk import write_json
 from fedkr.environment import provenance
 from fedkr.report.results import load_results
-from fedkr.stages import write_json
 from server.composition import compose_study
 from simulations.study.run import run_study
 

@@ -18,9 +18,9 @@ from typing import Any
 import scipy
 from jinja2 import Environment, PackageLoader
 
+from fedkr.disk import write_atomic, write_json
 from fedkr.errors import UserError
 from fedkr.recycle.ablation import FULL, HARD_FIXED, USUAL
-from fedkr.stages import write_atomic, write_json
 from simulations.evidence.recycling_plot import ablation_title, draw
 from simulations.exits import guarded
 from simulations.study.summary import common_study, spread

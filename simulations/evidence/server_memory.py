@@ -23,11 +23,12 @@ from flwr.serverapp import Grid
 import fedkr
 from fedkr import wire
 from fedkr.config import Study
+from fedkr.disk import write_json
 from fedkr.environment import provenance
 from fedkr.learning.job import Job
 from fedkr.learning.runtime import Runtime
 from fedkr.release import Release
-from fedkr.stages import StageStore, write_json
+from fedkr.stages import StageStore
 from server.contestant import Federation
 from server.coordinator import Coordinator
 from server.strategies.fedkr import Contestant as FedKR

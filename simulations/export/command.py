@@ -14,12 +14,13 @@ from safetensors.torch import save
 from torch import nn
 
 from fedkr.config import StudentConfig, parse_study, read_dataclass
+from fedkr.disk import write_atomic, write_json
 from fedkr.errors import UserError
 from fedkr.release import Release
 from fedkr.report.results import RESULTS_FILE, Results, load_results
 from fedkr.run_files import RunFiles
 from fedkr.seeds import numpy_rng
-from fedkr.stages import Artifact, read_artifact, write_atomic, write_json
+from fedkr.stages import Artifact, read_artifact
 from simulations.export.bundle import (
     CARD_FILE,
     DESCRIPTION_FILE,

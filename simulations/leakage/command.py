@@ -21,6 +21,7 @@ from fedkr.audit.statistics.pooling import pooled_rows, worst_site
 from fedkr.config import AuditConfig, Study
 from fedkr.data import ImageSet
 from fedkr.data.images import Shape, content_digest
+from fedkr.disk import write_atomic, write_json
 from fedkr.environment import provenance
 from fedkr.errors import UserError
 from fedkr.learning.classifier import train_on_real
@@ -31,7 +32,7 @@ from fedkr.learning.runtime import Runtime
 from fedkr.progress import FileProgress
 from fedkr.recycle.distill import distill_student
 from fedkr.release import ReleasedSets
-from fedkr.stages import Artifact, StageStore, model_tensors, write_atomic, write_json
+from fedkr.stages import Artifact, StageStore, model_tensors
 from simulations.leakage.figures import as_csv, as_png
 from simulations.live import run_folders
 from simulations.run_folder import RunFolder

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from fedkr.disk import write_atomic
 from fedkr.errors import UserError
-from fedkr.stages import Artifact, StageStore, code_version, model_tensors, read_artifact, write_artifact, write_atomic
+from fedkr.stages import Artifact, StageStore, code_version, model_tensors, read_artifact, write_artifact
 
 
 def artifact(value=1.0):
