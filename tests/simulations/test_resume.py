@@ -36,3 +36,4 @@ def test_a_ray_run_survives_a_killed_worker_and_a_killed_superlink(
     assert process.wait(patience) == 0, folder.with_suffix(".log").read_text()
     assert_untouched(done, stages(folder))
     assert numbers(folder) == numbers(small_run)
+    assert not (folder / "server" / "failure.json").exists() and not (folder / "flower" / "home.json").exists()

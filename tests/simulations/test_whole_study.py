@@ -205,11 +205,11 @@ def test_a_second_command_repeats_no_stage_and_gives_the_same_numbers(whole_run,
 
 
 def test_a_killed_command_continues_in_the_middle_of_a_generator_and_of_fedavg(
-    command, wait_for_stage, assert_untouched, run, whole_run, whole_overrides, numbers, stages, tmp_path
+    command, wait_for_stage, assert_untouched, run, small_run, small_overrides, numbers, stages, tmp_path
 ):
     folder, done = tmp_path / "run", {}
     for pattern in ("sites/site-1/stages/generator-state-*", "server/stages/fedavg-*-r1-*"):
-        process = command(whole_overrides, folder)
+        process = command(small_overrides, folder)
         wait_for_stage(folder, pattern, process)
         process.kill()
         process.wait()
@@ -217,6 +217,6 @@ def test_a_killed_command_continues_in_the_middle_of_a_generator_and_of_fedavg(
         assert_untouched(done, stages(folder))
         done = stages(folder)
     assert any("fedavg" in path.name for path in done) and any("release" in path.name for path in done)
-    run(whole_overrides, folder)
+    run(small_overrides, folder)
     assert_untouched(done, stages(folder))
-    assert numbers(folder) == numbers(whole_run)
+    assert numbers(folder) == numbers(small_run)

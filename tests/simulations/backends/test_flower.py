@@ -42,18 +42,9 @@ def sites_that_answered(run_dir):
     return json.loads((run_dir / "server" / "sites.json").read_text())
 
 
-def test_a_simulation_whose_server_asks_for_a_restart_completes_at_the_second_attempt(tmp_path):
-    study = study_that(restarts=1, first_attempt="note")
-    RayBackend(study.backend, APP).run(study, tmp_path)
-    assert sites_that_answered(tmp_path) == [0, 1]
-    assert len(list((tmp_path / "server").glob("attempt-*"))) == 2
-    assert not (tmp_path / "server" / "failure.json").exists()
-    assert not (tmp_path / "flower" / "home.json").exists()
-
-
 def test_a_killed_superlink_ends_the_run_within_seconds(tmp_path):
     def kill_when_started():
-        while not (tmp_path / "server" / "attempt-0").exists():
+        while not (tmp_path / "server" / "started").exists():
             time.sleep(0.1)
         home = Path(json.loads((tmp_path / "flower" / "home.json").read_text())["home"])
         for process in users_of(home):
@@ -62,7 +53,7 @@ def test_a_killed_superlink_ends_the_run_within_seconds(tmp_path):
                 process.kill()
 
     killed: list[tuple[Path, float]] = []
-    study = study_that(first_attempt="wait")
+    study = study_that(wait=True)
     killer = threading.Thread(target=kill_when_started, daemon=True)
     killer.start()
     with pytest.raises(StudyFailedError, match="the SuperLink ended by itself, exit status -9") as failed:

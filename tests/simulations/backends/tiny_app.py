@@ -8,8 +8,6 @@ from flwr.app import ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp import ServerApp
 
-from fedkr.failure import leave_note
-
 client_app = ClientApp()
 server_app = ServerApp()
 
@@ -30,14 +28,8 @@ def main(grid, context):
     study, run_dir = json.loads(str(context.run_config["study"])), Path(str(context.run_config["run-dir"]))
     options, folder = study["generator"]["options"], run_dir / "server"
     folder.mkdir(parents=True, exist_ok=True)
-    attempts = len(list(folder.glob("attempt-*")))
-    (folder / f"attempt-{attempts}").touch()
-    if attempts == 0 and options.get("first_attempt") == "note":
-        leave_note(folder, "an actor died", restart=True)
-        raise RuntimeError("the details of it")
-    if options.get("first_attempt") == "raise":
-        raise RuntimeError("no site has enough images")
-    if options.get("first_attempt") == "wait":
+    (folder / "started").touch()
+    if options.get("wait"):
         time.sleep(60)
     while len(nodes := sorted(grid.get_node_ids())) < study["federation"]["sites"]:
         time.sleep(0.1)
