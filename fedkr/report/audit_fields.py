@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Required
+from typing import Required
 
 from typing_extensions import TypedDict
 
@@ -118,12 +118,12 @@ class CanaryRow(AttackFigures, total=False):
 
 
 class PerClassRow(AttackNames, total=False):
-    """The headline attack's AUC within each class (a name or its label), null where a class has too few images."""
+    """The headline attack's AUC within each class, by its label; null where a class has too few images."""
 
-    classes: list[Any]
-    auc: list[float | None]
-    low: list[float | None]
-    high: list[float | None]
+    classes: Required[list[int]]
+    auc: Required[list[float | None]]
+    low: Required[list[float | None]]
+    high: Required[list[float | None]]
 
 
 class VerdictRow(TypedDict, total=False):

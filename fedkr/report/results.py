@@ -42,11 +42,10 @@ class StrategyResult(Scores, total=False):
 
 
 class SiteResult(TypedDict, total=False):
-    """One site: images per split and class, or per class alone (``counts.total`` or ``total``)."""
+    """One site: images per split and class, null where its policy keeps them."""
 
     name: Required[str]
     counts: dict[str, list[int]] | None
-    total: list[int]
 
 
 class CheckpointScore(TypedDict):

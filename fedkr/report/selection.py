@@ -48,12 +48,7 @@ def own_tests(results: Results) -> tuple[list[str], dict[str, list[float | None]
 
 def site_totals(site: SiteResult) -> list[int]:
     """Return int ``[classes]``: the site's images of each class over all splits; empty where it did not say."""
-    if site.get("total"):
-        return site["total"]
-    counts = site.get("counts") or {}
-    if "total" in counts:
-        return counts["total"]
-    return [sum(column) for column in zip(*counts.values(), strict=True)]
+    return [sum(column) for column in zip(*(site.get("counts") or {}).values(), strict=True)]
 
 
 def site_costs(results: Results) -> list[tuple[str, SiteScores]]:

@@ -41,7 +41,6 @@ _OF_CONTESTANT = {
 ATTACK_LABELS = {
     "loss": "loss threshold",
     "modified-entropy": "modified entropy",
-    "confidence": "confidence",
     "logit-margin": "logit margin",
     "rmia": "RMIA",
     "rmia-offline": "RMIA (offline)",

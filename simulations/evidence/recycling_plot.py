@@ -75,8 +75,7 @@ def _draw_ratio(ax: Axes, datasets: Datasets) -> None:
         real = data["ablation"]["reference"]["accuracy"]["mean"]
         ax.axhline(100 * real, color=style["color"], linewidth=0.8, linestyle=":")
     ax.set_xscale("log")
-    ax.set_xlabel("synthetic / real images, one fixed set")
-    ax.set_ylabel("accuracy, % (dotted: real images)")
+    ax.set(xlabel="synthetic / real images, one fixed set", ylabel="accuracy, % (dotted: real images)")
     ax.legend(frameon=False, fontsize=8)
     clean_axes(ax, "How many synthetic images", grid="y")
 
@@ -86,8 +85,7 @@ def _draw_checkpoints(ax: Axes, datasets: Datasets) -> None:
         for number, rows in enumerate(data["checkpoints"]):
             steps, scores = [r["step"] for r in rows], [r["score"] for r in rows]
             ax.plot(steps, scores, label=None if number else name, marker=".", color=_colour(index))
-    ax.set_xlabel("generator step")
-    ax.set_ylabel("score on val of a short student")
+    ax.set(xlabel="generator step", ylabel="score on val of a short student")
     ax.legend(frameon=False, fontsize=8)
     clean_axes(ax, "Checkpoint optimisation, a line a seed", grid="y")
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from itertools import zip_longest
 from typing import Any
 
 from fedkr.audit.statistics.pooling import ALL_SITES
@@ -45,14 +44,9 @@ def _class_table(rows: list[PerClassRow], results: Results) -> dict[str, Any]:
 
 
 def _class_aucs(row: PerClassRow, results: Results) -> dict[str, tuple[float | None, ...]]:
-    names = [_class_name(name, results) for name in row.get("classes", [])]
-    intervals = zip_longest(row.get("auc", []), row.get("low", []), row.get("high", []))
-    return dict(zip(names, intervals, strict=False))
-
-
-def _class_name(name: object, results: Results) -> str:
-    classes = results.get("classes", [])
-    return classes[name] if isinstance(name, int) and 0 <= name < len(classes) else str(name)
+    names = dict(enumerate(results.get("classes", [])))
+    intervals = zip(row["auc"], row["low"], row["high"], strict=True)
+    return dict(zip((names.get(label, str(label)) for label in row["classes"]), intervals, strict=True))
 
 
 def every_attack(results: Results) -> dict[str, list[AuditRow]]:

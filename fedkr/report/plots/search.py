@@ -108,8 +108,7 @@ def weights_search_chart(results: Results) -> Figure | None:
         ax.plot(x, y, label=name, linewidth=1.7, marker="o", markersize=3, **style)
         best = int(np.argmax(y))
         ring(ax, x[best], y[best], style["color"])
-    ax.set_xlabel("round · ring: the best")
-    ax.set_ylabel("accuracy on val")
+    ax.set(xlabel="round · ring: the best", ylabel="accuracy on val")
     ax.yaxis.set_major_formatter(PercentFormatter(1.0))
     ax.xaxis.set_major_locator(MaxNLocator(8, integer=True))
     if len(curves) <= MANY_LINES:

@@ -25,6 +25,8 @@ def test_a_document_with_only_strategies_is_accepted():
         (lambda r: r["strategies"][0].update(accuracy=97), r"strategies\[0\]\.accuracy=97"),
         (lambda r: r["strategies"][0].update(seconds="long"), r"strategies\[0\]\.seconds"),
         (lambda r: r["audit"][2].update(auc="0.5"), r"audit\[2\]\.auc"),
+        (lambda r: r["audit"][2].update({"tpr_at_fpr_0.001": "0.5"}), r"audit\[2\]\.tpr_at_fpr_0\.001='0\.5'"),
+        (lambda r: r["audit"][2].update({"tpr_at_fpr_0.01": 1.5}), r"audit\[2\]\.tpr_at_fpr_0\.01=1\.5"),
         (lambda r: r["sites"][0]["counts"].update(train=[1]), r"sites\[0\]\.counts\.train"),
         (lambda r: r.update(classes="cat"), "classes"),
     ],

@@ -59,10 +59,8 @@ def test_verdicts_are_counted_over_sites(full_results):
     assert verdict_counts(full_results)["student"] == {"no leakage found": 2, "cannot tell": 1}
 
 
-def test_site_totals_come_from_splits_or_from_the_total_alone():
+def test_site_totals_are_over_all_splits():
     assert site_totals({"name": "s", "counts": {"train": [1, 2], "val": [3, 4]}}) == [4, 6]
-    assert site_totals({"name": "s", "counts": {"total": [5, 6]}}) == [5, 6]
-    assert site_totals({"name": "s", "total": [7]}) == [7]
     assert site_totals({"name": "s", "counts": None}) == []
 
 

@@ -29,7 +29,7 @@ def test_the_same_results_give_the_same_svg(results):
 
 
 def test_many_sites_become_a_heat_map(results):
-    results["sites"] = [{"name": f"site-{i}", "total": [i, 2, 3]} for i in range(20)]
+    results["sites"] = [{"name": f"site-{i}", "counts": {"train": [i, 2, 3]}} for i in range(20)]
     figure = plots.class_histogram(results)
     assert len(figure.axes) == 1
     assert len(figure.axes[0].images) == 1
