@@ -69,10 +69,9 @@ def finished_study(run: RunFolder) -> Study:
 def with_overrides(study: Study, overrides: Sequence[str]) -> Study:
     """Return a run's study with the audit and the backend that the overrides compose.
 
-    ``audit=full`` and ``backend=inline`` are taken where no preset is named. Canaries and coins stay the run's.
-
-    Raises:
-        UserError: an override of something else, of what decides the training data, or one that composes no study.
+    ``audit=full`` and ``backend=inline`` are taken where no preset is named. Canaries and coins stay the run's. An
+    override of something else, of what decides the training data, or one that composes no study is a
+    :class:`UserError`.
     """
     for override in overrides:
         group = override.lstrip("+~").partition("=")[0].partition(".")[0]

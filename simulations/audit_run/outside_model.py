@@ -118,8 +118,7 @@ def load_model(path: Path, config: ClassifierConfig, shape: ImageSet) -> Outside
 def check_answers(model: OutsideModel, data: ImageSet, path: Path, runtime: Runtime) -> None:
     """Try the model on a few images, and note whether it gives probabilities.
 
-    Raises:
-        UserError: it cannot take them, or its answers are not finite logits ``[N, K]`` for the data's classes.
+    Answers other than finite logits ``[N, K]`` for the data's classes are a :class:`UserError`.
     """
     probe, classes = data.images[:PROBED], len(data.classes)
     with torch.inference_mode():

@@ -27,10 +27,7 @@ def lira_online(seen: Observed, *, fixed_variance: bool = False) -> Floats:
     """Return the log likelihood ratio ``log N(phi; in) - log N(phi; out)``, summed over queries (Algorithm 1).
 
     With ``fixed_variance`` (few references) all images share one variance a query, pooled within images; then one
-    reference with and one without each image are enough, else two of each.
-
-    Raises:
-        UserError: an image with too few references.
+    reference with and one without each image are enough, else two of each: fewer are a :class:`UserError`.
     """
     least = 1 if fixed_variance else 2
     seen.require(inside=least, outside=least)

@@ -157,10 +157,8 @@ def copy_check(members: Floats, released: Floats, quantile: float = 0.01) -> Cop
     """Find released images closer to a member than almost all members are to their own nearest neighbour.
 
     The threshold is the ``quantile`` of the members' distances to their nearest other member. Run it on a holdout in
-    place of ``released`` too: its share is what chance gives.
-
-    Raises:
-        UserError: fewer than two members, or shapes that do not fit.
+    place of ``released`` too: its share is what chance gives. Fewer than two members are a :class:`UserError`, as are
+    shapes that do not fit.
     """
     if len(members) < 2:
         raise UserError(f"copy check: {len(members)} member has no neighbour to compare with; at least 2 are needed")

@@ -74,10 +74,8 @@ def choose_offline_a(
     """Return the candidate ``a`` with the best AUC when the first reference plays the target, the others attack it.
 
     Its membership is known, so the choice never touches the audited model's challenge labels; neither ``target`` is
-    read. Images that all the others trained on are passed over.
-
-    Raises:
-        UserError: fewer than two references, or none of the images left on one side.
+    read. Images that all the others trained on are passed over. Fewer than two references, or no image left on one
+    side, are a :class:`UserError`.
     """
     references, membership = seen.references, seen.membership
     if len(references) < 2:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from fedkr.audit.attacks.observed import Bools
-from fedkr.audit.references.engines import ReferenceTask, train_alone, train_together
+from fedkr.audit.references.engines import ReferenceTask, StackedTraining, train_alone
 from fedkr.config import ClassifierConfig
 from fedkr.data.images import ImageSet
 from fedkr.errors import UserError
@@ -62,8 +62,7 @@ class References:
 def balanced_membership(models: int, images: int, rng: np.random.Generator) -> Bools:
     """Return bool ``[M, N]``: which images each model trains on; each image is in exactly half of the models.
 
-    Raises:
-        UserError: an odd number of models, or none.
+    An odd number of models, or none, is a :class:`UserError`.
     """
     if models < 2 or models % 2:
         raise UserError(f"reference models: {models}; an even number of at least 2 puts each image into half of them")
@@ -178,7 +177,10 @@ def train_chunk(task: ReferenceTask, indices: Sequence[int], engine: str, progre
     """Train the models ``indices`` by one of ``ENGINES``, as :func:`train_references`; return them for evaluation."""
     if engine == "loop":
         return [train_alone(task, index, progress) for index in indices]
-    return train_together(task, indices, engine, RelayedProgress(progress, width=len(indices)))
+    work, stage = StackedTraining(task, indices, engine), f"reference models {indices[0]} to {indices[-1]}"
+    work.advance(task.config.steps, RelayedProgress(progress, width=len(indices)), stage)
+    progress.finish(stage)
+    return work.finished()
 
 
 def _pays_on_cpu(task: ReferenceTask) -> bool:

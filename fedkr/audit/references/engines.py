@@ -172,14 +172,3 @@ class StackedTraining:
         drawn = 1 - numpy_rng(*self._seed, "mixup", step).beta(alpha, alpha, len(self.indices))
         weight = torch.from_numpy(drawn).to(labels)[None, :, None]
         return inputs.lerp(inputs.flip(0), weight[..., None, None]), labels.lerp(labels.flip(0), weight)
-
-
-def train_together(
-    task: ReferenceTask, indices: Sequence[int], convolution: str, progress: Progress
-) -> list[nn.Module]:
-    """Train several models as one stacked network, as :meth:`StackedTraining.advance` does, for evaluation."""
-    work = StackedTraining(task, indices, convolution)
-    stage = f"reference models {indices[0]} to {indices[-1]}"
-    work.advance(task.config.steps, progress, stage)
-    progress.finish(stage)
-    return work.finished()
