@@ -6,7 +6,6 @@ in its options), and one file of its options in ``configs/strategy``. Nothing el
 
 from __future__ import annotations
 
-import importlib
 import pkgutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -19,6 +18,7 @@ from typing import Any, ClassVar
 from fedkr.config import Study, nearest, read_dataclass
 from fedkr.data import ImageSet
 from fedkr.errors import UserError
+from fedkr.foreign import import_named
 from fedkr.learning.job import Job
 from server import strategies
 from server.coordinator import Coordinator
@@ -140,13 +140,10 @@ def contestant_class(name: str, options: Mapping[str, Any]) -> type[Contestant]:
     known = [module.name for module in pkgutil.iter_modules(strategies.__path__)]
     if "." not in kind and kind not in known:
         raise UserError(f"strategy.compare: {kind!r}: unknown strategy{nearest(kind, known)}")
-    try:
-        module = importlib.import_module(kind if "." in kind else f"{strategies.__name__}.{kind}")
-    except ImportError as error:
-        raise UserError(f"strategy.options.{name}.kind={kind!r}: {error}; install it or put it on PYTHONPATH") from None
-    found = getattr(module, "Contestant", None)
+    option, own = f"strategy.options.{name}.kind", kind if "." in kind else f"{strategies.__name__}.{kind}"
+    found = getattr(import_named(option, own), "Contestant", None)
     if not (isinstance(found, type) and issubclass(found, Contestant)):
-        raise UserError(f"strategy.options.{name}.kind={kind!r}: the module has no class Contestant; see README.md")
+        raise UserError(f"{option}={kind!r}: the module has no class Contestant; see README.md")
     return found
 
 

@@ -1,16 +1,26 @@
 """The study: its options as dataclasses, their reading and their checks."""
 
-from fedkr.config.checks import at_least, check_search, check_study, one_of, parse_study, positive
+from fedkr.config.checks import check_search, check_study, parse_study
+from fedkr.config.constraints import (
+    Count,
+    Must,
+    Natural,
+    NonNegative,
+    OneOf,
+    Positive,
+    check_values,
+    multiple_of,
+    one_of,
+)
 from fedkr.config.reading import nearest, read_dataclass
 from fedkr.config.schema import (
     ATTACKS,
     AUDIT_TARGETS,
-    AUGMENTATIONS,
     BACKENDS,
     CANARY_KINDS,
     KEEP_RULES,
     LEAST_REFERENCES,
-    PARTITIONS,
+    NO_PART_OF_RESULTS,
     REFERENCE_ATTACKS,
     RELEASE_ATTACKS,
     THRESHOLD_ATTACKS,
@@ -29,39 +39,3 @@ from fedkr.config.schema import (
     Study,
     TeacherConfig,
 )
-
-__all__ = [
-    "ATTACKS",
-    "AUDIT_TARGETS",
-    "AUGMENTATIONS",
-    "BACKENDS",
-    "CANARY_KINDS",
-    "KEEP_RULES",
-    "LEAST_REFERENCES",
-    "PARTITIONS",
-    "REFERENCE_ATTACKS",
-    "RELEASE_ATTACKS",
-    "THRESHOLD_ATTACKS",
-    "AuditConfig",
-    "BackendConfig",
-    "ClassifierConfig",
-    "DataConfig",
-    "FederationConfig",
-    "GeneratorConfig",
-    "PartitionConfig",
-    "RecycleConfig",
-    "SearchConfig",
-    "SplitConfig",
-    "StrategyConfig",
-    "StudentConfig",
-    "Study",
-    "TeacherConfig",
-    "at_least",
-    "check_search",
-    "check_study",
-    "nearest",
-    "one_of",
-    "parse_study",
-    "positive",
-    "read_dataclass",
-]

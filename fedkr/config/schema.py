@@ -10,13 +10,12 @@ import dataclasses
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from fedkr.config.constraints import Count, Must, Natural, NonNegative, OneOf, Positive
 from fedkr.fingerprint import fingerprint
 
-PARTITIONS = ("iid", "dirichlet", "pathological", "quantity")
 BACKENDS = ("inline", "ray", "deploy")
-AUGMENTATIONS = ("none", "standard", "strong")
 KEEP_RULES = ("accuracy", "loss", "last")
 THRESHOLD_ATTACKS = ("loss", "modified-entropy", "confidence", "logit-margin")
 REFERENCE_ATTACKS = ("lira-online", "lira-online-fixed", "lira-offline", "lira-offline-fixed", "rmia", "rmia-offline")
@@ -31,6 +30,15 @@ LEAST_REFERENCES = 4
 MOST_FPRS = 16
 CANARY_KINDS = ("mislabelled", "noise", "near-duplicate")
 
+OrNoChoice = Annotated[int, Must(lambda n: n >= 0, "must be 0 (no choice) or more")]
+Share = Annotated[float, Must(lambda x: 0 < x < 1, "a share of the site's images, between 0 and 1")]
+Confidence = Annotated[float, Must(lambda x: 0 <= x < 1, "a confidence, from 0 (off) to below 1")]
+FalsePositiveRate = Annotated[float, Must(lambda x: 0 < x < 1, "a false-positive rate, between 0 and 1")]
+References = Annotated[
+    int, Must(lambda n: n >= 0 and n % 2 == 0, "must be even, since each image is in half of the references")
+]
+Balance = Annotated[str, OneOf("histogram", "balanced", "tempered")]
+
 
 @dataclass
 class DataConfig:
@@ -39,11 +47,11 @@ class DataConfig:
     name: str = "digits"
     root: str = "data"
     path: str = ""
-    size: int = 0
+    size: OrNoChoice = 0
     download: bool = False
     classes: list[str] = field(default_factory=list)
-    flip: str = "none"
-    limit: int = 0
+    flip: Annotated[str, OneOf("none", "horizontal", "both")] = "none"
+    limit: OrNoChoice = 0
     test_fraction: float = 0.2
 
     def located(self) -> DataConfig:
@@ -56,19 +64,19 @@ class DataConfig:
 class FederationConfig:
     """Who takes part and how long the server waits for an answer, in seconds."""
 
-    sites: int = 3
-    min_sites: int = 0
-    deadline: float = 14400.0
-    register_deadline: float = 300.0
+    sites: Count = 3
+    min_sites: Natural = 0
+    deadline: Positive = 14400.0
+    register_deadline: Positive = 300.0
 
 
 @dataclass
 class PartitionConfig:
     """How a simulation deals the pool out to its sites (group ``partition``)."""
 
-    kind: str = "dirichlet"
-    alpha: float = 0.3
-    classes_per_site: int = 2
+    kind: Annotated[str, OneOf("iid", "dirichlet", "pathological", "quantity")] = "dirichlet"
+    alpha: Positive = 0.3
+    classes_per_site: Count = 2
     redraws: int = 200
 
 
@@ -76,9 +84,9 @@ class PartitionConfig:
 class SplitConfig:
     """Shares of a site's images set apart before anything is trained; the rest is the training split."""
 
-    val: float = 0.1
-    test: float = 0.1
-    holdout: float = 0.25
+    val: Share = 0.1
+    test: Share = 0.1
+    holdout: Share = 0.25
     min_images: int = 20
 
 
@@ -87,34 +95,34 @@ class ClassifierConfig:
     """A classifier and its optimisation."""
 
     arch: str = "resnet14"
-    width: int = 16
-    norm: str = "batch"
-    steps: int = 500
-    batch: int = 64
-    lr: float = 0.1
-    weight_decay: float = 5e-4
-    augment: str = "standard"
-    label_smoothing: float = 0.0
-    mixup: float = 0.0
+    width: Count = 16
+    norm: Annotated[str, OneOf("batch", "group")] = "batch"
+    steps: Count = 500
+    batch: Count = 64
+    lr: Positive = 0.1
+    weight_decay: NonNegative = 5e-4
+    augment: Annotated[str, OneOf("none", "standard", "strong")] = "standard"
+    label_smoothing: Annotated[float, Must(lambda x: 0 <= x < 1, "a share, from 0 to below 1")] = 0.0
+    mixup: NonNegative = 0.0
 
 
 @dataclass
 class TeacherConfig(ClassifierConfig):
     """The classifier that a site trains on its own private images to label what its generator draws."""
 
-    patience: int = 4
-    evaluations: int = 10
-    keep_by: str = "accuracy"
+    patience: Count = 4
+    evaluations: Count = 10
+    keep_by: Annotated[str, OneOf(*KEEP_RULES)] = "accuracy"
     calibrate: bool = False
-    single_class: str = "error"
+    single_class: Annotated[str, OneOf("error", "constant")] = "error"
 
 
 @dataclass
 class StudentConfig(ClassifierConfig):
     """The classifier under study: the recipe of every strategy in the comparison."""
 
-    loss: str = "cross_entropy"
-    regenerate_every: int = 1
+    loss: Annotated[str, OneOf("cross_entropy", "kl")] = "cross_entropy"
+    regenerate_every: Count = 1
 
 
 @dataclass
@@ -122,9 +130,9 @@ class GeneratorConfig:
     """A class-conditional generator; ``options`` are checked against the dataclass of its kind."""
 
     kind: str = "edm"
-    steps: int = 700
-    batch: int = 32
-    checkpoints: int = 3
+    steps: Count = 700
+    batch: Count = 32
+    checkpoints: Count = 3
     options: dict[str, Any] = field(default_factory=dict)
 
 
@@ -132,22 +140,22 @@ class GeneratorConfig:
 class RecycleConfig:
     """Checkpoint optimisation, tuning and what a release holds."""
 
-    search_steps: int = 100
-    search_images: int = 512
-    search_rungs: int = 1
-    search_tolerance: float = 0.0
-    tuning_budget: int = 3
-    tune_balances: list[str] = field(default_factory=list)
-    tune_filters: list[float] = field(default_factory=list)
-    metric: str = "accuracy"
-    rounds: int = 4
-    ratio: float = 1.0
-    exchange: str = "once"
-    views: int = 4
-    temperature: float = 1.0
-    balance: str = "histogram"
-    filter: float = 0.0
-    min_class_count: int = 2
+    search_steps: Count = 100
+    search_images: Count = 512
+    search_rungs: Count = 1
+    search_tolerance: NonNegative = 0.0
+    tuning_budget: Natural = 3
+    tune_balances: list[Balance] = field(default_factory=list)
+    tune_filters: list[Confidence] = field(default_factory=list)
+    metric: Annotated[str, OneOf("accuracy", "auc")] = "accuracy"
+    rounds: Count = 4
+    ratio: Positive = 1.0
+    exchange: Annotated[str, OneOf("once", "each")] = "once"
+    views: Count = 4
+    temperature: Positive = 1.0
+    balance: Balance = "histogram"
+    filter: Confidence = 0.0
+    min_class_count: Count = 2
     refuse_collapsed: bool = True
 
     @property
@@ -160,10 +168,10 @@ class RecycleConfig:
 class SearchConfig:
     """How weights are shared: rounds, and the search for learning rate and local epochs on the sites' val splits."""
 
-    rounds: int = 20
-    search_rounds: int = 4
-    lrs: list[float] = field(default_factory=lambda: [0.03, 0.1])
-    local_epochs: list[int] = field(default_factory=lambda: [2, 5])
+    rounds: Count = 20
+    search_rounds: Natural = 4
+    lrs: list[Positive] = field(default_factory=lambda: [0.03, 0.1])
+    local_epochs: list[Count] = field(default_factory=lambda: [2, 5])
 
 
 @dataclass
@@ -190,31 +198,31 @@ class AuditConfig:
     attacks: list[str] = field(default_factory=lambda: ["loss", "modified-entropy"])
     headline: str = "modified-entropy"
     targets: list[str] = field(default_factory=lambda: ["student", "weights", "teacher", "oracle", "release"])
-    fprs: list[float] = field(default_factory=lambda: [0.01, 0.001])
-    bootstrap: int = 1000
-    direct_references: int = 0
-    pipeline_references: int = 0
-    queries: int = 1
-    gamma: float = 1.0
-    canaries: int = 0
-    canary_kinds: list[str] = field(default_factory=lambda: list(CANARY_KINDS))
+    fprs: list[FalsePositiveRate] = field(default_factory=lambda: [0.01, 0.001])
+    bootstrap: Count = 1000
+    direct_references: References = 0
+    pipeline_references: References = 0
+    queries: Count = 1
+    gamma: Annotated[float, Must(lambda x: x >= 1, "RMIA's threshold is 1 or more")] = 1.0
+    canaries: Natural = 0
+    canary_kinds: list[Annotated[str, OneOf(*CANARY_KINDS)]] = field(default_factory=lambda: list(CANARY_KINDS))
     coins: bool = False
-    guesses: int = 0
-    delta: float = 1e-5
-    permutations: int = 2000
+    guesses: Natural = 0
+    delta: Annotated[float, Must(lambda x: 0 <= x <= 1, "a probability, well below one in the number of coins")] = 1e-5
+    permutations: Count = 2000
 
 
 @dataclass
 class BackendConfig:
     """Where the apps run; never part of a result's identity."""
 
-    kind: str = "ray"
-    cpus_per_site: int = 1
-    gpus_per_site: float = 0.0
-    cpus: int = 0
+    kind: Annotated[str, OneOf(*BACKENDS)] = "ray"
+    cpus_per_site: Count = 1
+    gpus_per_site: NonNegative = 0.0
+    cpus: Natural = 0
     address: str = ""
-    port: int = 0
-    restarts: int = 2
+    port: Natural = 0
+    restarts: Natural = 2
 
 
 # What changes no number: where things lie and run, and how long the server waits.
@@ -229,9 +237,9 @@ class Study:
     """One whole study. ``threads`` is set in every process: it changes the last digits of every weight."""
 
     seed: int = 0
-    threads: int = 1
+    threads: Count = 1
     device: str = "auto"
-    precision: str = "auto"
+    precision: Annotated[str, OneOf("auto", "float32", "bfloat16")] = "auto"
     out: str = "runs"
     run_dir: str = ""
     data_digest: str = ""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,12 +50,12 @@ def plant_canaries(data: SiteData, config: AuditConfig, seed: int, site: str) ->
     sources, holdout = _take(data.holdout, np.arange(len(data.holdout)), wanted[0], rng, f"{site}: the holdout")
     usual = np.flatnonzero(np.isin(data.train.labels, labels))
     companions, members = _take(data.train, usual, wanted[2], rng, f"{site}: the training split")
-    made = (
+    made = [
         _mislabelled(sources.subset(np.arange(wanted[0])), labels, rng),
         _noise(data.train, wanted[1], labels, rng),
         _near_duplicates(companions.subset(np.arange(wanted[2])), rng),
-    )
-    canaries = _canary_set(made, kinds, len(companions), data, numpy_rng(seed, site, "canary coins"))
+    ]
+    canaries = _canary_set(joined(made), kinds, len(companions), data, numpy_rng(seed, site, "canary coins"))
     included = np.flatnonzero(canaries.included)
     planted = ImageSet(canaries.images, canaries.labels, data.train.classes, canaries.groups).subset(included)
     return dataclasses.replace(data, train=joined([members, companions, planted]), holdout=holdout, canaries=canaries)
@@ -119,39 +118,29 @@ def _by_whole_groups(groups: NDArray[np.int64], candidates: NDArray[np.int64], c
     return np.concatenate([np.array(first, np.int64), others])
 
 
-def _mislabelled(
-    sources: ImageSet, classes: NDArray[np.int64], rng: np.random.Generator
-) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+def _mislabelled(sources: ImageSet, classes: NDArray[np.int64], rng: np.random.Generator) -> ImageSet:
     labels = [int(rng.choice(classes[classes != own])) for own in sources.labels]
-    return sources.images, np.array(labels, np.int64)
+    return ImageSet(sources.images, np.array(labels, np.int64), sources.classes)
 
 
-def _noise(
-    like: ImageSet, count: int, classes: NDArray[np.int64], rng: np.random.Generator
-) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+def _noise(like: ImageSet, count: int, classes: NDArray[np.int64], rng: np.random.Generator) -> ImageSet:
     images = rng.integers(0, 256, (count, *like.images.shape[1:]), dtype=np.uint8)
-    return images, rng.choice(classes, count).astype(np.int64)
+    return ImageSet(images, rng.choice(classes, count).astype(np.int64), like.classes)
 
 
-def _near_duplicates(sources: ImageSet, rng: np.random.Generator) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+def _near_duplicates(sources: ImageSet, rng: np.random.Generator) -> ImageSet:
     noisy = sources.images + rng.normal(0, PERTURBATION, sources.images.shape)
-    return np.clip(np.rint(noisy), 0, 255).astype(np.uint8), sources.labels
+    return ImageSet(np.clip(np.rint(noisy), 0, 255).astype(np.uint8), sources.labels, sources.classes)
 
 
 def _canary_set(
-    made: Sequence[tuple[NDArray[np.uint8], NDArray[np.int64]]],
-    kinds: NDArray[np.int64],
-    companions: int,
-    data: SiteData,
-    coins: np.random.Generator,
+    made: ImageSet, kinds: NDArray[np.int64], companions: int, data: SiteData, coins: np.random.Generator
 ) -> CanarySet:
     # The images were made kind after kind; the canaries' own order takes the kinds in turn.
-    order = np.argsort(np.argsort(kinds, kind="stable"), kind="stable")
-    images = np.concatenate([images for images, _ in made])[order]
-    labels = np.concatenate([labels for _, labels in made])[order]
+    ordered = made.subset(np.argsort(np.argsort(kinds, kind="stable"), kind="stable"))
     groups = None
     if data.train.groups is not None:
         parts = (data.train, data.val, data.test, data.holdout)
         first = 1 + max(int(part.groups.max()) for part in parts if part.groups is not None)
         groups = first + np.arange(len(kinds), dtype=np.int64)
-    return CanarySet(images, labels, coins.random(len(kinds)) < 0.5, kinds, groups, companions)
+    return CanarySet(ordered.images, ordered.labels, coins.random(len(kinds)) < 0.5, kinds, groups, companions)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fedkr.config import PARTITIONS, PartitionConfig, SplitConfig, Study, nearest
+from fedkr.config import PartitionConfig, SplitConfig, Study
 from fedkr.data.images import ImageSet
 from fedkr.data.split import PARTS, split_indices, why_unsplittable
 from fedkr.errors import UserError
@@ -43,95 +42,60 @@ class Partition:
 
 
 def partition_sites(pool: ImageSet, study: Study) -> Partition:
-    """Deal ``pool`` out to the study's sites; see :func:`partition_pool`."""
-    return partition_pool(
-        pool.labels,
-        study.partition,
-        study.federation.sites,
-        derive_seed(study.seed, "partition"),
-        study.split,
-        allow_single_class=study.teacher.single_class == "constant",
-        groups=pool.groups,
-    )
-
-
-def partition_pool(
-    labels: Indices,
-    config: PartitionConfig,
-    sites: int,
-    seed: int,
-    split: SplitConfig,
-    *,
-    allow_single_class: bool = False,
-    groups: Indices | None = None,
-) -> Partition:
-    """Deal a pool out to ``sites``, drawing again until every site is valid.
+    """Deal ``pool`` out to the study's sites, drawing again until every site is valid.
 
     A site is valid if it can be split (``split.min_images``, no part empty) and its training split has at least two
-    classes with at least two images each, which ``allow_single_class`` waives. A group (patient) goes as a whole to
-    the site that its first image is dealt to.
+    classes with at least two images each, which ``teacher.single_class=constant`` waives. A group (patient) goes as a
+    whole to the site that its first image is dealt to.
 
-    Args:
-        labels: int64 ``[N]``.
-        config: ``iid``; ``dirichlet``: each class is shared out by Dirichlet(alpha) (Hsu et al. 2019);
-            ``pathological``: each site draws ``classes_per_site`` classes (McMahan et al. 2017); ``quantity``: labels
-            as in the pool, sizes by Dirichlet(alpha) (Li et al. 2022).
-        sites: number of sites.
-        seed: with the number of the draw, all that decides.
-        split: how each site will be split.
-        allow_single_class: accept sites with one class.
-        groups: int64 ``[N]`` or None.
+    ``partition.kind`` is ``iid``; ``dirichlet``: each class is shared out by Dirichlet(alpha) (Hsu et al. 2019);
+    ``pathological``: each site draws ``classes_per_site`` classes (McMahan et al. 2017); or ``quantity``: labels as in
+    the pool, sizes by Dirichlet(alpha) (Li et al. 2022). The seed and the number of the draw decide.
 
     Raises:
-        UserError: more sites than images, options that cannot be met, or no valid draw in ``config.redraws`` redraws.
+        UserError: more sites than images, options that cannot be met, or no valid draw in ``redraws`` redraws.
     """
-    members = np.arange(len(labels)) if groups is None else groups
+    config, seed, problem = study.partition, derive_seed(study.seed, "partition"), ""
+    members = np.arange(len(pool)) if pool.groups is None else pool.groups
     _, first, unit_of = np.unique(members, return_index=True, return_inverse=True)
-    _check_possible(labels, first, config, sites, split, allow_single_class)
-    problem = ""
+    _check_possible(pool.labels, first, study)
     for attempt in range(max(0, config.redraws) + 1):
-        drawn = _draw(labels[first], config, sites, derive_seed(seed, attempt))
+        drawn = _draw(pool.labels[first], config, study.federation.sites, derive_seed(seed, attempt))
         indices = [np.flatnonzero(np.isin(unit_of, units)) for units in drawn]
-        problem = _first_problem(labels, groups, indices, split, allow_single_class)
+        problem = _first_problem(pool, indices, study)
         if not problem:
-            return Partition(indices, len(labels) - sum(map(len, indices)), attempt)
+            return Partition(indices, len(pool) - sum(map(len, indices)), attempt)
     raise UserError(f"partition={config.kind}: {problem} (after {config.redraws} redraws); {REMEDIES[config.kind]}")
 
 
-def _check_possible(
-    labels: Indices, first: Indices, config: PartitionConfig, sites: int, split: SplitConfig, allow_single_class: bool
-) -> None:
-    if config.kind not in PARTITIONS:
-        raise UserError(f"partition.kind={config.kind!r}: unknown value{nearest(config.kind, PARTITIONS)}")
+def _check_possible(labels: Indices, first: Indices, study: Study) -> None:
+    sites, wanted = study.federation.sites, study.partition.classes_per_site
     if sites > len(first):
         what = "images" if len(first) == len(labels) else "groups (patients)"
         raise UserError(f"federation.sites={sites}: more than the {len(first)} {what} in the pool; lower it")
-    if sites * max(split.min_images, PARTS) > len(labels):
+    least = sites * max(study.split.min_images, PARTS)
+    if least > len(labels):
         raise UserError(
-            f"federation.sites={sites}: with split.min_images={split.min_images} at least "
-            f"{sites * max(split.min_images, PARTS)} images are needed, the pool has {len(labels)}; lower either"
+            f"federation.sites={sites}: with split.min_images={study.split.min_images} at least "
+            f"{least} images are needed, the pool has {len(labels)}; lower either"
         )
-    if config.kind != "pathological":
+    if study.partition.kind != "pathological":
         return
     present = len(np.unique(labels[first]))
-    if config.classes_per_site > present:
-        raise UserError(
-            f"partition.classes_per_site={config.classes_per_site}: the pool has {present} classes; lower it"
-        )
-    if config.classes_per_site < 2 and not allow_single_class:
+    if wanted > present:
+        raise UserError(f"partition.classes_per_site={wanted}: the pool has {present} classes; lower it")
+    if wanted < 2 and study.teacher.single_class != "constant":
         raise UserError(
             "partition.classes_per_site=1: a teacher needs two; raise it or set teacher.single_class=constant"
         )
 
 
-def _first_problem(
-    labels: Indices, groups: Indices | None, indices: list[Indices], split: SplitConfig, allow_single_class: bool
-) -> str:
+def _first_problem(pool: ImageSet, indices: list[Indices], study: Study) -> str:
     for site, held in enumerate(indices):
-        patients = None if groups is None else groups[held]
-        reason = why_unsplittable(labels[held], patients, split)
-        if not reason and not allow_single_class:
-            reason = _too_few_classes(labels[held], patients, split)
+        labels, patients = pool.labels[held], None if pool.groups is None else pool.groups[held]
+        reason = why_unsplittable(labels, patients, study.split)
+        if not reason and study.teacher.single_class != "constant":
+            reason = _too_few_classes(labels, patients, study.split)
         if reason:
             return f"site {site} would get {reason}"
     return ""
@@ -150,7 +114,8 @@ def _too_few_classes(labels: Indices, groups: Indices | None, split: SplitConfig
 def _draw(labels: Indices, config: PartitionConfig, sites: int, seed: int) -> list[Indices]:
     # Shuffled first: files are often sorted by hospital, date or class, and some partitioners cut contiguous pieces.
     order = np.random.default_rng(seed).permutation(len(labels))
-    return [order[piece] for piece in DRAWS[config.kind](labels[order], config, sites, seed)]
+    draw = _draw_quantity if config.kind == "quantity" else _draw_by_partitioner
+    return [order[piece] for piece in draw(labels[order], config, sites, seed)]
 
 
 def _draw_quantity(labels: Indices, config: PartitionConfig, sites: int, seed: int) -> list[Indices]:
@@ -159,48 +124,29 @@ def _draw_quantity(labels: Indices, config: PartitionConfig, sites: int, seed: i
     return np.split(np.arange(len(labels)), cuts)
 
 
-def _draw_iid(labels: Indices, config: PartitionConfig, sites: int, seed: int) -> list[Indices]:
-    return _partitioned(_partitioners().IidPartitioner(sites), labels, sites)
-
-
-def _draw_dirichlet(labels: Indices, config: PartitionConfig, sites: int, seed: int) -> list[Indices]:
-    kind = _partitioners().DirichletPartitioner
-    # No least size here: the partitioner gives up after ten draws of its own, and what makes a site valid is ours.
-    return _partitioned(kind(sites, "label", config.alpha, min_partition_size=0, seed=seed), labels, sites)
-
-
-def _draw_pathological(labels: Indices, config: PartitionConfig, sites: int, seed: int) -> list[Indices]:
-    kind = _partitioners().PathologicalPartitioner
-    with warnings.catch_warnings():
-        # It warns of classes that no site drew: `Partition.dropped` says how many images those are.
-        warnings.simplefilter("ignore")
-        try:
-            return _partitioned(kind(sites, "label", config.classes_per_site, seed=seed), labels, sites)
-        except ValueError:
-            # More sites drew a class than it has images: a draw that leaves a site empty, so it is drawn again.
-            return [np.empty(0, dtype=np.int64)] * sites
-
-
-DRAWS: dict[str, Callable[[Indices, PartitionConfig, int, int], list[Indices]]] = {
-    "iid": _draw_iid,
-    "dirichlet": _draw_dirichlet,
-    "pathological": _draw_pathological,
-    "quantity": _draw_quantity,
-}
-
-
-def _partitioners() -> Any:
+def _draw_by_partitioner(labels: Indices, config: PartitionConfig, sites: int, seed: int) -> list[Indices]:
     # Imported late: it takes seconds, and a site of a real deployment never partitions.
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    from datasets import Dataset
     from flwr_datasets import partitioner
 
-    return partitioner
-
-
-def _partitioned(partitioner: Any, labels: Indices, sites: int) -> list[Indices]:
-    from datasets import Dataset
-
+    if config.kind == "iid":
+        dealer: Any = partitioner.IidPartitioner(sites)
+    elif config.kind == "dirichlet":
+        # No least size here: the partitioner gives up after ten draws of its own, and what makes a site valid is ours.
+        dealer = partitioner.DirichletPartitioner(sites, "label", config.alpha, min_partition_size=0, seed=seed)
+    else:
+        dealer = partitioner.PathologicalPartitioner(sites, "label", config.classes_per_site, seed=seed)
     rows = Dataset.from_dict({"index": np.arange(len(labels)), "label": labels})
     # As Arrow columns: the default format hands the partitioner one Python object a row, seconds on large pools.
-    partitioner.dataset = rows.with_format("arrow")
-    return [np.asarray(partitioner.load_partition(site)["index"], dtype=np.int64) for site in range(sites)]
+    dealer.dataset = rows.with_format("arrow")
+    with warnings.catch_warnings():
+        # The pathological one warns of classes that no site drew: `Partition.dropped` says how many images those are.
+        warnings.simplefilter("ignore")
+        try:
+            return [np.asarray(dealer.load_partition(site)["index"], dtype=np.int64) for site in range(sites)]
+        except ValueError:
+            if config.kind != "pathological":
+                raise
+            # More sites drew a class than it has images: a draw that leaves a site empty, so it is drawn again.
+            return [np.empty(0, dtype=np.int64)] * sites

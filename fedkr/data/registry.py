@@ -10,10 +10,11 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
-from fedkr.config import DataConfig, nearest, read_dataclass
+from fedkr.config import DataConfig, check_values, one_of, read_dataclass
 from fedkr.data.images import ImageSet, content_digest
 from fedkr.data.stratify import deal
 from fedkr.errors import UserError
+from fedkr.foreign import import_named
 from fedkr.seeds import numpy_rng
 
 BUILT_IN = {
@@ -91,9 +92,7 @@ def set_apart_test(everything: ImageSet, fraction: float, where: str) -> Source:
 @lru_cache(maxsize=2)
 def _load_once(config_json: str, stamp: tuple[int, ...]) -> Source:
     config = read_dataclass(DataConfig, json.loads(config_json), "data")
-    for name in ("size", "limit"):
-        if getattr(config, name) < 0:
-            raise UserError(f"data.{name}={getattr(config, name)}: must be 0 (no choice) or more")
+    check_values(config, "data")
     source = find_loader(config.name)(config)
     _check(source, config)
     return _limited(source, config.limit)
@@ -102,24 +101,13 @@ def _load_once(config_json: str, stamp: tuple[int, ...]) -> Source:
 def find_loader(name: str) -> Callable[[DataConfig], Source]:
     """Return the ``load`` function of the family that ``name`` belongs to; raise :class:`UserError` for no family."""
     if "." in name:
-        return _foreign_loader(name)
-    if name in BUILT_IN:
-        return importlib.import_module(BUILT_IN[name]).load
-    medmnist = importlib.import_module("fedkr.data.sources.medmnist")
-    if name in medmnist.NAMES:
-        return medmnist.load
-    raise UserError(f"data.name={name!r}: unknown dataset{nearest(name, {*BUILT_IN, *medmnist.NAMES})}")
-
-
-def _foreign_loader(name: str) -> Callable[[DataConfig], Source]:
-    try:
-        module = importlib.import_module(name)
-    except ImportError as error:
-        raise UserError(f"data.name={name!r}: the module cannot be imported ({error}); install it here") from None
-    load = getattr(module, "load", None)
-    if not callable(load):
-        raise UserError(f"data.name={name!r}: the module has no function load(config); add one that returns a Source")
-    return load
+        module = import_named("data.name", name, "function load", remedy="add load(config) that returns a Source")
+    elif name in BUILT_IN:
+        module = importlib.import_module(BUILT_IN[name])
+    else:
+        module = importlib.import_module("fedkr.data.sources.medmnist")
+        one_of("data.name", name, (*BUILT_IN, *module.NAMES), "dataset")
+    return module.load
 
 
 def _check(source: Source, config: DataConfig) -> None:

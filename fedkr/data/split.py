@@ -7,13 +7,25 @@ import dataclasses
 import numpy as np
 from numpy.typing import NDArray
 
-from fedkr.config import SplitConfig
+from fedkr.config import SplitConfig, Study
+from fedkr.data.canaries import plant_canaries
 from fedkr.data.images import ImageSet, SiteData, joined
 from fedkr.data.stratify import deal
 from fedkr.errors import UserError
 from fedkr.seeds import numpy_rng
 
 PARTS = 4
+
+
+def prepare_site(pool: ImageSet, study: Study, site: str) -> SiteData:
+    """Return the splits of a site that holds ``pool``, the same wherever it is called.
+
+    Raises:
+        UserError: too few images to split, for the canaries asked for, or for ``audit.coins``.
+    """
+    data = split_site(pool, study.split, study.seed, site)
+    data = plant_canaries(data, study.audit, study.seed, site)
+    return toss_coins(data, study.seed, site) if study.audit.coins else data
 
 
 def split_site(data: ImageSet, config: SplitConfig, seed: int, site: str) -> SiteData:

@@ -1,5 +1,3 @@
 """Class-conditional generators behind one protocol."""
 
 from fedkr.generators.base import Generator, Knobs, build_generator
-
-__all__ = ["Generator", "Knobs", "build_generator"]

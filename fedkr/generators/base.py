@@ -8,27 +8,24 @@ that a network with a loss need not write anew.
 
 from __future__ import annotations
 
-import importlib
-import inspect
+from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
-from types import ModuleType
 from typing import Any, Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fedkr.config import GeneratorConfig, nearest, read_dataclass
+from fedkr.config import GeneratorConfig, check_values, one_of, read_dataclass
 from fedkr.data.images import ImageSet, Shape
-from fedkr.errors import UserError
-from fedkr.fingerprint import fingerprint
+from fedkr.foreign import import_named, module_digest
 from fedkr.learning.job import Job
 from fedkr.learning.runtime import Runtime
 from fedkr.stages import Artifact
 
 Knobs = dict[str, float]
 BUILT_IN = ("biggan_deep", "edm", "mixture")
+README = "fedkr/generators/README.md"
 
 
 @dataclass(frozen=True)
@@ -63,9 +60,11 @@ class Generator(Protocol):
     def load(self, artifact: Artifact) -> None:
         """Take the weights of a checkpoint."""
 
+    @abstractmethod
     def sample(self, labels: NDArray[np.int64], knobs: Knobs, *seed: object) -> Iterator[NDArray[np.uint8]]:
         """Yield uint8 batches ``[B, H, W, C]``, one image a label, in order; memory does not grow with their number."""
 
+    @abstractmethod
     def default_knobs(self) -> Knobs:
         """Return the sampling knobs to start from."""
 
@@ -86,6 +85,7 @@ def generator_for(task: Task) -> Generator:
     config = task.config
     module = _load_module(config.kind, task.where)
     options = read_dataclass(module.Options, config.options, f"{task.where}.options")
+    check_values(options, f"{task.where}.options")
     return cast(Generator, module.Generator(task, options))
 
 
@@ -102,21 +102,8 @@ def foreign_code(config: GeneratorConfig) -> list[str]:
     return [module_digest(_load_module(config.kind, "generator"))] if "." in config.kind else []
 
 
-def module_digest(module: ModuleType) -> str:
-    """Return 10 hex digits of a module's source; of a package, of all the source in it."""
-    path = Path(str(inspect.getsourcefile(module)))
-    files = sorted(path.parent.rglob("*.py")) if hasattr(module, "__path__") else [path]
-    return fingerprint([file.read_text() for file in files])
-
-
 def _load_module(kind: str, where: str) -> Any:
-    if "." not in kind and kind not in BUILT_IN:
-        raise UserError(f"{where}.kind={kind!r}: unknown generator{nearest(kind, BUILT_IN)}")
-    try:
-        module = importlib.import_module(kind if "." in kind else f"fedkr.generators.{kind}")
-    except ImportError as error:
-        raise UserError(f"{where}.kind={kind!r}: {error}; install it or put it on PYTHONPATH") from None
-    for name in ("Options", "Generator"):
-        if not hasattr(module, name):
-            raise UserError(f"{where}.kind={kind!r}: the module has no class {name}; see fedkr/generators/README.md")
-    return module
+    if "." not in kind:
+        one_of(f"{where}.kind", kind, BUILT_IN, "generator")
+    name = kind if "." in kind else f"fedkr.generators.{kind}"
+    return import_named(f"{where}.kind", name, "class Options", "class Generator", remedy=f"see {README}")

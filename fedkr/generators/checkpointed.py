@@ -7,23 +7,24 @@ how it draws, and which knobs it has; see :mod:`fedkr.generators.base` for the p
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
-from typing import Any, Protocol
+from abc import abstractmethod
+from collections.abc import Callable
+from typing import Annotated, Any, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from fedkr.config import Must
 from fedkr.data.images import ImageSet
-from fedkr.errors import UserError
-from fedkr.generators.base import Knobs, Task
+from fedkr.generators.base import Generator, Knobs, Task
 from fedkr.learning.job import Job, Seed
-from fedkr.learning.training import Training
+from fedkr.learning.training import Training, under
 from fedkr.progress import Progress
 from fedkr.stages import Artifact
 
 STAGE = "generator"
+# Of a moving average of the weights.
+Decay = Annotated[float, Must(lambda x: 0 < x < 1, "a decay between 0 and 1, such as 0.999")]
 
 
 class Work(Protocol):
@@ -43,7 +44,7 @@ class Work(Protocol):
         """Continue where :meth:`state` was taken, bit by bit."""
 
 
-class CheckpointedGenerator(ABC):
+class CheckpointedGenerator(Generator):
     """A generator with one network ``net``, whose checkpoints are the states of one training.
 
     Attributes:
@@ -59,14 +60,6 @@ class CheckpointedGenerator(ABC):
     @abstractmethod
     def begin(self, data: ImageSet, seed: Seed) -> Work:
         """Return the training at step 0; all its randomness must come from ``seed`` and the step's number."""
-
-    @abstractmethod
-    def sample(self, labels: NDArray[np.int64], knobs: Knobs, *seed: object) -> Iterator[NDArray[np.uint8]]:
-        """Yield uint8 batches ``[B, H, W, C]``; see :class:`fedkr.generators.base.Generator`."""
-
-    @abstractmethod
-    def default_knobs(self) -> Knobs:
-        """Return the sampling knobs to start from."""
 
     def knob_candidates(self) -> list[Knobs]:
         """Return the knob settings that tuning tries: the default alone, unless a generator has better."""
@@ -86,8 +79,7 @@ class CheckpointedGenerator(ABC):
 
     def load(self, artifact: Artifact) -> None:
         """Take the weights of a checkpoint that draw."""
-        weights = {k.removeprefix(self.prefix): v for k, v in self.prune(artifact).tensors.items()}
-        self.net.load_state_dict(weights)
+        self.net.load_state_dict(under(self.prefix, artifact.tensors))
         self.net.eval()
 
     def prune(self, artifact: Artifact) -> Artifact:
@@ -116,12 +108,6 @@ class LossWork:
     def advance(self, until: int, progress: Progress) -> None:
         """Train up to step ``until``."""
         self.training.advance(self.loss_at, until, progress, STAGE, total=self.steps)
-
-
-def check_decay(name: str, value: float) -> None:
-    """Raise :class:`UserError` naming a moving average's decay that is none."""
-    if not 0 < value < 1:
-        raise UserError(f"{name}={value}: a decay between 0 and 1, such as 0.999")
 
 
 def checkpoint_steps(steps: int, checkpoints: int) -> list[int]:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fedkr.config import at_least
+from fedkr.config import Count
 from fedkr.data.images import ImageSet
 from fedkr.generators.base import Knobs, Task, generator_for
 from fedkr.generators.checkpointed import STAGE
@@ -39,7 +39,7 @@ class Options:
     """Options of ``mixture``: either ``copies`` of one kind, or ``members`` one by one."""
 
     kind: str = "edm"
-    copies: int = 3
+    copies: Count = 3
     options: dict[str, Any] = field(default_factory=dict)
     members: list[MemberOptions] = field(default_factory=list)
 
@@ -49,25 +49,20 @@ class Generator:
 
     def __init__(self, task: Task, options: Options) -> None:
         where = f"{task.where}.options"
-        at_least(f"{where}.copies", options.copies, 1)
         copy = (where, MemberOptions(options.kind, options.options))
         listed = [(f"{where}.members[{i}]", member) for i, member in enumerate(options.members)]
         self.members = [
-            generator_for(
-                replace(
-                    task,
-                    config=replace(task.config, kind=member.kind, options=member.options),
-                    where=place,
-                )
-            )
+            generator_for(replace(task, config=replace(task.config, **vars(member)), where=place))
             for place, member in listed or [copy] * options.copies
         ]
 
     def fit(self, data: ImageSet, job: Job, save: Callable[[int, Artifact], None], state: Artifact | None) -> None:
         """Train every member with a seed of its own; ``save`` gets the members' corresponding checkpoints as one."""
         states: list[Artifact | None] = [None] * len(self.members) if state is None else [*split(state)]
-        shown = SharedProgress(job.progress, len(self.members))
-        jobs = [replace(job.seeded("member", i), progress=shown.of(i)) for i in range(len(self.members))]
+        done = [0] * len(self.members)
+        jobs = [
+            replace(job.seeded("member", i), progress=MemberProgress(job.progress, done, i)) for i in range(len(done))
+        ]
         while True:
             reached = [self._to_next_checkpoint(i, data, own, states[i]) for i, own in enumerate(jobs)]
             if not any(reached):
@@ -149,25 +144,16 @@ class Stream:
         return whole[:count]
 
 
-class SharedProgress:
-    """Shows the members' steps as one stage, so that rate and ETA are those of the whole mixture."""
+class MemberProgress(Progress):
+    """Shows the members' steps, ``done``, as one stage: rate and ETA are those of the whole mixture."""
 
-    def __init__(self, progress: Progress, members: int) -> None:
-        self.progress, self.done = progress, [0] * members
-
-    def of(self, index: int) -> Progress:
-        """Return the progress that a member is handed."""
-        return _MemberProgress(self, index)
-
-
-class _MemberProgress:
-    def __init__(self, shared: SharedProgress, index: int) -> None:
-        self.shared, self.index = shared, index
+    def __init__(self, progress: Progress, done: list[int], index: int) -> None:
+        self.progress, self.done, self.index = progress, done, index
 
     def update(self, stage: str, done: int, total: int, unit: str = "step", **numbers: float) -> None:
-        self.shared.done[self.index] = done
-        counts = self.shared.done
-        self.shared.progress.update(stage, sum(counts), total * len(counts), unit, **numbers)
+        """Report the sum of what all members have done."""
+        self.done[self.index] = done
+        self.progress.update(stage, sum(self.done), total * len(self.done), unit, **numbers)
 
     def finish(self, stage: str) -> None:
         """Do nothing: the stage is over when all members are."""

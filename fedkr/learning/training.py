@@ -61,14 +61,10 @@ class Training:
     def advance(
         self, loss_at: Callable[[int], Tensor], until: int, progress: Progress, stage: str, total: int | None = None
     ) -> None:
-        """Train from the current step to step ``until``.
+        """Train from the current step to step ``until``, the last one unless there are ``total``.
 
-        Args:
-            loss_at: the loss (a scalar tensor) at a step; all its randomness must come from the step's number.
-            until: the step to stop at.
-            progress: every step is reported to it.
-            stage: name of the work, as it is shown.
-            total: the stage's last step, when ``until`` is not.
+        ``loss_at`` gives the loss (a scalar tensor) at a step; all its randomness must come from the step's number.
+        ``progress`` shows the work as ``stage``.
 
         Raises:
             DivergedError: the loss is NaN or infinite.
@@ -102,11 +98,7 @@ class Training:
         get_ema_multi_avg_fn(decay)([self.average[k] for k in floats], [state[k] for k in floats], self.step)
 
     def tell(self, loss: Tensor, progress: Progress, stage: str, total: int, last: bool) -> None:
-        """Report the step just taken; now and then, and at the ``last``, read its loss.
-
-        Raises:
-            DivergedError: the loss is NaN or infinite.
-        """
+        """Report the step just taken; now and then, and at the ``last``, its loss (:class:`DivergedError` for NaN)."""
         if not last and self.step % CHECK_EVERY:
             progress.update(stage, self.step, total)
             return
@@ -128,12 +120,12 @@ class Training:
 
     def restore(self, tensors: dict[str, Tensor], step: int) -> None:
         """Continue where :meth:`state` was taken, bit by bit."""
-        self.model.load_state_dict(_under("model.", tensors))
-        for name, value in _under("average.", tensors).items():
+        self.model.load_state_dict(under("model.", tensors))
+        for name, value in under("average.", tensors).items():
             self.average[name].copy_(value)
         state: dict[int, dict[str, Tensor]] = {}
         parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
-        for name, value in _under("optimizer.", tensors).items():
+        for name, value in under("optimizer.", tensors).items():
             index, key = name.split(".", 1)
             parameter = parameters[int(index)]
             # Fused optimisers read moments in the parameter's own memory order, which a file does not keep.
@@ -144,5 +136,6 @@ class Training:
         self.step = step
 
 
-def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+def under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors whose names begin with a prefix, without it."""
     return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}

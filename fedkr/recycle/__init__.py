@@ -1,5 +1,3 @@
 """Knowledge Recycling: teacher, checkpoint optimisation, tuning, distillation, and the pipeline in order."""
 
 from fedkr.recycle.pipeline import SitePipeline
-
-__all__ = ["SitePipeline"]

@@ -11,8 +11,7 @@ import importlib
 from pathlib import Path
 from typing import Protocol, cast
 
-from fedkr.config import BACKENDS, BackendConfig, Study, nearest
-from fedkr.errors import UserError
+from fedkr.config import BACKENDS, BackendConfig, Study, one_of
 
 
 class Backend(Protocol):
@@ -28,15 +27,10 @@ class Backend(Protocol):
 
 
 def make_backend(config: BackendConfig, shim: str = "fedkr_app") -> Backend:
-    """Return the backend that ``config.kind`` names.
-
-    Args:
-        config: the backend's options.
-        shim: the module that binds the apps, ``server_app`` and ``client_app``; the study's own if not given.
+    """Return the backend that ``config.kind`` names; ``shim`` is the module with ``server_app`` and ``client_app``.
 
     Raises:
         UserError: an unknown kind, or options that this machine cannot meet.
     """
-    if config.kind not in BACKENDS:
-        raise UserError(f"backend.kind={config.kind!r}: unknown value{nearest(config.kind, BACKENDS)}")
+    one_of("backend.kind", config.kind, BACKENDS)
     return cast(Backend, importlib.import_module(f"{__name__}.{config.kind}").make(config, shim))

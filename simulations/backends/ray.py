@@ -23,16 +23,10 @@ class RayBackend:
     """
 
     def __init__(self, config: BackendConfig, shim: Path) -> None:
-        """Take the file of the module that binds the apps.
-
-        Raises:
-            UserError: more processors or GPUs for one site than there are.
-        """
+        """Take the module that binds the apps; raise :class:`UserError` for more of this machine than there is."""
         self._config = config
         self._shim = shim
         self._cpus = config.cpus or os.cpu_count() or 1
-        if config.cpus_per_site < 1:
-            raise UserError(f"backend.cpus_per_site={config.cpus_per_site}: must be a whole number, at least 1")
         if not config.address:
             self._check_resources()
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -14,8 +13,7 @@ from torch import nn
 
 from fedkr.config import Study
 from fedkr.data import ImageSet, SiteData
-from fedkr.errors import UserError
-from fedkr.generators.base import module_digest
+from fedkr.foreign import import_named, module_digest
 from fedkr.learning.job import Job
 from fedkr.learning.runtime import Runtime
 from fedkr.progress import FileProgress
@@ -47,13 +45,7 @@ class OracleOutcome:
 def oracle_of(study: Study, name: str) -> Oracle:
     """Return an oracle's module; raise :class:`UserError` where there is none."""
     kind = str(study.strategy.options[name].get("kind"))
-    try:
-        module = importlib.import_module(kind)
-    except ImportError as error:
-        raise UserError(f"strategy.options.{name}.kind={kind!r}: {error}; install it or put it on PYTHONPATH") from None
-    if not hasattr(module, "train"):
-        raise UserError(f"strategy.options.{name}.kind={kind!r}: the module has no function train")
-    return cast(Oracle, module)
+    return cast(Oracle, import_named(f"strategy.options.{name}.kind", kind, "function train"))
 
 
 def run_oracle(name: str, study: Study, sites: Mapping[str, SiteData], test: ImageSet, run_dir: Path) -> OracleOutcome:
@@ -100,11 +92,7 @@ def with_audit(study: Study, run_dir: Path, results: Row) -> Row:
 
     Call it when the apps have ended. What they answered is on disk, and is read; reference models and the scores of
     other targets, which the oracles are compared with, are at the sites, and stay there.
-
-    Args:
-        study: as the apps ran it, or with other settings of the audit.
-        run_dir: the run's folder, with the models in ``models/``.
-        results: the apps' results, merged with the oracles'.
+    ``study`` is as the apps ran it, or with other settings of the audit; ``results`` hold the oracles' too.
     """
     oracles = [Target.read(run_dir, row) for row in results["targets"] if row["kind"] == "oracle"]
     wanted = [oracle for oracle in oracles if any(oracle.is_called(name) for name in study.audit.targets)]

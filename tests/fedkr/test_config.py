@@ -107,6 +107,7 @@ def test_a_whole_number_is_taken_for_a_real_one() -> None:
         ("audit.pipeline_references", 3),
         ("audit.pipeline_references", 5),
         ("audit.direct_references", 5),
+        ("backend.cpus_per_site", 0),
         ("device", "tpu"),
     ],
 )

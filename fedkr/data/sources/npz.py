@@ -7,12 +7,12 @@ Arrays: ``train_images`` uint8 ``[N, S, S]`` or ``[N, S, S, 1 or 3]`` and ``trai
 
 from __future__ import annotations
 
+import contextlib
 import zipfile
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,7 +33,7 @@ def load(config: DataConfig) -> Source:
         return read_source(file, config.classes, config.test_fraction)
 
 
-class NpzFile:
+class NpzFile(contextlib.AbstractContextManager["NpzFile"]):
     """An open ``.npz`` whose every failure is one line naming the file and the array."""
 
     def __init__(self, path: Path) -> None:
@@ -50,12 +50,7 @@ class NpzFile:
             raise UserError(f"{path}: holds one bare array; save train_images and train_labels with numpy.savez")
         self._content = content
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *raised: object) -> None:
         self._content.close()
 
     def __contains__(self, key: str) -> bool:
@@ -116,26 +111,29 @@ def _has_split(file: NpzFile, split: str) -> bool:
 
 
 def _read_split(file: NpzFile, split: str) -> Arrays:
-    images = _read_images(file, f"{split}_images")
+    images = _read_squares(file, f"{split}_images")
     labels = _read_labels(file, f"{split}_labels", len(images))
     key = f"{split}_groups"
     groups = _read_integers(file, key, len(images)) if split != "test" and key in file else None
     return images, labels, groups
 
 
-def _read_images(file: NpzFile, key: str) -> NDArray[np.uint8]:
+def read_images(file: NpzFile, key: str) -> NDArray[np.uint8]:
+    """Return uint8 images ``[N, H, W, 1 or 3]``; raise :class:`UserError` for an array of anything else."""
     images = file.read(key)
     where = f"{file.path}: {key}"
-    if np.issubdtype(images.dtype, np.floating) and np.isnan(images).any():
-        raise UserError(
-            f"{where} holds {int(np.isnan(images).sum())} NaN values; repair them and save as uint8, 0 to 255"
-        )
+    _refuse_nan(where, images, "repair them and save as uint8, 0 to 255")
     if images.dtype != np.uint8:
         raise UserError(f"{where} has dtype {images.dtype}; save it as uint8, 0 to 255")
     if images.ndim == 3:
         images = images[..., None]
     if images.ndim != 4 or images.shape[-1] not in (1, 3):
         raise UserError(f"{where} has shape {list(images.shape)}; save it as [N, S, S] or [N, S, S, 1 or 3]")
+    return images
+
+
+def _read_squares(file: NpzFile, key: str) -> NDArray[np.uint8]:
+    images, where = read_images(file, key), f"{file.path}: {key}"
     if images.shape[1] != images.shape[2]:
         raise UserError(
             f"{where} has images of {images.shape[1]} x {images.shape[2]} pixels; crop or pad them to squares"
@@ -155,8 +153,7 @@ def _read_labels(file: NpzFile, key: str, count: int) -> NDArray[np.int64]:
 def _read_integers(file: NpzFile, key: str, count: int) -> NDArray[np.int64]:
     values = file.read(key)
     where = f"{file.path}: {key}"
-    if np.issubdtype(values.dtype, np.floating) and np.isnan(values).any():
-        raise UserError(f"{where} holds {int(np.isnan(values).sum())} NaN values; give every image a whole number")
+    _refuse_nan(where, values, "give every image a whole number")
     if not np.issubdtype(values.dtype, np.integer):
         raise UserError(f"{where} has dtype {values.dtype}; save it as whole numbers (int64)")
     if values.shape not in ((count,), (count, 1)):
@@ -164,6 +161,11 @@ def _read_integers(file: NpzFile, key: str, count: int) -> NDArray[np.int64]:
             f"{where} has shape {list(values.shape)} for {count} images; save one number an image, [{count}]"
         )
     return values.reshape(count).astype(np.int64)
+
+
+def _refuse_nan(where: str, values: NDArray[Any], remedy: str) -> None:
+    if np.issubdtype(values.dtype, np.floating) and np.isnan(values).any():
+        raise UserError(f"{where} holds {int(np.isnan(values).sum())} NaN values; {remedy}")
 
 
 def _check_shapes(file: NpzFile, splits: dict[str, Arrays]) -> None:

@@ -1,5 +1,3 @@
 """``biggan_deep``: an adversarial generator (Brock et al. 2019), as GaFi has it."""
 
 from fedkr.generators.biggan_deep.generator import Generator, Options
-
-__all__ = ["Generator", "Options"]

@@ -2,35 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fedkr.learning.training import Training
+from fedkr.generators.checkpointed import STAGE
+from fedkr.learning.training import Training, under
 from fedkr.progress import Progress
 
-Loss = Callable[[int], Tensor]
 DRAWS, JUDGES = "generator.", "discriminator."
 
 
-class AdversarialTraining:
-    """A generator and a discriminator: one step is ``d_steps`` steps of the latter, then one of the former."""
+class AdversarialWork(ABC):
+    """The :class:`~fedkr.generators.checkpointed.Work` of two networks.
 
-    def __init__(self, generator: Training, discriminator: Training, d_steps: int) -> None:
-        self.generator, self.discriminator, self.d_steps = generator, discriminator, d_steps
+    One step is ``d_steps`` steps of the discriminator, then one of the generator, whose last step is ``steps``.
+    """
+
+    def __init__(self, generator: Training, discriminator: Training, d_steps: int, steps: int) -> None:
+        self.generator, self.discriminator = generator, discriminator
+        self.d_steps, self.steps = d_steps, steps
+
+    @abstractmethod
+    def generator_loss(self, step: int) -> Tensor:
+        """Return the loss of the generator at a step of its own; all randomness must come from the step's number."""
+
+    @abstractmethod
+    def discriminator_loss(self, step: int) -> Tensor:
+        """Return the loss of the discriminator, alike."""
 
     @property
     def step(self) -> int:
         """Steps that the generator has taken."""
         return self.generator.step
 
-    def advance(
-        self, generator_loss: Loss, discriminator_loss: Loss, until: int, progress: Progress, stage: str, total: int
-    ) -> None:
-        """Train up to the generator's step ``until``; each loss gets the step of its own network.
+    def advance(self, until: int, progress: Progress) -> None:
+        """Train up to the generator's step ``until``.
 
         Raises:
             DivergedError: the generator's loss is NaN or infinite, as it is where the discriminator's was.
@@ -39,10 +50,10 @@ class AdversarialTraining:
         self.discriminator.model.train()
         while self.step < until:
             for _ in range(self.d_steps):
-                self.discriminator.take_step(discriminator_loss)
+                self.discriminator.take_step(self.discriminator_loss)
             with frozen(self.discriminator.model):
-                loss = self.generator.take_step(generator_loss)
-            self.generator.tell(loss, progress, stage, total, last=self.step == until)
+                loss = self.generator.take_step(self.generator_loss)
+            self.generator.tell(loss, progress, STAGE, self.steps, last=self.step == until)
 
     def state(self) -> dict[str, Tensor]:
         """Return both trainings as flat tensors, to be stored and given to :meth:`restore`."""
@@ -51,9 +62,8 @@ class AdversarialTraining:
 
     def restore(self, tensors: dict[str, Tensor], step: int) -> None:
         """Continue where :meth:`state` was taken, bit by bit."""
-        for prefix, training, own in ((DRAWS, self.generator, step), (JUDGES, self.discriminator, step * self.d_steps)):
-            part = {name.removeprefix(prefix): v for name, v in tensors.items() if name.startswith(prefix)}
-            training.restore(part, own)
+        self.generator.restore(under(DRAWS, tensors), step)
+        self.discriminator.restore(under(JUDGES, tensors), step * self.d_steps)
 
 
 @contextmanager

@@ -54,12 +54,9 @@ AUGMENTATIONS: dict[str, Callable[[Tensor, torch.Generator], Tensor]] = {
 
 
 def differentiable_augment(images: Tensor, names: Sequence[str], rng: torch.Generator) -> Tensor:
-    """Return augmented images, other parameters for each.
+    """Return images ``[N, C, H, W]`` in [-1, 1] augmented, in this order, by the named :data:`AUGMENTATIONS`.
 
-    Args:
-        images: float ``[N, C, H, W]`` in [-1, 1].
-        names: keys of :data:`AUGMENTATIONS`, applied in that order.
-        rng: source of all parameters, on the CPU.
+    Each image has other parameters, from ``rng`` on the CPU.
     """
     for name in names:
         images = AUGMENTATIONS[name](images, rng)

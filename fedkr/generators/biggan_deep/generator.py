@@ -16,25 +16,25 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import Annotated
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from fedkr.config import at_least, nearest, positive
+from fedkr.config import Count, Natural, OneOf, Positive, multiple_of
 from fedkr.data.images import ImageSet
 from fedkr.errors import UserError
 from fedkr.generators.base import Knobs, Task
-from fedkr.generators.biggan_deep.adversarial import AdversarialTraining, discriminator_hinge, generator_hinge
+from fedkr.generators.biggan_deep.adversarial import AdversarialWork, discriminator_hinge, generator_hinge
 from fedkr.generators.biggan_deep.differentiable_augment import AUGMENTATIONS, differentiable_augment
 from fedkr.generators.biggan_deep.networks import BOTTLENECK, Discriminator, ImageGenerator, Layout, power_iteration
-from fedkr.generators.checkpointed import STAGE, CheckpointedGenerator, check_decay
+from fedkr.generators.checkpointed import CheckpointedGenerator, Decay
 from fedkr.generators.pixels import mirror, to_uint8
 from fedkr.learning.batches import BatchOrder
 from fedkr.learning.prediction import to_model_input
 from fedkr.learning.training import Average, Training
-from fedkr.progress import Progress
 from fedkr.seeds import derive_seed, torch_rng
 
 BETAS = (0.5, 0.999)
@@ -52,18 +52,18 @@ SIGMA_STEPS = 20
 class Options:
     """Options of ``biggan_deep`` beside the common ones; ``generator.steps`` counts the generator's own steps."""
 
-    width: int = 32
-    multiplier: int = 4
-    blocks: int = 1
-    attention: int = 16
-    latent: int = 128
-    embedding: int = 128
-    lr: float = 1e-3
-    d_steps: int = 1
-    ema: float = 0.999
-    ema_start: int = 100
-    augment: list[str] = field(default_factory=list)
-    sigma: float = 1.0
+    width: Annotated[int, multiple_of(BOTTLENECK)] = 32
+    multiplier: Count = 4
+    blocks: Count = 1
+    attention: Natural = 16
+    latent: Count = 128
+    embedding: Count = 128
+    lr: Positive = 1e-3
+    d_steps: Count = 1
+    ema: Decay = 0.999
+    ema_start: Natural = 100
+    augment: list[Annotated[str, OneOf(*AUGMENTATIONS, what="augmentation")]] = field(default_factory=list)
+    sigma: Positive = 1.0
 
 
 class Generator(CheckpointedGenerator):
@@ -74,7 +74,11 @@ class Generator(CheckpointedGenerator):
 
     def __init__(self, task: Task, options: Options) -> None:
         super().__init__(task, options)
-        check_options(options, task.shape.size, f"{task.where}.options")
+        size = task.shape.size
+        if size % 4 or not SIDES[0] <= size <= SIDES[1]:
+            raise UserError(
+                f"data.size={size}: the biggan_deep generator needs a side of 8 to 64 pixels that 4 divides"
+            )
         o = options
         self.layout = Layout(task.shape, o.width, o.multiplier, o.blocks, o.attention)
         self.net = self._build(lambda: ImageGenerator(self.layout, o.latent, o.embedding), "blank")
@@ -87,27 +91,21 @@ class Generator(CheckpointedGenerator):
 
     def begin(self, data: ImageSet, seed: tuple[object, ...]) -> AdversarialWork:
         """Train with the hinge loss; each checkpoint has the averaged weights with standing statistics."""
-        training = self._training(seed)
-        losses = Losses(self, data, training.discriminator.model, seed)
-        return AdversarialWork(self, training, losses)
-
-    def _training(self, seed: tuple[object, ...]) -> AdversarialTraining:
         o = self.options
         self.net = self._build(lambda: ImageGenerator(self.layout, o.latent, o.embedding), *seed)
         judge = self._build(lambda: Discriminator(self.layout), *seed, "discriminator")
+        trainings = self._training(self.net, Average(o.ema, o.ema_start)), self._training(judge, None)
+        return HingeWork(self, *trainings, data, seed)
 
-        def training(net: nn.Module, ema: float | None) -> Training:
-            optimizer = torch.optim.Adam(net.parameters(), lr=o.lr, betas=BETAS, fused=True)
-            average = None if ema is None else Average(ema, o.ema_start)
-            return Training(net, optimizer, lambda step: 1.0, self.task.runtime, average)
-
-        return AdversarialTraining(training(self.net, o.ema), training(judge, None), o.d_steps)
+    def _training(self, net: nn.Module, average: Average | None) -> Training:
+        optimizer = torch.optim.Adam(net.parameters(), lr=self.options.lr, betas=BETAS, fused=True)
+        return Training(net, optimizer, lambda step: 1.0, self.task.runtime, average)
 
     @torch.no_grad()
-    def measure(self, average: dict[str, Tensor], losses: Losses, step: int) -> None:
-        """Give the averaged weights, in place, batch statistics and spectral vectors of their own."""
+    def measure(self, work: HingeWork) -> None:
+        """Give a training's averaged weights, in place, batch statistics and spectral vectors of their own."""
         net = copy.deepcopy(self.net)
-        net.load_state_dict(average)
+        net.load_state_dict(work.generator.average)
         net.train()
         for _ in range(SETTLING_ITERATIONS):
             power_iteration(net)
@@ -116,13 +114,13 @@ class Generator(CheckpointedGenerator):
                 module.reset_running_stats()
                 # A plain mean over the batches below instead of one that forgets.
                 module.momentum = None
-        rng = torch_rng(*losses.seed, "standing", step)
+        rng = torch_rng(*work.seed, "standing", work.step)
         for _ in range(STANDING_BATCHES):
-            latents, labels = losses.conditions(sample_batch(self.task.shape.size), rng)
+            latents, labels = work.conditions(sample_batch(self.task.shape.size), rng)
             with self.task.runtime.autocast():
                 net(latents, labels)
         for name, value in net.state_dict().items():
-            average[name].copy_(value)
+            work.generator.average[name].copy_(value)
 
     def default_knobs(self) -> Knobs:
         """Standard deviation of the latent, as the options have it."""
@@ -148,37 +146,23 @@ class Generator(CheckpointedGenerator):
             yield to_uint8(images.float().cpu())
 
 
-class AdversarialWork:
-    """A training whose averaged weights are measured when its state is taken."""
+class HingeWork(AdversarialWork):
+    """The training of both networks, whose averaged weights are measured when its state is taken."""
 
-    def __init__(self, owner: Generator, training: AdversarialTraining, losses: Losses) -> None:
-        self.owner, self.training, self.losses = owner, training, losses
-        self.restore = training.restore
-
-    @property
-    def step(self) -> int:
-        """Steps that the generator has taken."""
-        return self.training.step
-
-    def advance(self, until: int, progress: Progress) -> None:
-        """Train up to step ``until``."""
-        losses, steps = self.losses, self.owner.task.config.steps
-        self.training.advance(losses.generator, losses.discriminator, until, progress, STAGE, steps)
+    def __init__(
+        self, owner: Generator, generator: Training, discriminator: Training, data: ImageSet, seed: tuple[object, ...]
+    ) -> None:
+        config = owner.task.config
+        super().__init__(generator, discriminator, owner.options.d_steps, config.steps)
+        self.owner, self.data, self.seed = owner, data, seed
+        self.batch, self.device = config.batch, owner.task.runtime.device
+        self.order = BatchOrder(len(data), self.batch, *seed)
+        self.labels = torch.from_numpy(data.labels)
 
     def state(self) -> dict[str, Tensor]:
         """Return both trainings' tensors."""
-        self.owner.measure(self.training.generator.average, self.losses, self.step)
-        return self.training.state()
-
-
-class Losses:
-    """The two losses, each a function of its network's step: all randomness comes from the step's number."""
-
-    def __init__(self, owner: Generator, data: ImageSet, judge: nn.Module, seed: tuple[object, ...]) -> None:
-        self.owner, self.data, self.judge, self.seed = owner, data, judge, seed
-        self.batch, self.device = owner.task.config.batch, owner.task.runtime.device
-        self.order = BatchOrder(len(data), self.batch, *seed)
-        self.labels = torch.from_numpy(data.labels)
+        self.owner.measure(self)
+        return super().state()
 
     def conditions(self, count: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
         """Return latents ``[count, latent]`` and labels ``[count]``, as frequent as in the data.
@@ -188,7 +172,7 @@ class Losses:
         labels = self.labels[torch.randint(len(self.labels), (count,), generator=rng)]
         return self._latents(count, rng), labels.to(self.device)
 
-    def discriminator(self, step: int) -> Tensor:
+    def discriminator_loss(self, step: int) -> Tensor:
         """Return the discriminator's loss on real images and as many drawn ones of the same classes."""
         chosen, rng = self.order.at(step), torch_rng(*self.seed, "discriminator", step)
         images = to_model_input(torch.from_numpy(self.data.images[chosen]))
@@ -197,14 +181,14 @@ class Losses:
         with torch.no_grad():
             drawn = self.owner.net(self._latents(self.batch, rng), labels)
         shown = differentiable_augment(torch.cat([real, drawn]), self.owner.options.augment, rng)
-        return discriminator_hinge(*self.judge(shown, labels.repeat(2)).chunk(2))
+        return discriminator_hinge(*self.discriminator.model(shown, labels.repeat(2)).chunk(2))
 
-    def generator(self, step: int) -> Tensor:
+    def generator_loss(self, step: int) -> Tensor:
         """Return the generator's loss on fresh latents."""
         rng = torch_rng(*self.seed, "generator", step)
         latents, labels = self.conditions(self.batch, rng)
         drawn = differentiable_augment(self.owner.net(latents, labels), self.owner.options.augment, rng)
-        return generator_hinge(self.judge(drawn, labels))
+        return generator_hinge(self.discriminator.model(drawn, labels))
 
     def _latents(self, count: int, rng: torch.Generator) -> Tensor:
         return torch.randn(count, self.owner.options.latent, generator=rng).to(self.device)
@@ -213,22 +197,3 @@ class Losses:
 def sample_batch(size: int) -> int:
     """Return how many images of a side are drawn at once."""
     return max(1, min(MOST_SAMPLED, SAMPLE_PIXELS // size**2))
-
-
-def check_options(options: Options, size: int, where: str) -> None:
-    """Raise :class:`UserError` for the first value that no network could have."""
-    if size % 4 or not SIDES[0] <= size <= SIDES[1]:
-        raise UserError(f"data.size={size}: the biggan_deep generator needs a side of 8 to 64 pixels that 4 divides")
-    if options.width < 1 or options.width % BOTTLENECK:
-        raise UserError(f"{where}.width={options.width}: must be a multiple of {BOTTLENECK}")
-    for name in ("multiplier", "blocks", "latent", "embedding", "d_steps"):
-        at_least(f"{where}.{name}", getattr(options, name), 1)
-    for name in ("attention", "ema_start"):
-        if getattr(options, name) < 0:
-            raise UserError(f"{where}.{name}={getattr(options, name)}: must not be negative")
-    for name in ("lr", "sigma"):
-        positive(f"{where}.{name}", getattr(options, name))
-    check_decay(f"{where}.ema", options.ema)
-    for name in options.augment:
-        if name not in AUGMENTATIONS:
-            raise UserError(f"{where}.augment={name!r}: unknown augmentation{nearest(name, AUGMENTATIONS)}")

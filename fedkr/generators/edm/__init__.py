@@ -1,5 +1,3 @@
 """``edm``: a diffusion generator (Karras et al. 2022)."""
 
 from fedkr.generators.edm.generator import Generator, Options
-
-__all__ = ["Generator", "Options"]

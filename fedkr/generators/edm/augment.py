@@ -23,12 +23,9 @@ BRIGHTNESS = 0.2
 
 
 def augment_with_parameters(images: Tensor, probability: float, rng: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Return augmented images ``[N, C, H, W]`` and what was done to each, float ``[N, 8]``.
+    """Return augmented images ``[N, C, H, W]`` in [-1, 1] and what was done to each, float ``[N, 8]``.
 
-    Args:
-        images: float ``[N, C, H, W]`` in [-1, 1].
-        probability: of each transformation.
-        rng: source of all parameters, on the CPU.
+    Each transformation is applied with the same probability; ``rng``, the source of all parameters, is on the CPU.
     """
     count = len(images)
 

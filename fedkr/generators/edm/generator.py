@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -16,11 +17,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fedkr.config import at_least, nearest, positive
+from fedkr.config import Count, Must, NonNegative, OneOf, Positive, multiple_of
 from fedkr.data.images import ImageSet, Shape
 from fedkr.errors import UserError
 from fedkr.generators.base import Knobs, Task
-from fedkr.generators.checkpointed import CheckpointedGenerator, LossWork, check_decay
+from fedkr.generators.checkpointed import CheckpointedGenerator, Decay, LossWork
 from fedkr.generators.edm.augment import CONDITIONS, augment_with_parameters
 from fedkr.generators.edm.network import GROUPS, Preconditioning, noise_input, reset_weights
 from fedkr.generators.edm.samplers import SOLVERS, Sampler
@@ -37,28 +38,30 @@ MOST_SAMPLED = 256
 # Of 18 evaluations, as EDM has 40 of 256 for ImageNet (table 5), rounded to what 18 can hold.
 CHURN = 5.0
 
+Probability = Annotated[float, Must(lambda x: 0 <= x < 1, "a probability, from 0 to below 1")]
+
 
 @dataclass
 class Options:
     """Options of ``edm`` beside the common ones; symbols as in Karras et al. 2022, table 1."""
 
-    width: int = 32
-    multiplier: int = 2
-    blocks: int = 1
-    lr: float = 2e-3
-    lr_decay: float = 0.2
-    ema: float = 0.995
-    drop_class: float = 0.1
-    augment: float = 0.0
-    sigma_data: float = 0.5
+    width: Annotated[int, multiple_of(GROUPS)] = 32
+    multiplier: Count = 2
+    blocks: Count = 1
+    lr: Positive = 2e-3
+    lr_decay: Annotated[float, Must(lambda x: 0 < x <= 1, "a share of the steps, above 0 and up to 1")] = 0.2
+    ema: Decay = 0.995
+    drop_class: Probability = 0.1
+    augment: Probability = 0.0
+    sigma_data: Positive = 0.5
     p_mean: float = -1.2
     p_std: float = 1.2
-    sigma_min: float = 0.002
+    sigma_min: Positive = 0.002
     sigma_max: float = 80.0
-    solver: str = "dpm++2m"
-    steps_sample: int = 10
+    solver: Annotated[str, OneOf(*SOLVERS, what="solver")] = "dpm++2m"
+    steps_sample: Count = 10
     guidance: float = 1.0
-    churn: float = 0.0
+    churn: NonNegative = 0.0
 
 
 class Generator(CheckpointedGenerator):
@@ -193,25 +196,9 @@ class Generator(CheckpointedGenerator):
 
 
 def check_options(task: Task, options: Options, divisor: int) -> None:
-    """Raise :class:`UserError` for the first value that no network or sampler could have."""
-    where = f"{task.where}.options"
+    """Raise :class:`UserError` for values that do not fit together."""
     if task.shape.size % divisor:
         raise UserError(f"data.size={task.shape.size}: the edm generator needs a side that {divisor} divides")
-    if options.width < 1 or options.width % GROUPS:
-        raise UserError(f"{where}.width={options.width}: must be a multiple of {GROUPS}")
-    for name in ("multiplier", "blocks", "steps_sample"):
-        at_least(f"{where}.{name}", getattr(options, name), 1)
-    for name in ("lr", "sigma_data", "sigma_min"):
-        positive(f"{where}.{name}", getattr(options, name))
-    check_decay(f"{where}.ema", options.ema)
-    if not 0 < options.lr_decay <= 1:
-        raise UserError(f"{where}.lr_decay={options.lr_decay}: a share of the steps, above 0 and up to 1")
-    for name in ("augment", "drop_class"):
-        if not 0 <= getattr(options, name) < 1:
-            raise UserError(f"{where}.{name}={getattr(options, name)}: a probability, from 0 to below 1")
     if not options.sigma_max > options.sigma_min:
-        raise UserError(f"{where}.sigma_max={options.sigma_max}: must be above sigma_min={options.sigma_min}")
-    if options.churn < 0:
-        raise UserError(f"{where}.churn={options.churn}: must not be negative")
-    if options.solver not in SOLVERS:
-        raise UserError(f"{where}.solver={options.solver!r}: unknown solver{nearest(options.solver, SOLVERS)}")
+        where = f"{task.where}.options.sigma_max={options.sigma_max}"
+        raise UserError(f"{where}: must be above sigma_min={options.sigma_min}")

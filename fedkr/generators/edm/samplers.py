@@ -36,12 +36,9 @@ class Sampler:
     churn: float = 0.0
 
     def draw(self, network: Network, noise: Tensor, rng: torch.Generator) -> Tensor:
-        """Return images float ``[N, C, H, W]``; where there is churn, Heun stands in for the multistep solver.
+        """Return images float ``[N, C, H, W]`` of standard normal ``noise`` of that shape; added noise is from ``rng``.
 
-        Args:
-            network: the trained network.
-            noise: standard normal ``[N, C, H, W]``.
-            rng: source of the added noise, on the CPU.
+        Where there is churn, Heun stands in for the multistep solver.
         """
         if self.solver == "dpm++2m" and not self.churn:
             return self._multistep(network, noise)

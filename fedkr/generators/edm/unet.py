@@ -40,12 +40,9 @@ class Upsample(nn.Module):
 def build_unet(shape: Shape, width: int, multiplier: int, blocks: int, conditions: int = 0) -> ChannelsLastUNet:
     """Return the UNet with two levels, no attention, and one more class: the null class of guidance.
 
-    Args:
-        shape: of its inputs; the null class is number ``shape.classes``.
-        width: feature channels of the first level.
-        multiplier: of the second level's.
-        blocks: residual blocks a level.
-        conditions: numbers beside the class that an image is described with, see :class:`Conditioning`.
+    The null class is number ``shape.classes``. The first level has ``width`` feature channels, the second so many times
+    ``multiplier``, each so many residual ``blocks``; beside its class an image is described with so many ``conditions``
+    (:class:`Conditioning`).
     """
     net = ChannelsLastUNet(
         sample_size=shape.size,

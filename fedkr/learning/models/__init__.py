@@ -1,5 +1,3 @@
 """Classifiers, by name."""
 
 from fedkr.learning.models.registry import build_classifier, check_weights, load_classifier, load_weights
-
-__all__ = ["build_classifier", "check_weights", "load_classifier", "load_weights"]

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from fedkr.config import ClassifierConfig, nearest
+from fedkr.config import ClassifierConfig, one_of
 from fedkr.data.images import Shape
 from fedkr.errors import UserError
 from fedkr.learning.models.resnet import SmallResNet, initialise, resnet18
@@ -21,16 +21,12 @@ KNOWN = ("resnet8", "resnet14", "resnet20", "resnet32", "resnet18")
 def build_classifier(config: ClassifierConfig, shape: Shape, *seed: object) -> nn.Module:
     """Build the classifier that ``config`` names, with weights drawn from ``seed`` alone.
 
-    Args:
-        config: architecture, width (of the small ResNets) and normalisation.
-        shape: of the input, and the number of logits.
-        seed: parts of the seed, see :func:`fedkr.seeds.derive_seed`.
+    ``config.width`` is of the small ResNets only.
 
     Raises:
         UserError: an unknown ``arch``.
     """
-    if config.arch not in KNOWN:
-        raise UserError(f"arch={config.arch!r}: unknown classifier{nearest(config.arch, KNOWN)}")
+    one_of("arch", config.arch, KNOWN, "classifier")
     with torch.random.fork_rng(devices=[]):
         if config.arch == "resnet18":
             model = resnet18(shape.channels, shape.size, shape.classes, config.norm)

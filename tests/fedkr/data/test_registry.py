@@ -77,7 +77,7 @@ def test_a_module_that_keeps_no_contract_is_refused(monkeypatch, load, message):
     ("options", "message"),
     [
         ({"name": "brestmnist"}, "data.name='brestmnist': unknown dataset; did you mean 'breastmnist'"),
-        ({"name": "nosuch.module"}, "data.name='nosuch.module': the module cannot be imported"),
+        ({"name": "nosuch.module"}, "data.name='nosuch.module': No module named 'nosuch'; install it"),
         ({"size": 32}, "data.size=32: the images of 'digits' have 8 x 8 pixels"),
         ({"size": -1}, "data.size=-1"),
         ({"limit": -5}, "data.limit=-5"),
