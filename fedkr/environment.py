@@ -7,6 +7,7 @@ import os
 import platform
 from typing import Any
 
+import psutil
 import torch
 
 PACKAGES = ("fedkr", "torch", "torchvision", "flwr", "ray", "diffusers", "numpy", "scipy", "scikit-learn", "medmnist")
@@ -34,9 +35,8 @@ def hardware() -> dict[str, Any]:
         "processor": str(torch.cpu.get_capabilities().get("cpu_name", platform.machine())),
         "cores": os.cpu_count(),
         "system": platform.system(),
+        "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
     }
-    if hasattr(os, "sysconf"):
-        found["memory_gib"] = round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1)
     if torch.cuda.is_available():
         found["gpus"] = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return found

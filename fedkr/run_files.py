@@ -2,54 +2,31 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 
-@dataclass(frozen=True)
 class RunFiles:
-    """The files of one run folder; each property is a path, whether or not something lies there."""
+    """The paths of one run folder, whether or not something lies there.
 
-    folder: Path
+    Attributes:
+        study: the study's JSON. A simulation's driver writes it: without it the sites' images are not on this machine.
+        results: the finished run's document, which the report is drawn from.
+        server: the ServerApp's own folder, with its stages, its progress and the note of its failure.
+        server_results: what the ServerApp found; the driver adds what only a simulation knows.
+        server_audit: what the ServerApp of a later audit found.
+        sites: the simulated sites' workspaces, a folder each.
+        models: the models that the run ended with.
+    """
 
-    @property
-    def study(self) -> Path:
-        """The study's JSON. A simulation's driver writes it: without it the sites' images are not on this machine."""
-        return self.folder / "study.json"
-
-    @property
-    def results(self) -> Path:
-        """The finished run's document, which the report is drawn from."""
-        return self.folder / "results.json"
-
-    @property
-    def server(self) -> Path:
-        """The ServerApp's own folder, with its stages, its progress and the note of its failure."""
-        return self.folder / "server"
-
-    @property
-    def server_results(self) -> Path:
-        """What the ServerApp found; the driver adds what only a simulation knows."""
-        return self.server / "results.json"
-
-    @property
-    def server_audit(self) -> Path:
-        """What the ServerApp of a later audit found."""
-        return self.server / "audit.json"
-
-    @property
-    def sites(self) -> Path:
-        """The simulated sites' workspaces, a folder each."""
-        return self.folder / "sites"
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.study, self.results = folder / "study.json", folder / "results.json"
+        self.server, self.sites, self.models = folder / "server", folder / "sites", folder / "models"
+        self.server_results, self.server_audit = self.server / "results.json", self.server / "audit.json"
 
     def oracle(self, name: str) -> Path:
         """The folder of an oracle that sees private images of all sites."""
         return self.folder / "oracles" / name
-
-    @property
-    def models(self) -> Path:
-        """The models that the run ended with."""
-        return self.folder / "models"
 
     def model(self, name: str) -> Path:
         """One of the run's models, such as ``student``."""

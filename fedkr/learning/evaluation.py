@@ -56,9 +56,7 @@ def measure_utility(logits: NDArray[np.float32], labels: NDArray[np.int64], clas
 def measure_fidelity(student: NDArray[np.float32], teacher: NDArray[np.float32]) -> dict[str, float]:
     """Return how near a student's answers are to its teacher's, which needs no labels (Stanton et al. 2021).
 
-    Args:
-        student: float logits ``[N, K]``.
-        teacher: float logits ``[N, K]`` of the same images.
+    Both are logits ``[N, K]`` of the same images.
 
     Returns:
         ``agreement``, the share of images with the same top class, and ``divergence``, the mean Kullback-Leibler

@@ -136,35 +136,19 @@ def _replaced(module: nn.Module, models: int, convolution: str) -> nn.Module:
 
 
 def _convolution(layer: nn.Conv2d, models: int, convolution: str) -> nn.Module:
+    channels = models * layer.in_channels, models * layer.out_channels
     if isinstance(layer, Projection) and convolution == "grouped":
-        return Projection(models * layer.in_channels, models * layer.out_channels, layer.stride[0], models)
-    kind = {"grouped": nn.Conv2d, "matmul": MatmulConv2d}[convolution]
-    return kind(
-        models * layer.in_channels,
-        models * layer.out_channels,
-        layer.kernel_size[0],
-        layer.stride[0],
-        _edge(layer.padding),
-        groups=models,
-        bias=layer.bias is not None,
-    )
+        return Projection(*channels, layer.stride[0], models)
+    kind, bias = {"grouped": nn.Conv2d, "matmul": MatmulConv2d}[convolution], layer.bias is not None
+    return kind(*channels, layer.kernel_size[0], layer.stride[0], _edge(layer.padding), groups=models, bias=bias)
 
 
-def _linear(layer: nn.Linear, models: int, convolution: str) -> nn.Module:
-    return StackedLinear(models, layer.in_features, layer.out_features)
-
-
-def _batch_norm(layer: nn.BatchNorm2d, models: int, convolution: str) -> nn.Module:
-    return nn.BatchNorm2d(models * layer.num_features, layer.eps, layer.momentum)
-
-
-def _group_norm(layer: nn.GroupNorm, models: int, convolution: str) -> nn.Module:
-    return nn.GroupNorm(models * layer.num_groups, models * layer.num_channels, layer.eps)
-
-
+# From a layer, the number of models and the kind of convolution to the stacked layer.
 LAYERS: dict[type[nn.Module], Callable[..., nn.Module]] = {
     nn.Conv2d: _convolution,
-    nn.Linear: _linear,
-    nn.BatchNorm2d: _batch_norm,
-    nn.GroupNorm: _group_norm,
+    nn.Linear: lambda layer, models, _: StackedLinear(models, layer.in_features, layer.out_features),
+    nn.BatchNorm2d: lambda layer, models, _: nn.BatchNorm2d(models * layer.num_features, layer.eps, layer.momentum),
+    nn.GroupNorm: lambda layer, models, _: nn.GroupNorm(
+        models * layer.num_groups, models * layer.num_channels, layer.eps
+    ),
 }
