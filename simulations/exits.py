@@ -70,9 +70,7 @@ def interruptible() -> Iterator[None]:
 def tell_failure(error: BaseException, folder: Path | None = None) -> int:
     """Print one line on stderr and return the exit status.
 
-    Args:
-        error: what stopped the command.
-        folder: where the traceback of an unexpected error is kept; the system's temporary folder if None.
+    The traceback of an unexpected error is kept in ``folder``, or in the system's temporary folder if that is None.
 
     Returns:
         2 for a mistake of the user, 1 for a run that failed or an unexpected error, 128 + N after signal N (Ctrl-C: 2).

@@ -7,7 +7,7 @@ import logging
 import tempfile
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import timedelta
 from pathlib import Path
 
@@ -35,50 +35,37 @@ def run_folders(run_dir: Path, sites: int, oracles: Iterable[str] = ()) -> dict[
     return folders | {name: files.oracle(name) for name in oracles}
 
 
-class LiveView:
-    """Shows the progress of ``folders`` (which may appear later) while the block runs; never raises into it.
-
-    Example::
-
-        with LiveView(run_folders(run_dir, study.federation.sites)):
-            backend.run(...)
-    """
-
-    def __init__(self, folders: dict[str, Path], console: Console | None = None) -> None:
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=watch, args=(folders, self._stop, console), name="live", daemon=True)
-
-    def __enter__(self) -> LiveView:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *raised: object) -> None:
-        self._stop.set()
-        self._thread.join(timeout=5.0)
+@contextlib.contextmanager
+def live_view(folders: Mapping[str, Path], console: Console | None = None) -> Iterator[None]:
+    """Show the progress of ``folders`` (which may appear later) while the block runs; never raise into it."""
+    stop = threading.Event()
+    thread = threading.Thread(target=watch, args=(folders, stop, console), name="live", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join(timeout=5.0)
 
 
 @contextlib.contextmanager
 def shown_progress(name: str) -> Iterator[FileProgress]:
     """Show on stderr, under ``name``, the progress of work that has no folder of its own."""
-    with tempfile.TemporaryDirectory() as folder, LiveView({name: Path(folder)}, Console(stderr=True)):
+    with tempfile.TemporaryDirectory() as folder, live_view({name: Path(folder)}, Console(stderr=True)):
         yield FileProgress(Path(folder))
 
 
 def watch(
-    folders: dict[str, Path],
+    folders: Mapping[str, Path],
     stop: threading.Event,
     console: Console | None = None,
     refresh: float = REFRESH_SECONDS,
     plain_every: float = PLAIN_SECONDS,
 ) -> None:
-    """Show the progress of ``folders`` until ``stop`` is set.
+    """Show the progress of ``folders``, looked at every ``refresh`` seconds, until ``stop`` is set and one last time.
 
-    Args:
-        folders: what each part of the run is called and where it reports or will report its progress.
-        stop: ends the view after one last look.
-        console: where to show it; standard output by default.
-        refresh: seconds between two looks.
-        plain_every: seconds between two lines of a running stage where the console is no terminal.
+    Where the console (standard output by default) is no terminal, a running stage gets a line every ``plain_every``
+    seconds.
     """
     # A view that fails must not take hours of training with it.
     try:
@@ -96,7 +83,7 @@ def watch(
         log.warning("the progress display stopped; the run goes on", exc_info=True)
 
 
-def _looks(folders: dict[str, Path], stop: threading.Event, refresh: float) -> Iterator[States]:
+def _looks(folders: Mapping[str, Path], stop: threading.Event, refresh: float) -> Iterator[States]:
     """Yield how far all parts are until ``stop`` is set, without what an earlier run in these folders left behind."""
     before = {name: read_progress(folder).items() for name, folder in folders.items()}
     running = True

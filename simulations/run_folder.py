@@ -29,7 +29,7 @@ from fedkr.report.write import write_report
 from fedkr.run_files import RunFiles
 from server.contestant import check_contestants
 from simulations.backends import Backend
-from simulations.live import LiveView
+from simulations.live import live_view
 from simulations.study.command import differences
 from simulations.study.oracles import oracle_of
 from simulations.study.samples import collect_samples
@@ -38,11 +38,7 @@ Results = Mapping[str, Any]
 
 
 class RunFolder:
-    """One study with its data, and the folder that its run fills.
-
-    Args:
-        study: as it runs, with the folder and, where they were read before, the digest of its data.
-    """
+    """One study with its data, and the folder that its run fills: the study names it, and the digest of the data."""
 
     def __init__(self, study: Study) -> None:
         self.study, self.files, self.console = study, RunFiles(Path(study.run_dir)), Console()
@@ -51,9 +47,7 @@ class RunFolder:
     def of_study(study: Study, prefix: str = "") -> RunFolder:
         """Read a study's data and check its models; return the folder of its run, a new one or one to go on in.
 
-        Args:
-            study: as it was composed.
-            prefix: begins the folder's name where it is not given.
+        ``prefix`` begins the folder's name where the study does not give it.
 
         Raises:
             UserError: data or settings that no run could work with, or a folder with another study's results.
@@ -69,11 +63,7 @@ class RunFolder:
 
     @staticmethod
     def of_run(folder: Path) -> RunFolder:
-        """Return the folder of a run of ``fedkr simulate``, wherever it lies now.
-
-        Raises:
-            UserError: no such run, or a deployment's.
-        """
+        """Return the folder of a run of ``fedkr simulate``, wherever it lies; raise :class:`UserError` for another."""
         files = RunFiles(folder.expanduser().absolute())
         if not files.study.exists() and files.results.exists():
             raise UserError(
@@ -96,7 +86,9 @@ class RunFolder:
     @cached_property
     def sites(self) -> dict[str, SiteData]:
         """Every simulated site's splits, as the sites themselves draw them."""
-        return simulated_sites(self.study, self.source)
+        pool, study = self.source.pool, self.study
+        dealt = {f"site-{i}": pool.subset(held) for i, held in enumerate(partition_sites(pool, study).indices)}
+        return {name: prepare_site(images, study, name) for name, images in dealt.items()}
 
     def server_results(self) -> dict[str, Any]:
         """Return what the ServerApp found, nothing where it has not ended."""
@@ -121,7 +113,7 @@ class RunFolder:
         with self.held():
             write_atomic(self.files.study, self.study.to_json().encode())
             self.say(f"run folder: {self.files.folder}")
-            with LiveView(dict(parts)):
+            with live_view(parts):
                 yield
 
     def run_apps(self, backend: Backend, study: Study) -> None:
@@ -198,15 +190,6 @@ def only_one_in(folder: Path) -> Iterator[None]:
         except BlockingIOError:
             raise UserError(f"{folder}: another process runs this study; wait for it or set run_dir=...") from None
         yield
-
-
-def simulated_sites(study: Study, source: Source) -> dict[str, SiteData]:
-    """Return every site's splits, as the sites themselves will draw them."""
-    names = [f"site-{i}" for i in range(study.federation.sites)]
-    parts = partition_sites(source.pool, study).indices
-    return {
-        name: prepare_site(source.pool.subset(indices), study, name) for name, indices in zip(names, parts, strict=True)
-    }
 
 
 def _check_models(study: Study, source: Source) -> None:

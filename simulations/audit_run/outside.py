@@ -31,7 +31,7 @@ from fedkr.stages import StageStore
 from server.composition import compose_study
 from simulations.audit_run.options import Request
 from simulations.audit_run.outside_model import STUDENT, OutsideModel, check_answers, load_model, recipe_of
-from simulations.live import LiveView
+from simulations.live import live_view
 from simulations.run_folder import only_one_in
 
 PRESETS = ("light", "full")
@@ -68,7 +68,7 @@ def audit_outside(request: Request, bootstrap: int | None = None) -> Path:
     recipe = recipe_of(model.recipe, given)
     build_classifier(recipe, Shape.of(members), "check")
     out = (request.out or Path(f"audit-{request.model.stem}")).absolute()
-    with only_one_in(out), LiveView({"audit": out}):
+    with only_one_in(out), live_view({"audit": out}):
         job = Job(runtime, FileProgress(out), request.flip)
         auditor = OutsideAuditor(data, config, recipe, StageStore(out / "stages"), job, request.seed)
         found = auditor.audit(partial(model.predict, runtime=runtime), model.target)

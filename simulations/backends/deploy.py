@@ -14,7 +14,7 @@ from simulations.backends.bundle import installed
 from simulations.backends.home import FlowerHome
 from simulations.backends.restarts import with_restarts
 from simulations.backends.site_folder import write_site_folders
-from simulations.backends.superlink import CONNECTION, HOST, SuperLink, Transport, choose_port, free_port, last_line
+from simulations.backends.superlink import CONNECTION, HOST, SuperLink, Transport, choose_port, last_line
 
 
 class DeployBackend:
@@ -60,10 +60,7 @@ class SuperNodes:
         self.running: dict[str, subprocess.Popen[bytes]] = {}
 
     def register_and_start(self, sites: list[Path]) -> None:
-        """Make each site's key, register it with the SuperLink, and start the site's SuperNode.
-
-        Args:
-            sites: the sites' folders, each with its ``node.toml``.
+        """Make each site's key, register it with the SuperLink, and start the SuperNode in the site's folder.
 
         Raises:
             StudyFailedError: the SuperLink refused a key.
@@ -80,7 +77,7 @@ class SuperNodes:
         own.mkdir()
         command = ["flower-supernode", "--root-certificates", self._authority, "--superlink", self._link.address]
         command += ["--auth-supernode-private-key", str(key), "--node-config", str(site / "node.toml")]
-        command += ["--host", HOST, "--port", str(free_port())]
+        command += ["--host", HOST, "--port", str(choose_port())]
         return self._home.start(command, self._log(site.name).name, self._home.environment(FLWR_HOME=str(own)))
 
     def check(self, least: int) -> None:

@@ -47,38 +47,23 @@ class Transport:
     authority: Path | None = None
 
 
-def free_port() -> int:
-    """Return a TCP port of the loopback interface that nothing listens on."""
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        return int(probe.getsockname()[1])
-
-
-def choose_port(wanted: int) -> int:
-    """Return ``wanted``, or a free port for 0; raise :class:`UserError` when it is in use."""
-    if not wanted:
-        return free_port()
+def choose_port(wanted: int = 0) -> int:
+    """Return ``wanted``, or a free TCP port of the loopback interface for 0; raise :class:`UserError` when in use."""
     try:
-        with socket.socket() as probe:
-            # As the SuperLink does: connections that a stopped server left in TIME_WAIT do not block a port.
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind((HOST, wanted))
+        # As for the SuperLink, connections that a stopped server left in TIME_WAIT do not block a port.
+        with socket.create_server((HOST, wanted)) as probe:
+            return int(probe.getsockname()[1])
     except (OSError, OverflowError) as error:
         raise UserError(
             f"backend.port={wanted}: cannot be used on {HOST} ({error}); backend.port=0 takes a free one"
         ) from None
-    return wanted
 
 
 class SuperLink:
     """A running SuperLink of our own; it ends with its :class:`FlowerHome`."""
 
     def __init__(self, home: FlowerHome, port: int, transport: Transport, environment: dict[str, str]) -> None:
-        """Start it and wait until it answers.
-
-        Raises:
-            StudyFailedError: it ended, or did not answer within a minute.
-        """
+        """Start it and wait; raise :class:`StudyFailedError` if it ended, or did not answer within a minute."""
         self._home = home
         self._transport = transport
         self._environment = environment
@@ -107,11 +92,8 @@ class SuperLink:
     def run(self, study: Study, shim: Path, federation: str, watch: Callable[[], None]) -> None:
         """Start the run, follow its log into ``run.log`` and return when it has completed.
 
-        Args:
-            study: travels to both apps in the run config.
-            shim: the module that binds the apps.
-            federation: Flower's ``--federation-config``, or nothing.
-            watch: called several times a second; raises :class:`StudyFailedError` when something else went wrong.
+        ``federation`` is Flower's ``--federation-config``, or empty. ``watch``, called several times a second, raises
+        :class:`StudyFailedError` when something else went wrong.
 
         Raises:
             StudyFailedError: the run failed, or a process that it needs is gone.

@@ -20,12 +20,8 @@ from fedkr.errors import UserError
 from fedkr.learning.models import build_classifier, load_weights
 from fedkr.learning.prediction import to_model_input
 
-WEIGHTS_FILE, ONNX_FILE, DESCRIPTION_FILE, CARD_FILE = (
-    "student.safetensors",
-    "student.onnx",
-    "model.json",
-    "MODEL_CARD.md",
-)
+WEIGHTS_FILE, ONNX_FILE = "student.safetensors", "student.onnx"
+DESCRIPTION_FILE, CARD_FILE = "model.json", "MODEL_CARD.md"
 INPUT, OUTPUT = "images", "probabilities"
 
 
@@ -59,14 +55,7 @@ class ModelDescription:
 
     def as_json(self) -> dict[str, Any]:
         """Return the description as JSON can hold it."""
-        return {
-            "fedkr": fedkr.__version__,
-            "classes": self.classes,
-            "size": self.size,
-            "channels": self.channels,
-            "classifier": dataclasses.asdict(self.classifier),
-            "preprocessing": self.preprocessing,
-        }
+        return {"fedkr": fedkr.__version__, **dataclasses.asdict(self), "preprocessing": self.preprocessing}
 
     def as_metadata(self) -> dict[str, str]:
         """Return the description as names and texts, each a JSON value."""

@@ -21,14 +21,7 @@ ORIGIN = ("identity", "backend", "seed")
 
 
 def write_card(results: Results, study: Study, description: ModelDescription, command: str | None) -> str:
-    """Return the model card in Markdown.
-
-    Args:
-        results: of the run, checked.
-        study: its configuration.
-        description: of the student.
-        command: that composes the study, None where no command does.
-    """
+    """Return the model card in Markdown; ``command`` composes the study, and is None where no command does."""
     known, headline = NOTHING | {"seed": study.seed} | dict(results), headline_rows(results)
     view = {
         "results": known,

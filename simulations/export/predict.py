@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from fedkr.data.sources.folder import SUFFIXES, open_image
-from fedkr.data.sources.npz import NpzFile
+from fedkr.data.sources.npz import NpzFile, read_images
 from fedkr.errors import UserError
 from simulations.export.bundle import (
     INPUT,
@@ -132,11 +132,6 @@ def read_pictures(path: Path) -> Iterator[Picture]:
 def _read_npz(path: Path) -> Iterator[Picture]:
     with NpzFile(path) as file:
         key = next((key for key in NPZ_KEYS if key in file), NPZ_KEYS[0])
-        images = file.read(key)
-    if images.dtype != np.uint8 or images.ndim not in (3, 4) or (images.ndim == 4 and images.shape[3] not in (1, 3)):
-        raise UserError(
-            f"{path}: {key} is {images.dtype} {list(images.shape)}; save it as uint8 [N, H, W] or [N, H, W, 1 or 3]"
-        )
+        images = read_images(file, key)
     for index, pixels in enumerate(images):
-        plain = pixels[..., 0] if pixels.ndim == 3 and pixels.shape[2] == 1 else pixels
-        yield f"{path.name}[{index}]", Image.fromarray(plain)
+        yield f"{path.name}[{index}]", Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)

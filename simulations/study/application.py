@@ -39,11 +39,8 @@ def main(arguments: Sequence[str]) -> int:
 def compose_and_run(arguments: Sequence[str], run: Callable[[Study], object], program: str, config_name: str) -> int:
     """Compose one study, or with ``--multirun`` several, and ``run`` each; return the worst exit status.
 
-    Args:
-        arguments: overrides and Hydra's flags.
-        run: what is done with each study.
-        program: the command, as messages name it.
-        config_name: the primary configuration in ``configs``.
+    ``arguments`` are overrides and Hydra's flags, ``program`` the command as messages name it, ``config_name`` the
+    primary configuration in ``configs``.
     """
     _check_sweep(arguments)
     register_schema()

@@ -8,20 +8,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from fedkr.config import Study
+from fedkr.config import NO_PART_OF_RESULTS, Study
 from fedkr.errors import UserError
 from server.composition import compose_study
-
-# Where things lie and where they run: no part of a study's identity.
-LOCAL = (
-    "run_dir",
-    "out",
-    "data.root",
-    "data.download",
-    "backend",
-    "federation.deadline",
-    "federation.register_deadline",
-)
 
 
 def command_of(study: Study) -> str | None:
@@ -45,7 +34,7 @@ def command_of(study: Study) -> str | None:
 def portable(study: Mapping[str, Any]) -> dict[str, Any]:
     """Return a study's JSON without what belongs to the machine that ran it; its own file keeps its bare name."""
     kept = {name: dict(value) if isinstance(value, dict) else value for name, value in study.items()}
-    for option in LOCAL:
+    for option in NO_PART_OF_RESULTS:
         group, _, name = option.rpartition(".")
         (kept.get(group, {}) if group else kept).pop(name, None)
     if kept.get("data", {}).get("path"):
@@ -55,10 +44,9 @@ def portable(study: Mapping[str, Any]) -> dict[str, Any]:
 
 def differences(study: Study, base: Study) -> Iterator[str]:
     """Yield the overrides that make ``base`` this study, those of folders and backend left out."""
-    known = dict(_leaves(dataclasses.asdict(base)))
-    for name, value in _leaves(dataclasses.asdict(study)):
-        local = any(name == option or name.startswith(f"{option}.") for option in LOCAL)
-        if not local and (name not in known or known[name] != value):
+    known = dict(_leaves(base.options(*NO_PART_OF_RESULTS)))
+    for name, value in _leaves(study.options(*NO_PART_OF_RESULTS)):
+        if name not in known or known[name] != value:
             yield f"{'' if name in known else '+'}{name}={_as_override(value)}"
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
+from concurrent.futures import Future
 from pathlib import Path
 
 from fedkr.config import Study
@@ -71,37 +72,21 @@ def _compute(run: RunFolder) -> Results:
 
 def _run_apps(run: RunFolder) -> dict[str, OracleOutcome]:
     """Run the two apps on the study's backend and, beside them where they are other processes, the oracles."""
-    study, inline, oracles = run.study, run.study.backend.kind == "inline", OraclesThread(run)
-    if not inline:
-        oracles.start()
+    oracles, beside = Future[dict[str, OracleOutcome]](), run.study.backend.kind != "inline"
+    if beside:
+        threading.Thread(target=_train_oracles, args=(run, oracles), name="oracles", daemon=True).start()
     if not finished(run):
-        run.run_apps(make_backend(study.backend), study)
-    if inline:
-        oracles.start()
+        run.run_apps(make_backend(run.study.backend), run.study)
+    if not beside:
+        _train_oracles(run, oracles)
     return oracles.result()
 
 
-class OraclesThread(threading.Thread):
-    """Trains the study's oracles, if any, while the apps run in processes of their own."""
-
-    def __init__(self, run: RunFolder) -> None:
-        super().__init__(name="oracles", daemon=True)
-        self._run = run
-        self._found: dict[str, OracleOutcome] = {}
-        self._error: Exception | None = None
-
-    def run(self) -> None:
-        """Train; an exception is kept for :meth:`result`."""
-        run = self._run
-        try:
-            for name in run.study.strategy.names(driver=True):
-                self._found[name] = run_oracle(name, run.study, run.sites, run.source.test, run.files.folder)
-        except Exception as error:
-            self._error = error
-
-    def result(self) -> dict[str, OracleOutcome]:
-        """Wait for the oracles and return them by name, or raise what stopped one."""
-        self.join()
-        if self._error is not None:
-            raise self._error
-        return self._found
+def _train_oracles(run: RunFolder, found: Future[dict[str, OracleOutcome]]) -> None:
+    """Train the study's oracles, if any; ``found`` gets them by name, or the exception that stopped one."""
+    study, folder = run.study, run.files.folder
+    try:
+        names = study.strategy.names(driver=True)
+        found.set_result({name: run_oracle(name, study, run.sites, run.source.test, folder) for name in names})
+    except Exception as error:
+        found.set_exception(error)

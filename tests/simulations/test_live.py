@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.text import Text
 
 from fedkr.progress import PROGRESS_FOLDER, FileProgress, StageState
-from simulations.live import LiveView, PlainLines, progress_table, run_folders, watch
+from simulations.live import PlainLines, live_view, progress_table, run_folders, watch
 
 # A report that may be shown, to be spoilt.
 WHOLE = json.dumps(dataclasses.asdict(StageState("x", 1, 2)))
@@ -124,13 +124,13 @@ def test_a_terminal_that_fails_does_not_raise_into_the_run(tmp_path):
             raise OSError("gone")
 
     FileProgress(tmp_path / "site-0").update("teacher", 1, 2)
-    with LiveView({"site-0": tmp_path / "site-0"}, Console(file=Broken(), force_terminal=True)):
+    with live_view({"site-0": tmp_path / "site-0"}, Console(file=Broken(), force_terminal=True)):
         result = 1 + 1
     assert result == 2
 
 
 def test_errors_of_the_run_pass_through_the_view(tmp_path):
-    with pytest.raises(RuntimeError, match="of the run"), LiveView({"site-0": tmp_path}, Console(file=io.StringIO())):
+    with pytest.raises(RuntimeError, match="of the run"), live_view({"site-0": tmp_path}, Console(file=io.StringIO())):
         raise RuntimeError("of the run")
 
 

@@ -21,7 +21,7 @@ from fedkr.recycle.drawer import own_knobs
 from fedkr.release import ReleasedSets, SoftSet
 from fedkr.stages import read_artifact
 from server.composition import compose_study
-from simulations.run_folder import simulated_sites
+from simulations.run_folder import RunFolder
 from simulations.study import centralised
 from sites.workspace import open_site
 
@@ -104,7 +104,7 @@ def test_the_bounds_catch_an_average_over_one_site(whole_overrides, run, monkeyp
 
 def test_the_bounds_catch_an_oracle_that_pools_one_site(whole_overrides, figures):
     study = compose_study(whole_overrides)
-    for data in simulated_sites(study, load_source(study.data)).values():
+    for data in RunFolder(study).sites.values():
         assert missed(figures(centralised.train(study, [data], Job(RUNTIME)))) == set(BOUNDS)
 
 
@@ -187,7 +187,7 @@ def test_the_run_folder_holds_report_config_progress_and_models(whole_run):
 
 def test_no_private_image_is_in_the_results_or_at_the_server(whole_run, whole_overrides):
     study = compose_study(whole_overrides)
-    sites = simulated_sites(study, load_source(study.data))
+    sites = RunFolder(study).sites
     held = [p.read_bytes() for folder in ("server", "models") for p in whole_run.glob(f"{folder}/**/*") if p.is_file()]
     results = (whole_run / "results.json").read_text()
     for data in sites.values():

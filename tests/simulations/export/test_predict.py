@@ -116,8 +116,8 @@ def test_a_model_of_another_kind_is_one_line(exported, folder):
         ("deep.png", np.zeros((4, 4), np.uint16), "more than 8 bits"),
         ("text.npz", b"no zip", "text.npz: not a readable .npz"),
         ("labels.npz", {"labels": np.zeros(3)}, "labels.npz: has no array 'images'"),
-        ("floats.npz", {"images": np.zeros((2, 4, 4))}, "images is float64"),
-        ("flat.npz", {"images": np.zeros((2, 16), np.uint8)}, r"images is uint8 \[2, 16\]"),
+        ("floats.npz", {"images": np.zeros((2, 4, 4))}, "images has dtype float64"),
+        ("flat.npz", {"images": np.zeros((2, 16), np.uint8)}, r"images has shape \[2, 16\]"),
         ("pickle.npz", {"images": np.array([None])}, "Python objects"),
     ],
 )
