@@ -53,14 +53,10 @@ class Auditable:
     releases: list[Mapping[str, Path]] = field(default_factory=list)
 
     def wanted(self, names: Iterable[str]) -> list[Target]:
-        """Return what ``audit.targets`` names, in its order."""
-        found = {target.name: target for name in names for target in self._all() if target.is_called(name)}
-        return list(found.values())
-
-    def _all(self) -> list[Target]:
-        """Return the contestants' targets, then what follows from any release: itself, and a student of one site's."""
+        """Return what ``audit.targets`` names, in its order: of what contestants left and what any release gives."""
         kinds = (RELEASE, RELEASE_STUDENT) if self.releases else ()
-        return [*self.targets, *(Target(kind, kind, "") for kind in kinds)]
+        known = [*self.targets, *(Target(kind, kind, "") for kind in kinds)]
+        return list({target.name: target for name in names for target in known if target.is_called(name)}.values())
 
 
 def read_auditable(run_dir: Path, results: Mapping[str, Any]) -> Auditable:

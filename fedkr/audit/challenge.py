@@ -47,10 +47,8 @@ def build_challenge(train: ImageSet, holdout: ImageSet) -> Challenge:
     """Return the challenge set of a training split without canaries against a holdout, without exact duplicates.
 
     An image whose bytes occur on both sides is a member and a non-member at once, so all its copies are removed
-    (whatever their labels) and counted.
-
-    Raises:
-        UserError: a group (patient) on both sides, or a side with no image left.
+    (whatever their labels) and counted. A group (patient) on both sides, or a side with no image left, is a
+    :class:`UserError`.
     """
     if train.groups is not None and holdout.groups is not None:
         shared = np.intersect1d(train.groups, holdout.groups)

@@ -96,8 +96,7 @@ def released_images(
 ) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """Return at most ``MOST_RELEASED`` released images ``[n, H, W, C]`` and their indices in all of them, in order.
 
-    Raises:
-        UserError: no release, or one of another image shape than the challenge has.
+    No release, or one of another image shape than the challenge has, is a :class:`UserError`.
     """
     if not releases:
         raise UserError("no release to attack; audit it after the site has released something")

@@ -65,10 +65,19 @@ def principal_components(fit_on: Floats, others: Sequence[Floats], components: i
     return [(rows - mean) @ scale for rows in others]
 
 
-def nearest(queries: Floats, rows: Floats) -> tuple[NDArray[np.int64], Floats]:
-    """Return, for each query, the index of the closest row and its Euclidean distance (exactly 0 for a copy)."""
+def nearest(queries: Floats, rows: Floats, itself: bool = True) -> tuple[NDArray[np.int64], Floats]:
+    """Return, for each query, the index of the closest row and its Euclidean distance (exactly 0 for a copy).
+
+    Where the queries are the rows, none is its own neighbour without ``itself``.
+    """
     _check(queries, rows)
-    found = np.concatenate([_squared(block, rows).argmin(1) for block in _blocks(queries)]).astype(np.int64)
+    parts = []
+    for start in range(0, len(queries), CHUNK):
+        squared = _squared(queries[start : start + CHUNK], rows)
+        if not itself:
+            np.fill_diagonal(squared[:, start:], np.inf)
+        parts.append(squared.argmin(1))
+    found = np.concatenate(parts).astype(np.int64)
     # The squared distances above come from dot products and lose digits near 0; the winner's is taken afresh.
     return found, np.linalg.norm(queries - rows[found], axis=1)
 
@@ -162,21 +171,11 @@ def copy_check(members: Floats, released: Floats, quantile: float = 0.01) -> Cop
     """
     if len(members) < 2:
         raise UserError(f"copy check: {len(members)} member has no neighbour to compare with; at least 2 are needed")
-    threshold = float(np.quantile(_own_neighbour_distances(members), quantile))
+    threshold = float(np.quantile(nearest(members, members, itself=False)[1], quantile))
     index, distance = nearest(released, members)
     suspects = np.flatnonzero(distance <= threshold)
     suspects = suspects[np.argsort(distance[suspects], kind="stable")].astype(np.int64)
     return CopyCheck(threshold, len(suspects) / len(released), suspects, index[suspects], distance[suspects])
-
-
-def _own_neighbour_distances(rows: Floats) -> Floats:
-    found = []
-    for start in range(0, len(rows), CHUNK):
-        squared = _squared(rows[start : start + CHUNK], rows)
-        own = np.arange(len(squared))
-        squared[own, start + own] = np.inf
-        found.append(squared.argmin(1))
-    return np.linalg.norm(rows - rows[np.concatenate(found)], axis=1)
 
 
 def _blocks(rows: Floats) -> list[Floats]:
