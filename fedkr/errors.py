@@ -13,9 +13,7 @@ class UserError(Exception):
 class StudyFailedError(Exception):
     """A study that was set up well could not be completed; the command line exits with status 1.
 
-    Args:
-        reason: for the user; becomes one line.
-        restart: whether the same run, started again, can be expected to get further (a worker died).
+    ``restart`` says whether the same run, started again, can be expected to get further (a worker died).
     """
 
     def __init__(self, reason: str, restart: bool = False) -> None:

@@ -88,13 +88,7 @@ class CheckpointedGenerator(Generator):
 
 
 class LossWork:
-    """The :class:`Work` of one network with one loss.
-
-    Args:
-        training: network, optimiser and moving average.
-        loss_at: the loss (a scalar tensor) at a step.
-        steps: the last step.
-    """
+    """The :class:`Work` of one network with one loss, which ``loss_at`` gives (a scalar tensor) at every step."""
 
     def __init__(self, training: Training, loss_at: Callable[[int], Tensor], steps: int) -> None:
         self.training, self.loss_at, self.steps = training, loss_at, steps

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -15,8 +17,9 @@ class BatchOrder:
     """
 
     def __init__(self, count: int, batch: int, *seed: object) -> None:
-        self.count, self.batch, self.seed = count, batch, seed
-        self._permutations: dict[int, NDArray[np.int64]] = {}
+        self.count, self.batch = count, batch
+        # A batch asks for one epoch after the other.
+        self._permutation = lru_cache(2)(lambda epoch: numpy_rng(*seed, "order", epoch).permutation(count))
 
     def epoch(self, step: int) -> int:
         """Return the epoch in which ``step`` starts."""
@@ -24,14 +27,5 @@ class BatchOrder:
 
     def at(self, step: int) -> NDArray[np.int64]:
         """Return int64 ``[batch]``: the examples of ``step``."""
-        start = step * self.batch
-        positions = np.arange(start, start + self.batch)
-        epochs = positions // self.count
-        self._permutations = {e: self._permutation(e) for e in range(int(epochs[0]), int(epochs[-1]) + 1)}
-        return np.array(
-            [self._permutations[int(e)][p - e * self.count] for e, p in zip(epochs, positions, strict=True)], np.int64
-        )
-
-    def _permutation(self, epoch: int) -> NDArray[np.int64]:
-        known = self._permutations.get(epoch)
-        return known if known is not None else numpy_rng(*self.seed, "order", epoch).permutation(self.count)
+        positions = range(step * self.batch, (step + 1) * self.batch)
+        return np.array([self._permutation(p // self.count)[p % self.count] for p in positions], np.int64)

@@ -80,11 +80,7 @@ class FlowerHome:
         values["PYTHONPATH"] = os.pathsep.join(filter(None, [package_root, values.get("PYTHONPATH", "")]))
         for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
             values[name] = str(self._study.threads)
-        return values | {
-            "FLWR_HOME": str(self.path),
-            "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.1",
-            **extra,
-        }
+        return values | {"FLWR_HOME": str(self.path), "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.1", **extra}
 
     def start(self, command: list[str], log: str, environment: dict[str, str]) -> subprocess.Popen[bytes]:
         """Start a process of this run in an empty folder and a session of its own; it writes to ``logs/<log>``."""

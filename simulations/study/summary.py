@@ -76,13 +76,9 @@ def _audit(results: list[Any]) -> dict[str, Any]:
 def spread(values: Sequence[float | None]) -> dict[str, Any]:
     """Return mean, standard deviation (None for one value) and the values; None where a value is missing."""
     known = [v for v in values if v is not None]
-    if not known or len(known) < len(values):
-        return {"mean": None, "sd": None, "values": values}
-    return {
-        "mean": statistics.fmean(known),
-        "sd": statistics.stdev(known) if len(known) > 1 else None,
-        "values": values,
-    }
+    complete = 0 < len(known) == len(values)
+    mean = statistics.fmean(known) if complete else None
+    return {"mean": mean, "sd": statistics.stdev(known) if complete and len(known) > 1 else None, "values": values}
 
 
 def lost_sites(summary: dict[str, Any]) -> list[str]:

@@ -1,11 +1,21 @@
 """The study's dataclasses: round trip, identity and the checks that name what is wrong."""
 
 import dataclasses
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
 
-from fedkr.config import Study, check_study, nearest, parse_study, read_dataclass
+from fedkr.config import (
+    OneOf,
+    Positive,
+    Study,
+    check_study,
+    check_values,
+    multiple_of,
+    nearest,
+    parse_study,
+    read_dataclass,
+)
 from fedkr.errors import UserError
 
 
@@ -176,3 +186,26 @@ def test_a_contestant_is_not_called_what_the_audit_calls_a_kind_of_target(name):
     study.strategy.compare = ["local", name]
     with pytest.raises(UserError, match=f"strategy.compare: '{name}' is what the audit calls a kind of target"):
         check_study(study)
+
+
+@dataclasses.dataclass
+class AnyonesOptions:
+    width: Annotated[int, multiple_of(4)] = 8
+    rates: list[Positive] = dataclasses.field(default_factory=list)
+    mode: Annotated[str, OneOf("fast", "slow", what="mode")] = "fast"
+    note: Annotated[str, "not a condition"] = ""
+
+
+@pytest.mark.parametrize(
+    ("values", "line"),
+    [
+        ({"width": 6}, "here.width=6: must be a multiple of 4"),
+        ({"rates": [0.1, float("nan")]}, "here.rates=nan: must be above 0"),
+        ({"mode": "fats"}, "here.mode='fats': unknown mode; did you mean 'fast'?"),
+    ],
+)
+def test_a_value_that_breaks_a_condition_in_its_annotation_is_one_line(values, line):
+    check_values(AnyonesOptions(), "here")
+    with pytest.raises(UserError) as caught:
+        check_values(AnyonesOptions(**values), "here")
+    assert str(caught.value) == line

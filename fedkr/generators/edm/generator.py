@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Annotated
 
 import numpy as np
@@ -72,8 +72,11 @@ class Generator(CheckpointedGenerator):
     def __init__(self, task: Task, options: Options) -> None:
         super().__init__(task, options)
         self.fold = 2 if task.shape.size >= FOLD_FROM else 1
-        check_options(task, options, 2 * self.fold)
-        image = task.shape
+        image, sigmas = task.shape, (options.sigma_min, options.sigma_max)
+        if image.size % (2 * self.fold):
+            raise UserError(f"data.size={image.size}: the edm generator needs a side that {2 * self.fold} divides")
+        if not sigmas[1] > sigmas[0]:
+            raise UserError(f"{task.where}.options.sigma_max={sigmas[1]}: must be above sigma_min={sigmas[0]}")
         self.folded = Shape(image.channels * self.fold**2, image.size // self.fold, image.classes)
 
     @cached_property
@@ -90,14 +93,8 @@ class Generator(CheckpointedGenerator):
         o, steps = self.options, self.task.config.steps
         reset_weights(self.net, *seed)
         optimizer = torch.optim.AdamW(self.net.parameters(), lr=o.lr, betas=(0.9, 0.99), weight_decay=0.0, fused=True)
-        training = Training(
-            self.net,
-            optimizer,
-            lambda step: flat_warmup(step, steps, o.lr_decay),
-            self.task.runtime,
-            Average(o.ema),
-            clip=1.0,
-        )
+        schedule = partial(flat_warmup, steps=steps, decay=o.lr_decay)
+        training = Training(self.net, optimizer, schedule, self.task.runtime, Average(o.ema), clip=1.0)
         return LossWork(training, self._loss(data, seed), steps)
 
     def _loss(self, data: ImageSet, seed: tuple[object, ...]) -> Callable[[int], Tensor]:
@@ -193,12 +190,3 @@ class Generator(CheckpointedGenerator):
 
         schedule = {"sigma_min": o.sigma_min, "sigma_max": o.sigma_max, "sigma_data": o.sigma_data}
         return Sampler(o.solver, int(knobs["steps"]), schedule, knobs["churn"]).draw(network, noise, rng)
-
-
-def check_options(task: Task, options: Options, divisor: int) -> None:
-    """Raise :class:`UserError` for values that do not fit together."""
-    if task.shape.size % divisor:
-        raise UserError(f"data.size={task.shape.size}: the edm generator needs a side that {divisor} divides")
-    if not options.sigma_max > options.sigma_min:
-        where = f"{task.where}.options.sigma_max={options.sigma_max}"
-        raise UserError(f"{where}: must be above sigma_min={options.sigma_min}")

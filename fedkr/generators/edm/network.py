@@ -45,9 +45,7 @@ def reset_weights(net: nn.Module, *seed: object) -> None:
 class Preconditioning:
     """EDM's column of table 1 (Karras et al. 2022): D(x) = c_skip x + c_out F(c_in x; c_noise).
 
-    Attributes:
-        sigma: noise levels, float ``[N, 1, 1, 1]``.
-        sigma_data: standard deviation of the data.
+    ``sigma`` are noise levels, float ``[N, 1, 1, 1]``, ``sigma_data`` is the standard deviation of the data.
     """
 
     sigma: Tensor
