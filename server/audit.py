@@ -21,7 +21,6 @@ from fedkr.audit.statistics.blind import holm_reject
 from fedkr.audit.statistics.pooling import ALL_SITES, pooled_rows, worst_site
 from fedkr.audit.targets import RELEASE, headline_key
 from fedkr.audit.verdict import RELEASE_STUDENT, site_verdicts
-from fedkr.config import REFERENCE_ATTACKS
 from fedkr.fingerprint import fingerprint
 from fedkr.learning.job import Job
 from fedkr.learning.runtime import Runtime
@@ -108,7 +107,7 @@ class ServerAudit:
             return [], {}
         wanted = {target: self._models(target) for target in self.found.wanted(self.config.targets)}
         asked = {target: models for target, models in wanted.items() if models}
-        if self.config.direct_references and any(attack in REFERENCE_ATTACKS for attack in self.config.attacks):
+        if self.config.uses_references:
             self._train_references({target.kind for target in asked})
         self._attack(asked)
         extras, rows = self._compare(list(asked)), list[Row]()

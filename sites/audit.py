@@ -28,7 +28,6 @@ from fedkr.audit.statistics.paired import paired_difference
 from fedkr.audit.subject import Subject
 from fedkr.audit.targets import OF_ONE_SITE, RELEASE, row_key
 from fedkr.audit.verdict import NEEDS_PIPELINE
-from fedkr.config import REFERENCE_ATTACKS
 from fedkr.data import ImageSet, content_digest
 from fedkr.data.images import joined
 from fedkr.errors import UserError
@@ -55,11 +54,6 @@ class SiteAudit:
         """Images that no model trained on: what RMIA compares the candidates with."""
         return site_population(self.site.data, self.challenge)
 
-    @property
-    def uses_references(self) -> bool:
-        """Whether the study asks for reference models and for attacks that need them."""
-        return bool(self.config.direct_references) and any(name in REFERENCE_ATTACKS for name in self.config.attacks)
-
     def keep_others(self, others: ReleasedSets | None) -> None:
         """Keep the other sites' releases for the references of pooled models; None forgets earlier ones."""
         write_artifact(self._others_path, Artifact() if others is None else others.as_artifact())
@@ -77,7 +71,7 @@ class SiteAudit:
     def train_references(self, kind: str) -> list[ReferenceSignals]:
         """Return what the reference models for a kind of target answer, training those that are not there yet."""
         # A release has no model that references could stand beside.
-        if not self.uses_references or kind == RELEASE:
+        if not self.config.uses_references or kind == RELEASE:
             return []
         others = None if kind in OF_ONE_SITE else self.others
         found = [self._direct(others)]

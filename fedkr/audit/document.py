@@ -93,9 +93,7 @@ class AuditQuestion:
     """One question of an audit, as both ends know it: an answer may say nothing else.
 
     Attributes:
-        target, kind: what is attacked, and what kind of target that is.
         classes: of the study; a list over classes is so long, so that no list over images can pass for one.
-        config: the study's audit.
     """
 
     target: str

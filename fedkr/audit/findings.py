@@ -20,7 +20,6 @@ class AuditReport:
     """All attacks on one target at one site.
 
     Attributes:
-        target: which model, or ``release``.
         rows: of ``results["audit"]``, one an attack and kind of reference models.
         canaries: of ``audit_extras``: each attack on the planted images, those put in against those left out.
         per_class: of ``audit_extras``: the headline attack within each class, None where it has too few images.

@@ -112,15 +112,11 @@ def training_sets(point: CurvePoint, sites: Sequence[SyntheticSlices]) -> Callab
     """Return the union of the sites' sets that the point's student learns from, by regeneration round 0, 1, ..."""
 
     def draw(number: int) -> SoftSet:
-        """Return the images and labels of round ``number``, all sites joined."""
+        first, share = (0, point.value) if point.sweep == RATIO else (number % point.slices, 1.0)
         parts = []
         for site in sites:
-            if point.sweep == RATIO:
-                start, stop = 0, max(1, round(point.value * site.size))
-            else:
-                start = number % point.slices * site.size
-                stop = start + site.size
-            parts.append(site.part(start, stop, point.labels))
+            start = first * site.size
+            parts.append(site.part(start, start + max(1, round(share * site.size)), point.labels))
         return SoftSet.union(parts)
 
     if point.sweep != RATIO:

@@ -211,6 +211,11 @@ class AuditConfig:
     delta: Annotated[float, Must(lambda x: 0 <= x <= 1, "a probability, well below one in the number of coins")] = 1e-5
     permutations: Count = 2000
 
+    @property
+    def uses_references(self) -> bool:
+        """Whether an attack needs reference models, and some are to be trained."""
+        return bool(self.direct_references) and any(name in REFERENCE_ATTACKS for name in self.attacks)
+
 
 @dataclass
 class BackendConfig:

@@ -56,7 +56,6 @@ class OutsideModel(nn.Module):
     The model itself wants images in [0, 1], less ``mean``, over ``std``; until it is told, 0.5, which is fedkr's input.
 
     Args:
-        network: the model itself.
         kind: what it was read from, in words.
         target: how the report names it: ``student`` for one that was trained on releases.
         recipe: what is known of its training; None for nothing.

@@ -111,8 +111,7 @@ def live_folders(run_dir: Path, sites: int) -> dict[str, Path]:
 class LeakageCurve:
     """The simulated sites of a study, and the students of a curve.
 
-    Args:
-        study: with ``run_dir``, in whose site folders finished stages are found, and an audit with references.
+    The study has a ``run_dir``, in whose site folders finished stages are found, and an audit with references.
     """
 
     def __init__(self, study: Study) -> None:

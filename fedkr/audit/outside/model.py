@@ -117,9 +117,7 @@ class OutsideAudit:
 
     Attributes:
         reports: of the model and, where reference models were trained, of the control (``teacher``).
-        config: by which they were made.
         blind: members against non-members without any model; ``void`` where it tells them apart.
-        verdict: of the model.
     """
 
     reports: list[AuditReport]
@@ -143,7 +141,6 @@ class OutsideAuditor:
     """Audits one outside model; reference models and the control are stages on disk.
 
     Args:
-        data: whose membership is asked after.
         config: attacks and how many direct references; none makes a verdict of the threshold attacks alone.
         recipe: of reference models and control, as near to the audited model's own as is known.
         job: where and how they are trained; which mirror images count as real.
