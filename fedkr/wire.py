@@ -153,8 +153,7 @@ def read_weights(record: ArrayRecord) -> dict[str, Tensor]:
 def read_round(content: RecordDict, sent: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], Figures]:
     """Return the weights, which have the names and shapes of those ``sent``, and figures of an answer to ``train``.
 
-    Raises:
-        UserError: weights that do not fit the model or are not finite, or a figure that is missing or out of range.
+    Weights that do not fit or are not finite, and a figure that is missing or out of range, are a :class:`UserError`.
     """
     weights = read_weights(_record(content, ARRAYS, ArrayRecord) or ArrayRecord())
     check_weights(weights, sent)
@@ -238,8 +237,7 @@ def utility_metrics(utility: Utility, prefix: str) -> dict[str, Metric | None]:
 def read_utility(metrics: Mapping[str, Any], prefix: str) -> dict[str, Any]:
     """Return the figures that :func:`utility_metrics` wrote, those that a test set cannot give None.
 
-    Raises:
-        UserError: a figure that every model has is missing, or one is out of its range, as from a site with other code.
+    A figure that every model has but is missing, or one out of its range (other code's), is a :class:`UserError`.
     """
     values = {name: metrics.get(f"{prefix}/{name}") for name in UTILITY_FIELDS}
     ranges = {"accuracy": (0, 1), "balanced_accuracy": (0, 1), "loss": (0, math.inf), "count": (1, math.inf)}

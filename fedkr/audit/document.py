@@ -206,8 +206,7 @@ class AuditQuestion:
 def check_comparison(pairs: Sequence[Pair], site: str, document: Document) -> None:
     """Check a site's answer about the blind baseline and pairs of targets.
 
-    Raises:
-        UserError: a field that is missing, unknown or out of range, or other pairs than those that were asked for.
+    A field that is missing, unknown or out of range is a :class:`UserError`, as are other pairs than were asked for.
     """
     if len(pairs) > MOST_PAIRS:
         raise UserError(f"comparison at {site}: {len(pairs)} pairs of targets, more than {MOST_PAIRS}")

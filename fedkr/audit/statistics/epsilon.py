@@ -84,8 +84,7 @@ def epsilon_lower_bound(
 ) -> float:
     """Return the largest epsilon that ``correct`` right guesses refute at ``confidence``, 0 if none (by bisection).
 
-    Raises:
-        UserError: counts that do not fit (0 <= correct <= guesses <= coins), or delta or confidence out of range.
+    Counts that do not fit (0 <= correct <= guesses <= coins), or delta or confidence out of range, are a UserError.
     """
     _check(coins, guesses, correct, delta, confidence)
     low, high = 0.0, LARGEST_EPSILON
