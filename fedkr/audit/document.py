@@ -104,9 +104,8 @@ class AuditQuestion:
     def check(self, site: str, document: Document) -> None:
         """Check a site's answer.
 
-        Raises:
-            UserError: a field that is missing, unknown or out of range, a row that this study does not have, or figures
-                that contradict each other.
+        A field that is missing, unknown or out of range, a row that this study does not have, and figures that
+        contradict each other are a :class:`UserError`.
         """
         try:
             check_strict(self._shape(site), document)

@@ -39,8 +39,7 @@ class Population:
 def rmia_online(seen: Observed, population: Population, *, gamma: float = 1.0) -> Floats:
     """Return RMIA scores with ``Pr(x)`` the mean of references trained with and without x, in equal parts.
 
-    Raises:
-        UserError: shapes that do not fit, values that are no probabilities, or an image without a reference of each.
+    An image without a reference of each, shapes that do not fit and values that are no probabilities are a UserError.
     """
     seen.require(inside=1, outside=1)
     prior = (seen.mean(seen.membership) + seen.mean(~seen.membership)) / 2
