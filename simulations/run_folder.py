@@ -87,7 +87,7 @@ class RunFolder:
     def sites(self) -> dict[str, SiteData]:
         """Every simulated site's splits, as the sites themselves draw them."""
         pool, study = self.source.pool, self.study
-        dealt = {f"site-{i}": pool.subset(held) for i, held in enumerate(partition_sites(pool, study).indices)}
+        dealt = {f"site-{i}": pool.subset(held) for i, held in enumerate(partition_sites(pool, study))}
         return {name: prepare_site(images, study, name) for name, images in dealt.items()}
 
     def server_results(self) -> dict[str, Any]:

@@ -164,7 +164,7 @@ def _open_simulated(partition: int, study_json: str) -> Site:
 @lru_cache(maxsize=2)
 def _partition(study_json: str) -> list[Any]:
     study = parse_study(study_json)
-    return partition_sites(load_source(study.data).pool, study).indices
+    return partition_sites(load_source(study.data).pool, study)
 
 
 @lru_cache(maxsize=8)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import warnings
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -26,31 +25,17 @@ REMEDIES = {
 }
 
 
-@dataclass(frozen=True)
-class Partition:
-    """Who holds what.
-
-    Attributes:
-        indices: for each site, sorted int64 indices into the pool; disjoint.
-        dropped: how many images no site holds (pathological: those of classes that no site drew).
-        redraws: how many draws were thrown away because a site could not have been split or trained on.
-    """
-
-    indices: list[Indices]
-    dropped: int
-    redraws: int
-
-
-def partition_sites(pool: ImageSet, study: Study) -> Partition:
-    """Deal ``pool`` out to the study's sites, drawing again until every site is valid.
+def partition_sites(pool: ImageSet, study: Study) -> list[Indices]:
+    """Return sorted, disjoint indices into ``pool`` for each of the study's sites, drawn again until each is valid.
 
     A site is valid if it can be split (``split.min_images``, no part empty) and its training split has at least two
     classes with at least two images each, which ``teacher.single_class=constant`` waives. A group (patient) goes as a
     whole to the site that its first image is dealt to.
 
     ``partition.kind`` is ``iid``; ``dirichlet``: each class is shared out by Dirichlet(alpha) (Hsu et al. 2019);
-    ``pathological``: each site draws ``classes_per_site`` classes (McMahan et al. 2017); or ``quantity``: labels as in
-    the pool, sizes by Dirichlet(alpha) (Li et al. 2022). The seed and the number of the draw decide.
+    ``pathological``: each site draws ``classes_per_site`` classes (McMahan et al. 2017), and no site has those that
+    none drew; or ``quantity``: labels as in the pool, sizes by Dirichlet(alpha) (Li et al. 2022). The seed
+    and the number of the draw decide.
 
     Raises:
         UserError: more sites than images, options that cannot be met, or no valid draw in ``redraws`` redraws.
@@ -64,7 +49,7 @@ def partition_sites(pool: ImageSet, study: Study) -> Partition:
         indices = [np.flatnonzero(np.isin(unit_of, units)) for units in drawn]
         problem = _first_problem(pool, indices, study)
         if not problem:
-            return Partition(indices, len(pool) - sum(map(len, indices)), attempt)
+            return indices
     raise UserError(f"partition={config.kind}: {problem} (after {config.redraws} redraws); {REMEDIES[config.kind]}")
 
 
@@ -141,7 +126,7 @@ def _draw_by_partitioner(labels: Indices, config: PartitionConfig, sites: int, s
     # As Arrow columns: the default format hands the partitioner one Python object a row, seconds on large pools.
     dealer.dataset = rows.with_format("arrow")
     with warnings.catch_warnings():
-        # The pathological one warns of classes that no site drew: `Partition.dropped` says how many images those are.
+        # The pathological one warns of classes that no site drew.
         warnings.simplefilter("ignore")
         try:
             return [np.asarray(dealer.load_partition(site)["index"], dtype=np.int64) for site in range(sites)]

@@ -18,13 +18,6 @@ class ServerFiles(NamedTuple):
     key: Path
 
 
-class NodeKey(NamedTuple):
-    """A SuperNode's key pair; only the public file is shown to anyone."""
-
-    public: Path
-    private: Path
-
-
 def make_server_certificate(folder: Path, *hosts: str) -> ServerFiles:
     """Make a certificate for ``hosts`` (names or IP addresses), by an authority whose key is kept nowhere."""
     authority = trustme.CA()
@@ -36,15 +29,14 @@ def make_server_certificate(folder: Path, *hosts: str) -> ServerFiles:
     return files
 
 
-def make_node_key(folder: Path, name: str) -> NodeKey:
-    """Make a SuperNode's key (NIST P-384, OpenSSH format, as Flower reads them): ``name.pub`` and ``name``."""
+def make_node_key(folder: Path, name: str) -> Path:
+    """Make a SuperNode's keys, ``name`` and ``name.pub`` (NIST P-384, OpenSSH, as Flower has them); return ``name``."""
     key = ec.generate_private_key(ec.SECP384R1())
     public = key.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH)
     private = key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption())
-    pair = NodeKey(folder / f"{name}.pub", folder / name)
-    pair.public.write_bytes(public)
-    make_private(pair.private).write_bytes(private)
-    return pair
+    (folder / f"{name}.pub").write_bytes(public)
+    make_private(folder / name).write_bytes(private)
+    return folder / name
 
 
 def make_private(path: Path) -> Path:

@@ -67,9 +67,9 @@ class SuperNodes:
         """
         keys = [certificates.make_node_key(site, "node") for site in sites]
         with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-            list(pool.map(self._register, (key.public for key in keys), (site.name for site in sites)))
+            list(pool.map(self._register, (key.with_suffix(".pub") for key in keys), (site.name for site in sites)))
         for site, key in zip(sites, keys, strict=True):
-            self.running[site.name] = self.start(site, key.private)
+            self.running[site.name] = self.start(site, key)
 
     def start(self, site: Path, key: Path) -> subprocess.Popen[bytes]:
         """Start the SuperNode of a site's folder, which writes to ``run_dir/flower/<site>.log``."""

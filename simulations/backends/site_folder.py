@@ -28,7 +28,7 @@ def write_site_folders(study: Study, run_dir: Path) -> list[Path]:
     """
     source = load_source(study.data)
     folders = []
-    for site, indices in enumerate(partition_sites(source.pool, study).indices):
+    for site, indices in enumerate(partition_sites(source.pool, study)):
         folder = run_dir.absolute() / "deploy" / f"site-{site}"
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         _write_data(folder / "data.npz", source.pool.subset(indices), source.test)

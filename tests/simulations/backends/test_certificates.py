@@ -37,13 +37,13 @@ def test_the_servers_certificate_is_valid_for_its_hosts_under_its_authority_only
 
 
 def test_a_node_key_is_a_pair_on_a_nist_curve(tmp_path):
-    pair = make_node_key(tmp_path, "node")
-    private = load_ssh_private_key(pair.private.read_bytes(), None)
+    key = make_node_key(tmp_path, "node")
+    private = load_ssh_private_key(key.read_bytes(), None)
     assert isinstance(private, ec.EllipticCurvePrivateKey) and private.curve.name == "secp384r1"
-    assert load_ssh_public_key(pair.public.read_bytes()) == private.public_key()
+    assert load_ssh_public_key((tmp_path / "node.pub").read_bytes()) == private.public_key()
 
 
 def test_private_keys_are_readable_by_their_owner_only(tmp_path):
-    private = [make_server_certificate(tmp_path, "localhost").key, make_node_key(tmp_path, "node").private]
+    private = [make_server_certificate(tmp_path, "localhost").key, make_node_key(tmp_path, "node")]
     assert [stat.S_IMODE(path.stat().st_mode) for path in private] == [0o600] * 2
     assert b"PRIVATE" not in b"".join(path.read_bytes() for path in tmp_path.iterdir() if path not in private)

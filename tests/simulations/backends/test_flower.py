@@ -74,7 +74,7 @@ def test_a_deployment_takes_registered_nodes_and_refuses_a_stranger(tmp_path):
             folder.mkdir()
             write_toml(folder / "node.toml", {"site-file": str(folder / "site.yaml")})
         nodes = SuperNodes(home, link, transport)
-        stranger = nodes.start(folders[2], certificates.make_node_key(folders[2], "node").private)
+        stranger = nodes.start(folders[2], certificates.make_node_key(folders[2], "node"))
         nodes.register_and_start(folders[:2])
         link.run(study, APP, federation="", watch=lambda: nodes.check(2))
         assert stranger.poll() not in (None, 0)

@@ -13,7 +13,7 @@ from simulations.backends.site_folder import write_site_folders
 def test_each_site_folder_holds_exactly_its_part_of_the_pool_and_the_global_test_set(tmp_path):
     study = Study(threads=1)
     source = load_source(study.data)
-    parts = partition_sites(source.pool, study).indices
+    parts = partition_sites(source.pool, study)
     folders = write_site_folders(study, tmp_path)
     assert [folder.name for folder in folders] == ["site-0", "site-1", "site-2"]
     for folder, indices in zip(folders, parts, strict=True):
