@@ -29,6 +29,8 @@ app = typer.Typer(
 )
 site_app = typer.Typer(name="site", help="What a hospital runs on its own machine.", no_args_is_help=True)
 app.add_typer(site_app)
+server_app = typer.Typer(name="server", help="What a coordinator's operator does.", no_args_is_help=True)
+app.add_typer(server_app)
 bench_app = typer.Typer(name="bench", help="Measure one way of computing against another, here.", no_args_is_help=True)
 app.add_typer(bench_app)
 
@@ -177,6 +179,78 @@ def check(site: Annotated[Path, typer.Argument(metavar="SITE_YAML", help="The si
     from sites.check import check_site
 
     print(json.dumps(check_site(site), indent=2, ensure_ascii=False))
+
+
+@site_app.command("join", cls=Command)
+def join(site: Annotated[Path, typer.Argument(metavar="SITE_YAML", help="The site's own file.")]) -> None:
+    """Connect to the coordinator that the site file names, and answer its studies until a signal ends it."""
+    _must_exist(site, "site file")
+    from sites.join import join_network
+
+    join_network(site)
+
+
+@site_app.command("key", cls=Command)
+def key(
+    folder: Annotated[Path, typer.Argument(help="Folder that gets site.key and site.key.pub.")] = Path(),
+) -> None:
+    """Make the key pair that a site joins with; the coordinator is sent site.key.pub."""
+    from fedkr.network.certificates import make_node_key
+
+    if (folder / "site.key").exists():
+        raise UserError(f"{folder / 'site.key'}: is there already")
+    print(make_node_key(folder, "site.key").public)
+
+
+Coordinator = Annotated[Path, typer.Argument(metavar="FOLDER", help="The coordinator's folder.")]
+
+
+@server_app.command("init", cls=Command)
+def server_init(
+    folder: Coordinator,
+    host: Annotated[list[str], typer.Argument(help="Names or addresses under which sites reach this machine.")],
+    publisher: Annotated[str, typer.Option(help="Name under which sites list the key that signs bundles.")] = "fedkr",
+) -> None:
+    """Make a coordinator's folder: certificates, publisher's key, signed bundle; print what the sites need."""
+    from server.deployment import set_up
+
+    print(set_up(folder, host, publisher), end="")
+
+
+@server_app.command("start", cls=Command)
+def server_start(
+    folder: Coordinator,
+    listen: Annotated[str, typer.Option(help="HOST:PORT that the sites connect to.")] = "0.0.0.0:8443",
+) -> None:
+    """Start gate, hub and SuperLink, and keep them until a signal ends this command."""
+    from server.deployment import serve
+
+    serve(folder, listen)
+
+
+@server_app.command("add", cls=Command)
+def server_add(
+    folder: Coordinator,
+    name: Annotated[str, typer.Argument(help="The site's name; its site file must say the same.")],
+    public_key: Annotated[Path, typer.Argument(help="The site's site.key.pub.")],
+) -> None:
+    """Register a site's key under its name."""
+    _must_exist(public_key, "public key")
+    from server.deployment import register
+
+    print(f"{name} is node {register(folder, name, public_key)}")
+
+
+@server_app.command("run", cls=Command)
+def server_run(
+    folder: Coordinator,
+    run_dir: Annotated[Path, typer.Argument(metavar="RUN", help="Folder that gets the results.")],
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="OVERRIDES", help="As in simulate.")] = None,
+) -> None:
+    """Run a study over the registered sites."""
+    from server.deployment import run
+
+    run(folder, overrides or [], run_dir)
 
 
 @bench_app.command("audit", cls=Command)

@@ -38,7 +38,7 @@ def main(grid: Grid, context: Context) -> None:
     study, driven = read_study(context)
     run_dir = Path(study.run_dir)
     with failures_noted(run_dir):
-        results = run_on_server(grid, study, run_dir, driven)
+        results = run_on_server(grid, study, run_dir, driven, read_registered(context))
         write_atomic(run_dir / "server" / "results.json", json.dumps(results).encode())
         if not driven:
             # Imported here: every process that starts an app would load matplotlib for it.
@@ -73,7 +73,15 @@ def read_study(context: Context) -> tuple[Study, bool]:
     return replace(study, run_dir=str(study.run_folder())), False
 
 
-def run_on_server(grid: Grid, study: Study, run_dir: Path, driven: bool) -> dict[str, Any]:
+def read_registered(context: Context) -> dict[int, str] | None:
+    """Return the names of the sites' nodes that the operator registered; None where a run config names none."""
+    text = str(context.run_config.get("sites", ""))
+    return {int(node): name for node, name in json.loads(text).items()} if text else None
+
+
+def run_on_server(
+    grid: Grid, study: Study, run_dir: Path, driven: bool, registered: dict[int, str] | None = None
+) -> dict[str, Any]:
     """Gather the sites, run the comparison, and return the results without the simulation's oracle.
 
     Args:
@@ -81,12 +89,13 @@ def run_on_server(grid: Grid, study: Study, run_dir: Path, driven: bool) -> dict
         study: all settings.
         run_dir: gets ``server/`` and ``models/``.
         driven: whether a driver started the run, and starts it again after a failure that asks for it.
+        registered: the operator's names of the sites, by node.
     """
     started = time.time()
     folder = run_dir / "server"
     runtime = Runtime.choose(study.device, study.precision, study.threads)
     restartable = driven and study.backend.kind == "ray"
-    coordinator = Coordinator(grid, study, StageStore(folder / "stages"), restartable)
+    coordinator = Coordinator(grid, study, StageStore(folder / "stages"), restartable, registered)
     coordinator.gather_members()
     logger.info("├── sites: %s", ", ".join(coordinator.members))
     cards = {name: member.card for name, member in coordinator.members.items()}

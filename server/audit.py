@@ -18,7 +18,7 @@ from torch import Tensor
 from fedkr import wire
 from fedkr.audit.document import AuditQuestion, Document, Pair, audit_extras, check_comparison, keyed
 from fedkr.audit.statistics.blind import holm_reject
-from fedkr.audit.statistics.pooling import ALL_SITES, pooled_rows, worst_site
+from fedkr.audit.statistics.pooling import pooled_rows, worst_site
 from fedkr.audit.targets import RELEASE, headline_key
 from fedkr.audit.verdict import RELEASE_STUDENT, site_verdicts
 from fedkr.fingerprint import fingerprint
@@ -26,6 +26,7 @@ from fedkr.learning.job import Job
 from fedkr.learning.runtime import Runtime
 from fedkr.progress import Progress
 from fedkr.release import ReleasedSets
+from fedkr.site_name import ALL_SITES
 from server.coordinator import Coordinator, Pending
 from server.student import train_student
 from server.targets import Target

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +18,9 @@ import fedkr
 from fedkr import wire
 from fedkr.config import Study
 from fedkr.data.images import Shape
+from fedkr.documents import check_document
 from fedkr.errors import StudyFailedError, UserError
+from fedkr.site_name import check_site_name
 from fedkr.stages import Artifact, StageStore, read_artifact, write_artifact
 from fedkr.wire import SITE_ERROR
 
@@ -27,10 +30,9 @@ POLL_SECONDS = 0.2
 # Flower drops a message after its time to live; the deadline must come first.
 SPARE_SECONDS = 600.0
 T = TypeVar("T")
-# What each card must hold; the site's name has a check of its own.
-CARD_FIELDS = {"version": str, "classes": list, "size": int, "channels": int, "allow": list}
-# A site's name becomes part of the names of files, and must not lead into another folder.
-SITE_NAME = re.compile(r"[^./\\\0][^/\\\0]*")
+# What each card must hold, and what must be alike on all.
+CARD_FIELDS = ("site", "version", "classes", "size", "channels", "allow")
+SHARED_FIELDS = ("classes", "size", "channels")
 
 
 @dataclass(frozen=True)
@@ -84,10 +86,20 @@ class Coordinator:
         study: all settings.
         stages: the server's finished work.
         restartable: whether a driver starts the run again when a site's process died.
+        registered: the operator's names of the sites, by node; no other node takes part. Without it, as in simulations,
+            a site's name is what its card says.
     """
 
-    def __init__(self, grid: Grid, study: Study, stages: StageStore, restartable: bool = False) -> None:
+    def __init__(
+        self,
+        grid: Grid,
+        study: Study,
+        stages: StageStore,
+        restartable: bool = False,
+        registered: Mapping[int, str] | None = None,
+    ) -> None:
         self.grid, self.study, self.stages, self.restartable = grid, study, stages, restartable
+        self.registered = registered
         self.study_json = study.to_json()
         self.members: dict[str, Member] = {}
         self.missing: dict[str, str] = {}
@@ -104,26 +116,49 @@ class Coordinator:
             StudyFailedError: too few sites appeared or answered in time.
         """
         nodes = self._wait_for_nodes()
-        self.members = {str(node): Member(str(node), node, {}) for node in nodes}
+        self.members = {name: Member(name, node, {}) for node, name in nodes.items()}
         content = wire.request_content(self.study_json)
         messages = [self._message(content, wire.DESCRIBE, node, "describe") for node in nodes]
-        cards: dict[str, Member] = {}
-        answers = self.exchange(messages, lambda _, reply: wire.read_document(reply.content, wire.CARD))
-        for node, card in answers.items():
-            self._check_card(card)
-            if card["site"] in cards:
-                raise StudyFailedError(
-                    f"two nodes say that they are {card['site']!r}: give each site file its own name"
-                )
-            cards[card["site"]] = Member(card["site"], int(node), card)
-        self.members = {name: cards[name] for name in sorted(cards, key=site_order)}
-        self._check_same_shape()
+        cards = self.exchange(messages, self._read_card)
+        self._name_members(cards)
+        self._keep_same_shape()
+        self._check_enough()
 
-    def _wait_for_nodes(self) -> list[int]:
+    def _read_card(self, site: str, reply: Message) -> dict[str, Any]:
+        """Return a site's card; raise :class:`UserError` for one that no site of this version and name sends."""
+        card = wire.read_document(reply.content, wire.CARD)
+        check_document(wire.CARD, card)
+        for name in CARD_FIELDS:
+            if name not in card:
+                raise UserError(f"its card lacks {name!r}; is its fedkr of version {fedkr.__version__}?")
+        if card["version"] != fedkr.__version__:
+            raise UserError(
+                f"it runs fedkr {card['version']}, the server {fedkr.__version__}: install the same version"
+            )
+        check_site_name(card["site"], "`name` in its site file")
+        if self.registered is not None and card["site"] != site:
+            raise UserError(f"it calls itself {card['site']!r}: set `name: {site}` in its site file")
+        return card
+
+    def _name_members(self, cards: Mapping[str, dict[str, Any]]) -> None:
+        """Call the members by the names on their cards; of two with one name nobody knows which it is."""
+        named = Counter(card["site"] for card in cards.values())
+        found = {}
+        for site, card in cards.items():
+            if named[card["site"]] > 1:
+                self._lose(
+                    site, f"it calls itself {card['site']!r}, as another node does: each needs a name of its own"
+                )
+            else:
+                found[card["site"]] = Member(card["site"], self.members[site].node, card)
+        self.members = {name: found[name] for name in sorted(found, key=site_order)}
+
+    def _wait_for_nodes(self) -> dict[int, str]:
+        """Return the nodes that appeared in time, each with the name that the operator gave it, else with its id."""
         wanted, until = self.study.federation.sites, time.monotonic() + self.study.federation.register_deadline
-        nodes: list[int] = []
+        nodes: dict[int, str] = {}
         while len(nodes) < wanted and time.monotonic() < until:
-            nodes = sorted(self.grid.get_node_ids())
+            nodes = self._known(self.grid.get_node_ids())
             if len(nodes) < wanted:
                 time.sleep(POLL_SECONDS)
         if len(nodes) < self.least:
@@ -137,31 +172,28 @@ class Coordinator:
             self.missing[f"{wanted - len(nodes)} of {wanted} sites"] = "did not appear in time"
         return nodes
 
-    def _check_card(self, card: dict[str, Any]) -> None:
-        for name, kind in CARD_FIELDS.items():
-            if not isinstance(card.get(name), kind):
-                raise StudyFailedError(
-                    f"a site's card lacks {name!r}, or it is malformed; is its fedkr of version {fedkr.__version__}?"
-                )
-        if not isinstance(card.get("site"), str) or not SITE_NAME.fullmatch(card["site"]):
-            raise StudyFailedError(
-                f"a site calls itself {card.get('site')!r}: `name` in its site file must not begin with a dot "
-                "or hold a slash"
-            )
-        if card["version"] != fedkr.__version__:
-            raise StudyFailedError(
-                f"{card['site']} runs fedkr {card['version']}, the server {fedkr.__version__}: install the same version"
-            )
+    def _known(self, nodes: Iterable[int]) -> dict[int, str]:
+        if self.registered is None:
+            return {node: str(node) for node in sorted(nodes)}
+        return {node: self.registered[node] for node in sorted(nodes) if node in self.registered}
 
-    def _check_same_shape(self) -> None:
-        first = next(iter(self.members.values()))
-        for member in self.members.values():
-            for name in ("classes", "size", "channels"):
-                if member.card[name] != first.card[name]:
-                    raise StudyFailedError(
-                        f"{member.name} has {name}={member.card[name]}, {first.name} has {first.card[name]}: "
-                        "all sites must name the study's classes and image shape alike"
-                    )
+    def _keep_same_shape(self) -> None:
+        """Lose the sites whose classes and image shape are not those of most; of equally many, the first's."""
+        shapes = {
+            name: tuple(map(str, (member.card[f] for f in SHARED_FIELDS))) for name, member in self.members.items()
+        }
+        if not shapes:
+            return
+        (common, _), *_ = Counter(shapes.values()).most_common()
+        like = next(name for name, shape in shapes.items() if shape == common)
+        for name in [name for name, shape in shapes.items() if shape != common]:
+            own, other = self.members[name].card, self.members[like].card
+            field = next(f for f in SHARED_FIELDS if own[f] != other[f])
+            self._lose(
+                name,
+                f"it has {field}={own[field]}, {like} has {other[field]}: all sites must name the study's classes and "
+                "image shape alike",
+            )
 
     @property
     def card(self) -> dict[str, Any]:
@@ -334,6 +366,9 @@ class Coordinator:
     def _lose_silent(self, silent: dict[str, str], lost: dict[str, str] | None = None) -> None:
         for site in silent.values():
             self._lose(site, f"no answer within federation.deadline={self.study.federation.deadline:g} s", lost)
+        self._check_enough()
+
+    def _check_enough(self) -> None:
         if len(self.members) < self.least:
             reasons = "; ".join(f"{site}: {why}" for site, why in self.missing.items())
             raise StudyFailedError(

@@ -25,6 +25,7 @@ from fedkr.learning.runtime import Runtime
 from fedkr.progress import FileProgress
 from fedkr.recycle import SitePipeline
 from fedkr.recycle.pipeline import site_job
+from fedkr.site_name import check_site_name
 from fedkr.stages import StageStore
 from sites.policy import SIMULATED, Policy
 
@@ -32,8 +33,27 @@ SECRET_FILE = "secret"
 
 
 @dataclass
+class Connection:
+    """How a site joins a network.
+
+    Attributes:
+        coordinator: ``HOST:PORT`` of the coordinator's gate.
+        authority: file with the certificate of the authority that signed the gate's.
+        key: file with the private key whose public half the coordinator registered (NIST EC, OpenSSH).
+        publishers: public keys (``ssh-ed25519 ...``), by name, of those whose bundles this site runs.
+        port: of the SuperNode's own API, which only this machine can reach.
+    """
+
+    coordinator: str = ""
+    authority: str = ""
+    key: str = ""
+    publishers: dict[str, str] = field(default_factory=dict)
+    port: int = 9094
+
+
+@dataclass
 class SiteFile:
-    """A hospital's own file: who it is, where its images are, what may leave."""
+    """A hospital's own file: who it is, where its images are, what may leave, how it joins."""
 
     name: str
     workspace: str
@@ -41,6 +61,7 @@ class SiteFile:
     policy: Policy = field(default_factory=Policy)
     device: str = "auto"
     threads: int = 1
+    connection: Connection = field(default_factory=Connection)
 
 
 @dataclass(frozen=True)
@@ -109,11 +130,13 @@ def read_site_file(path: Path) -> SiteFile:
     if required:
         raise UserError(f"{path}: field {required[0]!r} is missing; a site file has name, workspace, data and policy")
     site = read_dataclass(SiteFile, values, str(path))
+    check_site_name(site.name, f"{path}: name")
     site.policy.check(str(path))
     folder = path.resolve().parent
     site.workspace = str(folder / Path(site.workspace).expanduser())
-    if site.data.path:
-        site.data.path = str(folder / Path(site.data.path).expanduser())
+    for holder, name in ((site.data, "path"), (site.connection, "authority"), (site.connection, "key")):
+        if getattr(holder, name):
+            setattr(holder, name, str(folder / Path(getattr(holder, name)).expanduser()))
     return site
 
 

@@ -6,8 +6,8 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from fedkr.audit.statistics.pooling import ALL_SITES
 from fedkr.audit.targets import RELEASE
+from fedkr.site_name import ALL_SITES
 
 NONE_FOUND, FOUND, UNCLEAR = VERDICTS = ("no leakage found", "leakage found", "cannot tell")
 # An AUC of 0.5 is guessing; a pass takes an interval that ends here at the latest.

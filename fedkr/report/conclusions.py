@@ -6,12 +6,12 @@ from statistics import fmean
 
 import scipy
 
-from fedkr.audit.statistics.pooling import ALL_SITES
 from fedkr.audit.verdict import CHANCE, VERDICTS
 from fedkr.report.audit_fields import AuditRow
 from fedkr.report.results import Results, StrategyResult
 from fedkr.report.selection import headline_rows, strategy_by_name, verdict_rows
 from fedkr.report.wording import attack_with_references, decimal, listing, percent, plural, strategy_label, target_label
+from fedkr.site_name import ALL_SITES
 
 NAMED_SITES = 5
 LEVEL_POINTS = 0.05

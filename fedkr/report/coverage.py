@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from fedkr.audit.statistics.pooling import ALL_SITES
 from fedkr.audit.targets import OF_ONE_SITE
 from fedkr.config import RELEASE_ATTACKS
 from fedkr.report.audit_fields import AuditRow
@@ -19,6 +18,7 @@ from fedkr.report.wording import (
     target_label,
     tpr_figures,
 )
+from fedkr.site_name import ALL_SITES
 
 # How each kind of reference models is made.
 MADE_BY = {

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from fedkr.audit.statistics.membership import accuracy_over_privacy
-from fedkr.audit.statistics.pooling import ALL_SITES, pooled_rows
+from fedkr.audit.statistics.pooling import pooled_rows
 from fedkr.audit.targets import adversary_of
 from fedkr.audit.verdict import site_verdicts
 from fedkr.report.audit_fields import AuditRow, VerdictRow
 from fedkr.report.results import Results, SiteResult, SiteScores, StrategyResult
+from fedkr.site_name import ALL_SITES
 
 OUTSIDER, SERVER, OWNER = ADVERSARIES = ("outsider", "server", "owner")
 _ORDER = ("student", "weights", "oracle", "site-student", "update", "release", "teacher", "local")

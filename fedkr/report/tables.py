@@ -7,12 +7,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from fedkr.audit.statistics.pooling import ALL_SITES
 from fedkr.audit.verdict import CHANCE, FOUND, NONE_FOUND, UNCLEAR
 from fedkr.report import wording
 from fedkr.report.audit_fields import AuditRow
 from fedkr.report.results import Results
 from fedkr.report.selection import adversary, audited_sites, headline_by_target, references_kind, verdict_counts
+from fedkr.site_name import ALL_SITES
 
 MANY_SITES = 4
 _VERDICT_TITLES = {FOUND: "leak", UNCLEAR: "unclear", NONE_FOUND: "none"}

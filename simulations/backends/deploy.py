@@ -1,7 +1,8 @@
-"""The deployment backend, on loopback: a SuperLink with TLS and one registered SuperNode for each site."""
+"""The deployment backend, on loopback: a coordinator's closed network and one registered SuperNode for each site."""
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
@@ -9,12 +10,27 @@ from pathlib import Path
 
 from fedkr.config import BackendConfig, Study
 from fedkr.errors import StudyFailedError
-from simulations.backends import certificates
-from simulations.backends.bundle import installed
+from fedkr.network.bundle import build_bundle, installed, run_config
+from fedkr.network.certificates import KeyPair, make_node_key, make_server_certificate, make_signing_key
+from fedkr.network.processes import (
+    LOOPBACK,
+    free_port,
+    gate_command,
+    hub_address,
+    hub_command,
+    last_words,
+    superlink_flags,
+    wait_for_port,
+)
+from fedkr.network.signing import read_signing_key
 from simulations.backends.home import FlowerHome
 from simulations.backends.restarts import with_restarts
-from simulations.backends.site_folder import write_site_folders
-from simulations.backends.superlink import CONNECTION, HOST, SuperLink, Transport, choose_port, last_line
+from simulations.backends.site_folder import write_connection, write_site_folders
+from simulations.backends.superlink import CONNECTION, SuperLink, Transport, choose_port
+from sites.join import supernode_command
+from sites.workspace import Connection, read_site_file
+
+PUBLISHER = "rehearsal"
 
 
 class DeployBackend:
@@ -31,53 +47,85 @@ class DeployBackend:
 
     def _attempt(self, study: Study, run_dir: Path) -> None:
         with FlowerHome(study, run_dir) as home:
-            sites = write_site_folders(study, home.run_dir)
-            transport = make_tls(home.run_dir / "deploy")
-            environment = home.environment()
-            link = SuperLink(home, choose_port(self._config.port), transport, environment)
-            nodes = SuperNodes(home, link, transport)
-            nodes.register_and_start(sites)
+            network = Network(home, self._shim, choose_port(self._config.port))
+            nodes = SuperNodes(home, network)
+            nodes.register_and_start(write_site_folders(study, home.run_dir))
             least = study.federation.min_sites or study.federation.sites
-            link.run(study, self._shim, federation="", watch=lambda: nodes.check(least))
+            network.run(study, nodes, least)
 
 
-def make_tls(folder: Path) -> Transport:
-    """Make an authority and the SuperLink's certificate for loopback; return the SuperLink's transport."""
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    files = certificates.make_server_certificate(folder, HOST, "localhost")
-    flags = ["--ssl-ca-certfile", str(files.authority)]
-    flags += ["--ssl-certfile", str(files.certificate), "--ssl-keyfile", str(files.key)]
-    return Transport((*flags, "--enable-supernode-auth"), files.authority)
+class Network:
+    """A coordinator of loopback: the SuperLink, the hub with the signed bundle, and the gate before them.
+
+    Args:
+        home: owns the processes; keys, certificates and bundle go to ``run_dir/deploy``.
+        shim: the file of the module that binds the apps.
+        port: the gate's.
+    """
+
+    def __init__(self, home: FlowerHome, shim: Path, port: int) -> None:
+        folder = home.run_dir / "deploy"
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._home, self.address = home, f"{LOOPBACK}:{port}"
+        self.tls = make_server_certificate(folder, LOOPBACK, "localhost")
+        self.publisher = make_signing_key(folder, "publisher")
+        self.bundle = build_bundle(shim).signed(PUBLISHER, read_signing_key(self.publisher.private))
+        self.bundle.write(folder / "bundle")
+        hub, superlink = free_port(), free_port()
+        home.start(hub_command(hub, folder / "bundle"), "hub.log", home.environment())
+        wait_for_port(LOOPBACK, hub)
+        environment = home.environment(FLWR_SUPERGRID_API_URL=hub_address(hub))
+        self.link = SuperLink(home, superlink, Transport(superlink_flags(self.tls), self.tls.authority), environment)
+        home.start(gate_command(LOOPBACK, port, self.link.address, self.tls), "gate.log", home.environment())
+        wait_for_port(LOOPBACK, port)
+
+    def connection(self, key: Path) -> Connection:
+        """Return how the owner of a registered key joins."""
+        publishers = {PUBLISHER: self.publisher.public.read_text(encoding="utf-8")}
+        return Connection(self.address, str(self.tls.authority), str(key), publishers, free_port())
+
+    def run(self, study: Study, nodes: SuperNodes, least: int) -> None:
+        """Run a study over the registered nodes; at least as many must stay alive."""
+        config = run_config(study, self._home.run_dir, sites=json.dumps(nodes.names))
+        self.link.run(self.bundle.app, config, watch=lambda: nodes.check(least))
 
 
 class SuperNodes:
-    """The SuperNodes of a run; ``running`` has their processes by the names of their sites."""
+    """The SuperNodes of a run.
 
-    def __init__(self, home: FlowerHome, link: SuperLink, transport: Transport) -> None:
+    Attributes:
+        names: the sites', by their nodes' ids.
+        running: the processes, by the names of their sites.
+    """
+
+    def __init__(self, home: FlowerHome, network: Network) -> None:
         self._home = home
-        self._link = link
-        self._authority = str(transport.authority)
+        self._network = network
+        self.names: dict[str, str] = {}
         self.running: dict[str, subprocess.Popen[bytes]] = {}
 
     def register_and_start(self, sites: list[Path]) -> None:
-        """Make each site's key, register it with the SuperLink, and start the SuperNode in the site's folder.
+        """Make each site's key, register it with the SuperLink, and start the site's SuperNode.
+
+        Args:
+            sites: the sites' folders, each with its site file.
 
         Raises:
             StudyFailedError: the SuperLink refused a key.
         """
-        keys = [certificates.make_node_key(site, "node") for site in sites]
+        keys = [make_node_key(site, "node") for site in sites]
         with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-            list(pool.map(self._register, (key.with_suffix(".pub") for key in keys), (site.name for site in sites)))
+            nodes = pool.map(self._register, (key.public for key in keys), (site.name for site in sites))
+            self.names = {node: site.name for node, site in zip(nodes, sites, strict=True)}
         for site, key in zip(sites, keys, strict=True):
             self.running[site.name] = self.start(site, key)
 
-    def start(self, site: Path, key: Path) -> subprocess.Popen[bytes]:
+    def start(self, site: Path, key: KeyPair) -> subprocess.Popen[bytes]:
         """Start the SuperNode of a site's folder, which writes to ``run_dir/flower/<site>.log``."""
         own = self._home.path / site.name  # nodes that share a home would install the bundle into the same folder
         own.mkdir()
-        command = ["flower-supernode", "--root-certificates", self._authority, "--superlink", self._link.address]
-        command += ["--auth-supernode-private-key", str(key), "--node-config", str(site / "node.toml")]
-        command += ["--host", HOST, "--port", str(choose_port())]
+        file = write_connection(site, self._network.connection(key.private))
+        command = supernode_command(file, read_site_file(file), own)
         return self._home.start(command, self._log(site.name).name, self._home.environment(FLWR_HOME=str(own)))
 
     def check(self, least: int) -> None:
@@ -89,10 +137,17 @@ class SuperNodes:
                 f"{ended[0]}: its SuperNode ended by itself, exit status {status} (log: {self._log(ended[0])})"
             )
 
-    def _register(self, key: Path, name: str) -> None:
-        answer = self._link.flwr("supernode", "register", str(key), CONNECTION, "--name", name)
-        if answer.returncode:
-            raise StudyFailedError(f"{name}: its key was not registered: {last_line(answer.stdout + answer.stderr)}")
+    def _register(self, key: Path, name: str) -> str:
+        """Return the id of the node that a key was registered as."""
+        answer = self._network.link.flwr(
+            "supernode", "register", str(key), CONNECTION, "--name", name, "--format", "json"
+        )
+        try:
+            return str(json.loads(answer.stdout)["node-id"])
+        except (ValueError, KeyError):
+            raise StudyFailedError(
+                f"{name}: its key was not registered: {last_words(answer.stdout + answer.stderr)}"
+            ) from None
 
     def _log(self, name: str) -> Path:
         return self._home.logs / f"{name}.log"

@@ -12,24 +12,17 @@ from pathlib import Path
 
 import psutil
 
-import fedkr
 from fedkr.config import Study
 from fedkr.disk import write_atomic
 from fedkr.errors import UserError
 from fedkr.failure import clear_note
+from fedkr.network.offline import direct_loopback, flower_environment
 from fedkr.run_files import RunFiles
 from simulations.backends import processes
 
 PREFIX = "fedkr-run-"
 # Ray puts Unix sockets 68 characters below its folder, and a socket's path holds 107 (103 on macOS).
 LONGEST_HOME = 34
-LOOPBACK = ("localhost", "127.0.0.1", "::1")
-# Flower asks its makers for updates and tells them of runs, and installs packages, unless it is told not to.
-OFFLINE = {
-    "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
-    "FLWR_TELEMETRY_ENABLED": "0",
-    "FLWR_DISABLE_UPDATE_CHECK": "1",
-}
 
 
 class FlowerHome:
@@ -53,7 +46,7 @@ class FlowerHome:
         self.logs.mkdir(parents=True, exist_ok=True)
         self._end_leftovers()
         clear_note(RunFiles(self.run_dir).server)  # only now: what an earlier run left behind could still write one
-        os.environ.update(_direct_loopback())  # this process calls the SuperLink too
+        os.environ.update(direct_loopback())  # this process calls the SuperLink too
         self.path = Path(tempfile.mkdtemp(prefix=PREFIX, dir=_short_temporary_folder()))
         driver = psutil.Process()
         record = {"home": str(self.path), "driver": driver.pid, "created": driver.create_time()}
@@ -69,18 +62,12 @@ class FlowerHome:
         self._record.unlink(missing_ok=True)
 
     def environment(self, **extra: str) -> dict[str, str]:
-        """Return the environment of a process of this run.
-
-        Flower starts its helpers by bare name, so the interpreter's folder leads PATH; the installed package has to be
-        importable from an empty folder; and the number of threads is part of a study's numbers.
-        """
-        values = {**os.environ, **_direct_loopback(), **OFFLINE}
-        values["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), values.get("PATH", os.defpath)])
-        package_root = str(Path(fedkr.__file__).absolute().parents[1])
-        values["PYTHONPATH"] = os.pathsep.join(filter(None, [package_root, values.get("PYTHONPATH", "")]))
-        for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
-            values[name] = str(self._study.threads)
-        return values | {"FLWR_HOME": str(self.path), "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.1", **extra}
+        """Return the environment of a process of this run; the number of threads is part of a study's numbers."""
+        threads = dict.fromkeys(
+            ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(self._study.threads)
+        )
+        own = {**threads, "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.1", "FLWR_HOME": str(self.path)}
+        return flower_environment(self.path) | own | extra
 
     def start(self, command: list[str], log: str, environment: dict[str, str]) -> subprocess.Popen[bytes]:
         """Start a process of this run in an empty folder and a session of its own; it writes to ``logs/<log>``."""
@@ -121,13 +108,6 @@ def _alive(pid: int, created: float) -> bool:
         process = psutil.Process(pid)
         return abs(process.create_time() - created) < 1 and processes.is_running(process)
     return False
-
-
-def _direct_loopback() -> dict[str, str]:
-    """Return the variables that keep calls to this machine itself away from the proxy that it may have."""
-    known = ",".join(filter(None, (os.environ.get(name) for name in ("no_proxy", "NO_PROXY"))))
-    hosts = dict.fromkeys([*filter(None, known.split(",")), *LOOPBACK])
-    return dict.fromkeys(("no_proxy", "NO_PROXY"), ",".join(hosts))
 
 
 def _short_temporary_folder() -> str:

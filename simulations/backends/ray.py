@@ -9,7 +9,7 @@ import torch
 
 from fedkr.config import BackendConfig, Study
 from fedkr.errors import UserError
-from simulations.backends.bundle import installed
+from fedkr.network.bundle import installed, run_config, write_bundle
 from simulations.backends.home import FlowerHome
 from simulations.backends.restarts import with_restarts
 from simulations.backends.superlink import SuperLink, Transport, choose_port
@@ -52,7 +52,8 @@ class RayBackend:
             environment = home.environment(**self._ray_environment(home))
             port = choose_port(self._config.port)
             link = SuperLink(home, port, Transport(("--insecure", "--simulation")), environment)
-            link.run(study, self._shim, self._federation(study.federation.sites), watch=lambda: None)
+            app, config = write_bundle(home.path / "fedkr", self._shim), run_config(study, home.run_dir)
+            link.run(str(app), config, lambda: None, self._federation(study.federation.sites))
 
     def _ray_environment(self, home: FlowerHome) -> dict[str, str]:
         values = {

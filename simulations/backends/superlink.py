@@ -11,22 +11,21 @@ import subprocess
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import psutil
 
-from fedkr.config import Study
 from fedkr.errors import StudyFailedError, UserError
 from fedkr.failure import read_note
+from fedkr.network import bundle
+from fedkr.network.processes import LOOPBACK, last_words
 from fedkr.run_files import RunFiles
-from simulations.backends import bundle
 from simulations.backends.home import FlowerHome
 from simulations.backends.processes import is_running, with_descendants
 
-HOST = "127.0.0.1"
 CONNECTION = "own"
 START_DEADLINE = 60.0
 COMMAND_DEADLINE = 120.0
@@ -41,7 +40,7 @@ EXCEPTION_LINE = re.compile(r"^(?:\x1b\[\d+m)?(?:[\w.]+\.)?(\w*(?:Error|Exceptio
 
 @dataclass(frozen=True)
 class Transport:
-    """How the SuperLink is reached: its flags, and the certificate authority's file for TLS (None without)."""
+    """How the SuperLink is reached: its flags, and the certificate of its authority for TLS (None without)."""
 
     flags: tuple[str, ...]
     authority: Path | None = None
@@ -51,11 +50,11 @@ def choose_port(wanted: int = 0) -> int:
     """Return ``wanted``, or a free TCP port of the loopback interface for 0; raise :class:`UserError` when in use."""
     try:
         # As for the SuperLink, connections that a stopped server left in TIME_WAIT do not block a port.
-        with socket.create_server((HOST, wanted)) as probe:
+        with socket.create_server((LOOPBACK, wanted)) as probe:
             return int(probe.getsockname()[1])
     except (OSError, OverflowError) as error:
         raise UserError(
-            f"backend.port={wanted}: cannot be used on {HOST} ({error}); backend.port=0 takes a free one"
+            f"backend.port={wanted}: cannot be used on {LOOPBACK} ({error}); backend.port=0 takes a free one"
         ) from None
 
 
@@ -70,9 +69,9 @@ class SuperLink:
         self._log = home.logs / "run.log"
         # Earlier attempts wrote to the same file, and their errors are not this one's.
         self._log_start = self._log.stat().st_size if self._log.exists() else 0
-        self.address = f"{HOST}:{port}"
+        self.address = f"{LOOPBACK}:{port}"
         self._configure_command_line()
-        command = ["flower-superlink", *transport.flags, "--host", HOST, "--port", str(port)]
+        command = ["flower-superlink", *transport.flags, "--host", LOOPBACK, "--port", str(port)]
         self._process = home.start(command, "superlink.log", environment)
         self._wait_until_healthy()
 
@@ -89,18 +88,20 @@ class SuperLink:
                 f"`flwr {arguments[0]}` did not answer for {COMMAND_DEADLINE:.0f} s", restart=True
             ) from None
 
-    def run(self, study: Study, shim: Path, federation: str, watch: Callable[[], None]) -> None:
+    def run(self, app: str, config: Mapping[str, str], watch: Callable[[], None], federation: str = "") -> None:
         """Start the run, follow its log into ``run.log`` and return when it has completed.
 
-        ``federation`` is Flower's ``--federation-config``, or empty. ``watch``, called several times a second, raises
-        :class:`StudyFailedError` when something else went wrong.
+        Args:
+            app: the bundle's folder, or as ``@publisher/app==version`` the signed one of the SuperLink's hub.
+            config: what both apps find in ``context.run_config``.
+            watch: called several times a second; raises :class:`StudyFailedError` when something else went wrong.
+            federation: Flower's ``--federation-config``, or nothing.
 
         Raises:
             StudyFailedError: the run failed, or a process that it needs is gone.
         """
-        folder = bundle.write_bundle(self._home.path / "fedkr", shim)
-        config = bundle.write_run_config(self._home.path / "run.toml", study, self._home.run_dir)
-        command = ["flwr", "run", str(folder), CONNECTION, "--stream", "--run-config", str(config)]
+        file = bundle.write_toml(self._home.path / "run.toml", config)
+        command = ["flwr", "run", app, CONNECTION, "--stream", "--run-config", str(file)]
         command += ["--federation-config", federation] if federation else []
         while True:
             self._follow(command, watch)
@@ -171,10 +172,10 @@ class SuperLink:
             runs: list[dict[str, Any]] = json.loads(listing.stdout)["runs"]
         except (ValueError, KeyError):
             raise StudyFailedError(
-                f"`flwr ls` failed: {last_line(listing.stdout + listing.stderr)}", restart=True
+                f"`flwr ls` failed: {last_words(listing.stdout + listing.stderr)}", restart=True
             ) from None
         if not runs:
-            raise StudyFailedError(f"Flower did not start the run: {last_line(self._run_log())}")
+            raise StudyFailedError(f"Flower did not start the run: {last_words(self._run_log())}")
         return runs[0]
 
     def _failure(self, details: str) -> StudyFailedError:
@@ -182,14 +183,8 @@ class SuperLink:
             return note
         if not details or any(wrapper in details for wrapper in WRAPPERS):
             causes = [line for line in EXCEPTION_LINE.findall(self._run_log()) if not line.endswith(WRAPPERS)]
-            details = causes[-1] if causes else last_line(self._run_log())
+            details = causes[-1] if causes else last_words(self._run_log())
         return StudyFailedError(f"{details} (log: {self._log})")
 
     def _run_log(self) -> str:
         return self._log.read_bytes()[self._log_start :].decode(errors="replace")
-
-
-def last_line(text: str) -> str:
-    """Return the last line of a command's output that has words, without the frame that Flower draws around errors."""
-    lines = [line.strip(" \t│╭╰─╮╯{}") for line in text.splitlines()]
-    return next((line for line in reversed(lines) if line), "it said nothing")

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from fedkr.audit.statistics.pooling import ALL_SITES
 from fedkr.config import RELEASE_ATTACKS
+from fedkr.site_name import ALL_SITES
 
 pytestmark = pytest.mark.alone
 

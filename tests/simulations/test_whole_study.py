@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 from flwr.serverapp.strategy import FedAvg
 
-from fedkr.audit.statistics.pooling import ALL_SITES
 from fedkr.config import RELEASE_ATTACKS, parse_study
 from fedkr.data import load_source
 from fedkr.data.images import Shape
@@ -19,6 +18,7 @@ from fedkr.learning.runtime import Runtime
 from fedkr.recycle.distill import distill_student
 from fedkr.recycle.drawer import own_knobs
 from fedkr.release import ReleasedSets, SoftSet
+from fedkr.site_name import ALL_SITES
 from fedkr.stages import read_artifact
 from server.composition import compose_study
 from simulations.run_folder import RunFolder

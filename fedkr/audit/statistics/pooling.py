@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 
 from fedkr.audit.statistics.membership import ENDS, Interval, resolvable, tpr_name, with_limits
+from fedkr.site_name import ALL_SITES
 
-ALL_SITES = "all sites"
 TPR = tpr_name(0).removesuffix("0")
+
 Row = Mapping[str, Any]
 
 

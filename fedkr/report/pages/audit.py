@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import Any
 
-from fedkr.audit.statistics.pooling import ALL_SITES
 from fedkr.report.audit_fields import AuditRow, PerClassRow
 from fedkr.report.results import Results
 from fedkr.report.selection import audited_targets, kind_and_owner, verdict_rows
 from fedkr.report.wording import attack_with_references
+from fedkr.site_name import ALL_SITES
 
 
 def verdicts_by_site(results: Results) -> dict[str, dict[str, str]]:

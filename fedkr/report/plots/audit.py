@@ -11,7 +11,6 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter, PercentFormatter
 
-from fedkr.audit.statistics.pooling import ALL_SITES
 from fedkr.audit.verdict import CHANCE, LARGEST_PASS
 from fedkr.report.audit_fields import AuditRow
 from fedkr.report.plots.style import (
@@ -45,6 +44,7 @@ from fedkr.report.wording import (
     target_label,
     tpr_figures,
 )
+from fedkr.site_name import ALL_SITES
 
 PLANE_FPR = 0.01
 # No tick above 100 %, and room for half a marker.

@@ -1,6 +1,4 @@
 import stat
-import tomllib
-from pathlib import Path
 
 import numpy as np
 import yaml
@@ -17,8 +15,7 @@ def test_each_site_folder_holds_exactly_its_part_of_the_pool_and_the_global_test
     folders = write_site_folders(study, tmp_path)
     assert [folder.name for folder in folders] == ["site-0", "site-1", "site-2"]
     for folder, indices in zip(folders, parts, strict=True):
-        node = tomllib.loads((folder / "node.toml").read_text())
-        site = yaml.safe_load(Path(node["site-file"]).read_text())
+        site = yaml.safe_load((folder / "site.yaml").read_text())
         own = load_source(read_dataclass(DataConfig, site["data"], "data"))
         assert np.array_equal(own.pool.images, source.pool.images[indices])
         assert np.array_equal(own.pool.labels, source.pool.labels[indices])

@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 
 from fedkr.audit.statistics.membership import membership_figures
-from fedkr.audit.statistics.pooling import ALL_SITES, pooled_rows, worst_site
+from fedkr.audit.statistics.pooling import pooled_rows, worst_site
+from fedkr.site_name import ALL_SITES
 
 
 def row(site, **changes):

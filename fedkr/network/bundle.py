@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import shutil
+import subprocess
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,9 @@ import tomli_w
 
 import fedkr
 from fedkr.config import Study
-from fedkr.errors import UserError
+from fedkr.errors import StudyFailedError, UserError
+from fedkr.network.offline import flower_environment
+from fedkr.network.signing import SignedBundle
 
 SHIM = "fedkr_app"
 
@@ -32,9 +36,13 @@ serverapp = "{shim}:server_app"
 clientapp = "{shim}:client_app"
 
 [tool.flwr.app.config]
+overrides = ""
 study = ""
 run-dir = ""
+sites = ""
 """
+# As `flwr run` names it: the version is said, or Flower would take an older bundle that it remembers.
+APP = f"@fedkr/fedkr=={fedkr.__version__}"
 
 
 def installed(shim: str = SHIM) -> Path:
@@ -53,9 +61,30 @@ def write_bundle(folder: Path, shim: Path) -> Path:
     return folder
 
 
-def write_run_config(path: Path, study: Study, run_dir: Path) -> Path:
-    """Write what both apps find in ``context.run_config``; return ``path``."""
-    return write_toml(path, {"study": study.to_json(), "run-dir": str(run_dir.absolute())})
+def build_bundle(shim: Path) -> SignedBundle:
+    """Build the bundle of a shim, the same bytes wherever this version of fedkr does; nobody has signed it yet.
+
+    It has no dependencies: what runs at a site is what the site installed.
+
+    Raises:
+        StudyFailedError: Flower could not build it.
+    """
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        app = write_bundle(folder / "fedkr", shim)
+        built = subprocess.run(
+            ["flwr", "build", "--app", str(app)], cwd=folder, env=flower_environment(folder / "home"), text=True,
+            capture_output=True, check=False,
+        )  # fmt: skip
+        found = list(folder.glob("*.fab"))
+        if built.returncode or len(found) != 1:
+            raise StudyFailedError(f"`flwr build` failed: {(built.stdout + built.stderr).strip()}")
+        return SignedBundle(APP, found[0].read_bytes())
+
+
+def run_config(study: Study, run_dir: Path, **more: str) -> dict[str, str]:
+    """Return what both apps find in ``context.run_config``."""
+    return {"study": study.to_json(), "run-dir": str(run_dir.absolute()), **more}
 
 
 def write_toml(path: Path, values: Mapping[str, Any]) -> Path:

@@ -1,4 +1,4 @@
-"""Keys of a deployment on loopback: the SuperLink's certificate with its authority's, and each SuperNode's key."""
+"""Keys of a deployment: the SuperLink's certificate with its authority's, each SuperNode's key, a publisher's key."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import trustme
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
 
@@ -16,6 +17,13 @@ class ServerFiles(NamedTuple):
     authority: Path
     certificate: Path
     key: Path
+
+
+class KeyPair(NamedTuple):
+    """The files of a key pair, a SuperNode's or a publisher's; only the public one is shown to anyone."""
+
+    public: Path
+    private: Path
 
 
 def make_server_certificate(folder: Path, *hosts: str) -> ServerFiles:
@@ -29,14 +37,23 @@ def make_server_certificate(folder: Path, *hosts: str) -> ServerFiles:
     return files
 
 
-def make_node_key(folder: Path, name: str) -> Path:
-    """Make a SuperNode's keys, ``name`` and ``name.pub`` (NIST P-384, OpenSSH, as Flower has them); return ``name``."""
-    key = ec.generate_private_key(ec.SECP384R1())
+def make_node_key(folder: Path, name: str) -> KeyPair:
+    """Make a SuperNode's key (NIST P-384, OpenSSH format, as Flower reads them): ``name.pub`` and ``name``."""
+    return _write_pair(ec.generate_private_key(ec.SECP384R1()), folder, name)
+
+
+def make_signing_key(folder: Path, name: str) -> KeyPair:
+    """Make a publisher's key (Ed25519, OpenSSH format), which signs bundles."""
+    return _write_pair(Ed25519PrivateKey.generate(), folder, name)
+
+
+def _write_pair(key: ec.EllipticCurvePrivateKey | Ed25519PrivateKey, folder: Path, name: str) -> KeyPair:
     public = key.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH)
     private = key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption())
-    (folder / f"{name}.pub").write_bytes(public)
-    make_private(folder / name).write_bytes(private)
-    return folder / name
+    pair = KeyPair(folder / f"{name}.pub", folder / name)
+    pair.public.write_bytes(public)
+    make_private(pair.private).write_bytes(private)
+    return pair
 
 
 def make_private(path: Path) -> Path:

@@ -5,7 +5,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_ssh_private_key, load_ssh_public_key
 
-from simulations.backends.certificates import make_node_key, make_server_certificate
+from fedkr.network.certificates import make_node_key, make_server_certificate
 
 
 def shake_hands(server, host, authority):

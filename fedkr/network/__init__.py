@@ -1,0 +1,1 @@
+"""The closed network of a deployment: one public port for SuperNodes only, and bundles that publishers signed."""

@@ -1,0 +1,41 @@
+"""The environment of Flower's processes: nothing but the SuperLink is contacted, and nothing is installed."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import fedkr
+
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
+# Flower asks its makers for updates and tells them of runs, and installs packages, unless it is told not to.
+OFFLINE = {
+    "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
+    "FLWR_TELEMETRY_ENABLED": "0",
+    "FLWR_DISABLE_UPDATE_CHECK": "1",
+}
+
+
+def direct_loopback() -> dict[str, str]:
+    """Return the variables that keep calls to this machine itself away from the proxy that it may have."""
+    known = ",".join(filter(None, (os.environ.get(name) for name in ("no_proxy", "NO_PROXY"))))
+    hosts = dict.fromkeys([*filter(None, known.split(",")), *LOOPBACK])
+    return dict.fromkeys(("no_proxy", "NO_PROXY"), ",".join(hosts))
+
+
+def flower_environment(home: Path, **extra: str) -> dict[str, str]:
+    """Return the environment of a process of Flower's.
+
+    Flower starts its helpers by bare name, so the interpreter's folder leads PATH; and the installed package has to be
+    importable from an empty folder.
+
+    Args:
+        home: Flower's own folder for this process.
+        extra: further variables.
+    """
+    values = {**os.environ, **direct_loopback(), **OFFLINE}
+    values["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), values.get("PATH", os.defpath)])
+    package_root = str(Path(fedkr.__file__).absolute().parents[1])
+    values["PYTHONPATH"] = os.pathsep.join(filter(None, [package_root, values.get("PYTHONPATH", "")]))
+    return values | {"FLWR_HOME": str(home), **extra}

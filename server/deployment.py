@@ -1,0 +1,243 @@
+"""A coordinator's folder, and what its operator does: set up, start, register sites, run studies.
+
+Only the gate's port is public. SuperLink and hub listen on loopback, so whoever is to start a run needs an account on
+the coordinator's machine.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import shlex
+import subprocess
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from fedkr.errors import StudyFailedError, UserError
+from fedkr.network.bundle import build_bundle, installed, write_toml
+from fedkr.network.certificates import ServerFiles, make_server_certificate, make_signing_key
+from fedkr.network.offline import flower_environment
+from fedkr.network.processes import (
+    LOOPBACK,
+    free_port,
+    gate_command,
+    hub_address,
+    hub_command,
+    last_words,
+    superlink_flags,
+    wait_for_port,
+)
+from fedkr.network.signing import SignedBundle, read_signing_key
+from fedkr.site_name import check_site_name
+from fedkr.stages import write_atomic
+from server.composition import compose_study
+
+CONNECTION = "fedkr"
+COMPLETED = "finished:completed"
+TICK = 0.5
+NODE_ID = re.compile(r'"node-id": "?(\d+)')
+
+
+@dataclass(frozen=True)
+class CoordinatorFolder:
+    """Where a coordinator keeps certificates, its publisher's key, the signed bundle, sites, and Flower's state."""
+
+    root: Path
+
+    @property
+    def tls(self) -> ServerFiles:
+        """The certificate of gate and SuperLink, with its authority's."""
+        return ServerFiles(self.root / "ca.crt", self.root / "server.crt", self.root / "server.key")
+
+    @property
+    def bundle(self) -> Path:
+        """The folder of the signed bundle."""
+        return self.root / "bundle"
+
+    @property
+    def home(self) -> Path:
+        """Flower's own folder."""
+        return self.root / "flower"
+
+    @property
+    def sites(self) -> dict[str, str]:
+        """The names that the operator gave, by the ids of the sites' nodes."""
+        return self._read("sites.json") if (self.root / "sites.json").exists() else {}
+
+    def write_sites(self, sites: dict[str, str]) -> None:
+        """Keep the registered sites."""
+        write_atomic(self.root / "sites.json", json.dumps(sites, indent=1).encode())
+
+    def environment(self, **extra: str) -> dict[str, str]:
+        """Return the environment of Flower's processes here."""
+        return flower_environment(self.home, **extra)
+
+    def flwr(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run Flower's command line against the SuperLink of this folder and return its output."""
+        return subprocess.run(
+            ["flwr", *arguments], cwd=self.home, env=self.environment(), text=True, capture_output=True, check=False
+        )
+
+    def runs(self) -> dict[int, str]:
+        """Return the status of each run so far, by its id; raise :class:`StudyFailedError` where nobody answers."""
+        answer = self.flwr("ls", CONNECTION, "--format", "json")
+        try:
+            return {run["run-id"]: run["status"] for run in json.loads(answer.stdout)["runs"]}
+        except (ValueError, KeyError):
+            why = last_words(answer.stdout + answer.stderr)
+            raise StudyFailedError(
+                f"{self.root}: no SuperLink answers ({why}); `fedkr server start` starts it"
+            ) from None
+
+    def _read(self, name: str) -> Any:
+        path = self.root / name
+        try:
+            return json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise UserError(f"{path}: cannot be read ({error}); was `fedkr server init` run?") from None
+
+
+def set_up(root: Path, hosts: Sequence[str], publisher: str) -> str:
+    """Make a coordinator's folder: certificates for its hosts, a publisher's key, and the bundle, signed.
+
+    Args:
+        root: a folder that is not there yet.
+        hosts: names or addresses under which sites reach the coordinator.
+        publisher: the name under which sites list the key.
+
+    Returns:
+        What each site's engineer needs, a part of the site file (YAML).
+
+    Raises:
+        UserError: the folder is there.
+    """
+    if root.exists():
+        raise UserError(f"{root}: is there already; name a new folder, or go on with `fedkr server start {root}`")
+    folder = CoordinatorFolder(root.absolute())
+    folder.home.mkdir(parents=True, mode=0o700)
+    root.chmod(0o700)
+    make_server_certificate(folder.root, *hosts, LOOPBACK, "localhost")
+    key = make_signing_key(folder.root, "publisher")
+    build_bundle(installed()).signed(publisher, read_signing_key(key.private)).write(folder.bundle)
+    connection = {
+        "coordinator": f"{hosts[0]}:8443",
+        "authority": "ca.crt",
+        "key": "site.key",
+        "publishers": {publisher: key.public.read_text(encoding="utf-8")},
+    }
+    return yaml.safe_dump({"connection": connection}, sort_keys=False)
+
+
+def serve(root: Path, listen: str) -> None:
+    """Start gate, hub and SuperLink, and keep them until a signal ends this process or one of them ends.
+
+    Args:
+        root: the coordinator's folder.
+        listen: ``HOST:PORT`` of the gate.
+
+    Raises:
+        UserError: no such folder, or a port that cannot be used.
+        StudyFailedError: one of the processes ended by itself.
+    """
+    folder = CoordinatorFolder(root.absolute())
+    SignedBundle.read(folder.bundle)
+    host, port = read_address(listen)
+    superlink, hub = free_port(), free_port()
+    address = f"{LOOPBACK}:{superlink}"
+    trust = {"address": address, "root-certificates": str(folder.tls.authority)}
+    write_toml(folder.home / "config.toml", {"superlink": {"default": CONNECTION, CONNECTION: trust}})
+    link = ["flower-superlink", *superlink_flags(folder.tls), "--host", LOOPBACK, "--port", str(superlink)]
+    link += ["--database", str(folder.root / "state.db")]
+    commands = {
+        "hub": hub_command(hub, folder.bundle),
+        "superlink": link,
+        "gate": gate_command(host, port, address, folder.tls),
+    }
+    with running(commands, folder, folder.environment(FLWR_SUPERGRID_API_URL=hub_address(hub))) as processes:
+        wait_for_port(LOOPBACK, superlink)
+        wait_for_port(LOOPBACK if host == "0.0.0.0" else host, port)
+        print(f"sites connect to {listen}; SuperLink and hub listen on loopback only; logs are in {folder.root}")
+        while all(process.poll() is None for process in processes.values()):
+            time.sleep(TICK)
+        ended = next(name for name, process in processes.items() if process.poll() is not None)
+        raise StudyFailedError(f"the {ended} ended by itself (log: {folder.root / ended}.log)")
+
+
+@contextlib.contextmanager
+def running(
+    commands: dict[str, list[str]], folder: CoordinatorFolder, environment: dict[str, str]
+) -> Iterator[dict[str, subprocess.Popen[bytes]]]:
+    """Start processes that log into the folder, and end them with the block."""
+    processes: dict[str, subprocess.Popen[bytes]] = {}
+    try:
+        for name, command in commands.items():
+            with (folder.root / f"{name}.log").open("ab") as log:
+                processes[name] = subprocess.Popen(
+                    command, cwd=folder.home, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+                )
+        yield processes
+    finally:
+        for process in processes.values():
+            process.terminate()
+        for process in processes.values():
+            try:
+                process.wait(10)
+            except subprocess.TimeoutExpired:
+                process.kill()
+
+
+def register(root: Path, name: str, key: Path) -> str:
+    """Register a site's public key under the name that the operator gives it; return the node's id.
+
+    Raises:
+        UserError: a name that is taken or is none, or a key that Flower refuses.
+    """
+    folder = CoordinatorFolder(root.absolute())
+    check_site_name(name, "fedkr server add")
+    if name in folder.sites.values():
+        raise UserError(f"{name!r}: taken; registered: {', '.join(sorted(folder.sites.values()))}")
+    answer = folder.flwr("supernode", "register", str(key.absolute()), CONNECTION, "--name", name, "--format", "json")
+    node = NODE_ID.search(answer.stdout)
+    if node is None:
+        raise UserError(f"{key}: not registered: {last_words(answer.stdout + answer.stderr)}")
+    folder.write_sites(folder.sites | {node[1]: name})
+    return node[1]
+
+
+def run(root: Path, overrides: Sequence[str], run_dir: Path) -> None:
+    """Run a study over the registered sites and show its log.
+
+    Args:
+        root: the coordinator's folder, whose processes ``fedkr server start`` runs.
+        overrides: as in ``fedkr simulate``.
+        run_dir: gets the results.
+
+    Raises:
+        UserError: overrides that compose no study.
+        StudyFailedError: the run did not complete.
+    """
+    folder = CoordinatorFolder(root.absolute())
+    asked = ["backend=deploy", "data.name=none", f"federation.sites={len(folder.sites)}", *overrides]
+    compose_study(asked)
+    config = {"overrides": shlex.join(asked), "run-dir": str(run_dir.absolute()), "sites": json.dumps(folder.sites)}
+    write_toml(folder.home / "run.toml", config)
+    app, before = SignedBundle.read(folder.bundle).app, folder.runs()
+    command = ["flwr", "run", app, CONNECTION, "--stream", "--run-config", str(folder.home / "run.toml")]
+    subprocess.run(command, cwd=folder.home, env=folder.environment(), check=False)
+    started = {run: status for run, status in folder.runs().items() if run not in before}
+    if list(started.values()) != [COMPLETED]:
+        raise StudyFailedError(f"the run did not complete ({', '.join(started.values()) or 'Flower did not start it'})")
+
+
+def read_address(text: str) -> tuple[str, int]:
+    """Return host and port of ``HOST:PORT``; raise :class:`UserError` for anything else."""
+    host, _, port = text.rpartition(":")
+    if not host or not port.isdecimal() or not 0 < int(port) < 65536:
+        raise UserError(f"{text!r}: no HOST:PORT, such as 0.0.0.0:8443")
+    return host, int(port)

@@ -1,0 +1,103 @@
+"""A deployment as sites/README.md shows it: every command by hand, and a log of every name that is looked up."""
+
+import contextlib
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+import yaml
+
+from fedkr.config import Study
+from fedkr.network.processes import free_port
+from simulations.backends.site_folder import write_site_folders
+
+pytestmark = pytest.mark.alone
+
+# Loaded by every Python process of the test before anything else.
+NOTE_LOOKUPS = """
+import os, socket
+def noting(look_up):
+    def noted(host, *rest, **named):
+        with open(os.environ["LOOKUPS"], "a") as log:
+            print(host, file=log)
+        return look_up(host, *rest, **named)
+    return noted
+for name in ("getaddrinfo", "gethostbyname", "gethostbyname_ex"):
+    setattr(socket, name, noting(getattr(socket, name)))
+"""
+STUDY = "strategy.compare=[local] audit.enabled=false student.arch=resnet8 student.width=4 student.steps=4 device=cpu"
+
+
+@pytest.fixture
+def environment(tmp_path):
+    (tmp_path / "noting").mkdir()
+    (tmp_path / "noting" / "sitecustomize.py").write_text(NOTE_LOOKUPS)
+    return {**os.environ, "PYTHONPATH": str(tmp_path / "noting"), "LOOKUPS": str(tmp_path / "lookups")}
+
+
+@pytest.fixture
+def fedkr(environment, tmp_path):
+    """Run a command to its end, or with ``stay`` start one that ends with the test."""
+    with contextlib.ExitStack() as stack:
+
+        def fedkr(*words, stay=False, **extra):
+            command = [sys.executable, "-m", "fedkr.cli", *map(str, words)]
+            options = {"cwd": tmp_path, "env": environment | extra, "text": True}
+            if stay:
+                with (tmp_path / f"{words[1]}-{free_port()}.log").open("w") as log:
+                    process = subprocess.Popen(command, stdout=log, stderr=log, **options)
+                stack.callback(process.wait)
+                stack.callback(process.terminate)
+                return process
+            return subprocess.run(command, capture_output=True, **options)
+
+        yield fedkr
+
+
+def wait_until_listening(port, process):
+    while True:
+        assert process.poll() is None
+        with contextlib.suppress(OSError):
+            socket.create_connection(("127.0.0.1", port), 1).close()
+            return
+        time.sleep(0.1)
+
+
+def test_the_documented_commands_make_a_closed_network_in_which_a_study_runs(fedkr, tmp_path):
+    study = Study()
+    study.federation.sites, study.data.limit = 2, 300
+    sites, gate = write_site_folders(study, tmp_path / "data"), free_port()
+
+    made = fedkr("server", "init", "coordinator", "127.0.0.1")
+    assert made.returncode == 0, made.stderr
+    assert "is there already" in fedkr("server", "init", "coordinator", "127.0.0.1").stderr
+    server = fedkr("server", "start", "coordinator", "--listen", f"127.0.0.1:{gate}", stay=True)
+    wait_until_listening(gate, server)
+
+    for number, folder in enumerate(sites):
+        assert fedkr("site", "key", folder).stdout.strip() == str(folder / "site.key.pub")
+        added = fedkr("server", "add", "coordinator", f"hospital-{number}", folder / "site.key.pub")
+        assert added.returncode == 0, added.stderr
+        site = yaml.safe_load((folder / "site.yaml").read_text()) | yaml.safe_load(made.stdout)
+        own = {"coordinator": f"127.0.0.1:{gate}", "authority": str(tmp_path / "coordinator" / "ca.crt")}
+        site["connection"] |= own | {"port": free_port()}
+        # Both say that they are hospital-0, which is the other one's name.
+        site |= {"name": "hospital-0", "policy": {"allow": ["metrics", "release"]}}
+        (folder / "site.yaml").write_text(yaml.safe_dump(site))
+        fedkr("site", "join", folder / "site.yaml", stay=True)
+    assert "taken" in fedkr("server", "add", "coordinator", "hospital-0", sites[0] / "site.key.pub").stderr
+
+    ended = fedkr("server", "run", "coordinator", "run", "federation.min_sites=1", *STUDY.split())
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert [site["name"] for site in results["sites"]] == ["hospital-0"]
+    assert results["missing_sites"] == [
+        "hospital-1: it calls itself 'hospital-0': set `name: hospital-1` in its site file"
+    ]
+    assert (tmp_path / "run" / "report.html").exists()
+    looked_up = set((tmp_path / "lookups").read_text().split())
+    assert looked_up <= {"127.0.0.1", "localhost", "::1", "None"}, looked_up
