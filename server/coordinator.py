@@ -133,7 +133,7 @@ class Coordinator:
                 raise UserError(f"its card lacks {name!r}; is its fedkr of version {fedkr.__version__}?")
         if card["version"] != fedkr.__version__:
             raise UserError(
-                f"it runs fedkr {card['version']}, the server {fedkr.__version__}: install the same version"
+                f"{card['site']} runs fedkr {card['version']}, the server {fedkr.__version__}: install the same version"
             )
         check_site_name(card["site"], "`name` in its site file")
         if self.registered is not None and card["site"] != site:

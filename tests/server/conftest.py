@@ -134,12 +134,12 @@ def study():
 def federation(study, tmp_path):
     """Return a function that makes a grid with answers, and a coordinator that has gathered its sites."""
 
-    def make(answers=None, sites=3, gather=True, restartable=False, **settings):
+    def make(answers=None, sites=3, gather=True, restartable=False, registered=None, **settings):
         study.federation.sites = sites
         for name, value in settings.items():
             setattr(study.federation, name, value)
         grid = FakeGrid(sites, answers or {})
-        coordinator = Coordinator(grid, study, StageStore(tmp_path / "server" / "stages"), restartable)
+        coordinator = Coordinator(grid, study, StageStore(tmp_path / "server" / "stages"), restartable, registered)
         if gather:
             coordinator.gather_members()
             grid.asked.clear()

@@ -197,32 +197,77 @@ def test_a_study_that_goes_on_without_a_site_that_never_appeared_says_so(federat
     assert coordinator.missing == {"1 of 3 sites": "did not appear in time"}
 
 
+def describe(**changed):
+    """Return how the sites answer with cards, of which those of the named sites (site_1) differ."""
+
+    def answer(site, content):
+        reply = wire.metrics_reply({})
+        card = {"site": site, "classes": ["healthy", "ill", "rare"], "size": 8, "channels": 1, "allow": ["metrics"]}
+        card |= {"version": fedkr.__version__} | changed.get(site.replace("-", "_"), {})
+        reply[wire.CARD] = wire.document({name: value for name, value in card.items() if value is not None})
+        return reply
+
+    return {wire.DESCRIBE: answer}
+
+
 @pytest.mark.parametrize(
     ("values", "named"),
     [
         ({"version": "0.0.0"}, "site-1 runs fedkr 0.0.0"),
-        ({"classes": ["ill", "healthy", "rare"]}, "site-1 has classes="),
-        ({"size": 28}, "site-1 has size=28, site-0 has 8"),
-        ({"site": "site-0"}, "two nodes say that they are 'site-0'"),
-        ({"site": "../site-0"}, r"a site calls itself '\.\./site-0'"),
+        ({"classes": ["ill", "healthy", "rare"]}, "it has classes="),
+        ({"size": 28}, "it has size=28, site-0 has 8"),
+        ({"site": "../site-0"}, "must not begin with a dot or hold a slash"),
         ({"site": "ward/7"}, "must not begin with a dot or hold a slash"),
-        ({"site": 7}, "a site calls itself 7"),
-        ({"classes": 3}, "lacks 'classes', or it is malformed"),
-        ({"allow": None}, "lacks 'allow', or it is malformed"),
+        ({"site": "site\x1b[31m"}, "is printable"),
+        ({"site": "cafe\u0301"}, "NFC form"),
+        ({"site": "All Sites"}, "what rows over all sites are called"),
+        ({"site": "s" * 65}, "1 to 64 characters"),
+        ({"site": 7}, "card: field "),
+        ({"classes": 3}, "card: field "),
+        ({"classes": ["a"] * 1001}, "card: field "),
+        ({"counts": {"train": [-1]}}, "card: field "),
+        ({"allow": None}, "lacks 'allow'"),
     ],
 )
-def test_a_site_that_does_not_fit_the_others_stops_the_study_before_any_work(federation, values, named):
-    def describe(site, content):
-        reply = wire.metrics_reply({})
-        card = {"site": site, "classes": ["healthy", "ill", "rare"], "size": 8, "channels": 1, "allow": ["metrics"]}
-        card |= {"version": fedkr.__version__} | (values if site == "site-1" else {})
-        reply[wire.CARD] = wire.document(card)
-        return reply
-
-    grid, coordinator = federation({wire.DESCRIBE: describe}, gather=False)
-    with pytest.raises(StudyFailedError, match=named):
-        coordinator.gather_members()
+def test_a_site_with_a_card_that_does_not_fit_is_lost_and_the_others_go_on(federation, values, named):
+    grid, coordinator = federation(describe(site_1=values), gather=False, min_sites=2)
+    coordinator.gather_members()
+    assert list(coordinator.members) == ["site-0", "site-2"]
+    ((_, why),) = coordinator.missing.items()
+    assert named in why
     assert {kind for kind, _ in grid.asked} == {wire.DESCRIBE}
+
+
+def test_of_two_nodes_with_one_name_neither_takes_part(federation):
+    _, coordinator = federation(describe(site_1={"site": "site-0"}), gather=False, min_sites=1)
+    coordinator.gather_members()
+    assert list(coordinator.members) == ["site-2"]
+    assert all("it calls itself 'site-0', as another node does" in why for why in coordinator.missing.values())
+
+
+def test_a_study_that_needs_every_site_stops_before_any_work_when_one_does_not_fit(federation):
+    _, coordinator = federation(describe(site_1={"size": 28}), gather=False)
+    with pytest.raises(StudyFailedError, match=r"2 of 3 sites are left, 3 are needed .*site-1: it has size=28"):
+        coordinator.gather_members()
+
+
+def test_names_are_the_operators_and_a_node_that_is_not_registered_takes_no_part(federation):
+    registered = {1000: "site-0", 1001: "other"}
+    _, coordinator = federation(describe(), sites=2, gather=False, min_sites=1, registered=registered)
+    coordinator.gather_members()
+    assert {name: member.node for name, member in coordinator.members.items()} == {"site-0": 1000}
+    assert coordinator.missing == {"other": "it calls itself 'site-1': set `name: other` in its site file"}
+
+
+def test_nobody_takes_the_name_of_a_registered_site(federation):
+    registered = {1000: "site-0", 1001: "site-1"}
+    grid, coordinator = federation(
+        describe(site_1={"site": "site-0"}), gather=False, min_sites=1, registered=registered
+    )
+    coordinator.gather_members()
+    assert {name: member.node for name, member in coordinator.members.items()} == {"site-0": 1000}
+    assert "set `name: site-1`" in coordinator.missing["site-1"]
+    assert len(grid.asked) == 2
 
 
 def test_only_sites_whose_policy_allows_a_kind_are_named_for_it(federation):
