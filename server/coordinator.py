@@ -26,7 +26,8 @@ from fedkr.wire import SITE_ERROR
 
 logger = logging.getLogger("fedkr.server")
 
-POLL_SECONDS = 0.2
+# Each look is a request to the SuperLink, which takes processor time from the sites of a simulation.
+POLL_SECONDS = 0.5
 # Flower drops a message after its time to live; the deadline must come first.
 SPARE_SECONDS = 600.0
 T = TypeVar("T")

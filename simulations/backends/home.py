@@ -66,7 +66,7 @@ class FlowerHome:
         threads = dict.fromkeys(
             ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(self._study.threads)
         )
-        own = {**threads, "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.1", "FLWR_HOME": str(self.path)}
+        own = {**threads, "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.5", "FLWR_HOME": str(self.path)}
         return flower_environment(self.path) | own | extra
 
     def start(self, command: list[str], log: str, environment: dict[str, str]) -> subprocess.Popen[bytes]:
