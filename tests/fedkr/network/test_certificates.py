@@ -5,7 +5,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_ssh_private_key, load_ssh_public_key
 
-from fedkr.network.certificates import make_node_key, make_server_certificate
+from fedkr.network.certificates import make_node_key, make_server_certificate, make_signing_key
 
 
 def shake_hands(server, host, authority):
@@ -38,12 +38,13 @@ def test_the_servers_certificate_is_valid_for_its_hosts_under_its_authority_only
 
 def test_a_node_key_is_a_pair_on_a_nist_curve(tmp_path):
     key = make_node_key(tmp_path, "node")
-    private = load_ssh_private_key(key.read_bytes(), None)
+    private = load_ssh_private_key(key.private.read_bytes(), None)
     assert isinstance(private, ec.EllipticCurvePrivateKey) and private.curve.name == "secp384r1"
-    assert load_ssh_public_key((tmp_path / "node.pub").read_bytes()) == private.public_key()
+    assert load_ssh_public_key(key.public.read_bytes()) == private.public_key()
 
 
 def test_private_keys_are_readable_by_their_owner_only(tmp_path):
-    private = [make_server_certificate(tmp_path, "localhost").key, make_node_key(tmp_path, "node")]
-    assert [stat.S_IMODE(path.stat().st_mode) for path in private] == [0o600] * 2
+    keys = [make_node_key(tmp_path, "node"), make_signing_key(tmp_path, "publisher")]
+    private = [make_server_certificate(tmp_path, "localhost").key, *(pair.private for pair in keys)]
+    assert [stat.S_IMODE(path.stat().st_mode) for path in private] == [0o600] * 3
     assert b"PRIVATE" not in b"".join(path.read_bytes() for path in tmp_path.iterdir() if path not in private)
