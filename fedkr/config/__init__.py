@@ -8,8 +8,10 @@ from fedkr.config.constraints import (
     NonNegative,
     OneOf,
     Positive,
+    at_most,
     check_values,
     multiple_of,
+    no_longer_than,
     one_of,
 )
 from fedkr.config.reading import nearest, read_dataclass

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 from fedkr.config.constraints import check_values, one_of
@@ -17,14 +18,18 @@ from fedkr.config.schema import (
     StrategyConfig,
     Study,
 )
+from fedkr.config.sizes import LONGEST_STUDY, check_sizes
 from fedkr.errors import UserError
 
 
 def parse_study(text: str) -> Study:
     """Read a study from what :meth:`Study.to_json` wrote; raise :class:`UserError` naming a field that does not fit."""
+    if len(text) > LONGEST_STUDY:
+        raise UserError(f"the study is {len(text)} characters long; {LONGEST_STUDY} at most")
     try:
         values = json.loads(text)
-    except json.JSONDecodeError as error:
+    # The JSON module's own error, a number of too many digits, and brackets in brackets without end.
+    except (ValueError, RecursionError) as error:
         raise UserError(f"the study is not valid JSON ({error}): send what `Study.to_json` wrote") from None
     study = read_dataclass(Study, values, "study")
     check_study(study)
@@ -33,6 +38,7 @@ def parse_study(text: str) -> Study:
 
 def check_study(study: Study) -> None:
     """Raise :class:`UserError` for the first value that no run could work with."""
+    check_sizes(dataclasses.asdict(study))
     check_values(study)
     one_of("device", study.device.split(":")[0], ("auto", "cpu", "cuda"))
     if study.federation.min_sites > study.federation.sites:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from fedkr.config.reading import nearest
+from fedkr.config.reading import brief, nearest
 from fedkr.errors import UserError
 
 
@@ -30,16 +30,30 @@ class OneOf:
         self.known, self.what = known, what
 
 
-# No comparison holds of NaN, so none of these is.
-Count = Annotated[int, Must(lambda n: n >= 1, "must be at least 1")]
-Natural = Annotated[int, Must(lambda n: n >= 0, "must not be negative")]
-Positive = Annotated[float, Must(lambda x: x > 0, "must be above 0")]
-NonNegative = Annotated[float, Must(lambda x: x >= 0, "must not be negative")]
+def at_most(most: float) -> Must:
+    """Return the condition on a number that it is no larger than ``most``."""
+    return Must(lambda n: n <= most, f"must be at most {most}")
+
+
+def no_longer_than(most: int) -> Must:
+    """Return the condition on a list that it has no more than ``most`` items."""
+    return Must(lambda items: len(items) <= most, f"at most {most} items")
 
 
 def multiple_of(divisor: int) -> Must:
     """Return the condition on a number that it is a multiple of ``divisor`` above 0."""
     return Must(lambda n: n > 0 and n % divisor == 0, f"must be a multiple of {divisor}")
+
+
+# A study comes from another machine: what it may ask for ends somewhere. No comparison holds of NaN, so none of these
+# is; options that cost more have lower limits of their own.
+MOST = 10_000_000
+# float32 holds no much larger number.
+LARGEST = 1e38
+Count = Annotated[int, Must(lambda n: n >= 1, "must be at least 1"), at_most(MOST)]
+Natural = Annotated[int, Must(lambda n: n >= 0, "must not be negative"), at_most(MOST)]
+Positive = Annotated[float, Must(lambda x: x > 0, "must be above 0"), at_most(LARGEST)]
+NonNegative = Annotated[float, Must(lambda x: x >= 0, "must not be negative"), at_most(LARGEST)]
 
 
 def check_values(options: Any, where: str = "") -> None:
@@ -54,17 +68,18 @@ def check_values(options: Any, where: str = "") -> None:
 def _check(hint: Any, value: Any, where: str) -> None:
     if dataclasses.is_dataclass(value):
         check_values(value, where)
-    elif typing.get_origin(hint) is list:
-        for item in value:
-            _check(typing.get_args(hint)[0], item, where)
     for condition in getattr(hint, "__metadata__", ()):
         if isinstance(condition, OneOf):
             one_of(where, value, condition.known, condition.what)
         elif isinstance(condition, Must) and not condition.hold(value):
-            raise UserError(f"{where}={value}: {condition.otherwise}")
+            raise UserError(f"{where}={brief(value)}: {condition.otherwise}")
+    plain = getattr(hint, "__origin__", hint) if hasattr(hint, "__metadata__") else hint
+    if typing.get_origin(plain) is list:
+        for item in value:
+            _check(typing.get_args(plain)[0], item, where)
 
 
 def one_of(name: str, value: str, known: tuple[str, ...], what: str = "value") -> None:
     """Raise :class:`UserError` naming an option whose value is not among the known ones."""
     if value not in known:
-        raise UserError(f"{name}={value!r}: unknown {what}{nearest(value, known)}")
+        raise UserError(f"{name}={brief(repr(value))}: unknown {what}{nearest(value, known)}")

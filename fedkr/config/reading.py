@@ -11,6 +11,8 @@ from typing import Any, TypeVar
 from fedkr.errors import UserError
 
 T = TypeVar("T")
+# What an error repeats of a value that it refuses.
+LONGEST_QUOTE = 120
 
 
 def read_dataclass(kind: type[T], values: Any, where: str) -> T:
@@ -20,13 +22,20 @@ def read_dataclass(kind: type[T], values: Any, where: str) -> T:
         UserError: an unknown field (with the nearest known one) or a value of another type, named by its dotted path.
     """
     if not isinstance(values, dict):
-        raise UserError(f"{where}: expected a group of fields, got {values!r}")
+        raise UserError(f"{where}: expected a group of fields, got {brief(repr(values))}")
     hints = typing.get_type_hints(kind)
     known = {f.name for f in dataclasses.fields(kind)}  # type: ignore[arg-type]
     for name in values:
         if name not in known:
-            raise UserError(f"{where}.{name}: no such option{nearest(name, known)}")
+            raise UserError(f"{where}.{brief(name)}: no such option{nearest(name, known)}")
     return kind(**{name: _read_value(hints[name], value, f"{where}.{name}") for name, value in values.items()})
+
+
+def brief(value: Any) -> str:
+    """Return a value's text as an error may repeat it: not long, and of one line."""
+    text = str(value)
+    text = text if text.isprintable() else ascii(text)
+    return text if len(text) <= LONGEST_QUOTE else f"{text[:LONGEST_QUOTE]}..."
 
 
 def nearest(name: str, known: typing.Iterable[str]) -> str:
@@ -34,7 +43,7 @@ def nearest(name: str, known: typing.Iterable[str]) -> str:
     known = sorted(map(str, known))
     if not known:
         return "; there are none"
-    close = difflib.get_close_matches(str(name), known, n=1)
+    close = difflib.get_close_matches(str(name)[:LONGEST_QUOTE], known, n=1)
     return f"; did you mean {close[0]!r}?" if close else f"; one of: {', '.join(known)}"
 
 
@@ -44,12 +53,12 @@ def _read_value(hint: Any, value: Any, where: str) -> Any:
     origin = typing.get_origin(hint)
     if origin is list:
         if not isinstance(value, (list, tuple)):
-            raise UserError(f"{where}={value!r}: expected a list, as in [a,b]")
+            raise UserError(f"{where}={brief(repr(value))}: expected a list, as in [a,b]")
         (item,) = typing.get_args(hint)
         return [_read_value(item, v, f"{where}[{i}]") for i, v in enumerate(value)]
     if origin is dict:
         if not isinstance(value, dict):
-            raise UserError(f"{where}={value!r}: expected a group of fields")
+            raise UserError(f"{where}={brief(repr(value))}: expected a group of fields")
         return dict(value)
     if origin in (typing.Union, types.UnionType):
         if value is None:
@@ -58,7 +67,14 @@ def _read_value(hint: Any, value: Any, where: str) -> Any:
     if hint is Any:
         return value
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+        return _as_float(value, where)
     if not isinstance(value, hint) or (hint is not bool and isinstance(value, bool)):
-        raise UserError(f"{where}={value!r}: expected {hint.__name__}, got {type(value).__name__}")
+        raise UserError(f"{where}={brief(repr(value))}: expected {hint.__name__}, got {type(value).__name__}")
     return value
+
+
+def _as_float(value: int, where: str) -> float:
+    try:
+        return float(value)
+    except OverflowError:
+        raise UserError(f"{where}: a whole number of {value.bit_length()} bits is too large") from None

@@ -12,7 +12,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
-from fedkr.config.constraints import Count, Must, Natural, NonNegative, OneOf, Positive
+from fedkr.config.constraints import (
+    Count,
+    Must,
+    Natural,
+    NonNegative,
+    OneOf,
+    Positive,
+    at_most,
+    no_longer_than,
+)
 from fedkr.fingerprint import fingerprint
 
 BACKENDS = ("inline", "ray", "deploy")
@@ -31,11 +40,17 @@ MOST_FPRS = 16
 CANARY_KINDS = ("mislabelled", "noise", "near-duplicate")
 
 OrNoChoice = Annotated[int, Must(lambda n: n >= 0, "must be 0 (no choice) or more")]
+Seconds = Annotated[Positive, at_most(100 * 24 * 3600)]
+Steps = Annotated[Count, at_most(1_000_000)]
+Batch = Annotated[Count, at_most(65_536)]
+FEW = no_longer_than(32)
 Share = Annotated[float, Must(lambda x: 0 < x < 1, "a share of the site's images, between 0 and 1")]
 Confidence = Annotated[float, Must(lambda x: 0 <= x < 1, "a confidence, from 0 (off) to below 1")]
 FalsePositiveRate = Annotated[float, Must(lambda x: 0 < x < 1, "a false-positive rate, between 0 and 1")]
 References = Annotated[
-    int, Must(lambda n: n >= 0 and n % 2 == 0, "must be even, since each image is in half of the references")
+    int,
+    Must(lambda n: n >= 0 and n % 2 == 0, "must be even, since each image is in half of the references"),
+    at_most(1024),
 ]
 Balance = Annotated[str, OneOf("histogram", "balanced", "tempered")]
 
@@ -47,7 +62,7 @@ class DataConfig:
     name: str = "digits"
     root: str = "data"
     path: str = ""
-    size: OrNoChoice = 0
+    size: Annotated[OrNoChoice, at_most(4096)] = 0
     download: bool = False
     classes: list[str] = field(default_factory=list)
     flip: Annotated[str, OneOf("none", "horizontal", "both")] = "none"
@@ -64,10 +79,10 @@ class DataConfig:
 class FederationConfig:
     """Who takes part and how long the server waits for an answer, in seconds."""
 
-    sites: Count = 3
+    sites: Annotated[Count, at_most(10_000)] = 3
     min_sites: Natural = 0
-    deadline: Positive = 14400.0
-    register_deadline: Positive = 300.0
+    deadline: Seconds = 14400.0
+    register_deadline: Seconds = 300.0
 
 
 @dataclass
@@ -76,8 +91,8 @@ class PartitionConfig:
 
     kind: Annotated[str, OneOf("iid", "dirichlet", "pathological", "quantity")] = "dirichlet"
     alpha: Positive = 0.3
-    classes_per_site: Count = 2
-    redraws: int = 200
+    classes_per_site: Annotated[Count, at_most(1000)] = 2
+    redraws: Annotated[Natural, at_most(100_000)] = 200
 
 
 @dataclass
@@ -87,7 +102,7 @@ class SplitConfig:
     val: Share = 0.1
     test: Share = 0.1
     holdout: Share = 0.25
-    min_images: int = 20
+    min_images: Natural = 20
 
 
 @dataclass
@@ -95,10 +110,10 @@ class ClassifierConfig:
     """A classifier and its optimisation."""
 
     arch: str = "resnet14"
-    width: Count = 16
+    width: Annotated[Count, at_most(1024)] = 16
     norm: Annotated[str, OneOf("batch", "group")] = "batch"
-    steps: Count = 500
-    batch: Count = 64
+    steps: Steps = 500
+    batch: Batch = 64
     lr: Positive = 0.1
     weight_decay: NonNegative = 5e-4
     augment: Annotated[str, OneOf("none", "standard", "strong")] = "standard"
@@ -111,7 +126,7 @@ class TeacherConfig(ClassifierConfig):
     """The classifier that a site trains on its own private images to label what its generator draws."""
 
     patience: Count = 4
-    evaluations: Count = 10
+    evaluations: Annotated[Count, at_most(10_000)] = 10
     keep_by: Annotated[str, OneOf(*KEEP_RULES)] = "accuracy"
     calibrate: bool = False
     single_class: Annotated[str, OneOf("error", "constant")] = "error"
@@ -130,9 +145,9 @@ class GeneratorConfig:
     """A class-conditional generator; ``options`` are checked against the dataclass of its kind."""
 
     kind: str = "edm"
-    steps: Count = 700
-    batch: Count = 32
-    checkpoints: Count = 3
+    steps: Steps = 700
+    batch: Batch = 32
+    checkpoints: Annotated[Count, at_most(100)] = 3
     options: dict[str, Any] = field(default_factory=dict)
 
 
@@ -140,19 +155,19 @@ class GeneratorConfig:
 class RecycleConfig:
     """Checkpoint optimisation, tuning and what a release holds."""
 
-    search_steps: Count = 100
+    search_steps: Steps = 100
     search_images: Count = 512
-    search_rungs: Count = 1
+    search_rungs: Annotated[Count, at_most(100)] = 1
     search_tolerance: NonNegative = 0.0
-    tuning_budget: Natural = 3
-    tune_balances: list[Balance] = field(default_factory=list)
-    tune_filters: list[Confidence] = field(default_factory=list)
+    tuning_budget: Annotated[Natural, at_most(100)] = 3
+    tune_balances: Annotated[list[Balance], FEW] = field(default_factory=list)
+    tune_filters: Annotated[list[Confidence], FEW] = field(default_factory=list)
     metric: Annotated[str, OneOf("accuracy", "auc")] = "accuracy"
-    rounds: Count = 4
-    ratio: Positive = 1.0
+    rounds: Annotated[Count, at_most(1000)] = 4
+    ratio: Annotated[Positive, at_most(1000)] = 1.0
     exchange: Annotated[str, OneOf("once", "each")] = "once"
-    views: Count = 4
-    temperature: Positive = 1.0
+    views: Annotated[Count, at_most(100)] = 4
+    temperature: Annotated[Positive, at_most(1000)] = 1.0
     balance: Balance = "histogram"
     filter: Confidence = 0.0
     min_class_count: Count = 2
@@ -168,10 +183,10 @@ class RecycleConfig:
 class SearchConfig:
     """How weights are shared: rounds, and the search for learning rate and local epochs on the sites' val splits."""
 
-    rounds: Count = 20
-    search_rounds: Natural = 4
-    lrs: list[Positive] = field(default_factory=lambda: [0.03, 0.1])
-    local_epochs: list[Count] = field(default_factory=lambda: [2, 5])
+    rounds: Annotated[Count, at_most(10_000)] = 20
+    search_rounds: Annotated[Natural, at_most(10_000)] = 4
+    lrs: Annotated[list[Positive], FEW] = field(default_factory=lambda: [0.03, 0.1])
+    local_epochs: Annotated[list[Annotated[Count, at_most(1000)]], FEW] = field(default_factory=lambda: [2, 5])
 
 
 @dataclass
@@ -182,7 +197,7 @@ class StrategyConfig(SearchConfig):
     (its module) and ``driver`` (whether only a simulation can run it).
     """
 
-    compare: list[str] = field(default_factory=lambda: ["local", "fedavg", "fedkr", "centralised"])
+    compare: Annotated[list[str], FEW] = field(default_factory=lambda: ["local", "fedavg", "fedkr", "centralised"])
     options: dict[str, Any] = field(default_factory=dict)
 
     def names(self, *, driver: bool) -> list[str]:
@@ -195,21 +210,23 @@ class AuditConfig:
     """Membership-inference audit at the sites."""
 
     enabled: bool = True
-    attacks: list[str] = field(default_factory=lambda: ["loss", "modified-entropy"])
+    attacks: Annotated[list[str], FEW] = field(default_factory=lambda: ["loss", "modified-entropy"])
     headline: str = "modified-entropy"
-    targets: list[str] = field(default_factory=lambda: ["student", "weights", "teacher", "oracle", "release"])
+    targets: Annotated[list[str], no_longer_than(64)] = field(
+        default_factory=lambda: ["student", "weights", "teacher", "oracle", "release"]
+    )
     fprs: list[FalsePositiveRate] = field(default_factory=lambda: [0.01, 0.001])
-    bootstrap: Count = 1000
+    bootstrap: Annotated[Count, at_most(100_000)] = 1000
     direct_references: References = 0
     pipeline_references: References = 0
-    queries: Count = 1
-    gamma: Annotated[float, Must(lambda x: x >= 1, "RMIA's threshold is 1 or more")] = 1.0
-    canaries: Natural = 0
+    queries: Annotated[Count, at_most(100)] = 1
+    gamma: Annotated[float, Must(lambda x: x >= 1, "RMIA's threshold is 1 or more"), at_most(1e9)] = 1.0
+    canaries: Annotated[Natural, at_most(100_000)] = 0
     canary_kinds: list[Annotated[str, OneOf(*CANARY_KINDS)]] = field(default_factory=lambda: list(CANARY_KINDS))
     coins: bool = False
     guesses: Natural = 0
     delta: Annotated[float, Must(lambda x: 0 <= x <= 1, "a probability, well below one in the number of coins")] = 1e-5
-    permutations: Count = 2000
+    permutations: Annotated[Count, at_most(100_000)] = 2000
 
     @property
     def uses_references(self) -> bool:
@@ -226,8 +243,8 @@ class BackendConfig:
     gpus_per_site: NonNegative = 0.0
     cpus: Natural = 0
     address: str = ""
-    port: Natural = 0
-    restarts: Natural = 2
+    port: Annotated[Natural, at_most(65535)] = 0
+    restarts: Annotated[Natural, at_most(1000)] = 2
 
 
 # What changes no number: where things lie and run, and how long the server waits.

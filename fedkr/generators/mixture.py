@@ -9,12 +9,12 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fedkr.config import Count
+from fedkr.config import Count, at_most, no_longer_than
 from fedkr.data.images import ImageSet
 from fedkr.generators.base import Knobs, Task, generator_for
 from fedkr.generators.checkpointed import STAGE
@@ -39,9 +39,9 @@ class Options:
     """Options of ``mixture``: either ``copies`` of one kind, or ``members`` one by one."""
 
     kind: str = "edm"
-    copies: Count = 3
+    copies: Annotated[Count, at_most(16)] = 3
     options: dict[str, Any] = field(default_factory=dict)
-    members: list[MemberOptions] = field(default_factory=list)
+    members: Annotated[list[MemberOptions], no_longer_than(16)] = field(default_factory=list)
 
 
 class Generator:

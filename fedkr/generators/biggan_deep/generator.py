@@ -23,7 +23,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from fedkr.config import Count, Natural, OneOf, Positive, multiple_of
+from fedkr.config import Count, Natural, OneOf, Positive, at_most, multiple_of
 from fedkr.data.images import ImageSet
 from fedkr.errors import UserError
 from fedkr.generators.base import Knobs, Task
@@ -52,14 +52,14 @@ SIGMA_STEPS = 20
 class Options:
     """Options of ``biggan_deep`` beside the common ones; ``generator.steps`` counts the generator's own steps."""
 
-    width: Annotated[int, multiple_of(BOTTLENECK)] = 32
-    multiplier: Count = 4
-    blocks: Count = 1
+    width: Annotated[int, multiple_of(BOTTLENECK), at_most(1024)] = 32
+    multiplier: Annotated[Count, at_most(64)] = 4
+    blocks: Annotated[Count, at_most(16)] = 1
     attention: Natural = 16
-    latent: Count = 128
-    embedding: Count = 128
+    latent: Annotated[Count, at_most(4096)] = 128
+    embedding: Annotated[Count, at_most(4096)] = 128
     lr: Positive = 1e-3
-    d_steps: Count = 1
+    d_steps: Annotated[Count, at_most(100)] = 1
     ema: Decay = 0.999
     ema_start: Natural = 100
     augment: list[Annotated[str, OneOf(*AUGMENTATIONS, what="augmentation")]] = field(default_factory=list)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fedkr.config import Count, Must, NonNegative, OneOf, Positive, multiple_of
+from fedkr.config import Count, Must, NonNegative, OneOf, Positive, at_most, multiple_of
 from fedkr.data.images import ImageSet, Shape
 from fedkr.errors import UserError
 from fedkr.generators.base import Knobs, Task
@@ -45,9 +45,9 @@ Probability = Annotated[float, Must(lambda x: 0 <= x < 1, "a probability, from 0
 class Options:
     """Options of ``edm`` beside the common ones; symbols as in Karras et al. 2022, table 1."""
 
-    width: Annotated[int, multiple_of(GROUPS)] = 32
-    multiplier: Count = 2
-    blocks: Count = 1
+    width: Annotated[int, multiple_of(GROUPS), at_most(1024)] = 32
+    multiplier: Annotated[Count, at_most(64)] = 2
+    blocks: Annotated[Count, at_most(16)] = 1
     lr: Positive = 2e-3
     lr_decay: Annotated[float, Must(lambda x: 0 < x <= 1, "a share of the steps, above 0 and up to 1")] = 0.2
     ema: Decay = 0.995
@@ -59,7 +59,7 @@ class Options:
     sigma_min: Positive = 0.002
     sigma_max: float = 80.0
     solver: Annotated[str, OneOf(*SOLVERS, what="solver")] = "dpm++2m"
-    steps_sample: Count = 10
+    steps_sample: Annotated[Count, at_most(1000)] = 10
     guidance: float = 1.0
     churn: NonNegative = 0.0
 
