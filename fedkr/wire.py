@@ -118,13 +118,20 @@ def request_content(
 
 def read_request(message: Message) -> Request:
     """Read a request; raise :class:`UserError` when it holds no study."""
+    study = study_of(message)
     config = dict(_record(message.content, CONFIG, ConfigRecord) or {})
-    study = config.pop("study", None)
-    if not isinstance(study, str):
-        raise UserError(f"{message.metadata.message_type}: the request holds no study; is the server fedkr's?")
+    del config["study"]
     arrays = _record(message.content, ARRAYS, ArrayRecord)
     weights = None if arrays is None else read_weights(arrays)
     return Request(study, config, weights, _soft_set(message.content) if SHARED in message.content else None)
+
+
+def study_of(message: Message) -> str:
+    """Return the study's JSON of a request; raise :class:`UserError` when it holds none."""
+    study = (_record(message.content, CONFIG, ConfigRecord) or ConfigRecord()).get("study")
+    if not isinstance(study, str):
+        raise UserError(f"{message.metadata.message_type}: the request holds no study; is the server fedkr's?")
+    return study
 
 
 def _record(content: RecordDict, name: str, kind: type[R]) -> R | None:

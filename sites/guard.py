@@ -6,6 +6,7 @@ import contextlib
 import logging
 import traceback
 from functools import partial
+from pathlib import Path
 
 from flwr.app import Context, Error, Message
 from flwr.clientapp.typing import ClientAppCallable
@@ -16,29 +17,41 @@ from fedkr.config import parse_study
 from fedkr.errors import UserError
 from fedkr.failure import leave_note
 from fedkr.wire import SITE_ERROR
-from sites.policy import Check, PolicyError, check_reply, check_request, weight_shapes
-from sites.workspace import node_policy, open_site, site_folder
+from sites.admission import keep_split, permit, workplace
+from sites.limits import limited
+from sites.policy import Check, PolicyError, check_reply, weight_shapes
+from sites.workspace import open_site, site_folder
 
 logger = logging.getLogger(__name__)
 
 
 def guard(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
     """Answer with what the policy allows, or with an error that holds the exception's type name and nothing else."""
-    try:
-        message_type = message.metadata.message_type
-        policy = node_policy(context.node_config)
-        check_request(policy, message_type)
+    with workplace(context.node_config) as caught:
+        try:
+            return _guarded(message, context, call_next)
+        except caught as error:
+            keep_at_site(error, message, context)
+            return Message(Error(code=SITE_ERROR, reason=type(error).__name__), reply_to=message)
+
+
+def _guarded(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
+    message_type, study = message.metadata.message_type, wire.study_of(message)
+    _, file = permit(context.node_config, message_type, study)
+    with contextlib.ExitStack() as limits:
+        if file is not None:
+            limits.enter_context(limited(Path(file.workspace), file.studies.hours, file.studies.gigabytes))
+            keep_split(file)
         # Read before the handler runs, which could change the request in place.
         weights, answers = weight_shapes(message.content), answer_check(message, context)
         reply = call_next(message, context)
-        if reply.has_error():
-            raise PolicyError("the handler answered with an error of its own, whose text may not leave")
-        check_reply(policy, message_type, reply.content, weights, answers)
-        # A new message: only the checked content leaves, not what a handler wrote into the metadata.
-        return Message(reply.content, reply_to=message)
-    except Exception as error:
-        keep_at_site(error, message, context)
-        return Message(Error(code=SITE_ERROR, reason=type(error).__name__), reply_to=message)
+    if reply.has_error():
+        raise PolicyError("the handler answered with an error of its own, whose text may not leave")
+    # Read again: an edit of the site file during long work counts.
+    policy, _ = permit(context.node_config, message_type, study)
+    check_reply(policy, message_type, reply.content, weights, answers)
+    # A new message: only the checked content leaves, not what a handler wrote into the metadata.
+    return Message(reply.content, reply_to=message)
 
 
 def answer_check(message: Message, context: Context) -> Check | None:
@@ -53,7 +66,7 @@ def answer_check(message: Message, context: Context) -> Check | None:
     return partial(question.check, site.name)
 
 
-def keep_at_site(error: Exception, message: Message, context: Context) -> None:
+def keep_at_site(error: BaseException, message: Message, context: Context) -> None:
     """Write what went wrong into the site's own workspace and log, where its engineer looks."""
     reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
     logger.error("%s failed: %s", message.metadata.message_type, reason)

@@ -28,6 +28,8 @@ from fedkr.recycle.pipeline import site_job
 from fedkr.site_name import check_site_name
 from fedkr.stages import StageStore
 from sites.policy import SIMULATED, Policy
+from sites.splits import SiteSplit
+from sites.studies import StudyRules
 
 SECRET_FILE = "secret"
 
@@ -62,6 +64,9 @@ class SiteFile:
     device: str = "auto"
     threads: int = 1
     connection: Connection = field(default_factory=Connection)
+    records: str = ""
+    split: SiteSplit = field(default_factory=SiteSplit)
+    studies: StudyRules = field(default_factory=StudyRules)
 
 
 @dataclass(frozen=True)
@@ -132,8 +137,11 @@ def read_site_file(path: Path) -> SiteFile:
     site = read_dataclass(SiteFile, values, str(path))
     check_site_name(site.name, f"{path}: name")
     site.policy.check(str(path))
+    site.split.check(str(path))
+    site.studies.check(str(path))
     folder = path.resolve().parent
     site.workspace = str(folder / Path(site.workspace).expanduser())
+    site.records = str(folder / Path(site.records or f"{path.stem}-records").expanduser())
     for holder, name in ((site.data, "path"), (site.connection, "authority"), (site.connection, "key")):
         if getattr(holder, name):
             setattr(holder, name, str(folder / Path(getattr(holder, name)).expanduser()))
@@ -181,7 +189,7 @@ def _open_simulated(partition: int, study_json: str) -> Site:
     name = f"site-{partition}"
     pool = source.pool.subset(_partition(study_json)[partition])
     folder = Path(study.run_dir) / "sites" / name
-    return _open(name, pool, source.test, SIMULATED, folder, study)
+    return _open(name, prepare_site(pool, study, name), source.test, SIMULATED, folder, study)
 
 
 @lru_cache(maxsize=2)
@@ -196,11 +204,11 @@ def _open_hospital(site_file: str, study_json: str, contents: str) -> Site:
     site, study = read_site_file(Path(site_file)), parse_study(study_json)
     study = dataclasses.replace(study, device=site.device, threads=site.threads)
     source = load_source(site.data)
-    return _open(site.name, source.pool, source.test, site.policy, Path(site.workspace), study)
+    data = site.split.prepare(source.pool, study, site.name)
+    return _open(site.name, data, source.test, site.policy, Path(site.workspace), study)
 
 
-def _open(name: str, pool: ImageSet, test: ImageSet, policy: Policy, folder: Path, study: Study) -> Site:
-    data = prepare_site(pool, study, name)
+def _open(name: str, data: SiteData, test: ImageSet, policy: Policy, folder: Path, study: Study) -> Site:
     runtime = Runtime.choose(study.device, study.precision, study.threads)
     job = site_job(study, name, runtime, FileProgress(folder))
     pipeline = SitePipeline(name, data, study, StageStore(folder / "stages"), job, policy.min_class_count)

@@ -10,11 +10,13 @@ from typing import Any
 import numpy as np
 import yaml
 
-from fedkr.config import Study
+from fedkr.config import CANARY_KINDS, Study
 from fedkr.data import ImageSet, load_source, partition_sites
 from fedkr.network.certificates import make_private
+from sites.admission import SPLIT_FILE
 from sites.policy import SIMULATED
-from sites.workspace import Connection
+from sites.studies import BOUNDS, named_modules
+from sites.workspace import Connection, read_site_file
 
 # A study on one machine has one owner, so its sites allow all that the study may ask for.
 POLICY = dataclasses.asdict(SIMULATED)
@@ -47,6 +49,19 @@ def write_connection(folder: Path, connection: Connection) -> Path:
     return path
 
 
+def own_split(study: Study) -> dict[str, Any]:
+    """Return the site file's split that deals as the study says, as in a simulation without site files."""
+    own = {"seed": study.seed, "coins": study.audit.coins, "canary_kinds": list(CANARY_KINDS)}
+    return dataclasses.asdict(study.split) | own
+
+
+def own_rules(study: Study) -> dict[str, Any]:
+    """Return the site file's rules by which any study may run that names the modules of this one."""
+    modules = [name for _, name in named_modules(study)]
+    bounds = {name: [0.0, 1e38] for name in BOUNDS}
+    return {"bounds": bounds, "modules": modules, "hours": 1e6, "gigabytes": 1e6}
+
+
 def _write_data(path: Path, train: ImageSet, test: ImageSet) -> None:
     arrays: dict[str, Any] = {
         "train_images": train.images,
@@ -68,5 +83,9 @@ def _write_site_file(folder: Path, study: Study, run_dir: Path, classes: Sequenc
         "device": study.device,
         "threads": study.threads,
         "policy": POLICY,
+        "split": own_split(study),
+        "studies": own_rules(study),
     }
     (folder / SITE_FILE).write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
+    # Here the split is the study's, which may be another than before.
+    (Path(read_site_file(folder / SITE_FILE).records) / SPLIT_FILE).unlink(missing_ok=True)

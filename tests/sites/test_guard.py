@@ -177,7 +177,7 @@ def test_a_workspace_that_cannot_be_written_hides_no_failure(ask, tmp_path):
 
 @pytest.mark.parametrize("request_content", [RecordDict(), RecordDict({wire.CONFIG: MetricRecord({"study": 1})})])
 def test_a_request_without_a_study_is_answered_with_an_error(ask, request_content):
-    assert forbidden(ask(raising(ValueError(SECRET)), request=request_content), "ValueError")
+    assert forbidden(ask(raising(ValueError(SECRET)), request=request_content), "UserError")
 
 
 def test_a_site_whose_file_is_broken_lets_nothing_leave(release_content, tmp_path):

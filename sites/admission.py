@@ -1,0 +1,82 @@
+"""Which work a node takes on: what the site file allows of a message, before any data are opened and when it leaves."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from fedkr.config import parse_study
+from fedkr.data import load_source
+from fedkr.data.images import content_digest
+from fedkr.disk import write_json
+from fedkr.errors import UserError
+from sites.policy import SIMULATED, Policy, check_request
+from sites.private_files import private_files
+from sites.records import read_records
+from sites.studies import keep_asked
+from sites.workspace import SiteFile, read_site_file
+
+SPLIT_FILE = "split.json"
+
+
+@contextlib.contextmanager
+def workplace(node_config: Mapping[str, Any]) -> Iterator[type[BaseException]]:
+    """Set up a node for one message; yield the kind of exceptions that must not pass.
+
+    A hospital's files are for one account alone, and nothing ends its process but the message's end. A simulation may
+    run in the process of its command, which ctrl-C ends.
+    """
+    if "site-file" not in node_config:
+        yield Exception
+        return
+    # A site file that cannot be read has no folders to close, and stops the work where the reason can be kept.
+    folders: list[Path] = []
+    with contextlib.suppress(Exception):
+        file = read_site_file(Path(str(node_config["site-file"])))
+        folders = [Path(file.workspace), Path(file.records)]
+    with private_files(*folders):
+        yield BaseException
+
+
+def permit(node_config: Mapping[str, Any], message_type: str, study_json: str) -> tuple[Policy, SiteFile | None]:
+    """Refuse what this node's policy and rules do not allow, before any data are opened.
+
+    Return the policy and the site file as they are now; no file in a simulation.
+    """
+    if "site-file" not in node_config:
+        check_request(SIMULATED, message_type)
+        return SIMULATED, None
+    file = read_site_file(Path(str(node_config["site-file"])))
+    check_request(file.policy, message_type)
+    study = parse_study(study_json)
+    try:
+        file.studies.refuse(study, Path(file.records))
+        file.split.allow(study)
+    except UserError:
+        keep_asked(Path(file.records), study)
+        raise
+    return file.policy, file
+
+
+def keep_split(file: SiteFile) -> None:
+    """Write down how a site's images are split; refuse images that were split otherwise before.
+
+    Raises:
+        UserError: the site file's split, or its name, is not that of an earlier study of the same images, whose
+            holdout would become training images.
+    """
+    path, key = Path(file.records) / SPLIT_FILE, content_digest(load_source(file.data).pool)
+    now = {"site": file.name, **dataclasses.asdict(file.split)}
+    del now["canary_kinds"], now["min_images"]
+    kept = read_records(path)
+    if key not in kept:
+        write_json(path, kept | {key: now})
+    elif kept[key] != now:
+        raise UserError(
+            f"{path}: these images were split by {json.dumps(kept[key])} before, now by {json.dumps(now)}; a holdout "
+            "would become training images: take back the change in the site file"
+        )

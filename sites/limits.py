@@ -1,0 +1,96 @@
+"""Time and disk of one message's work, which the site file limits whatever the study asks for."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from fedkr.errors import UserError
+
+POLL_SECONDS = 5.0
+
+
+class LimitError(UserError):
+    """Work that took longer, or filled more of the disk, than the site file allows."""
+
+
+class _Stop(BaseException):
+    """What ends the work from outside; nothing that handles mistakes of the work itself catches it."""
+
+
+@contextlib.contextmanager
+def limited(workspace: Path, hours: float, gigabytes: float, poll: float = POLL_SECONDS) -> Iterator[None]:
+    """End what this thread does in here once it takes longer, or the workspace holds more, than is allowed.
+
+    The work ends between two steps of Python: a call into other code, such as one matrix product, comes to its end.
+
+    Raises:
+        LimitError: a limit was passed, before the work or during it.
+    """
+    watch = _Watch(workspace, hours, gigabytes)
+    watch.check_disk()
+    watcher = threading.Thread(target=watch.run, args=(threading.get_ident(), poll), daemon=True)
+    watcher.start()
+    try:
+        try:
+            yield
+        finally:
+            watch.over.set()
+            watcher.join()
+        if watch.reason:
+            raise _Stop
+    except _Stop:
+        _raise_in(threading.get_ident(), None)  # should it still be on its way
+        raise LimitError(watch.reason) from None
+
+
+class _Watch:
+    """Looks at the clock and the workspace until the work is over, and stops it once."""
+
+    def __init__(self, workspace: Path, hours: float, gigabytes: float) -> None:
+        self.workspace, self.hours, self.gigabytes = workspace, hours, gigabytes
+        self.until = time.monotonic() + hours * 3600
+        self.over, self.reason = threading.Event(), ""
+
+    def check_disk(self) -> None:
+        """Raise :class:`LimitError` when the workspace holds too much."""
+        if folder_bytes(self.workspace) > self.gigabytes * 1e9:
+            raise LimitError(
+                f"{self.workspace}: holds more than studies.gigabytes={self.gigabytes:g}; delete stages of earlier "
+                "studies, or raise the limit in the site file"
+            )
+
+    def run(self, thread: int, poll: float) -> None:
+        """Stop the thread when a limit is passed before the work is over."""
+        while not self.over.wait(max(0.0, min(poll, self.until - time.monotonic()))):
+            try:
+                self.check_disk()
+            except LimitError as error:
+                self.reason = str(error)
+            if time.monotonic() >= self.until:
+                self.reason = f"the work took longer than studies.hours={self.hours:g} of the site file"
+            if self.reason:
+                _raise_in(thread, _Stop)
+                return
+
+
+def _raise_in(thread: int, error: type[BaseException] | None) -> None:
+    """Raise an exception in another thread at its next step; None takes back one that was not raised yet."""
+    raised = ctypes.py_object() if error is None else ctypes.py_object(error)
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), raised)
+
+
+def folder_bytes(folder: Path) -> int:
+    """Return the bytes of all files in a folder and its folders; those that vanish meanwhile count nothing."""
+    total = 0
+    with contextlib.suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            with contextlib.suppress(OSError):
+                inner = entry.is_dir(follow_symlinks=False)
+                total += folder_bytes(Path(entry.path)) if inner else entry.stat(follow_symlinks=False).st_size
+    return total

@@ -1,0 +1,176 @@
+"""Which studies may run at a site: those that its engineer approved, or any within the bounds of the site file."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import re
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fedkr.config import NO_PART_OF_RESULTS, Study, nearest
+from fedkr.config.reading import brief
+from fedkr.disk import write_atomic, write_json
+from fedkr.errors import UserError
+from sites.records import read_records
+
+APPROVED_FILE = "approved.json"
+ASKED_FILE = "asked.json"
+DIGEST = re.compile("[0-9a-f]{64}")
+# Contestants run at the server alone; these come with fedkr itself.
+OWN_CONTESTANTS = ("server.strategies.", "simulations.")
+BOUNDS: dict[str, list[Any]] = {
+    "generator.steps": [1, 20_000],
+    "generator.batch": [1, 1024],
+    "generator.checkpoints": [1, 20],
+    "teacher.steps": [1, 20_000],
+    "teacher.width": [1, 256],
+    "student.steps": [1, 20_000],
+    "student.width": [1, 256],
+    "recycle.rounds": [1, 20],
+    "recycle.ratio": [0.0, 10.0],
+    "recycle.views": [1, 16],
+    "recycle.search_steps": [1, 5000],
+    "recycle.search_images": [1, 20_000],
+    "recycle.tuning_budget": [0, 10],
+    "recycle.temperature": [0.5, 10.0],
+    "recycle.refuse_collapsed": [True, True],
+    "strategy.rounds": [1, 200],
+    "strategy.search_rounds": [0, 20],
+    "strategy.local_epochs": [1, 20],
+    "audit.bootstrap": [1, 10_000],
+    "audit.permutations": [1, 10_000],
+    "audit.direct_references": [0, 128],
+    "audit.pipeline_references": [0, 32],
+    "audit.queries": [1, 16],
+    "audit.canaries": [0, 1000],
+}
+
+
+@dataclass
+class StudyRules:
+    """What a study may ask this site for.
+
+    Attributes:
+        approved: digests of the studies that may run, beside those of ``fedkr site approve``; with none of either, any
+            study within the bounds.
+        bounds: by option, the least and the most of a number (of true and false), or the texts that it may be; options
+            that are not named keep their place in :data:`BOUNDS`.
+        modules: dotted names of modules that a study may name.
+        hours: after so long the work for a message ends.
+        gigabytes: most that the workspace may hold.
+    """
+
+    approved: list[str] = field(default_factory=list)
+    bounds: dict[str, Any] = field(default_factory=dict)
+    modules: list[str] = field(default_factory=list)
+    hours: float = 24.0
+    gigabytes: float = 50.0
+
+    def check(self, where: str) -> None:
+        """Raise :class:`UserError` for rules that no study could be held to."""
+        for digest in self.approved:
+            if not DIGEST.fullmatch(digest):
+                raise UserError(f"{where}: studies.approved={digest!r}: a digest has 64 hex digits, all lower case")
+        if not self.hours > 0 or not self.gigabytes > 0:
+            raise UserError(f"{where}: studies.hours and studies.gigabytes must be above 0")
+        for name, bound in self.bounds.items():
+            _check_bound(where, str(name), bound)
+
+    def refuse(self, study: Study, records: Path) -> None:
+        """Raise :class:`UserError`, which names the option, for a study that may not run here."""
+        for option, name in named_modules(study):
+            if name not in self.modules:
+                raise UserError(f"{option}={name!r}: a module that is not in this site file's studies.modules")
+        approved, digest = {*self.approved, *read_records(records / APPROVED_FILE)}, study_digest(study)
+        if approved and digest not in approved:
+            raise UserError(f"study {digest}: not among the {len(approved)} approved ones; see `fedkr site approve`")
+        for line in [] if approved else self.outside(study):
+            raise UserError(line)
+
+    def outside(self, study: Study) -> list[str]:
+        """Return a line for each option of a study that is not within this site's bounds."""
+        options, lines = dict(flat(study.options())), []
+        for name, bound in (BOUNDS | self.bounds).items():
+            value = options.get(name, [])
+            for item in value if isinstance(value, list) else [value]:
+                if not _within(item, bound):
+                    lines.append(f"{name}={brief(value)}: outside this site's bounds, {bound} (studies.bounds)")
+                    break
+        return lines
+
+
+def _check_bound(where: str, name: str, bound: Any) -> None:
+    known = dict(flat(Study().options()))
+    if name not in known and not name.startswith(("generator.options.", "strategy.options.")):
+        raise UserError(f"{where}: studies.bounds.{name}: no such option{nearest(name, known)}")
+    texts = isinstance(bound, list) and bound and all(isinstance(item, str) for item in bound)
+    if not texts and not (_is_range(bound) and bound[0] <= bound[1]):
+        raise UserError(f"{where}: studies.bounds.{name}={bound!r}: expected [least, most], or a list of texts")
+
+
+def _is_range(bound: Any) -> bool:
+    return isinstance(bound, list) and len(bound) == 2 and all(isinstance(item, (int, float)) for item in bound)
+
+
+def _within(value: Any, bound: list[Any]) -> bool:
+    if isinstance(bound[0], str):
+        return value in bound
+    return isinstance(value, (int, float)) and bool(bound[0] <= value <= bound[1])
+
+
+def flat(options: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the options in nested groups, each by its dotted name; an empty group is an option."""
+    for name, value in options.items():
+        if isinstance(value, dict) and value:
+            yield from flat(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value
+
+
+def named_modules(study: Study) -> Iterator[tuple[str, str]]:
+    """Yield each module that a study names by its dotted name, and the option; none of them is imported."""
+    yield from _dotted("data.name", study.data.name)
+    for attack in study.audit.attacks:
+        yield from _dotted("audit.attacks", attack)
+    yield from _kinds("generator", dataclasses.asdict(study.generator))
+    for option, name in _kinds("strategy.options", study.strategy.options):
+        if not name.startswith(OWN_CONTESTANTS):
+            yield option, name
+
+
+def _kinds(where: str, value: Any) -> Iterator[tuple[str, str]]:
+    """Find what is called ``kind`` at any depth: a mixture's members have generators of their own."""
+    if isinstance(value, list):
+        for item in value:
+            yield from _kinds(where, item)
+    elif isinstance(value, dict):
+        for name, item in value.items():
+            yield from _dotted(f"{where}.kind", item) if name == "kind" else _kinds(f"{where}.{name}", item)
+
+
+def _dotted(option: str, name: Any) -> Iterator[tuple[str, str]]:
+    if "." in str(name):
+        yield option, str(name)
+
+
+def study_digest(study: Study) -> str:
+    """Return 64 hex digits of all options of a study but backend, folders and deadlines."""
+    options = study.options(*NO_PART_OF_RESULTS, "data.path")
+    return hashlib.sha256(json.dumps(options, sort_keys=True).encode()).hexdigest()
+
+
+def keep_asked(records: Path, study: Study) -> None:
+    """Keep the study that was refused last, for the engineer to read and to approve."""
+    write_atomic(records / ASKED_FILE, study.to_json().encode())
+
+
+def approve(records: Path, study: Study) -> str:
+    """Write a study's digest to the approved ones; return it."""
+    digest, path = study_digest(study), records / APPROVED_FILE
+    write_json(path, read_records(path) | {digest: time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())})
+    return digest
