@@ -181,6 +181,19 @@ def check(site: Annotated[Path, typer.Argument(metavar="SITE_YAML", help="The si
     print(json.dumps(check_site(site), indent=2, ensure_ascii=False))
 
 
+@site_app.command("approve", cls=Command)
+def approve(
+    study: Annotated[Path, typer.Argument(metavar="STUDY_JSON", help="The study, as the coordinator sent it.")],
+    site: Annotated[Path, typer.Argument(metavar="SITE_YAML", help="The site's own file.")],
+) -> None:
+    """Say what a study would do and send, and approve it: from then on the site answers approved studies only."""
+    _must_exist(study, "study")
+    _must_exist(site, "site file")
+    from sites.approval import approve_study
+
+    print("\n".join(approve_study(study, site)))
+
+
 @site_app.command("join", cls=Command)
 def join(site: Annotated[Path, typer.Argument(metavar="SITE_YAML", help="The site's own file.")]) -> None:
     """Connect to the coordinator that the site file names, and answer its studies until a signal ends it."""

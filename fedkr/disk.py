@@ -5,19 +5,19 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import threading
+import secrets
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from fedkr.errors import UserError
 
 
 def write_atomic(path: Path, content: bytes) -> None:
     """Write bytes under a temporary name, flush them to the disk, then rename; raise :class:`UserError` on failure."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
+    temporary = temporary_name(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as handle:
+        with create(temporary) as handle:
             handle.write(content)
             handle.flush()
             os.fsync(handle.fileno())
@@ -26,6 +26,16 @@ def write_atomic(path: Path, content: bytes) -> None:
         with contextlib.suppress(OSError):
             temporary.unlink()
         raise UserError(f"{path}: cannot be written ({error.strerror}); free space or choose another folder") from None
+
+
+def temporary_name(path: Path) -> Path:
+    """Return a name beside ``path`` that nobody can guess, and put a file or link of their own there beforehand."""
+    return path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+
+
+def create(path: Path) -> IO[bytes]:
+    """Open a file that must not be there yet, as the process's umask has it; a link is there, wherever it leads."""
+    return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666), "wb")
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -8,13 +8,14 @@ import json
 import math
 import os
 import platform
-import threading
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 import psutil
+
+from fedkr.disk import create, temporary_name
 
 PROGRESS_FOLDER = "progress"
 METRICS_FILE = "metrics.jsonl"
@@ -153,13 +154,14 @@ class FileProgress:
     def _write(self, state: StageState) -> None:
         path = self.folder / PROGRESS_FOLDER / f"{platform.node()}-{os.getpid()}.json"
         # Not flushed to the disk: after a crash the file is only a picture of work that no longer runs.
-        temporary = path.with_suffix(f".{threading.get_ident()}.tmp")
+        temporary = temporary_name(path)
         with contextlib.suppress(OSError):
             path.parent.mkdir(parents=True, exist_ok=True)
             if not self._tidied:
                 _remove_files_of_the_dead(path.parent)
                 self._tidied = True
-            temporary.write_text(json.dumps(dataclasses.asdict(state) | {"numbers": _finite(state.numbers)}))
+            with create(temporary) as handle:
+                handle.write(json.dumps(dataclasses.asdict(state) | {"numbers": _finite(state.numbers)}).encode())
             temporary.replace(path)
 
     def _append(self, stage: _Stage) -> None:

@@ -38,6 +38,9 @@ def main(grid: Grid, context: Context) -> None:
     study, driven = read_study(context)
     run_dir = Path(study.run_dir)
     with failures_noted(run_dir):
+        if not driven:
+            # What a site's engineer is sent to approve.
+            write_atomic(run_dir / "server" / "study.json", study.to_json().encode())
         results = run_on_server(grid, study, run_dir, driven, read_registered(context))
         write_atomic(run_dir / "server" / "results.json", json.dumps(results).encode())
         if not driven:

@@ -47,7 +47,7 @@ def check_site(path: Path) -> dict[str, Any]:
         **_data_facts(source),
         "split": None if site is None else _split_sizes(site),
         **_rare_classes(source.pool if site is None else site.data.train, file.policy),
-        "may_leave": _may_leave(file),
+        "may_leave": may_leave(file),
         "server_sees": None if site is None else _card(site),
         **runtime.describe(),
         "threads": file.threads,
@@ -81,7 +81,8 @@ def _rare_classes(train: ImageSet, policy: Policy) -> dict[str, Any]:
     }
 
 
-def _may_leave(file: SiteFile) -> list[str]:
+def may_leave(file: SiteFile) -> list[str]:
+    """Return in plain words what a site's policy lets leave."""
     policy = file.policy
     lines = [MAY_LEAVE[kind].format(max_images=policy.max_images) for kind in policy.allow]
     lines.append("this site's card: " + ("with" if policy.exact_counts else "without") + " exact class counts")

@@ -18,7 +18,7 @@ from fedkr.errors import UserError
 from fedkr.failure import leave_note
 from fedkr.wire import SITE_ERROR
 from sites.admission import keep_split, permit, workplace
-from sites.limits import limited
+from sites.limits import within_limits
 from sites.policy import Check, PolicyError, check_reply, weight_shapes
 from sites.workspace import open_site, site_folder
 
@@ -38,13 +38,18 @@ def guard(message: Message, context: Context, call_next: ClientAppCallable) -> M
 def _guarded(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
     message_type, study = message.metadata.message_type, wire.study_of(message)
     _, file = permit(context.node_config, message_type, study)
-    with contextlib.ExitStack() as limits:
-        if file is not None:
-            limits.enter_context(limited(Path(file.workspace), file.studies.hours, file.studies.gigabytes))
-            keep_split(file)
+
+    def work() -> tuple[Message, dict[str, tuple[int, ...]], Check | None]:
         # Read before the handler runs, which could change the request in place.
         weights, answers = weight_shapes(message.content), answer_check(message, context)
-        reply = call_next(message, context)
+        return call_next(message, context), weights, answers
+
+    if file is None:
+        reply, weights, answers = work()
+    else:
+        keep_split(file)
+        rules = file.studies
+        reply, weights, answers = within_limits(work, Path(file.workspace), rules.hours, rules.gigabytes)
     if reply.has_error():
         raise PolicyError("the handler answered with an error of its own, whose text may not leave")
     # Read again: an edit of the site file during long work counts.

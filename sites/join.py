@@ -12,6 +12,7 @@ import yaml
 from fedkr.errors import UserError
 from fedkr.network.offline import flower_environment
 from fedkr.network.signing import read_publisher
+from sites.private_files import close
 from sites.workspace import SiteFile, read_site_file
 
 FLOWER_FOLDER = "flower"
@@ -26,7 +27,7 @@ def join_network(path: Path) -> NoReturn:
     site = read_site_file(path)
     home = Path(site.workspace) / FLOWER_FOLDER
     os.umask(0o077)
-    home.mkdir(parents=True, exist_ok=True)
+    close(Path(site.workspace), Path(site.records), home)
     command = supernode_command(path, site, home)
     os.chdir(home)
     os.execvpe(command[0], command, flower_environment(home))

@@ -7,12 +7,14 @@ import ctypes
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 from fedkr.errors import UserError
 
 POLL_SECONDS = 5.0
+T = TypeVar("T")
 
 
 class LimitError(UserError):
@@ -23,9 +25,8 @@ class _Stop(BaseException):
     """What ends the work from outside; nothing that handles mistakes of the work itself catches it."""
 
 
-@contextlib.contextmanager
-def limited(workspace: Path, hours: float, gigabytes: float, poll: float = POLL_SECONDS) -> Iterator[None]:
-    """End what this thread does in here once it takes longer, or the workspace holds more, than is allowed.
+def within_limits(work: Callable[[], T], workspace: Path, hours: float, gigabytes: float) -> T:
+    """Return what ``work`` does; end it once it takes longer, or the workspace holds more, than is allowed.
 
     The work ends between two steps of Python: a call into other code, such as one matrix product, comes to its end.
 
@@ -34,19 +35,19 @@ def limited(workspace: Path, hours: float, gigabytes: float, poll: float = POLL_
     """
     watch = _Watch(workspace, hours, gigabytes)
     watch.check_disk()
-    watcher = threading.Thread(target=watch.run, args=(threading.get_ident(), poll), daemon=True)
-    watcher.start()
+    watcher = threading.Thread(target=watch.run, args=(threading.get_ident(),), daemon=True)
+    # All in one function: between a context manager and its block the exception could come where nothing catches it.
     try:
+        watcher.start()
         try:
-            yield
+            result = work()
         finally:
             watch.over.set()
             watcher.join()
-        if watch.reason:
-            raise _Stop
+        time.sleep(0)  # an exception that is still on its way comes here
     except _Stop:
-        _raise_in(threading.get_ident(), None)  # should it still be on its way
         raise LimitError(watch.reason) from None
+    return result
 
 
 class _Watch:
@@ -65,9 +66,9 @@ class _Watch:
                 "studies, or raise the limit in the site file"
             )
 
-    def run(self, thread: int, poll: float) -> None:
-        """Stop the thread when a limit is passed before the work is over."""
-        while not self.over.wait(max(0.0, min(poll, self.until - time.monotonic()))):
+    def run(self, thread: int) -> None:
+        """Raise :class:`_Stop` in a thread when a limit is passed before the work is over."""
+        while not self.over.wait(max(0.0, min(POLL_SECONDS, self.until - time.monotonic()))):
             try:
                 self.check_disk()
             except LimitError as error:
@@ -75,14 +76,8 @@ class _Watch:
             if time.monotonic() >= self.until:
                 self.reason = f"the work took longer than studies.hours={self.hours:g} of the site file"
             if self.reason:
-                _raise_in(thread, _Stop)
+                ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), ctypes.py_object(_Stop))
                 return
-
-
-def _raise_in(thread: int, error: type[BaseException] | None) -> None:
-    """Raise an exception in another thread at its next step; None takes back one that was not raised yet."""
-    raised = ctypes.py_object() if error is None else ctypes.py_object(error)
-    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), raised)
 
 
 def folder_bytes(folder: Path) -> int:

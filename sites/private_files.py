@@ -16,11 +16,18 @@ def private_files(*folders: Path) -> Iterator[None]:
     """
     before = os.umask(0o077)
     try:
-        for folder in folders:
-            # A folder that cannot be had stops the work itself, where the remedy can be named.
-            with contextlib.suppress(OSError):
-                folder.mkdir(parents=True, exist_ok=True)
-                folder.chmod(0o700)
+        close(*folders)
         yield
     finally:
         os.umask(before)
+
+
+def close(*folders: Path) -> None:
+    """Make folders that only their owner can enter, whoever could before.
+
+    One that cannot be had stops the work itself, where the remedy can be named.
+    """
+    for folder in folders:
+        with contextlib.suppress(OSError):
+            folder.mkdir(parents=True, exist_ok=True)
+            folder.chmod(0o700)

@@ -1,0 +1,84 @@
+"""What a study would do at a site and send from it, in plain words; its approval by the site's engineer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from fedkr.config import REFERENCE_ATTACKS, Study, parse_study
+from fedkr.errors import UserError
+from sites.check import may_leave
+from sites.private_files import private_files
+from sites.studies import approve, named_modules, study_digest
+from sites.workspace import SiteFile, read_site_file
+
+# Contestants that come with fedkr and share no weights of models trained on a site's images.
+SHARING_NO_WEIGHTS = {
+    "local": "the site's own model; its figures leave, the model stays",
+    "fedkr": "releases of synthetic images with soft labels",
+    "centralised": "an oracle of simulations; nothing is asked of a site",
+}
+
+
+def approve_study(study_file: Path, site_file: Path) -> list[str]:
+    """Approve the study in a JSON file; return what it would do and send, in plain words.
+
+    Raises:
+        UserError: no study or site file, or records that cannot be written.
+    """
+    try:
+        study = parse_study(study_file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{study_file}: cannot be read ({error})") from None
+    site = read_site_file(site_file)
+    records = Path(site.records)
+    with private_files(records):
+        approve(records, study)
+    return [
+        f"study {study_digest(study)}",
+        *_work(study),
+        *_audit(study),
+        *(f"may leave: {line}" for line in may_leave(site)),
+        *_warnings(study, site),
+        f"approved: from now on {site.name} answers this study and others in {records}, and no other",
+    ]
+
+
+def _work(study: Study) -> Iterator[str]:
+    teacher, student, generator, recycle = study.teacher, study.student, study.generator, study.recycle
+    for name in study.strategy.compare:
+        kind = str(study.strategy.options.get(name, {}).get("kind", name))
+        weights = f"weights of a model trained here, after each of {study.strategy.rounds} rounds and its search"
+        yield f"contestant {name}: {SHARING_NO_WEIGHTS.get(kind.rpartition('.')[2], weights)}"
+    yield f"trains a teacher ({teacher.arch}, {teacher.steps} steps) and a student ({student.arch}, {student.steps})"
+    yield f"trains a generator ({generator.kind}, {generator.steps} steps, {generator.checkpoints} checkpoints)"
+    yield (
+        f"releases in {recycle.exchanges} messages {recycle.rounds} x {recycle.ratio:g} times as many images as the "
+        f"training split has, class shares {recycle.balance}, from classes of {recycle.min_class_count} images or more"
+    )
+    if not recycle.refuse_collapsed:
+        yield "releases images of a generator that taught a student nothing, too (recycle.refuse_collapsed=false)"
+
+
+def _audit(study: Study) -> Iterator[str]:
+    audit = study.audit
+    if not audit.enabled:
+        yield "no audit"
+        return
+    yield f"audits {', '.join(audit.targets)} by {', '.join(audit.attacks)}; rates and intervals leave"
+    if any(attack in REFERENCE_ATTACKS for attack in audit.attacks):
+        yield f"trains {audit.direct_references} reference models and {audit.pipeline_references} whole pipelines"
+    if audit.canaries:
+        yield f"plants {audit.canaries} canaries ({', '.join(audit.canary_kinds)}) in the training split"
+
+
+def _warnings(study: Study, site: SiteFile) -> Iterator[str]:
+    for line in site.studies.outside(study):
+        yield f"warning: {line}"
+    for option, name in named_modules(study):
+        known = name in site.studies.modules
+        yield f"imports {name} ({option})" + ("" if known else "; refused until studies.modules names it")
+    try:
+        site.split.allow(study)
+    except UserError as error:
+        yield f"refused until changed: {error}"

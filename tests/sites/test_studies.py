@@ -1,0 +1,221 @@
+"""Which studies may run at a hospital, and what its engineer approves."""
+
+import dataclasses
+import json
+import sys
+import time
+
+import pytest
+import yaml
+from flwr.app import Context, Message, Metadata, RecordDict
+
+from fedkr import wire
+from fedkr.config import Study
+from fedkr.errors import UserError
+from server.composition import compose_study
+from sites.app import app
+from sites.approval import approve_study
+from sites.studies import BOUNDS, StudyRules, study_digest
+from sites.workspace import read_site_file
+
+IMPORTED = "imported.by.a.study"
+
+
+@pytest.fixture
+def site_file(hospital):
+    """Return a function that writes the hospital's site file with rules for studies."""
+
+    def write(**studies):
+        path = hospital()
+        path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | {"studies": studies}))
+        return path
+
+    return write
+
+
+@pytest.fixture
+def ask(site_file, study, tmp_path):
+    """Send a message to the installed ClientApp of the hospital as its site file is; return why it was refused."""
+    path = site_file()
+
+    def ask(asked=study, message_type=wire.DESCRIBE, **settings):
+        names = dict.fromkeys(("message_id", "reply_to_message_id", "group_id"), "m")
+        metadata = Metadata(
+            run_id=1, src_node_id=1, dst_node_id=2, created_at=time.time(), ttl=60.0, message_type=message_type, **names
+        )
+        message = Message(wire.request_content(asked.to_json(), **settings), metadata=metadata)
+        reply = app(message, Context(1, 1, {"site-file": str(path)}, RecordDict(), {}))
+        return json.loads((tmp_path / "work" / "failure.json").read_text())["reason"] if reply.has_error() else ""
+
+    return ask
+
+
+def changed(study, path, value):
+    group, name = path.split(".")
+    return dataclasses.replace(study, **{group: dataclasses.replace(getattr(study, group), **{name: value})})
+
+
+@pytest.mark.parametrize("dataset", ["digits", "pathmnist", "cifar10", "breastmnist", "npz"])
+@pytest.mark.parametrize("audit", ["light", "full"])
+def test_every_study_that_fedkr_comes_with_is_within_the_bounds_of_a_site_that_sets_none(dataset, audit):
+    assert StudyRules().outside(compose_study([f"dataset={dataset}", f"audit={audit}", "data.path=x.npz"])) == []
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("generator.steps", 50_000),
+        ("recycle.refuse_collapsed", False),
+        ("recycle.ratio", 100.0),
+        ("strategy.local_epochs", [2, 500]),
+        ("audit.bootstrap", 50_000),
+    ],
+)
+def test_a_study_outside_the_bounds_is_refused_by_option_before_data_are_opened(ask, study, option, value, tmp_path):
+    (tmp_path / "images.npz").unlink()
+    reason = ask(changed(study, option, value))
+    assert reason.startswith(f"{option}=")
+    assert "outside this site's bounds" in reason
+
+
+def test_the_site_file_sets_its_own_bounds(ask, site_file, study):
+    site_file(bounds={"student.steps": [10, 20], "generator.kind": ["mixture"]})
+    assert ask().startswith("student.steps=3: outside")
+    site_file(bounds={"student.steps": [1, 5], "generator.kind": ["mixture"]})
+    assert ask().startswith("generator.kind=edm: outside")
+    site_file(bounds={"student.steps": [1, 5], "recycle.ratio": [0, 1000]})
+    assert ask(changed(study, "recycle.ratio", 100.0)) == ""
+
+
+def test_once_a_study_is_approved_no_other_runs(ask, site_file, study, tmp_path):
+    other = dataclasses.replace(study, seed=1)
+    (tmp_path / "study.json").write_text(study.to_json())
+    lines = approve_study(tmp_path / "study.json", site_file())
+    assert lines[0] == f"study {study_digest(study)}"
+    assert list(json.loads((tmp_path / "site-records" / "approved.json").read_text())) == [study_digest(study)]
+    assert ask(study) == ""
+    assert study_digest(other) in ask(other)
+    site_file(approved=[study_digest(other)])
+    assert ask(other) == ""
+
+
+def test_an_approved_study_may_pass_the_bounds(ask, site_file, study, tmp_path):
+    study.recycle.ratio = 100.0
+    assert ask(study)
+    # The study that was refused last is kept for the engineer.
+    lines = approve_study(tmp_path / "site-records" / "asked.json", site_file())
+    assert any(line.startswith("warning: recycle.ratio=100") for line in lines)
+    assert ask(study) == ""
+
+
+def test_a_digest_is_of_all_options_but_where_the_study_runs_and_how_long_it_waits(study):
+    where = dataclasses.replace(study, run_dir="/elsewhere", out="there")
+    where.backend = dataclasses.replace(study.backend, kind="deploy")
+    where.federation = dataclasses.replace(study.federation, deadline=1.0)
+    assert study_digest(where) == study_digest(study)
+    assert len(study_digest(study)) == 64
+    for option, value in {"split.test": 1e-9, "audit.bootstrap": 11, "data.flip": "both"}.items():
+        assert study_digest(changed(study, option, value)) != study_digest(study)
+
+
+def test_what_is_approved_is_said_in_plain_words(site_file, study, tmp_path):
+    study.strategy.compare = ["local", "fedprox", "fedkr"]
+    study.audit.canaries, study.audit.coins = 4, True
+    study.audit.attacks, study.audit.headline = ["loss", "my.attack"], "loss"
+    (tmp_path / "study.json").write_text(study.to_json())
+    said = "\n".join(approve_study(tmp_path / "study.json", site_file()))
+    for words in (
+        "contestant fedprox: weights of a model trained here, after each of 20 rounds",
+        "contestant fedkr: releases of synthetic images with soft labels",
+        "releases in 1 messages 2 x 1 times as many images as the training split has",
+        "trains a generator (edm, 2 steps, 1 checkpoints)",
+        "plants 4 canaries",
+        "imports my.attack (audit.attacks); refused until studies.modules names it",
+        "refused until changed: audit.coins=true",
+        "may leave: at most 20000 synthetic images",
+        "from now on st-mary answers this study",
+    ):
+        assert words in said
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"seeed": 1}', None])
+def test_what_is_no_study_is_not_approved(site_file, tmp_path, text):
+    if text is not None:
+        (tmp_path / "study.json").write_text(text)
+    with pytest.raises(UserError):
+        approve_study(tmp_path / "study.json", site_file())
+    assert not (tmp_path / "site-records").exists()
+
+
+def naming(study, where):
+    study = dataclasses.replace(study)
+    if where == "generator.kind":
+        study.generator = dataclasses.replace(study.generator, kind=IMPORTED, options={})
+    elif where == "generator.options.members.kind":
+        members = [{"kind": "edm"}, {"kind": IMPORTED}]
+        study.generator = dataclasses.replace(study.generator, kind="mixture", options={"members": members})
+    elif where == "audit.attacks":
+        study.audit = dataclasses.replace(study.audit, attacks=["loss", IMPORTED], headline="loss")
+    elif where == "data.name":
+        study.data = dataclasses.replace(study.data, name=IMPORTED)
+    else:
+        options = {"mine": {"kind": IMPORTED}}
+        study.strategy = dataclasses.replace(study.strategy, compare=["mine"], options=options)
+    return study
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        "generator.kind",
+        "generator.options.members.kind",
+        "audit.attacks",
+        "data.name",
+        "strategy.options.mine.kind",
+    ],
+)
+def test_a_module_that_only_the_study_names_is_not_imported(ask, site_file, study, option, monkeypatch, tmp_path):
+    (tmp_path / "imported" / "by" / "a").mkdir(parents=True)
+    (tmp_path / "imported" / "by" / "a" / "study.py").write_text("from sites.nowhere import nothing\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in [name for name in sys.modules if name.startswith("imported")]:
+        monkeypatch.delitem(sys.modules, name)
+    asked = naming(study, option)
+    reasons = [ask(asked), ask(asked, wire.AUDIT, target="teacher"), ask(asked, wire.RELEASE, round=1)]
+    assert reasons == 3 * [f"{option}='{IMPORTED}': a module that is not in this site file's studies.modules"]
+    assert not [name for name in sys.modules if name.startswith("imported")]
+    site_file(modules=[IMPORTED])
+    assert "studies.modules" not in ask(asked)
+
+
+def test_contestants_that_come_with_fedkr_need_no_permission(ask, study):
+    study.strategy.compare = ["local", "centralised"]
+    study.strategy.options = {"centralised": {"kind": "simulations.study.centralised", "driver": True}}
+    assert ask(study) == ""
+
+
+@pytest.mark.parametrize(
+    ("studies", "line"),
+    [
+        ({"approved": ["abc"]}, "studies.approved='abc': a digest has 64 hex digits"),
+        ({"hours": 0.0}, "studies.hours and studies.gigabytes must be above 0"),
+        ({"gigabytes": float("nan")}, "studies.hours and studies.gigabytes must be above 0"),
+        ({"bounds": {"student.stpes": [1, 2]}}, "no such option; did you mean 'student.steps'"),
+        ({"bounds": {"student.steps": 5}}, r"studies.bounds.student.steps=5: expected \[least, most\]"),
+        ({"bounds": {"student.steps": [5, 1]}}, r"studies.bounds.student.steps=\[5, 1\]: expected"),
+    ],
+)
+def test_rules_that_no_study_could_be_held_to_are_one_line(site_file, studies, line):
+    with pytest.raises(UserError, match=line):
+        read_site_file(site_file(**studies))
+
+
+def test_records_that_cannot_be_read_let_no_study_run(ask, tmp_path):
+    (tmp_path / "site-records").mkdir(exist_ok=True)
+    (tmp_path / "site-records" / "approved.json").write_text("{")
+    assert "approved.json: cannot be read" in ask()
+
+
+def test_every_bound_is_of_an_option():
+    assert StudyRules(bounds=dict(BOUNDS)).check("site.yaml") is None
+    assert StudyRules().outside(Study()) == []
