@@ -110,7 +110,7 @@ class SiteAudit:
 
     def releases(self) -> list[Release]:
         """Return all that the site released, as its policy has it."""
-        return self.pipeline.releases(self.site.policy.max_images)
+        return self.pipeline.releases(self.site.most_images)
 
     def _copies(self) -> ReleaseCopies:
         releases = self.releases()
@@ -206,10 +206,10 @@ class SiteAudit:
     def _pipeline(self, others: ReleasedSets | None) -> ReferenceSignals:
         count, choice = self.config.pipeline_references, self.pipeline.choose()
         key = self._key(count, others) | self.pipeline.key()
-        key |= {"checkpoint": choice["checkpoint"], "knobs": choice["knobs"], "max_images": self.site.policy.max_images}
+        key |= {"checkpoint": choice["checkpoint"], "knobs": choice["knobs"], "max_images": self.site.most_images}
 
         def train() -> ReferenceModels:
-            halves, most = self._halves("pipeline", count), self.site.policy.max_images
+            halves, most = self._halves("pipeline", count), self.site.most_images
             return PipelineShadows(self.pipeline, self.candidates, halves, most).students(others)
 
         return self._signals("pipeline", key, train, others is not None)

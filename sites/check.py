@@ -18,7 +18,7 @@ from sites.workspace import Site, SiteFile, open_site, read_site_file
 
 MAY_LEAVE = {
     "metrics": "figures of models on this site's images (accuracy, AUC, audit); never a figure of one image",
-    "release": "at most {max_images} synthetic images a release, each with soft labels; never a real image",
+    "release": "at most {max_images} synthetic images of all releases together, with soft labels; never a real image",
     "weights": "weights of a model trained on this site's images (weight-sharing baselines only)",
 }
 
@@ -73,8 +73,8 @@ def _split_sizes(site: Site) -> dict[str, int]:
 
 
 def _rare_classes(train: ImageSet, policy: Policy) -> dict[str, Any]:
-    """Name the classes that a release leaves out: those with too few training images."""
-    counts = zip(train.classes, train.class_counts(), strict=True)
+    """Name the classes that no model is taught: those with too few patients (without groups: images) in train."""
+    counts = zip(train.classes, train.patient_counts(), strict=True)
     return {
         "min_class_count": policy.min_class_count,
         "classes_left_out": [name for name, count in counts if count < policy.min_class_count],

@@ -77,7 +77,7 @@ def train_release(site: Site, request: wire.Request) -> RecordDict:
             "site's class counts: set recycle.balance=balanced and recycle.tune_balances=[], or exact_counts: true in "
             "the site's policy"
         )
-    release = site.pipeline.release(int(request.settings["round"]), site.policy.max_images)
+    release = site.pipeline.release(int(request.settings["round"]), site.most_images)
     if not site.policy.exact_counts:
         # A ratio of small counts gives the counts away.
         release.manifest.pop("recalls", None)

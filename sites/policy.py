@@ -16,6 +16,7 @@ from fedkr import wire
 from fedkr.data.images import Shape
 from fedkr.documents import check_document, is_confusion, is_number
 from fedkr.errors import UserError
+from fedkr.recycle.terms import EXACT
 from fedkr.release import Release, check_release
 
 KINDS = ("metrics", "release", "weights")
@@ -69,10 +70,15 @@ class Policy:
 
     Attributes:
         allow: kinds of record that may leave: ``metrics``, ``release``, ``weights``.
-        max_images: cap on the images of one release.
-        min_class_count: a class with fewer training images is neither generated nor released.
+        max_images: cap on the images that leave, of all releases for all studies together.
+        min_class_count: a class of fewer patients (without groups: images) in train teaches no model, and no release
+            holds it, nor its share of a label.
         exact_counts: whether exact class counts may leave.
         recipients: ``server`` or ``federation`` (other sites as well).
+        near_copies: what becomes of drawn images that are near-copies of any of the site's own: ``redraw`` draws them
+            again and leaves out what stays one, ``refuse`` stops the release then, ``allow`` looks for none.
+        label_digits: decimals of soft labels that leave, 0 for the first choice alone; from 5 on, all that there are.
+        label_classes: how many classes of a soft label keep mass; 0 for all.
     """
 
     allow: list[str] = field(default_factory=lambda: ["metrics", "release"])
@@ -80,6 +86,9 @@ class Policy:
     min_class_count: int = 5
     exact_counts: bool = False
     recipients: str = "server"
+    near_copies: str = "redraw"
+    label_digits: int = 3
+    label_classes: int = 0
 
     def check(self, where: str) -> None:
         """Raise :class:`UserError` for a value that is no policy."""
@@ -90,11 +99,21 @@ class Policy:
             raise UserError(f"{where}: policy.recipients={self.recipients!r}: one of: server, federation")
         if self.max_images < 1 or self.min_class_count < 1:
             raise UserError(f"{where}: policy.max_images and policy.min_class_count must be at least 1")
+        if self.near_copies not in ("redraw", "refuse", "allow"):
+            raise UserError(f"{where}: policy.near_copies={self.near_copies!r}: one of: redraw, refuse, allow")
+        if self.label_digits < 0 or self.label_classes < 0:
+            raise UserError(f"{where}: policy.label_digits and policy.label_classes must not be negative")
 
 
 # The sites of a simulation have one owner, who may pass everything on.
 SIMULATED = Policy(
-    allow=list(KINDS), max_images=10_000_000, min_class_count=1, exact_counts=True, recipients="federation"
+    allow=list(KINDS),
+    max_images=10_000_000,
+    min_class_count=1,
+    exact_counts=True,
+    recipients="federation",
+    near_copies="allow",
+    label_digits=EXACT,
 )
 
 

@@ -51,7 +51,12 @@ class SiteSplit(SplitConfig):
                 "(split.canary_kinds in the site file)"
             )
 
-    def prepare(self, pool: ImageSet, study: Study, site: str) -> SiteData:
-        """Return the site's sets, with the canaries that the study asks for; nothing else of them is the study's."""
+    def prepare(self, pool: ImageSet, study: Study, site: str, least_patients: int = 1) -> SiteData:
+        """Return the site's sets, with the canaries that the study asks for; nothing else of them is the study's.
+
+        Classes of fewer than ``least_patients`` patients in train are in the test set alone.
+        """
         audit = dataclasses.replace(study.audit, coins=self.coins)
-        return prepare_site(pool, dataclasses.replace(study, seed=self.seed, split=self, audit=audit), site)
+        return prepare_site(
+            pool, dataclasses.replace(study, seed=self.seed, split=self, audit=audit), site, least_patients
+        )

@@ -17,7 +17,7 @@ from typing import Any
 import yaml
 
 from fedkr.config import DataConfig, Study, parse_study, read_dataclass
-from fedkr.data import ImageSet, SiteData, load_source, partition_sites, prepare_site
+from fedkr.data import ImageSet, SiteData, Source, load_source, partition_sites, prepare_site
 from fedkr.data.images import content_digest
 from fedkr.data.registry import file_stamp
 from fedkr.errors import UserError
@@ -30,6 +30,7 @@ from fedkr.stages import StageStore
 from sites.policy import SIMULATED, Policy
 from sites.splits import SiteSplit
 from sites.studies import StudyRules
+from sites.terms import release_terms
 
 SECRET_FILE = "secret"
 
@@ -90,6 +91,11 @@ class Site:
         splits = [data.train, data.val, data.test, data.holdout, self.global_test]
         content = "".join(content_digest(split) for split in splits).encode()
         return hmac.new(secret_of(self.pipeline.stages.folder.parent), content, "sha256").hexdigest()[:16]
+
+    @property
+    def most_images(self) -> int:
+        """How many images one release may hold: as many as leave room for all exchanges of the study."""
+        return self.policy.max_images // self.study.recycle.exchanges
 
     @property
     def runtime(self) -> Runtime:
@@ -189,7 +195,7 @@ def _open_simulated(partition: int, study_json: str) -> Site:
     name = f"site-{partition}"
     pool = source.pool.subset(_partition(study_json)[partition])
     folder = Path(study.run_dir) / "sites" / name
-    return _open(name, prepare_site(pool, study, name), source.test, SIMULATED, folder, study)
+    return _open(name, prepare_site(pool, study, name), source, SIMULATED, folder, study)
 
 
 @lru_cache(maxsize=2)
@@ -204,12 +210,13 @@ def _open_hospital(site_file: str, study_json: str, contents: str) -> Site:
     site, study = read_site_file(Path(site_file)), parse_study(study_json)
     study = dataclasses.replace(study, device=site.device, threads=site.threads)
     source = load_source(site.data)
-    data = site.split.prepare(source.pool, study, site.name)
-    return _open(site.name, data, source.test, site.policy, Path(site.workspace), study)
+    data = site.split.prepare(source.pool, study, site.name, site.policy.min_class_count)
+    return _open(site.name, data, source, site.policy, Path(site.workspace), study)
 
 
-def _open(name: str, data: SiteData, test: ImageSet, policy: Policy, folder: Path, study: Study) -> Site:
+def _open(name: str, data: SiteData, source: Source, policy: Policy, folder: Path, study: Study) -> Site:
     runtime = Runtime.choose(study.device, study.precision, study.threads)
     job = site_job(study, name, runtime, FileProgress(folder))
-    pipeline = SitePipeline(name, data, study, StageStore(folder / "stages"), job, policy.min_class_count)
-    return Site(name, data, test, policy, pipeline, study)
+    terms = release_terms(policy, source, study.data.flip)
+    pipeline = SitePipeline(name, data, study, StageStore(folder / "stages"), job, terms)
+    return Site(name, data, source.test, policy, pipeline, study)

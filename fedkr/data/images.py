@@ -68,6 +68,13 @@ class ImageSet:
         """Return int64 ``[classes]``: how many images each class has."""
         return np.bincount(self.labels, minlength=len(self.classes)).astype(np.int64)
 
+    def patient_counts(self) -> NDArray[np.int64]:
+        """Return int64 ``[classes]``: how many groups (patients) each class has; images where there are no groups."""
+        if self.groups is None:
+            return self.class_counts()
+        pairs = np.unique(np.stack([self.labels, self.groups]), axis=1)
+        return np.bincount(pairs[0], minlength=len(self.classes)).astype(np.int64)
+
 
 @dataclass(frozen=True)
 class Shape:
@@ -129,6 +136,7 @@ class SiteData:
         test: the site's own test figures.
         holdout: the audit's non-members, never touched by training or selection.
         canaries: what was planted at the end of ``train``, and what its coins left out; None for no canaries.
+        rare: classes, by index, that the site keeps to itself: none of their images is in train, val or holdout.
     """
 
     train: ImageSet
@@ -136,6 +144,7 @@ class SiteData:
     test: ImageSet
     holdout: ImageSet
     canaries: CanarySet | None = None
+    rare: tuple[int, ...] = ()
 
     @property
     def members(self) -> ImageSet:

@@ -17,15 +17,59 @@ from fedkr.seeds import numpy_rng
 PARTS = 4
 
 
-def prepare_site(pool: ImageSet, study: Study, site: str) -> SiteData:
+def prepare_site(pool: ImageSet, study: Study, site: str, least_patients: int = 1) -> SiteData:
     """Return the splits of a site that holds ``pool``, the same wherever it is called.
+
+    Classes with fewer than ``least_patients`` patients in train are taken out (:func:`without_rare_classes`).
 
     Raises:
         UserError: too few images to split, for the canaries asked for, or for ``audit.coins``.
     """
-    data = split_site(pool, study.split, study.seed, site)
+    data = without_rare_classes(split_site(pool, study.split, study.seed, site), least_patients, site)
     data = plant_canaries(data, study.audit, study.seed, site)
-    return toss_coins(data, study.seed, site) if study.audit.coins else data
+    if study.audit.coins:
+        data = toss_coins(data, study.seed, site)
+        _check_patients(data, least_patients, site)
+    return data
+
+
+def without_rare_classes(data: SiteData, least: int, site: str) -> SiteData:
+    """Take classes with fewer than ``least`` patients (without groups: images) in train out of all but the test split.
+
+    Before canaries are planted: none may be made from such a class, nor lift it over the least count. The test split
+    keeps them, since a model of all sites may know them.
+
+    Raises:
+        UserError: a part that is left without images.
+    """
+    counts = data.train.patient_counts()
+    rare = np.flatnonzero((counts > 0) & (counts < least))
+    # A class that is in val or holdout alone is as rare.
+    seen = data.val.class_counts() + data.holdout.class_counts()
+    rare = np.union1d(rare, np.flatnonzero((counts == 0) & (seen > 0))) if least > 1 else rare
+    if not len(rare):
+        return data
+    parts = {
+        name: part.subset(np.flatnonzero(~np.isin(part.labels, rare)))
+        for name, part in (("train", data.train), ("val", data.val), ("holdout", data.holdout))
+    }
+    for name, part in parts.items():
+        if not len(part):
+            raise UserError(
+                f"{site}: without its classes of fewer than {least} patients, no image is left in {name}; add data or "
+                "lower policy.min_class_count"
+            )
+    return dataclasses.replace(data, **parts, rare=tuple(rare.tolist()))
+
+
+def _check_patients(data: SiteData, least: int, site: str) -> None:
+    """Raise :class:`UserError` where coins left a class of train with fewer than ``least`` patients."""
+    planted = 0 if data.canaries is None else int(data.canaries.included.sum())
+    counts = data.train.subset(np.arange(len(data.train) - planted)).patient_counts()
+    if ((counts > 0) & (counts < least)).any():
+        raise UserError(
+            f"{site}: audit.coins=true leaves a class with fewer than {least} patients in train; set audit.coins=false"
+        )
 
 
 def split_site(data: ImageSet, config: SplitConfig, seed: int, site: str) -> SiteData:

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fedkr.config import Study
 from fedkr.data.images import Shape, SiteData, content_digest
@@ -25,6 +24,7 @@ from fedkr.progress import Progress
 from fedkr.recycle.drawer import BALANCES, Drawer
 from fedkr.recycle.search import CandidateScorer, Score, best_of, chance_auc, choose_checkpoint, halve
 from fedkr.recycle.teacher import SoftLabeller, load_teacher, train_teacher
+from fedkr.recycle.terms import NO_TERMS, Counted, Terms
 from fedkr.release import Release
 from fedkr.seeds import numpy_rng
 from fedkr.stages import Artifact, StageStore, model_tensors, read_artifact, write_artifact
@@ -48,18 +48,18 @@ class SitePipeline:
         site: the site's name; part of every seed.
         data: the private splits; the holdout is never read here.
         job: runtime, progress and mirror images; its seed begins every stage's (:func:`site_job`).
-        least_class_count: the site policy's own least count, which may only raise the study's.
+        terms: what the site's policy asks of every release.
     """
 
     def __init__(
-        self, site: str, data: SiteData, study: Study, stages: StageStore, job: Job, least_class_count: int = 1
+        self, site: str, data: SiteData, study: Study, stages: StageStore, job: Job, terms: Terms = NO_TERMS
     ) -> None:
-        self.site, self.data, self.stages, self.job = site, data, stages, job
-        least = max(study.recycle.min_class_count, least_class_count)
-        self.study = dataclasses.replace(study, recycle=dataclasses.replace(study.recycle, min_class_count=least))
-        counts = data.train.class_counts()
+        self.site, self.data, self.study, self.stages, self.job = site, data, study, stages, job
+        self.terms = dataclasses.replace(terms, withheld=data.rare)
+        counts, least = data.train.class_counts(), study.recycle.min_class_count
         self.kept = np.flatnonzero(counts >= least)
-        self.left_out = [data.train.classes[k] for k in np.flatnonzero((counts > 0) & (counts < least))]
+        few = np.union1d(np.flatnonzero((counts > 0) & (counts < least)), data.rare).astype(int)
+        self.left_out = [data.train.classes[k] for k in few]
         # Whose images score the candidates; an ablation may put others in its place to show what leakage is worth.
         self.judge = data.val
         self._given = {
@@ -214,10 +214,19 @@ class SitePipeline:
 
         The round, 1, 2, ..., is part of the seed of the noise; ``max_images`` is the site policy's cap on one release.
         """
-        key = self.choice_key() | self.key() | {"round": round_number, "max_images": max_images}
+        key = self._release_key(round_number, max_images)
         return Release.from_artifact(
             self.stages.run("release", key, lambda: self._regenerate(round_number, max_images).as_artifact())
         )
+
+    def near_copies(self, round_number: int, max_images: int | None) -> Counted:
+        """Return how many near-copies the release of a round cost: figures for the site alone."""
+        path = self.stages.path("near-copies", self._release_key(round_number, max_images))
+        return Counted(**read_artifact(path).info) if path.exists() else Counted()
+
+    def _release_key(self, round_number: int, max_images: int | None) -> dict[str, Any]:
+        terms = {"digits": self.terms.digits, "classes": self.terms.classes, **self.terms.names}
+        return self.choice_key() | self.key() | {"round": round_number, "max_images": max_images, "terms": terms}
 
     def releases(self, max_images: int | None) -> list[Release]:
         """Return the release of each exchange (:meth:`release`)."""
@@ -248,9 +257,12 @@ class SitePipeline:
     def _regenerate(self, round_number: int, max_images: int | None) -> Release:
         (slices, count), drawer = self.slices(max_images), self.drawer("regenerate")
         rng = numpy_rng(*self.job.seed, "labels", round_number)
-        images, soft = drawer.draw(np.concatenate([drawer.classes(count, rng) for _ in range(slices)]), round_number)
+        asked = np.concatenate([drawer.classes(count, rng) for _ in range(slices)])
+        (images, soft), counted = self.terms.draw(drawer, asked, slices, round_number)
+        found = self.stages.path("near-copies", self._release_key(round_number, max_images))
+        write_artifact(found, Artifact({}, vars(counted)))
         manifest = self._manifest() | {"round": round_number, "slices": slices, "count": len(images)}
-        return Release(images, normalised_float16(soft), manifest)
+        return Release(images, self.terms.labels(soft), manifest)
 
     def _manifest(self) -> dict[str, Any]:
         choice, teacher = self.choose(), self.teacher().info
@@ -286,8 +298,3 @@ class SitePipeline:
 def site_job(study: Study, site: str, runtime: Runtime, progress: Progress) -> Job:
     """Return the job of a site's pipeline under a study."""
     return Job(runtime, progress, study.data.flip, (study.seed, site))
-
-
-def normalised_float16(soft: NDArray[np.floating]) -> NDArray[np.float16]:
-    """Return float16 rows that sum to one as nearly as float16 can."""
-    return (soft / soft.sum(axis=1, keepdims=True)).astype(np.float16)

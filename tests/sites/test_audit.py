@@ -160,7 +160,7 @@ def test_a_target_of_an_unknown_kind_is_refused_by_name(site, study):
 def test_a_release_is_attacked_without_a_model_and_checked_for_copies(site, study):
     found = document_of(site, wire.AUDIT, request(study, target="release"))
     assert 0 <= keyed(found["audit"])["distance-features"]["auc"] <= 1
-    assert found["copies"][0]["released"] == len(site.pipeline.release(1, site.policy.max_images))
+    assert found["copies"][0]["released"] == len(site.pipeline.release(1, site.most_images))
 
 
 def test_a_release_is_checked_for_copies_once_however_often_the_result_is_read(site, study, monkeypatch, tmp_path):
@@ -201,12 +201,12 @@ def test_the_site_finds_its_most_exposed_images_in_its_own_workspace(site, study
 
 def test_another_audit_of_the_same_site_trains_nothing_of_the_study_again(hospital, study):
     first = open_site({"site-file": str(hospital())}, study)
-    first.pipeline.release(1, first.policy.max_images)
+    first.pipeline.release(1, first.most_images)
     SiteAudit(first).train_references("student")
     before = {path: path.stat().st_mtime_ns for path in first.pipeline.stages.folder.glob("*.safetensors")}
     changed = dataclasses.replace(study, audit=dataclasses.replace(study.audit, gamma=2.0, bootstrap=11))
     again = open_site({"site-file": str(hospital())}, changed)
-    again.pipeline.release(1, again.policy.max_images)
+    again.pipeline.release(1, again.most_images)
     SiteAudit(again).attack("student", a_model(study))
     after = {path: path.stat().st_mtime_ns for path in again.pipeline.stages.folder.glob("*.safetensors")}
     assert before.items() <= after.items()

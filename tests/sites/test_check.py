@@ -21,7 +21,8 @@ def test_the_card_tells_what_the_site_holds_and_leaves_nothing_behind(hospital, 
     assert (card["name"], card["images"], card["test_images"]) == ("st-mary", 93, 12)
     assert (card["size"], card["channels"], card["patients"]) == (8, 1, None)
     assert card["classes"] == {"healthy": 40, "ill": 50, "rare": 3}
-    assert sum(card["split"].values()) == 93
+    assert sum(card["split"].values()) == 90 and card["classes_left_out"] == ["rare"]
+    assert sum(check_site(hospital(min_class_count=1))["split"].values()) == 93
     assert (card["device"], card["threads"], card["problems"]) == ("cpu", 1, [])
     assert sorted(p.name for p in tmp_path.iterdir()) == ["images.npz", "site.yaml"]
 
@@ -48,7 +49,7 @@ def test_the_server_sees_no_counts_unless_the_policy_lets_them_leave(hospital):
 
 
 def test_the_server_sees_the_counts_that_the_policy_lets_leave(hospital):
-    seen = check_site(hospital(exact_counts=True))["server_sees"]
+    seen = check_site(hospital(exact_counts=True, min_class_count=1))["server_sees"]
     assert sum(map(sum, seen["counts"].values())) == 93
 
 

@@ -19,6 +19,8 @@ from fedkr.errors import UserError
 
 Floats = NDArray[np.float64]
 CHUNK = 128
+# A squared distance from dot products of equal rows is this at most.
+EQUAL = 1e-9
 # Larger images are averaged down to this side: distances hardly change, and 20,000 of them fit into memory.
 LARGEST_SIDE = 32
 IMAGES_AT_ONCE = 1_024
@@ -73,13 +75,30 @@ def nearest(queries: Floats, rows: Floats, itself: bool = True) -> tuple[NDArray
     _check(queries, rows)
     parts = []
     for start in range(0, len(queries), CHUNK):
-        squared = _squared(queries[start : start + CHUNK], rows)
+        squared = squared_distances(queries[start : start + CHUNK], rows)
         if not itself:
             np.fill_diagonal(squared[:, start:], np.inf)
         parts.append(squared.argmin(1))
     found = np.concatenate(parts).astype(np.int64)
     # The squared distances above come from dot products and lose digits near 0; the winner's is taken afresh.
     return found, np.linalg.norm(queries - rows[found], axis=1)
+
+
+def distances_to_others(rows: Floats, groups: NDArray[np.int64] | None, count: int) -> Floats:
+    """Return float64 ``[N, count]``: each row's distances to the closest ones that differ, ascending.
+
+    With ``groups [N]`` only rows of other groups count. Infinite where there are fewer.
+    """
+    found = np.full((len(rows), count), np.inf)
+    for start in range(0, len(rows), CHUNK):
+        part = slice(start, start + CHUNK)
+        squared = squared_distances(rows[part], rows)
+        squared[squared <= EQUAL] = np.inf
+        if groups is not None:
+            squared[groups[part, None] == groups[None]] = np.inf
+        closest = np.sort(np.partition(squared, min(count, len(rows)) - 1, axis=1)[:, :count], axis=1)
+        found[part, : closest.shape[1]] = np.sqrt(closest)
+    return found
 
 
 def small_pixels(images: NDArray[np.uint8]) -> Floats:
@@ -135,7 +154,7 @@ def monte_carlo_score(images: Floats, released: Floats) -> Floats:
     distance = nearest(images, released)[1]
     radius = float(np.median(distance))
     # The same slack on both routes to a distance, so that the image that defines the radius lies within it.
-    near = [(_squared(block, released) <= radius**2 * (1 + 1e-9) + 1e-12).sum(1) for block in _blocks(images)]
+    near = [(squared_distances(block, released) <= radius**2 * (1 + 1e-9) + 1e-12).sum(1) for block in blocks(images)]
     return np.concatenate(near) / len(released)
 
 
@@ -156,10 +175,11 @@ def log_kde(images: Floats, sample: Floats) -> Floats:
         raise UserError(f"density: {len(sample)} image cannot give one; at least 2 are needed")
     n, d = sample.shape
     width = np.maximum(sample.std(0, ddof=1), 1e-6) * n ** (-1 / (d + 4))
-    blocks = [
-        scipy.special.logsumexp(-0.5 * _squared(block / width, sample / width), axis=1) for block in _blocks(images)
+    densities = [
+        scipy.special.logsumexp(-0.5 * squared_distances(block / width, sample / width), axis=1)
+        for block in blocks(images)
     ]
-    return np.concatenate(blocks) - np.log(n) - np.log(width).sum() - d / 2 * np.log(2 * np.pi)
+    return np.concatenate(densities) - np.log(n) - np.log(width).sum() - d / 2 * np.log(2 * np.pi)
 
 
 def copy_check(members: Floats, released: Floats, quantile: float = 0.01) -> CopyCheck:
@@ -178,11 +198,12 @@ def copy_check(members: Floats, released: Floats, quantile: float = 0.01) -> Cop
     return CopyCheck(threshold, len(suspects) / len(released), suspects, index[suspects], distance[suspects])
 
 
-def _blocks(rows: Floats) -> list[Floats]:
+def blocks(rows: Floats) -> list[Floats]:
+    """Return the rows in blocks whose distances to many others fit into memory."""
     return [rows[start : start + CHUNK] for start in range(0, len(rows), CHUNK)]
 
 
-def _squared(queries: Floats, rows: Floats) -> Floats:
+def squared_distances(queries: Floats, rows: Floats) -> Floats:
     """Return squared Euclidean distances ``[n, m]``."""
     squared = (queries**2).sum(1)[:, None] + (rows**2).sum(1)[None] - 2 * queries @ rows.T
     return np.maximum(squared, 0)

@@ -9,13 +9,15 @@ import torch
 
 from fedkr.data import SiteData
 from fedkr.data.images import Shape
+from fedkr.data.split import without_rare_classes
 from fedkr.errors import UserError
 from fedkr.learning.runtime import Runtime
 from fedkr.progress import SilentProgress
 from fedkr.recycle import SitePipeline
 from fedkr.recycle import pipeline as pipeline_module
-from fedkr.recycle.pipeline import content_digest, normalised_float16, site_job
+from fedkr.recycle.pipeline import content_digest, site_job
 from fedkr.recycle.search import LEAST_FOR_RECALL
+from fedkr.recycle.terms import NO_TERMS
 from fedkr.release import check_release
 from fedkr.stages import Artifact, StageStore, read_artifact
 
@@ -309,10 +311,12 @@ def test_without_a_tuning_budget_the_default_knobs_are_kept(build, calls, monkey
 @pytest.mark.parametrize("balance", ["histogram", "balanced", "tempered"])
 @pytest.mark.parametrize("by", ["study", "policy"])
 def test_a_class_that_is_left_out_is_neither_shown_to_the_generator_nor_asked_of_it(
-    build, calls, tiny_study, by, balance
+    build, calls, site_data, tiny_study, by, balance
 ):
     study = other(tiny_study, recycle__balance=balance, recycle__min_class_count=13 if by == "study" else 1)
-    pipeline = build(study=study, least_class_count=1 if by == "study" else 13)
+    if by == "policy":
+        site_data = without_rare_classes(dataclasses.replace(site_data, holdout=site_data.val), 13, "site-0")
+    pipeline = build(data=site_data, study=study)
     release = pipeline.release(1)
     assert release.manifest["left_out"] == ["striped"]
     (shown,) = (call[1] for call in calls if call[0] == "fit")
@@ -322,9 +326,10 @@ def test_a_class_that_is_left_out_is_neither_shown_to_the_generator_nor_asked_of
     assert RARE not in release.soft_labels.argmax(axis=1)
 
 
-def test_the_policy_may_only_raise_the_studys_least_count(build, calls, tiny_study):
+def test_the_policy_may_only_raise_the_studys_least_count(build, calls, site_data, tiny_study):
     study = other(tiny_study, recycle__min_class_count=13)
-    assert build(study=study, least_class_count=2).left_out == ["striped"]
+    unchanged = without_rare_classes(dataclasses.replace(site_data, holdout=site_data.val), 2, "site-0")
+    assert build(data=unchanged, study=study).left_out == ["striped"]
 
 
 def test_a_site_whose_every_class_is_too_small_says_which_setting_stops_it(build, tiny_study):
@@ -422,7 +427,7 @@ def test_a_stage_file_that_was_spoilt_is_named_and_not_trusted(build, calls):
 
 def test_rows_of_float16_sum_to_one():
     soft = np.random.default_rng(0).gamma(0.3, size=(100, 9)).astype(np.float32)
-    rows = normalised_float16(soft)
+    rows = NO_TERMS.labels(soft)
     assert rows.dtype == np.float16
     assert np.abs(rows.astype(np.float64).sum(axis=1) - 1).max() < 0.005
 

@@ -1,0 +1,38 @@
+"""What a site's policy asks of every release, from the policy and all of the site's images."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+from fedkr.audit.near_copies import NearCopies
+from fedkr.data import Source
+from fedkr.data.images import ImageSet, content_digest, joined
+from fedkr.recycle.terms import Terms
+from sites.policy import Policy
+
+
+def release_terms(policy: Policy, source: Source, flip: str) -> Terms:
+    """Return a policy's terms; near-copies are those of any image of ``source``, whatever its split or class.
+
+    ``flip`` names the mirror images that a study takes for real, which its generator may draw.
+    """
+    terms = Terms(policy.label_digits, policy.label_classes)
+    if policy.near_copies == "allow":
+        return terms
+    real = everything(source.pool, source.test)
+    return dataclasses.replace(
+        terms,
+        is_copy=NearCopies(real, flip),
+        refuse_copies=policy.near_copies == "refuse",
+        names={"near_copies": policy.near_copies, "real": content_digest(real)},
+    )
+
+
+def everything(pool: ImageSet, test: ImageSet) -> ImageSet:
+    """Return all of a site's images; where the pool alone has groups, each test image is a group of its own."""
+    if pool.groups is not None and test.groups is None:
+        first = int(pool.groups.max()) + 1
+        test = dataclasses.replace(test, groups=first + np.arange(len(test), dtype=np.int64))
+    return joined([pool, test])
