@@ -59,7 +59,7 @@ def without_rare_classes(data: SiteData, least: int, site: str) -> SiteData:
                 f"{site}: without its classes of fewer than {least} patients, no image is left in {name}; add data or "
                 "lower policy.min_class_count"
             )
-    return dataclasses.replace(data, **parts, rare=tuple(rare.tolist()))
+    return SiteData(parts["train"], parts["val"], data.test, parts["holdout"], rare=tuple(rare.tolist()))
 
 
 def _check_patients(data: SiteData, least: int, site: str) -> None:

@@ -91,7 +91,7 @@ class Terms:
             )
         kept = _equal_parts(len(asked), slices, copies)
         counted.dropped = len(asked) - len(kept)
-        return SoftSet(*(part[kept] for part in drawn)), counted
+        return SoftSet(drawn.images[kept], drawn.soft_labels[kept]), counted
 
 
 # A simulation's: everything leaves as it is.
