@@ -266,6 +266,15 @@ def server_run(
     run(folder, overrides or [], run_dir)
 
 
+@site_app.command("ledger", cls=Command)
+def ledger(site: Annotated[Path, typer.Argument(metavar="SITE_YAML", help="The site's own file.")]) -> None:
+    """Show what left a site so far, by study: answers, models, images, guesses, epsilon."""
+    _must_exist(site, "site file")
+    from sites.ledger import show_ledger
+
+    show_ledger(site)
+
+
 @bench_app.command("audit", cls=Command)
 def bench_audit(
     models: Annotated[int, typer.Option(help="How many reference models, an even number.")] = 64,

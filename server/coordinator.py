@@ -299,7 +299,7 @@ class Coordinator:
             site = silent.pop(message.metadata.reply_to_message_id)
             self._raise_if_broken(site, message)
             if message.has_error():
-                self._lose(site, f"refused or failed ({message.error.reason}); its own log says why", pending.lost)
+                self._lose(site, f"refused or failed (error {message.error.code}); its own log says why", pending.lost)
             else:
                 yield site, message
         self._lose_silent(silent, pending.lost)

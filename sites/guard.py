@@ -1,8 +1,13 @@
-"""The mod around every handler: the policy is asked before and after, and no traceback, path or pixel leaves."""
+"""The mod around every handler: the policy is asked before and after, and no traceback, path or pixel leaves.
+
+Whatever is refused or fails leaves as one constant: which of both it was, or by which exception, could be a figure of
+private images that no threshold of the site's guards.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
 import traceback
 from functools import partial
@@ -17,44 +22,52 @@ from fedkr.config import parse_study
 from fedkr.errors import UserError
 from fedkr.failure import leave_note
 from fedkr.wire import SITE_ERROR
+from sites.accounting import Account, open_account
 from sites.admission import keep_split, permit, workplace
 from sites.limits import within_limits
 from sites.policy import Check, PolicyError, check_reply, weight_shapes
+from sites.promises import check_promises
 from sites.workspace import open_site, site_folder
 
 logger = logging.getLogger(__name__)
 
+REFUSED = "refused or failed"
+
 
 def guard(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
-    """Answer with what the policy allows, or with an error that holds the exception's type name and nothing else."""
+    """Answer with what the policy allows, or with an error that is the same whatever was wrong."""
     with workplace(context.node_config) as caught:
         try:
             return _guarded(message, context, call_next)
         except caught as error:
             keep_at_site(error, message, context)
-            return Message(Error(code=SITE_ERROR, reason=type(error).__name__), reply_to=message)
+            return Message(Error(code=SITE_ERROR, reason=REFUSED), reply_to=message)
 
 
 def _guarded(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
     message_type, study = message.metadata.message_type, wire.study_of(message)
     _, file = permit(context.node_config, message_type, study)
 
-    def work() -> tuple[Message, dict[str, tuple[int, ...]], Check | None]:
+    def work() -> tuple[Message, dict[str, tuple[int, ...]], Check | None, Account | None]:
         # Read before the handler runs, which could change the request in place.
         weights, answers = weight_shapes(message.content), answer_check(message, context)
-        return call_next(message, context), weights, answers
+        account = None if file is None else open_account(message, context, file)
+        return call_next(message, context), weights, answers, account
 
     if file is None:
-        reply, weights, answers = work()
+        reply, weights, answers, account = work()
     else:
         keep_split(file)
         rules = file.studies
-        reply, weights, answers = within_limits(work, Path(file.workspace), rules.hours, rules.gigabytes)
+        reply, weights, answers, account = within_limits(work, Path(file.workspace), rules.hours, rules.gigabytes)
     if reply.has_error():
         raise PolicyError("the handler answered with an error of its own, whose text may not leave")
     # Read again: an edit of the site file during long work counts.
     policy, _ = permit(context.node_config, message_type, study)
     check_reply(policy, message_type, reply.content, weights, answers)
+    if account is not None:
+        check_promises(dataclasses.replace(account.site, policy=policy), message_type, reply.content)
+        account.settle(reply.content)
     # A new message: only the checked content leaves, not what a handler wrote into the metadata.
     return Message(reply.content, reply_to=message)
 

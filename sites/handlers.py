@@ -17,18 +17,17 @@ import fedkr
 from fedkr import wire
 from fedkr.audit.document import audit_document
 from fedkr.audit.targets import RELEASE
-from fedkr.data import ImageSet
 from fedkr.data.images import Shape
 from fedkr.errors import UserError
 from fedkr.learning.classifier import ClassifierTraining, real_batches
-from fedkr.learning.evaluation import Utility, measure_utility
 from fedkr.learning.models import load_classifier
-from fedkr.learning.prediction import predict_logits
 from fedkr.learning.training import DivergedError
 from fedkr.progress import SilentProgress
 from fedkr.release import Release, ReleasedSets, check_release
+from sites.accounting import model_name, own_name
 from sites.audit import SiteAudit
-from sites.policy import COUNT_STEP, PolicyError
+from sites.figures import figures_of, public_count, public_manifest, seconds_since, utility_of
+from sites.policy import PolicyError
 from sites.workspace import Site
 
 
@@ -60,8 +59,9 @@ def train_local(site: Site, request: wire.Request) -> RecordDict:
     """Answer ``train.local``: train the site's own model, keep it, return its figures."""
     started = time.perf_counter()
     model = own_model(site)
-    metrics: dict[str, wire.Metric | None] = {"seconds": time.perf_counter() - started}
-    metrics |= _figures(site, model, site.data.test, "test") | _figures(site, model, site.global_test, "global")
+    metrics: dict[str, wire.Metric | None] = {"seconds": seconds_since(site, started)}
+    for split, data in (("test", site.data.test), ("global", site.global_test)):
+        metrics |= figures_of(site, model, data, split, own_name(site.study, "local"))
     return wire.metrics_reply(metrics)
 
 
@@ -78,10 +78,8 @@ def train_release(site: Site, request: wire.Request) -> RecordDict:
             "the site's policy"
         )
     release = site.pipeline.release(int(request.settings["round"]), site.most_images)
-    if not site.policy.exact_counts:
-        # A ratio of small counts gives the counts away.
-        release.manifest.pop("recalls", None)
-    return wire.release_reply(release, time.perf_counter() - started)
+    manifest = public_manifest(site, release.manifest, own_name(site.study, RELEASE))
+    return wire.release_reply(dataclasses.replace(release, manifest=manifest), seconds_since(site, started))
 
 
 def train_weights(site: Site, request: wire.Request) -> RecordDict:
@@ -92,7 +90,8 @@ def train_weights(site: Site, request: wire.Request) -> RecordDict:
     """
     started = time.perf_counter()
     model = received_model(site, request)
-    val = _utility(site, model, site.data.val)
+    val = utility_of(site, model, site.data.val, "val", model_name(site.study, request.weights or {}))
+    count = 0 if val is None else public_count(site, len(site.data.val))
     try:
         trained, diverged = _train_round(site, model, request), 0
     except DivergedError:
@@ -100,11 +99,11 @@ def train_weights(site: Site, request: wire.Request) -> RecordDict:
         trained, diverged = request.weights or {}, 1
     metrics: dict[str, wire.Metric | None] = {
         "num-examples": public_count(site, len(site.data.train)),
-        "val-correct": val.accuracy * public_count(site, val.count),
-        "val-loss": val.loss * public_count(site, val.count),
-        "val-count": public_count(site, val.count),
+        "val-correct": 0 if val is None else val.accuracy * count,
+        "val-loss": 0 if val is None else val.loss * count,
+        "val-count": count,
         "diverged": diverged,
-        "seconds": time.perf_counter() - started,
+        "seconds": seconds_since(site, started),
     }
     return wire.round_content(trained, metrics)
 
@@ -151,8 +150,9 @@ def evaluate(site: Site, request: wire.Request) -> RecordDict:
     split = str(request.settings.get("split", "test"))
     if split not in ("test", "val"):
         raise PolicyError(f"evaluate: split={split!r} is not answered; one of: test, val")
-    metrics = _figures(site, model, getattr(site.data, split), split)
-    return wire.metrics_reply(metrics | {"seconds": time.perf_counter() - started})
+    name = model_name(site.study, request.weights or {})
+    metrics = figures_of(site, model, getattr(site.data, split), split, name)
+    return wire.metrics_reply(metrics | {"seconds": seconds_since(site, started)})
 
 
 def train_references(site: Site, request: wire.Request) -> RecordDict:
@@ -164,7 +164,7 @@ def train_references(site: Site, request: wire.Request) -> RecordDict:
         work.train_references(str(kind))
     counts = {"direct": site.study.audit.direct_references, "pipeline": site.study.audit.pipeline_references}
     known = {"others": 0 if others is None else sum(request.settings["sizes"])}
-    return wire.metrics_reply(counts | known | {"seconds": time.perf_counter() - started})
+    return wire.metrics_reply(counts | known | {"seconds": seconds_since(site, started)})
 
 
 def received_others(site: Site, request: wire.Request) -> ReleasedSets | None:
@@ -188,7 +188,7 @@ def audit(site: Site, request: wire.Request) -> RecordDict:
     else:
         model, about = audited_model(site, request, kind), wire.weights_digest(request.weights)
         document = audit_document(work.attack(target, model, about, kind))
-    return wire.document_reply(wire.FINDINGS, document, time.perf_counter() - started)
+    return wire.document_reply(wire.FINDINGS, document, seconds_since(site, started))
 
 
 def compare(site: Site, request: wire.Request) -> RecordDict:
@@ -196,7 +196,7 @@ def compare(site: Site, request: wire.Request) -> RecordDict:
     started, work = time.perf_counter(), SiteAudit(site)
     document = {"blind": [work.blind()], "paired": [work.compare(pair) for pair in wire.read_pairs(request)]}
     work.write_report()
-    return wire.document_reply(wire.COMPARISON, document, time.perf_counter() - started)
+    return wire.document_reply(wire.COMPARISON, document, seconds_since(site, started))
 
 
 def audited_model(site: Site, request: wire.Request, kind: str) -> nn.Module:
@@ -224,23 +224,6 @@ def own_model(site: Site) -> nn.Module:
 
 def _classifier(site: Site, weights: Mapping[str, Tensor]) -> nn.Module:
     return load_classifier(site.study.student, Shape.of(site.data.train), weights, site.runtime)
-
-
-def _utility(site: Site, model: nn.Module, data: ImageSet) -> Utility:
-    return measure_utility(predict_logits(model, data.images, site.runtime), data.labels, len(data.classes))
-
-
-def _figures(site: Site, model: nn.Module, data: ImageSet, prefix: str) -> dict[str, wire.Metric | None]:
-    figures = wire.utility_metrics(_utility(site, model, data), prefix)
-    if not site.policy.exact_counts:
-        del figures[f"{prefix}/confusion"]
-        figures[f"{prefix}/count"] = public_count(site, len(data))
-    return figures
-
-
-def public_count(site: Site, count: int) -> int:
-    """Return a count as it may leave: exact, or rounded where the policy withholds exact counts."""
-    return count if site.policy.exact_counts else max(COUNT_STEP, round(count / COUNT_STEP) * COUNT_STEP)
 
 
 HANDLERS: dict[str, Callable[[Site, wire.Request], RecordDict]] = {

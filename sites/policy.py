@@ -34,6 +34,7 @@ NEEDS = {
 COUNT_STEP = 50
 # A reply with more could hold a figure for each image.
 MOST_METRICS = 64
+LARGEST_STEP = 0.25
 Check = Callable[[dict[str, Any]], None]
 
 
@@ -79,6 +80,9 @@ class Policy:
             again and leaves out what stays one, ``refuse`` stops the release then, ``allow`` looks for none.
         label_digits: decimals of soft labels that leave, 0 for the first choice alone; from 5 on, all that there are.
         label_classes: how many classes of a soft label keep mass; 0 for all.
+        min_evaluated: a figure of a model on fewer images leaves for nobody.
+        rate_step: rates leave as multiples of this; 0 lets them leave as they are.
+        max_models: how many different models are evaluated or audited for a study.
     """
 
     allow: list[str] = field(default_factory=lambda: ["metrics", "release"])
@@ -89,6 +93,9 @@ class Policy:
     near_copies: str = "redraw"
     label_digits: int = 3
     label_classes: int = 0
+    min_evaluated: int = 50
+    rate_step: float = 0.02
+    max_models: int = 100
 
     def check(self, where: str) -> None:
         """Raise :class:`UserError` for a value that is no policy."""
@@ -103,6 +110,17 @@ class Policy:
             raise UserError(f"{where}: policy.near_copies={self.near_copies!r}: one of: redraw, refuse, allow")
         if self.label_digits < 0 or self.label_classes < 0:
             raise UserError(f"{where}: policy.label_digits and policy.label_classes must not be negative")
+        if self.min_evaluated < 1 or self.max_models < 1:
+            raise UserError(f"{where}: policy.min_evaluated and policy.max_models must be at least 1")
+        if not 0 <= self.rate_step <= LARGEST_STEP:
+            raise UserError(f"{where}: policy.rate_step={self.rate_step}: from 0 to {LARGEST_STEP}, as in 0.02")
+        if not self.rate_step and not self.exact_counts:
+            raise UserError(f"{where}: policy.rate_step=0 shows exact counts; it takes policy.exact_counts: true")
+
+    @property
+    def coarse(self) -> bool:
+        """Whether figures leave rounded."""
+        return self.rate_step > 0
 
 
 # The sites of a simulation have one owner, who may pass everything on.
@@ -114,6 +132,9 @@ SIMULATED = Policy(
     recipients="federation",
     near_copies="allow",
     label_digits=EXACT,
+    min_evaluated=1,
+    rate_step=0.0,
+    max_models=10_000_000,
 )
 
 

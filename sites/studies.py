@@ -86,11 +86,15 @@ class StudyRules:
         for option, name in named_modules(study):
             if name not in self.modules:
                 raise UserError(f"{option}={name!r}: a module that is not in this site file's studies.modules")
-        approved, digest = {*self.approved, *read_records(records / APPROVED_FILE)}, study_digest(study)
+        approved, digest = self.all_approved(records), study_digest(study)
         if approved and digest not in approved:
             raise UserError(f"study {digest}: not among the {len(approved)} approved ones; see `fedkr site approve`")
         for line in [] if approved else self.outside(study):
             raise UserError(line)
+
+    def all_approved(self, records: Path) -> set[str]:
+        """Return the digests of all approved studies, those of ``fedkr site approve`` among them."""
+        return {*self.approved, *read_records(records / APPROVED_FILE)}
 
     def outside(self, study: Study) -> list[str]:
         """Return a line for each option of a study that is not within this site's bounds."""

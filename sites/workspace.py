@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import hmac
 import json
-import os
-import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
@@ -28,11 +24,10 @@ from fedkr.recycle.pipeline import site_job
 from fedkr.site_name import check_site_name
 from fedkr.stages import StageStore
 from sites.policy import SIMULATED, Policy
+from sites.secret import keyed
 from sites.splits import SiteSplit
 from sites.studies import StudyRules
 from sites.terms import release_terms
-
-SECRET_FILE = "secret"
 
 
 @dataclass
@@ -80,17 +75,18 @@ class Site:
     policy: Policy
     pipeline: SitePipeline
     study: Study
+    records: Path
 
     @cached_property
     def data_digest(self) -> str:
         """16 hex digits that tell the server when this site's images are others than before, and nothing else of them.
 
-        Keyed by a secret that stays in the workspace: who guesses at images cannot try the guess.
+        Keyed by a secret that stays at the site: who guesses at images cannot try the guess.
         """
         data = self.data
         splits = [data.train, data.val, data.test, data.holdout, self.global_test]
         content = "".join(content_digest(split) for split in splits).encode()
-        return hmac.new(secret_of(self.pipeline.stages.folder.parent), content, "sha256").hexdigest()[:16]
+        return keyed(self.records, content).hex()[:16]
 
     @property
     def most_images(self) -> int:
@@ -101,28 +97,6 @@ class Site:
     def runtime(self) -> Runtime:
         """Device and precision of this process."""
         return self.pipeline.job.runtime
-
-
-def secret_of(workspace: Path) -> bytes:
-    """Return the workspace's secret, 32 random bytes drawn once; raise :class:`UserError` when the disk refuses."""
-    path = workspace / SECRET_FILE
-    try:
-        if not path.exists():
-            _draw_secret(path)
-        return path.read_bytes()
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror}; make the workspace writable for this process") from None
-
-
-def _draw_secret(path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{SECRET_FILE}.{secrets.token_hex(8)}")
-    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as handle:
-        handle.write(secrets.token_bytes(32))
-    # Of two processes that start at once the first one's stays.
-    with contextlib.suppress(FileExistsError):
-        os.link(draft, path)
-    draft.unlink()
 
 
 def read_site_file(path: Path) -> SiteFile:
@@ -195,7 +169,7 @@ def _open_simulated(partition: int, study_json: str) -> Site:
     name = f"site-{partition}"
     pool = source.pool.subset(_partition(study_json)[partition])
     folder = Path(study.run_dir) / "sites" / name
-    return _open(name, prepare_site(pool, study, name), source, SIMULATED, folder, study)
+    return _open(name, prepare_site(pool, study, name), source, SIMULATED, folder, study, folder)
 
 
 @lru_cache(maxsize=2)
@@ -211,12 +185,12 @@ def _open_hospital(site_file: str, study_json: str, contents: str) -> Site:
     study = dataclasses.replace(study, device=site.device, threads=site.threads)
     source = load_source(site.data)
     data = site.split.prepare(source.pool, study, site.name, site.policy.min_class_count)
-    return _open(site.name, data, source, site.policy, Path(site.workspace), study)
+    return _open(site.name, data, source, site.policy, Path(site.workspace), study, Path(site.records))
 
 
-def _open(name: str, data: SiteData, source: Source, policy: Policy, folder: Path, study: Study) -> Site:
+def _open(name: str, data: SiteData, source: Source, policy: Policy, folder: Path, study: Study, records: Path) -> Site:
     runtime = Runtime.choose(study.device, study.precision, study.threads)
     job = site_job(study, name, runtime, FileProgress(folder))
     terms = release_terms(policy, source, study.data.flip)
     pipeline = SitePipeline(name, data, study, StageStore(folder / "stages"), job, terms)
-    return Site(name, data, source.test, policy, pipeline, study)
+    return Site(name, data, source.test, policy, pipeline, study, records)

@@ -101,7 +101,7 @@ def test_each_sites_time_to_live_starts_when_its_message_is_sent(study, ask_all,
 def test_an_error_reply_loses_the_site_with_its_reason(federation, ask_all):
     _, coordinator = federation(but("site-2", Error(SITE_ERROR, "PolicyError")), min_sites=2)
     assert list(ask_all(coordinator)) == ["site-0", "site-1"]
-    assert coordinator.missing == {"site-2": "refused or failed (PolicyError); its own log says why"}
+    assert coordinator.missing == {"site-2": "refused or failed (error 500); its own log says why"}
 
 
 def test_an_error_that_flower_sends_in_a_sites_place_is_matched_by_what_it_replies_to(federation, ask_all):

@@ -9,6 +9,7 @@ from fedkr.config import Study
 from fedkr.release import Release
 
 CLASSES = ["healthy", "ill", "rare"]
+KNOBS = {"guidance": 1.0, "churn": 0.0, "steps": 18.0}
 
 
 @pytest.fixture
@@ -26,9 +27,14 @@ def study(tmp_path):
 
 @pytest.fixture
 def hospital(tmp_path):
-    """Write a site file; return a function that writes it again with another policy, and its path."""
+    """Write a site file; return a function that writes it again with another policy, and its path.
+
+    It has few images, so that it answers for fewer than a hospital would; with exact counts its figures are exact too.
+    """
 
     def write(**policy):
+        exact = {"rate_step": 0.0} if policy.get("exact_counts") else {}
+        policy = {"min_evaluated": 1} | exact | policy
         values = {
             "name": "st-mary",
             "workspace": "work",
@@ -60,11 +66,11 @@ def make_release(count=6, **manifest):
         "slices": 1,
         "count": count,
         "left_out": ["rare"],
-        "knobs": {"steps": 10, "guidance": 1.0},
+        "knobs": KNOBS,
         "checkpoint": 20,
         "scores": {
             "checkpoints": [{"step": 20, "score": 0.5, "loss": 1.2}],
-            "tuning": [{"knobs": {"steps": 10, "guidance": 1.0}, "score": 0.5, "loss": 1.2}],
+            "tuning": [{"knobs": KNOBS, "score": 0.5, "loss": 1.2}],
         },
     }
     return Release(rng.integers(0, 256, (count, 8, 8, 1), dtype=np.uint8), soft, values | manifest)
@@ -73,4 +79,4 @@ def make_release(count=6, **manifest):
 @pytest.fixture
 def release_content():
     """Return a function that makes the content of an answer to ``train.release``."""
-    return lambda count=6, **manifest: wire.release_reply(make_release(count, **manifest), seconds=1.5)
+    return lambda count=6, **manifest: wire.release_reply(make_release(count, **manifest), seconds=60.0)

@@ -11,9 +11,20 @@ from fedkr import wire
 from fedkr.config import Study
 from fedkr.failure import NOTE
 from sites.app import answer
-from sites.guard import SITE_ERROR, guard
+from sites.guard import REFUSED, SITE_ERROR, guard, keep_at_site
 
 SECRET = "/wards/7/patient-4711.dcm"
+# What stopped each reply, by the type of its exception, which only the site knows.
+STOPPED = []
+
+
+@pytest.fixture(autouse=True)
+def note_what_stopped_a_reply(monkeypatch):
+    def noting(error, message, context):
+        STOPPED.append(type(error).__name__)
+        keep_at_site(error, message, context)
+
+    monkeypatch.setattr("sites.guard.keep_at_site", noting)
 
 
 def arrived(content, message_type):
@@ -60,7 +71,8 @@ def raising(error):
 def forbidden(reply, reason="PolicyError"):
     assert reply.has_error()
     assert not reply.has_content()
-    return (reply.error.code, reply.error.reason) == (SITE_ERROR, reason)
+    assert (reply.error.code, reply.error.reason) == (SITE_ERROR, REFUSED)
+    return STOPPED.pop() == reason
 
 
 def test_an_allowed_answer_passes_unchanged(ask, release_content):
@@ -96,12 +108,15 @@ def test_no_message_can_change_the_policy(ask, release_content):
 def test_weights_come_back_only_in_the_shape_of_those_that_were_sent(ask):
     record = ArrayRecord({"w": Array(np.zeros(4, np.float32))})
     request = RecordDict({wire.CONFIG: ConfigRecord({"study": Study().to_json()}), wire.ARRAYS: record})
+    figures = MetricRecord({"seconds": 60.0})
 
     def handler(message, context):
         message.content[wire.ARRAYS]["images"] = Array(np.zeros((5, 8, 8), np.float32))
-        return Message(RecordDict({wire.ARRAYS: message.content[wire.ARRAYS]}), reply_to=message)
+        content = RecordDict({wire.ARRAYS: message.content[wire.ARRAYS], wire.METRICS: figures})
+        return Message(content, reply_to=message)
 
-    assert not ask(answering(RecordDict({wire.ARRAYS: record})), wire.TRAIN, request, allow=["weights"]).has_error()
+    honest = RecordDict({wire.ARRAYS: record, wire.METRICS: figures})
+    assert not ask(answering(honest), wire.TRAIN, request, allow=["weights"]).has_error()
     assert forbidden(ask(handler, wire.TRAIN, request, allow=["weights"]))
 
 
@@ -113,7 +128,7 @@ def test_an_audits_answer_is_held_to_what_was_asked_and_the_sites_own_classes(as
         document = wire.read_document(honest, wire.FINDINGS)
         if spoil is not None:
             spoil(document)
-        content = wire.document_reply(wire.FINDINGS, document, 1.0)
+        content = wire.document_reply(wire.FINDINGS, document, 60.0)
         return ask(answering(content), wire.AUDIT, wire.request_content(study.to_json(), target=target))
 
     assert not audited().has_error()
@@ -135,9 +150,9 @@ def test_a_comparison_is_held_to_the_pairs_that_were_asked_for(ask):
     request = wire.request_content(Study().to_json(), pairs="[]")
     blind = {"site": "st-mary", "auc": 0.5, "p_value": 0.5}
     asked = {"blind": [blind], "paired": []}
-    assert not ask(answering(wire.document_reply(wire.COMPARISON, asked, 1.0)), wire.COMPARE, request).has_error()
+    assert not ask(answering(wire.document_reply(wire.COMPARISON, asked, 60.0)), wire.COMPARE, request).has_error()
     for more in ({"paired": [{"difference": 0.1}]}, {"scores": [0.1, 0.9]}, {"blind": [blind, blind]}):
-        content = wire.document_reply(wire.COMPARISON, asked | more, 1.0)
+        content = wire.document_reply(wire.COMPARISON, asked | more, 60.0)
         assert forbidden(ask(answering(content), wire.COMPARE, request))
 
 
@@ -151,7 +166,7 @@ def test_metadata_that_a_handler_wrote_does_not_leave(ask, release_content):
 
 
 @pytest.mark.parametrize("error", [FileNotFoundError(2, "No such file", SECRET), ValueError(SECRET), KeyError(SECRET)])
-def test_an_exception_leaves_as_its_type_name_alone(ask, error):
+def test_an_exception_leaves_as_the_one_reason_that_all_have(ask, error):
     reply = ask(raising(error))
     assert forbidden(reply, type(error).__name__)
     assert SECRET not in str(reply)

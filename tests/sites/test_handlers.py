@@ -16,7 +16,8 @@ from fedkr.errors import UserError
 from fedkr.learning.models import build_classifier
 from fedkr.learning.prediction import predict_logits
 from fedkr.release import check_release
-from sites.handlers import HANDLERS, audited_model, public_count
+from sites.figures import public_count
+from sites.handlers import HANDLERS, audited_model
 from sites.policy import COUNT_STEP, PolicyError
 from sites.workspace import Site, open_site
 
@@ -74,7 +75,7 @@ def replace_one_pixel(path):
 def test_a_card_changes_with_the_images_and_its_digest_is_keyed_by_the_sites_secret(site, ask, tmp_path):
     first = wire.read_document(ask(site(), wire.DESCRIBE), wire.CARD)["data"]
     assert wire.read_document(ask(site(), wire.DESCRIBE), wire.CARD)["data"] == first
-    secret = tmp_path / "work" / "secret"
+    secret = tmp_path / "site-records" / "secret"
     assert len(secret.read_bytes()) == 32 and secret.stat().st_mode & 0o777 == 0o600
     replace_one_pixel(tmp_path / "images.npz")
     second = wire.read_document(ask(site(), wire.DESCRIBE), wire.CARD)["data"]

@@ -1,0 +1,135 @@
+"""What an answer counts as in the ledger: which model's figures leave, on whose images, and how many images leave."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from flwr.app import ArrayRecord, Context, Message, RecordDict
+from torch import Tensor
+
+from fedkr import wire
+from fedkr.audit.targets import RELEASE
+from fedkr.config import Study, parse_study
+from fedkr.errors import UserError
+from sites.audit import SiteAudit
+from sites.ledger import Budget, Entry, Ledger
+from sites.studies import study_digest
+from sites.workspace import Site, SiteFile, open_site
+
+# Studies that nobody approved by their digest share one budget: a server can make any number of them.
+UNAPPROVED = "any"
+# Teacher, own model, release, and a student of that release.
+OWN_MODELS = 4
+OWN_KINDS = {wire.LOCAL: "local", wire.RELEASE: RELEASE}
+SPLITS = {wire.LOCAL: "test", wire.RELEASE: "val", wire.TRAIN: "val", wire.AUDIT: "members"}
+
+
+class Account:
+    """What one request costs a hospital's budget.
+
+    Args:
+        site: opened for the request's study.
+        message_type: what is asked.
+        request: the question, as it came in.
+        scope: whose budget it is of: the study's digest, or :data:`UNAPPROVED`.
+    """
+
+    def __init__(self, site: Site, message_type: str, request: wire.Request, scope: str) -> None:
+        self.site = site
+        self.ledger, self.budget = Ledger(site.records), budget_of(site)
+        split = str(request.settings.get("split", "test")) if message_type == wire.EVALUATE else ""
+        self.entry = Entry(
+            study=study_digest(site.study),
+            scope=scope,
+            message=message_type,
+            model=_asked_about(site, message_type, request),
+            split=SPLITS.get(message_type, split),
+        )
+
+    def check(self) -> None:
+        """Raise :class:`~sites.policy.PolicyError` where the budget has no room, before any work is done."""
+        self.ledger.check(self.entry, self.budget)
+
+    def settle(self, content: RecordDict) -> None:
+        """Write an answer into the ledger; raise :class:`UserError` where it may not leave."""
+        self.ledger.write(dataclasses.replace(self.entry, **_of_content(content)), self.budget)
+
+
+def open_account(message: Message, context: Context, file: SiteFile) -> Account:
+    """Return what the answer to a message will cost; raise :class:`UserError` where the budget has no room for it."""
+    request = wire.read_request(message)
+    study = parse_study(request.study)
+    approved = file.studies.all_approved(Path(file.records))
+    site = open_site(context.node_config, study)
+    account = Account(site, message.metadata.message_type, request, study_digest(study) if approved else UNAPPROVED)
+    account.check()
+    return account
+
+
+def budget_of(site: Site) -> Budget:
+    """Return how many models' figures may leave: those that the study can produce, within the policy's."""
+    most = site.policy.max_models
+    return Budget(min(most, producible(site.study, "weights" in site.policy.allow)), most)
+
+
+def producible(study: Study, weights: bool) -> int:
+    """Return how many models a site can meet in a study at most, each of them evaluated and audited.
+
+    Where no weights leave, a contestant ends with one model that all share. Where they do, it has one a round, in the
+    search for each of its settings, and the site's own update of the chosen round.
+    """
+    strategy, models = study.strategy, OWN_MODELS
+    for name in strategy.compare:
+        own = {option: getattr(strategy, option) for option in ("rounds", "search_rounds", "lrs", "local_epochs")}
+        own |= {option: value for option, value in strategy.options.get(name, {}).items() if option in own}
+        searched = len(own["lrs"]) * len(own["local_epochs"]) * own["search_rounds"]
+        models += searched + own["rounds"] + 2 if weights else 1
+    return 2 * models
+
+
+def model_name(study: Study, weights: Mapping[str, Tensor]) -> str:
+    """Return 64 hex digits of a classifier: the same whoever sends it, in whatever study."""
+    arrays = {name: tensor.detach().cpu().numpy() for name, tensor in weights.items()}
+    parts = [
+        (name, a.dtype.str, a.shape, hashlib.sha256(a.tobytes()).hexdigest()) for name, a in sorted(arrays.items())
+    ]
+    return _digest([dataclasses.asdict(study.student), parts])
+
+
+def own_name(study: Study, kind: str) -> str:
+    """Return 64 hex digits of what a site makes for itself in a study: its ``teacher``, ``local`` or ``release``."""
+    return _digest([study_digest(study), kind])
+
+
+def _asked_about(site: Site, message_type: str, request: wire.Request) -> str:
+    """Return the digest of the question's model; other studies, and other references, ask something else of it."""
+    if message_type not in (wire.EVALUATE, *SPLITS):
+        return ""
+    kind = OWN_KINDS.get(message_type)
+    if message_type == wire.AUDIT and request.weights is None:
+        kind = wire.read_target(request)[1]
+    if kind is None and request.weights is None:
+        raise UserError(f"{message_type}: the request holds no model")
+    name = own_name(site.study, kind) if kind is not None else model_name(site.study, request.weights or {})
+    others = SiteAudit(site).others if message_type == wire.AUDIT else None
+    return _digest([name, study_digest(site.study), others and others.digest()])
+
+
+def _of_content(content: RecordDict) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    if isinstance(shared := content.get(wire.SHARED), ArrayRecord):
+        images = shared["images"]
+        found |= {"release": hashlib.sha256(images.data).hexdigest(), "images": images.shape[0]}
+    if wire.FINDINGS in content:
+        rows = wire.read_document(content, wire.FINDINGS)["epsilon"]
+        found |= {"guesses": sum(row.get("guesses", 0) for row in rows)}
+    return found
+
+
+def _digest(value: object) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()

@@ -1,0 +1,183 @@
+"""The ledger: one line for each answer that left a site, kept beside the site file whatever becomes of the workspace.
+
+A line is written, and on the disk, before its answer leaves. So a process that dies in between counts an answer too
+many, never one too few.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import fcntl
+import json
+import os
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from fedkr.errors import UserError
+from sites.policy import PolicyError
+from sites.secret import make_records
+
+LEDGER_FILE = "ledger.jsonl"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One answer.
+
+    Attributes:
+        study: digest of the study that asked.
+        scope: what the answer's model is counted in: that study where the site approved it, else all the others.
+        message: the type of message that was answered.
+        model: digest of the model whose figures left, empty where none did.
+        split: whose images the figures are of.
+        release: digest of the released images, empty where none left.
+        images: how many those are.
+        guesses: how many coins an audit guessed.
+        epsilon: of what differential privacy the answer has, None where it has none.
+        when: seconds since 1970.
+    """
+
+    study: str
+    scope: str
+    message: str
+    model: str = ""
+    split: str = ""
+    release: str = ""
+    images: int = 0
+    guesses: int = 0
+    epsilon: float | None = None
+    when: float = dataclasses.field(default=0.0, compare=False)
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How many different models' figures may leave: of one study, and in a scope."""
+
+    of_study: int
+    of_scope: int
+
+
+class Ledger:
+    """A site's ledger; several processes may read and write it at a time."""
+
+    def __init__(self, records: Path) -> None:
+        self.path = records / LEDGER_FILE
+
+    def entries(self) -> list[Entry]:
+        """Return all answers, oldest first; raise :class:`UserError` when the file cannot be read."""
+        if not self.path.exists():
+            return []
+        with self._locked() as handle:
+            return _read(handle)
+
+    def check(self, entry: Entry, budget: Budget) -> None:
+        """Raise :class:`~sites.policy.PolicyError` for an answer on one model more than the budget has."""
+        _check_models(self.entries(), entry, budget)
+
+    def write(self, entry: Entry, budget: Budget) -> None:
+        """Check an answer and add it, in one step for all processes; it may leave once this returns.
+
+        Raises:
+            PolicyError: the budget is spent.
+            UserError: the ledger cannot be written, so that nothing may leave.
+        """
+        with self._locked() as handle:
+            _check_models(_read(handle), entry, budget)
+            line = json.dumps(dataclasses.asdict(entry) | {"when": time.time()})
+            handle.write(_newline_if_torn(handle) + line.encode() + b"\n")
+            handle.flush()
+            os.fsync(handle.fileno())
+
+    @contextmanager
+    def _locked(self) -> Iterator[IO[bytes]]:
+        make_records(self.path.parent)
+        try:
+            with os.fdopen(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600), "r+b") as handle:
+                fcntl.flock(handle, fcntl.LOCK_EX)
+                yield handle
+        except OSError as error:
+            raise UserError(f"{self.path}: {error.strerror}; nothing leaves without the ledger") from None
+
+
+def _read(handle: IO[bytes]) -> list[Entry]:
+    handle.seek(0)
+    found = (_entry(line) for line in handle.read().splitlines())
+    return [entry for entry in found if entry is not None]
+
+
+def _entry(line: bytes) -> Entry | None:
+    """Return a line's answer; None for a line that a dying process left torn, whose answer never left."""
+    try:
+        return Entry(**json.loads(line))
+    except (ValueError, TypeError):
+        return None
+
+
+def _newline_if_torn(handle: IO[bytes]) -> bytes:
+    if not handle.seek(0, os.SEEK_END):
+        return b""
+    handle.seek(-1, os.SEEK_END)
+    return b"" if handle.read(1) == b"\n" else b"\n"
+
+
+def _check_models(entries: Iterable[Entry], entry: Entry, budget: Budget) -> None:
+    if not entry.model:
+        return
+    known = {(other.study, other.scope, other.model) for other in entries if other.model}
+    for what, most, models in (
+        ("studies like this one", budget.of_scope, {model for _, scope, model in known if scope == entry.scope}),
+        ("this study", budget.of_study, {model for study, _, model in known if study == entry.study}),
+    ):
+        if entry.model not in models and len(models) >= most:
+            raise PolicyError(
+                f"{entry.message}: figures of {len(models)} models left for {what}, which can have {most}; "
+                "policy.max_models in the site file is the most that it allows"
+            )
+
+
+def images_released(entries: Iterable[Entry]) -> int:
+    """Return how many images left in all; a release that was asked for again counts once."""
+    return sum({entry.release: entry.images for entry in entries if entry.release}.values())
+
+
+def ledger_rows(entries: Iterable[Entry]) -> list[dict[str, Any]]:
+    """Return a row for each study, oldest first, and one of all: what left for it."""
+    found, by_study = list(entries), dict[str, list[Entry]]()
+    for entry in found:
+        by_study.setdefault(entry.study, []).append(entry)
+    return [_row(study, own) for study, own in by_study.items()] + [_row("all", found)]
+
+
+def show_ledger(site_file: Path) -> None:
+    """Print a site's ledger as a table; raise :class:`UserError` for a site file or ledger that cannot be read."""
+    # Imported here: a site that answers prints nothing.
+    from rich.console import Console
+    from rich.table import Table
+
+    from sites.workspace import read_site_file
+
+    ledger = Ledger(Path(read_site_file(site_file).records))
+    rows = ledger_rows(ledger.entries())
+    table = Table(*rows[0], title=str(ledger.path), title_justify="left")
+    for row in rows:
+        table.add_row(*("-" if value is None else str(value) for value in row.values()))
+    Console().print(table)
+
+
+def _row(study: str, entries: list[Entry]) -> dict[str, Any]:
+    splits = Counter(entry.split for entry in entries if entry.split)
+    spent = [entry.epsilon for entry in set(entries) if entry.epsilon is not None]
+    return {
+        "study": study[:12],
+        "answers": len(entries),
+        "models": len({entry.model for entry in entries if entry.model}),
+        **{f"on {split}": splits[split] for split in ("test", "val", "members")},
+        "images": images_released(entries),
+        "guesses": sum(entry.guesses for entry in set(entries)),
+        "epsilon": sum(spent) if spent else None,
+    }

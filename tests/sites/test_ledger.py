@@ -1,0 +1,103 @@
+"""The ledger: what left is counted on disk, by several processes at a time, and nothing resets it."""
+
+import json
+import os
+from concurrent.futures import ProcessPoolExecutor
+
+import pytest
+
+from fedkr.errors import UserError
+from sites.ledger import Budget, Entry, Ledger, images_released, ledger_rows
+from sites.policy import PolicyError
+
+ROOM = Budget(of_study=3, of_scope=4)
+
+
+def about(model, study="s", **more):
+    return Entry(study=study, scope="any", message="evaluate", model=model, split="test", **more)
+
+
+@pytest.fixture
+def ledger(tmp_path):
+    return Ledger(tmp_path / "records")
+
+
+def test_an_answer_is_one_line_that_only_this_account_can_read(ledger):
+    ledger.write(about("a"), ROOM)
+    ledger.write(about("b"), ROOM)
+    assert [json.loads(line)["model"] for line in ledger.path.read_text().splitlines()] == ["a", "b"]
+    assert ledger.path.stat().st_mode & 0o777 == 0o600
+    assert ledger.path.parent.stat().st_mode & 0o777 == 0o700
+    assert Ledger(ledger.path.parent).entries() == [about("a"), about("b")]
+
+
+def test_the_same_model_asked_again_costs_nothing_and_one_more_than_the_budget_is_refused(ledger):
+    for model in ("a", "b", "c", "a", "b", "c"):
+        ledger.write(about(model), ROOM)
+    with pytest.raises(PolicyError, match=r"3 models left for this study, which can have 3"):
+        ledger.check(about("d"), ROOM)
+    with pytest.raises(PolicyError):
+        ledger.write(about("d"), ROOM)
+    ledger.write(about("d", study="t"), ROOM)
+    with pytest.raises(PolicyError, match="4 models left for studies like this one"):
+        ledger.write(about("e", study="t"), ROOM)
+    assert len(ledger.entries()) == 7
+
+
+def test_an_answer_without_a_models_figures_needs_no_room(ledger):
+    for _ in range(9):
+        ledger.write(Entry("s", "any", "query.describe"), Budget(1, 1))
+    assert len(ledger.entries()) == 9
+
+
+def test_a_line_that_a_dying_process_tore_hides_no_other(ledger):
+    ledger.write(about("a"), ROOM)
+    with ledger.path.open("ab") as handle:
+        handle.write(b'{"study": "s", "sco')
+    ledger.write(about("b"), ROOM)
+    assert ledger.entries() == [about("a"), about("b")]
+
+
+def _write_many(records, process):
+    left = 0
+    for i in range(20):
+        try:
+            Ledger(records).write(about(f"{process}-{i}"), Budget(50, 50))
+            left += 1
+        except PolicyError:
+            pass
+    return left
+
+
+def test_processes_that_write_at_once_lose_no_line_and_pass_no_budget(ledger):
+    with ProcessPoolExecutor(4) as pool:
+        left = sum(pool.map(_write_many, [ledger.path.parent] * 4, range(4)))
+    assert left == len(ledger.entries()) == len(ledger.path.read_text().splitlines()) == 50
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root can write everything")
+def test_nothing_leaves_where_the_ledger_cannot_be_written(ledger):
+    ledger.path.parent.mkdir(mode=0o500)
+    with pytest.raises(UserError, match="nothing leaves without the ledger"):
+        ledger.write(about("a"), ROOM)
+
+
+def test_a_folder_in_the_ledgers_place_is_one_line(ledger):
+    ledger.path.mkdir(parents=True)
+    with pytest.raises(UserError, match="nothing leaves without the ledger"):
+        ledger.write(about("a"), ROOM)
+
+
+def test_a_release_that_was_asked_for_again_counts_once():
+    first, second = (Entry("s", "any", "train.release", release=digest, images=40) for digest in "ab")
+    assert images_released([first, first, second]) == 80
+
+
+def test_a_table_has_a_row_for_each_study_and_one_of_all():
+    release = Entry("t" * 64, "any", "train.release", model="r", split="val", release="d", images=40)
+    audit = Entry("s", "any", "evaluate.audit", model="a", split="members", guesses=10, epsilon=1.0)
+    one, two, total = ledger_rows([about("a"), about("a"), about("b"), audit, audit, release])
+    assert (one["study"], one["answers"], one["models"], one["on test"], one["on members"]) == ("s", 5, 2, 3, 2)
+    assert (one["guesses"], one["epsilon"], one["images"]) == (10, 1.0, 0)
+    assert (two["study"], two["images"], two["on val"], two["epsilon"]) == ("t" * 12, 40, 1, None)
+    assert (total["study"], total["answers"], total["models"], total["images"]) == ("all", 6, 3, 40)
