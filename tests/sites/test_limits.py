@@ -11,7 +11,7 @@ from flwr.app import Context, Message, Metadata, RecordDict
 
 from fedkr import wire
 from sites.app import app
-from sites.guard import guard
+from sites.guard import REFUSED, guard, keep_at_site
 from sites.limits import LimitError, folder_bytes, within_limits
 
 FOREVER = 60.0
@@ -55,22 +55,35 @@ def reason(tmp_path):
     return json.loads((tmp_path / "work" / "failure.json").read_text())["reason"]
 
 
-def test_work_that_takes_longer_than_the_site_file_says_ends(ask, tmp_path):
+@pytest.fixture
+def stopped(monkeypatch):
+    """The types of what stopped replies, which only the site knows."""
+    types = []
+
+    def noting(error, message, context):
+        types.append(type(error).__name__)
+        keep_at_site(error, message, context)
+
+    monkeypatch.setattr("sites.guard.keep_at_site", noting)
+    return types
+
+
+def test_work_that_takes_longer_than_the_site_file_says_ends(ask, stopped, tmp_path):
     edited(tmp_path / "site.yaml", studies={"hours": 0.3 / 3600})
     began = time.monotonic()
     reply = ask(lambda message, context: busy(FOREVER))
-    assert reply.error.reason == "LimitError"
+    assert (reply.error.reason, stopped) == (REFUSED, ["LimitError"])
     assert time.monotonic() - began < FOREVER / 2
     assert "studies.hours" in reason(tmp_path)
 
 
-def test_a_workspace_that_is_full_takes_no_work(ask, tmp_path):
+def test_a_workspace_that_is_full_takes_no_work(ask, stopped, tmp_path):
     (tmp_path / "work").mkdir(exist_ok=True)
     (tmp_path / "work" / "stage").write_bytes(bytes(3000))
     edited(tmp_path / "site.yaml", studies={"gigabytes": 2e-6})
     called = []
-    assert ask(lambda *_: called.append(1)).error.reason == "LimitError"
-    assert called == []
+    assert ask(lambda *_: called.append(1)).error.reason == REFUSED
+    assert (called, stopped) == ([], ["LimitError"])
     assert "studies.gigabytes=2e-06" in reason(tmp_path)
 
 
@@ -103,12 +116,12 @@ def test_work_that_ends_when_its_time_does_is_returned_or_ended_and_nothing_come
 
 
 @pytest.mark.parametrize("error", [SystemExit("pixels"), KeyboardInterrupt("pixels"), GeneratorExit("pixels")])
-def test_what_would_end_the_process_does_not_pass_the_guard(ask, error):
+def test_what_would_end_the_process_does_not_pass_the_guard(ask, stopped, error):
     def handler(message, context):
         raise error
 
     reply = ask(handler)
-    assert reply.error.reason == type(error).__name__
+    assert (reply.error.reason, stopped) == (REFUSED, [type(error).__name__])
     assert "pixels" not in str(reply)
 
 
@@ -130,14 +143,17 @@ def test_ctrl_c_ends_a_simulation_in_the_process_of_its_command(study):
         ({"name": 3}, "UserError"),
     ],
 )
-def test_a_site_file_that_was_edited_during_the_work_counts_when_the_reply_leaves(hospital, ask, tmp_path, edit, error):
+def test_a_site_file_that_was_edited_during_the_work_counts_when_the_reply_leaves(
+    hospital, ask, stopped, tmp_path, edit, error
+):
     hospital(exact_counts=True)
 
     def handler(message, context):
         edited(tmp_path / "site.yaml", **edit)
         return Message(wire.metrics_reply({"test/count": 14, "seconds": 1.0}), reply_to=message)
 
-    assert ask(handler, wire.EVALUATE).error.reason == error
+    assert ask(handler, wire.LOCAL).error.reason == REFUSED
+    assert stopped == [error]
 
 
 @pytest.mark.parametrize("umask", [0o000, 0o022, 0o777])
