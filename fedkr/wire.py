@@ -119,11 +119,11 @@ def request_content(
 def read_request(message: Message) -> Request:
     """Read a request; raise :class:`UserError` when it holds no study."""
     study = study_of(message)
-    config = dict(_record(message.content, CONFIG, ConfigRecord) or {})
-    del config["study"]
     arrays = _record(message.content, ARRAYS, ArrayRecord)
     weights = None if arrays is None else read_weights(arrays)
-    return Request(study, config, weights, _soft_set(message.content) if SHARED in message.content else None)
+    return Request(
+        study, settings_of(message), weights, _soft_set(message.content) if SHARED in message.content else None
+    )
 
 
 def study_of(message: Message) -> str:
@@ -132,6 +132,12 @@ def study_of(message: Message) -> str:
     if not isinstance(study, str):
         raise UserError(f"{message.metadata.message_type}: the request holds no study; is the server fedkr's?")
     return study
+
+
+def settings_of(message: Message) -> dict[str, Any]:
+    """Return what a request asks beside its study and what it sends."""
+    config = dict(_record(message.content, CONFIG, ConfigRecord) or {})
+    return {name: value for name, value in config.items() if name != "study"}
 
 
 def _record(content: RecordDict, name: str, kind: type[R]) -> R | None:

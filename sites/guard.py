@@ -24,6 +24,7 @@ from fedkr.failure import leave_note
 from fedkr.wire import SITE_ERROR
 from sites.accounting import Account, open_account
 from sites.admission import keep_split, permit, workplace
+from sites.asked import check_settings
 from sites.limits import within_limits
 from sites.policy import Check, PolicyError, check_reply, weight_shapes
 from sites.promises import check_promises
@@ -57,6 +58,7 @@ def _guarded(message: Message, context: Context, call_next: ClientAppCallable) -
     if file is None:
         reply, weights, answers, account = work()
     else:
+        check_settings(message_type, wire.settings_of(message), parse_study(study))
         keep_split(file)
         rules = file.studies
         reply, weights, answers, account = within_limits(work, Path(file.workspace), rules.hours, rules.gigabytes)
