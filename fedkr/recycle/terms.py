@@ -86,9 +86,7 @@ class Terms:
             drawn.images[copies], drawn.soft_labels[copies] = fresh
             copies = copies[self.is_copy(fresh.images)]
         if len(copies) and self.refuse_copies:
-            raise UserError(
-                f"{len(copies)} of {len(asked)} images {STILL_COPIES} (policy.near_copies=refuse); {REMEDY}"
-            )
+            raise UserError(f"{len(copies)} of {len(asked)} images {STILL_COPIES} (near_copies: refuse); {REMEDY}")
         kept = _equal_parts(len(asked), slices, copies)
         counted.dropped = len(asked) - len(kept)
         return SoftSet(drawn.images[kept], drawn.soft_labels[kept]), counted
