@@ -15,9 +15,14 @@ from fedkr.data.registry import Source, set_apart_test
 from fedkr.errors import UserError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
+# Pillow tries every format that it knows, some of which start other programs (EPS) or are rarely tested.
+FORMATS = ("PNG", "JPEG", "BMP", "TIFF")
+# A header that promises more is an error, whatever follows it; and no format packs so many pixels into a byte.
+MOST_PIXELS, PIXELS_A_BYTE, SMALL = 64_000_000, 1_100, 1_000_000
 GREY_MODES = ("1", "L", "LA")
 # Modes with more than 8 bits a channel: Pillow would clip them to white without a word.
 DEEP_MODES = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")
+LONGEST_REASON = 200
 
 
 def load(config: DataConfig) -> Source:
@@ -70,13 +75,23 @@ def open_image(file: Path) -> Image.Image:
         UserError: a file that is no image, or one with more than 8 bits a channel or with several frames.
     """
     try:
-        with Image.open(file) as image:
-            if image.mode in DEEP_MODES or getattr(image, "n_frames", 1) > 1:
-                what = "several frames" if getattr(image, "n_frames", 1) > 1 else "more than 8 bits a pixel"
-                raise UserError(f"{file}: has {what}; save it as one image of 8 bits a channel")
+        with Image.open(file, formats=FORMATS) as image:
+            _check_header(file, image)
             return ImageOps.exif_transpose(image).convert("L" if image.mode in GREY_MODES else "RGB")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise UserError(f"{file}: not a readable image ({error}); replace or remove it") from None
+    except UserError:
+        raise
+    except Exception as error:  # the parser of a damaged image raises whatever its bytes lead it to
+        reason = " ".join(str(error).split())[:LONGEST_REASON] or type(error).__name__
+        raise UserError(f"{file}: not a readable image ({reason}); replace or remove it") from None
+
+
+def _check_header(file: Path, image: Image.Image) -> None:
+    pixels = image.width * image.height
+    if pixels > MOST_PIXELS or pixels > PIXELS_A_BYTE * file.stat().st_size + SMALL:
+        raise UserError(f"{file}: {image.width} x {image.height} pixels, more than can be; save it smaller")
+    if image.mode in DEEP_MODES or getattr(image, "n_frames", 1) > 1:
+        what = "several frames" if getattr(image, "n_frames", 1) > 1 else "more than 8 bits a pixel"
+        raise UserError(f"{file}: has {what}; save it as one image of 8 bits a channel")
 
 
 def _read(file: Path, size: int) -> NDArray[np.uint8]:

@@ -8,9 +8,9 @@ Arrays: ``train_images`` uint8 ``[N, S, S]`` or ``[N, S, S, 1 or 3]`` and ``trai
 from __future__ import annotations
 
 import contextlib
+import math
 import zipfile
-import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,14 @@ from fedkr.config import DataConfig
 from fedkr.data.images import ImageSet, joined
 from fedkr.data.registry import Source, set_apart_test
 from fedkr.errors import UserError
+
+# What deflate can do at best, with a little for headers.
+LARGEST_RATIO, SMALL = 1_032, 4_096
+NAMED, LONGEST_REASON = 20, 200
+# Of larger arrays of the wrong type nobody counts what is not a number.
+LOOKED_AT = 16_000_000
+# A label far above all others would have as many class names made up.
+MOST_CLASSES, LONGEST_NAME = 1_000, 4_000
 
 Arrays = tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.int64] | None]
 
@@ -34,40 +42,78 @@ def load(config: DataConfig) -> Source:
 
 
 class NpzFile(contextlib.AbstractContextManager["NpzFile"]):
-    """An open ``.npz`` whose every failure is one line naming the file and the array."""
+    """An open ``.npz`` whose every failure is one line naming the file and the array.
+
+    No array is read before its header is known to promise no more than the file holds: a damaged or hostile file costs
+    neither time nor memory beyond its own size, unpacked.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            content = np.load(path, allow_pickle=False)
+            with path.open("rb") as handle:
+                magic = handle.read(len(np.lib.format.MAGIC_PREFIX))
+            if magic == np.lib.format.MAGIC_PREFIX:
+                raise UserError(f"{path}: holds one bare array; save train_images and train_labels with numpy.savez")
+            self._archive = zipfile.ZipFile(path)
+        except UserError:
+            raise
         except FileNotFoundError:
             raise UserError(f"{path}: no such file; name an existing .npz file") from None
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-            # NumPy takes whatever is neither .npz nor .npy for a pickle, and advises to load it as one.
-            reason = "neither .npz nor .npy" if isinstance(error, ValueError) else error
-            raise UserError(f"{path}: not a readable .npz file ({reason}); copy or download it again") from None
-        if not isinstance(content, np.lib.npyio.NpzFile):
-            raise UserError(f"{path}: holds one bare array; save train_images and train_labels with numpy.savez")
-        self._content = content
+        except Exception as error:  # the parser of a damaged archive raises whatever its bytes lead it to
+            raise UserError(f"{path}: not a readable .npz file ({_line(error)}); copy or download it again") from None
+        self._members = {member.filename.removesuffix(".npy"): member for member in self._archive.infolist()}
 
     def __exit__(self, *raised: object) -> None:
-        self._content.close()
+        self._archive.close()
 
     def __contains__(self, key: str) -> bool:
-        return key in self._content.files
+        return key in self._members
+
+    def header(self, key: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
+        """Return shape and dtype of an array without reading it; raises as :meth:`read` does."""
+        if key not in self:
+            found = ascii(", ".join(list(self._members)[:NAMED]) or "nothing").strip("'")
+            raise UserError(f"{self.path}: has no array {key!r} (found: {found}); add it")
+        with self._named(key):
+            return self._checked_header(self._members[key])
 
     def read(self, key: str) -> NDArray[Any]:
         """Return one array; raise :class:`UserError` if it is missing, corrupt, too large or holds Python objects."""
-        if key not in self:
-            found = ", ".join(self._content.files) or "nothing"
-            raise UserError(f"{self.path}: has no array {key!r} (found: {found}); add it")
+        self.header(key)
+        with self._named(key), self._archive.open(self._members[key]) as handle:
+            return np.lib.format.read_array(handle, allow_pickle=False)
+
+    @contextlib.contextmanager
+    def _named(self, key: str) -> Iterator[None]:
         try:
-            return self._content[key]
+            yield
         except MemoryError:
             raise UserError(f"{self.path}: {key} does not fit into memory; use a smaller image size") from None
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-            reason = "Python objects" if "allow_pickle" in str(error) else f"damaged: {error}"
+        except Exception as error:  # as in the constructor
+            reason = "Python objects" if "allow_pickle" in str(error) else f"damaged: {_line(error)}"
             raise UserError(f"{self.path}: {key} cannot be read ({reason}); save it again as plain numbers") from None
+
+    def _checked_header(self, member: zipfile.ZipInfo) -> tuple[tuple[int, ...], np.dtype[Any]]:
+        if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise ValueError("packed by another method than numpy.savez has")
+        if member.file_size > LARGEST_RATIO * member.compress_size + SMALL:
+            raise ValueError(f"{member.compress_size} bytes cannot unpack to {member.file_size}")
+        with self._archive.open(member) as handle:
+            # Later versions have longer headers, for structured arrays.
+            if np.lib.format.read_magic(handle) != (1, 0):
+                raise ValueError("no plain array of version 1.0")
+            shape, _, dtype = np.lib.format.read_array_header_1_0(handle)
+            left = member.file_size - handle.tell()
+        if dtype.hasobject:
+            raise ValueError("objects, which need allow_pickle")
+        if min(shape, default=0) < 0 or dtype.itemsize * math.prod(shape) != left:
+            raise ValueError(f"its header promises {dtype} {list(shape)}, the file holds {left} bytes")
+        return shape, dtype
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:LONGEST_REASON] or type(error).__name__
 
 
 def read_source(file: NpzFile, classes: Sequence[str] = (), test_fraction: float = 0.2) -> Source:
@@ -120,16 +166,14 @@ def _read_split(file: NpzFile, split: str) -> Arrays:
 
 def read_images(file: NpzFile, key: str) -> NDArray[np.uint8]:
     """Return uint8 images ``[N, H, W, 1 or 3]``; raise :class:`UserError` for an array of anything else."""
+    (shape, dtype), where = file.header(key), f"{file.path}: {key}"
+    _refuse_nan(file, key, "repair them and save as uint8, 0 to 255")
+    if dtype != np.uint8:
+        raise UserError(f"{where} has dtype {dtype}; save it as uint8, 0 to 255")
+    if len(shape) not in (3, 4) or shape[3:] not in ((), (1,), (3,)):
+        raise UserError(f"{where} has shape {list(shape)}; save it as [N, S, S] or [N, S, S, 1 or 3]")
     images = file.read(key)
-    where = f"{file.path}: {key}"
-    _refuse_nan(where, images, "repair them and save as uint8, 0 to 255")
-    if images.dtype != np.uint8:
-        raise UserError(f"{where} has dtype {images.dtype}; save it as uint8, 0 to 255")
-    if images.ndim == 3:
-        images = images[..., None]
-    if images.ndim != 4 or images.shape[-1] not in (1, 3):
-        raise UserError(f"{where} has shape {list(images.shape)}; save it as [N, S, S] or [N, S, S, 1 or 3]")
-    return images
+    return images[..., None] if images.ndim == 3 else images
 
 
 def _read_squares(file: NpzFile, key: str) -> NDArray[np.uint8]:
@@ -151,21 +195,21 @@ def _read_labels(file: NpzFile, key: str, count: int) -> NDArray[np.int64]:
 
 
 def _read_integers(file: NpzFile, key: str, count: int) -> NDArray[np.int64]:
-    values = file.read(key)
-    where = f"{file.path}: {key}"
-    _refuse_nan(where, values, "give every image a whole number")
-    if not np.issubdtype(values.dtype, np.integer):
-        raise UserError(f"{where} has dtype {values.dtype}; save it as whole numbers (int64)")
-    if values.shape not in ((count,), (count, 1)):
-        raise UserError(
-            f"{where} has shape {list(values.shape)} for {count} images; save one number an image, [{count}]"
-        )
-    return values.reshape(count).astype(np.int64)
+    (shape, dtype), where = file.header(key), f"{file.path}: {key}"
+    _refuse_nan(file, key, "give every image a whole number")
+    if not np.issubdtype(dtype, np.integer):
+        raise UserError(f"{where} has dtype {dtype}; save it as whole numbers (int64)")
+    if shape not in ((count,), (count, 1)):
+        raise UserError(f"{where} has shape {list(shape)} for {count} images; save one number an image, [{count}]")
+    return file.read(key).reshape(count).astype(np.int64)
 
 
-def _refuse_nan(where: str, values: NDArray[Any], remedy: str) -> None:
-    if np.issubdtype(values.dtype, np.floating) and np.isnan(values).any():
-        raise UserError(f"{where} holds {int(np.isnan(values).sum())} NaN values; {remedy}")
+def _refuse_nan(file: NpzFile, key: str, remedy: str) -> None:
+    shape, dtype = file.header(key)
+    if not np.issubdtype(dtype, np.floating) or dtype.itemsize * math.prod(shape) > LOOKED_AT:
+        return
+    if missing := int(np.isnan(file.read(key)).sum()):
+        raise UserError(f"{file.path}: {key} holds {missing} NaN values; {remedy}")
 
 
 def _check_shapes(file: NpzFile, splits: dict[str, Arrays]) -> None:
@@ -180,6 +224,8 @@ def _check_shapes(file: NpzFile, splits: dict[str, Arrays]) -> None:
 
 def _class_names(file: NpzFile, splits: dict[str, Arrays], classes: Sequence[str]) -> tuple[str, ...]:
     tops = {split: int(labels.max()) for split, (_, labels, _) in splits.items()}
+    if max(tops.values()) >= MOST_CLASSES:
+        raise UserError(f"{file.path}: labels up to {max(tops.values())}; a study has at most {MOST_CLASSES} classes")
     names = tuple(classes) or _stored_names(file) or tuple(str(label) for label in range(max(tops.values()) + 1))
     if len(names) < 2:
         raise UserError(f"{file.path}: only one class; name the study's classes, as in data.classes=[healthy,ill]")
@@ -195,9 +241,9 @@ def _class_names(file: NpzFile, splits: dict[str, Arrays], classes: Sequence[str
 def _stored_names(file: NpzFile) -> tuple[str, ...]:
     if "classes" not in file:
         return ()
-    names = file.read("classes")
-    if names.dtype.kind != "U" or names.ndim != 1:
-        raise UserError(
-            f"{file.path}: classes has dtype {names.dtype} and shape {list(names.shape)}; save it as text, [K]"
-        )
-    return tuple(str(name) for name in names)
+    shape, dtype = file.header("classes")
+    if dtype.kind != "U" or len(shape) != 1:
+        raise UserError(f"{file.path}: classes has dtype {dtype} and shape {list(shape)}; save it as text, [K]")
+    if shape[0] > MOST_CLASSES or dtype.itemsize > LONGEST_NAME:
+        raise UserError(f"{file.path}: classes has {shape[0]} names of {dtype}; at most {MOST_CLASSES} short ones")
+    return tuple(str(name) for name in file.read("classes"))

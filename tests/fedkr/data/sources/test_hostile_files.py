@@ -1,0 +1,205 @@
+"""Damaged and hostile files: one line each, in bounded time and memory.
+
+``FEDKR_HYPOTHESIS_CASES`` sets how many cases each property is tried on (a thorough run has 100000).
+"""
+
+import io
+import os
+import time
+import tracemalloc
+import warnings
+import zipfile
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from fedkr.data.sources.folder import open_image
+from fedkr.data.sources.npz import MOST_CLASSES, NpzFile, read_source
+from fedkr.errors import UserError
+
+CASES = int(os.environ.get("FEDKR_HYPOTHESIS_CASES", "60"))
+SECONDS, BYTES = 1.0, 100_000_000
+thorough = settings(
+    max_examples=CASES, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
+
+
+def npy(shape=(4, 6, 6), dtype="|u1", data=b"", order=False, version=(1, 0)):
+    """Return an array file whose header promises ``shape`` and ``dtype`` whatever ``data`` holds."""
+    header = f"{{'descr': {dtype!r}, 'fortran_order': {order}, 'shape': {shape!r}, }}\n".encode()
+    return b"\x93NUMPY" + bytes(version) + len(header).to_bytes(2, "little") + header + data
+
+
+def archive(members, method=zipfile.ZIP_DEFLATED):
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", method) as file:
+        for name, content in members.items():
+            file.writestr(f"{name}.npy", content)
+    return buffer.getvalue()
+
+
+def plain(array):
+    buffer = io.BytesIO()
+    np.save(buffer, array)
+    return buffer.getvalue()
+
+
+GOOD = {
+    "train_images": plain(np.arange(288, dtype=np.uint8).reshape(8, 6, 6)),
+    "train_labels": plain(np.arange(8) % 2),
+    "test_images": plain(np.zeros((4, 6, 6), np.uint8)),
+    "test_labels": plain(np.arange(4) % 2),
+}
+
+
+def read(path):
+    with NpzFile(path) as file:
+        return read_source(file)
+
+
+def bounded(work, *arguments):
+    """Run ``work``; it returns or raises a UserError of one line, within the bounds."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        tracemalloc.start()
+        started = time.perf_counter()
+        try:
+            work(*arguments)
+        except UserError as error:
+            assert "\n" not in str(error)
+        finally:
+            seconds, peak = time.perf_counter() - started, tracemalloc.get_traced_memory()[1]
+            tracemalloc.stop()
+    assert seconds < SECONDS and peak < BYTES
+
+
+LIES = {
+    "a header of petabytes": {"train_images": npy((2**40, 64, 64))},
+    "a header of more than an integer holds": {"train_images": npy((2**62, 2**62, 4))},
+    "a negative side": {"train_images": npy((-4, 6, 6), data=bytes(144))},
+    "a side that is no number": {"train_images": npy(("x", 6, 6))},
+    "a type of gigabytes": {"train_images": npy((1,), "|V4000000000")},
+    "labels of petabytes": {"train_labels": npy((2**45,), "<i8")},
+    "objects": {"train_images": npy((4, 6, 6), "|O", b"cos\nsystem\n(S'true'\ntR.")},
+    "a deep header": {"train_images": npy((4,), "<f4").replace(b"(4,)", b"(" * 900 + b")" * 900)},
+    "zeros of gigabytes": {"train_images": npy((10_000_000,), "<f8", bytes(80_000_000))},
+    "zeros with a fitting header": {"train_labels": npy((10_000_000,), "<f8", bytes(80_000_000))},
+    "a long version 2 header": {"train_images": npy(version=(2, 0)) + b" " * 50_000_000},
+    "a label that would need as many names": {"train_labels": plain(np.array([0, 10**12] * 4))},
+    "a million class names": {"classes": plain(np.zeros(1_000_000, "U1"))},
+    "a class name of a book": {"classes": plain(np.array(["a" * 1_000_000, "b"]))},
+}
+
+
+@pytest.mark.parametrize("lie", LIES)
+def test_a_file_that_promises_what_it_does_not_hold_is_one_line(lie, tmp_path):
+    path = tmp_path / "lie.npz"
+    path.write_bytes(archive(GOOD | LIES[lie]))
+    with pytest.raises(UserError):
+        read(path)
+    bounded(read, path)
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_LZMA, zipfile.ZIP_BZIP2])
+def test_methods_that_numpy_does_not_write_are_refused(method, tmp_path):
+    path = tmp_path / "odd.npz"
+    path.write_bytes(archive(GOOD, method))
+    with pytest.raises(UserError, match=r"train_images cannot be read \(damaged: packed by another method"):
+        read(path)
+
+
+def test_a_member_that_says_it_unpacks_to_terabytes_is_refused(tmp_path):
+    path, content = tmp_path / "bomb.npz", bytearray(archive(GOOD))
+    start = content.index(b"PK\x01\x02")
+    content[start + 24 : start + 28] = (2**31).to_bytes(4, "little")
+    path.write_bytes(content)
+    with pytest.raises(UserError, match="bytes cannot unpack to 2147483648"):
+        read(path)
+
+
+def test_more_classes_than_a_study_can_have_are_refused(tmp_path):
+    path = tmp_path / "many.npz"
+    path.write_bytes(archive(GOOD | {"train_labels": plain(np.full(8, MOST_CLASSES))}))
+    with pytest.raises(UserError, match="labels up to 1000; a study has at most 1000 classes"):
+        read(path)
+
+
+def mutated(draw, content):
+    """Overwrite, cut, double or insert a few parts of a file."""
+    content = bytearray(content)
+    for _ in range(draw(st.integers(1, 4))):
+        at = draw(st.integers(0, max(0, len(content) - 1)))
+        patch = draw(st.binary(max_size=12))
+        kind = draw(st.sampled_from(["write", "insert", "cut", "drop"]))
+        if kind == "cut":
+            del content[at:]
+        elif kind == "drop":
+            del content[at : at + len(patch)]
+        else:
+            content[at : at + (len(patch) if kind == "write" else 0)] = patch
+    return bytes(content)
+
+
+@st.composite
+def npz_files(draw):
+    members = dict(GOOD)
+    name = draw(st.sampled_from([*GOOD, "classes", "train_groups", "val_images"]))
+    sides = st.lists(st.integers(-2, 2**63) | st.integers(0, 9), max_size=5).map(tuple)
+    types = st.sampled_from(["|u1", "<i8", "<f8", "|b1", "<U9", "|S3", "<M8[s]", "<m8[D]", "<c16", "|V7", ">i2", "|O"])
+    kind = draw(st.sampled_from(["header", "member", "file"]))
+    if kind == "header":
+        members[name] = npy(draw(sides), draw(types), draw(st.binary(max_size=64)), draw(st.booleans()))
+    elif kind == "member":
+        members[name] = mutated(draw, GOOD.get(name, GOOD["train_labels"]))
+    content = archive(members, draw(st.sampled_from([zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])))
+    return mutated(draw, content) if kind == "file" else content
+
+
+@thorough
+@given(npz_files())
+def test_the_npz_reader_is_total(tmp_path, content):
+    (tmp_path / "case.npz").write_bytes(content)
+    bounded(read, tmp_path / "case.npz")
+
+
+def pictures():
+    found = {}
+    for mode, kinds in {"L": ("PNG", "JPEG", "BMP", "TIFF"), "RGB": ("PNG", "JPEG", "TIFF"), "P": ("PNG",)}.items():
+        for kind in kinds:
+            buffer = io.BytesIO()
+            Image.new(mode, (9, 7), 5 if mode != "RGB" else (5, 6, 7)).save(buffer, kind)
+            found[kind, mode] = buffer.getvalue()
+    return found
+
+
+PICTURES = pictures()
+
+
+@st.composite
+def picture_files(draw):
+    return mutated(draw, PICTURES[draw(st.sampled_from(sorted(PICTURES)))])
+
+
+@thorough
+@given(picture_files())
+def test_the_image_reader_is_total(tmp_path, content):
+    (tmp_path / "case.png").write_bytes(content)
+    bounded(open_image, tmp_path / "case.png")
+
+
+def test_an_image_whose_header_promises_more_than_its_file_can_hold_is_refused(tmp_path):
+    content = bytearray(PICTURES["BMP", "L"])
+    content[18:26] = (7000).to_bytes(4, "little") + (7000).to_bytes(4, "little")
+    (tmp_path / "large.bmp").write_bytes(content)
+    with pytest.raises(UserError, match=r"large.bmp: 7000 x 7000 pixels, more than can be"):
+        open_image(tmp_path / "large.bmp")
+
+
+@pytest.mark.parametrize("kind", ["GIF", "EPS", "PPM", "WEBP", "ICO"])
+def test_other_formats_are_no_images_whatever_their_names_say(kind, tmp_path):
+    Image.new("RGB", (32, 32)).save(tmp_path / "scan.png", kind)
+    with pytest.raises(UserError, match=r"scan.png: not a readable image"):
+        open_image(tmp_path / "scan.png")
