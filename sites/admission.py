@@ -63,7 +63,14 @@ def permit(node_config: Mapping[str, Any], message_type: str, study_json: str) -
 
 
 def keep_split(file: SiteFile) -> None:
-    """Write down how a site's images are split; refuse images that were split otherwise before.
+    """Write down how a site's images are split; raise :class:`UserError` for those that were split otherwise before."""
+    path, kept, now = check_split(file)
+    if not now.items() <= kept.items():
+        write_json(path, kept | now)
+
+
+def check_split(file: SiteFile) -> tuple[Path, dict[str, Any], dict[str, Any]]:
+    """Return the file of the splits that a site had, what is in it, and the split of its images as it is now.
 
     Raises:
         UserError: the site file's split, or its name, is not that of an earlier study of the same images, whose
@@ -73,10 +80,9 @@ def keep_split(file: SiteFile) -> None:
     now = {"site": file.name, **dataclasses.asdict(file.split)}
     del now["canary_kinds"], now["min_images"]
     kept = read_records(path)
-    if key not in kept:
-        write_json(path, kept | {key: now})
-    elif kept[key] != now:
+    if kept.get(key, now) != now:
         raise UserError(
             f"{path}: these images were split by {json.dumps(kept[key])} before, now by {json.dumps(now)}; a holdout "
             "would become training images: take back the change in the site file"
         )
+    return path, kept, {key: now}

@@ -12,8 +12,10 @@ from fedkr.config import Study
 from fedkr.data import ImageSet, Source, load_source
 from fedkr.errors import UserError
 from fedkr.learning.runtime import Runtime
+from sites.admission import check_split
 from sites.handlers import site_card
 from sites.policy import Policy
+from sites.studies import BOUNDS, approved_studies
 from sites.workspace import Site, SiteFile, open_site, read_site_file
 
 MAY_LEAVE = {
@@ -37,6 +39,7 @@ def check_site(path: Path) -> dict[str, Any]:
     runtime = Runtime.choose(file.device, threads=file.threads)
     problems = _workspace_problem(Path(file.workspace))
     try:
+        check_split(file)
         site = open_site({"site-file": str(path)}, Study())
     except UserError as error:
         site = None
@@ -47,6 +50,7 @@ def check_site(path: Path) -> dict[str, Any]:
         **_data_facts(source),
         "split": None if site is None else _split_sizes(site),
         **_rare_classes(source.pool if site is None else site.data.train, file.policy),
+        "studies": _studies(file),
         "may_leave": may_leave(file),
         "server_sees": None if site is None else _card(site),
         **runtime.describe(),
@@ -79,6 +83,13 @@ def _rare_classes(train: ImageSet, policy: Policy) -> dict[str, Any]:
         "min_class_count": policy.min_class_count,
         "classes_left_out": [name for name, count in counts if count < policy.min_class_count],
     }
+
+
+def _studies(file: SiteFile) -> dict[str, Any]:
+    """Return what the site file says of the studies that may run."""
+    rules, approved = file.studies, approved_studies(file.studies, Path(file.records))
+    limits = {"modules": rules.modules, "hours": rules.hours, "gigabytes": rules.gigabytes}
+    return ({"approved": sorted(approved)} if approved else {"bounds": BOUNDS | rules.bounds}) | limits
 
 
 def may_leave(file: SiteFile) -> list[str]:

@@ -128,13 +128,6 @@ def read_site_file(path: Path) -> SiteFile:
     return site
 
 
-def node_policy(node_config: Mapping[str, Any]) -> Policy:
-    """Return the policy of the node: the site file's, or the simulation's, which allows everything."""
-    if "site-file" in node_config:
-        return read_site_file(Path(str(node_config["site-file"]))).policy
-    return SIMULATED
-
-
 def site_folder(node_config: Mapping[str, Any], study_json: str) -> Path:
     """Return the folder of the node's workspace; nothing in it ever leaves the site."""
     if "site-file" in node_config:

@@ -214,6 +214,17 @@ def test_site_check_prints_the_card(fedkr: Run, monkeypatch: pytest.MonkeyPatch,
     assert fedkr("site", "check", str(site)) == (0, '{\n  "name": "site"\n}\n', "")
 
 
+def test_site_approve_prints_what_the_study_would_do(
+    fedkr: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    study, site = tmp_path / "study.json", tmp_path / "site.yaml"
+    study.touch()
+    offer(monkeypatch, "sites.approval", approve_study=lambda study, site: [study.stem, site.stem])
+    assert fedkr("site", "approve", str(study), str(site))[2] == f"fedkr: error: {site}: no such site file\n"
+    site.touch()
+    assert fedkr("site", "approve", str(study), str(site)) == (0, "study\nsite\n", "")
+
+
 @pytest.mark.parametrize("command", [["report"], ["export"], ["site", "check"]])
 def test_a_path_that_is_not_there_is_one_line(fedkr: Run, command: list[str]) -> None:
     status, _, errors = fedkr(*command, "nowhere")

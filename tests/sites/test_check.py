@@ -7,7 +7,9 @@ import pytest
 import yaml
 
 from fedkr.errors import UserError
+from sites.admission import keep_split
 from sites.check import check_site
+from sites.workspace import read_site_file
 
 
 def changed(path, **values):
@@ -25,6 +27,24 @@ def test_the_card_tells_what_the_site_holds_and_leaves_nothing_behind(hospital, 
     assert sum(check_site(hospital(min_class_count=1))["split"].values()) == 93
     assert (card["device"], card["threads"], card["problems"]) == ("cpu", 1, [])
     assert sorted(p.name for p in tmp_path.iterdir()) == ["images.npz", "site.yaml"]
+
+
+def test_the_studies_that_may_run_and_their_limits_are_shown(hospital):
+    path = changed(hospital(), studies={"hours": 2, "bounds": {"student.steps": [1, 9]}})
+    shown = check_site(path)["studies"]
+    assert (shown["hours"], shown["bounds"]["student.steps"], shown["bounds"]["recycle.ratio"]) == (
+        2.0,
+        [1, 9],
+        [0, 10],
+    )
+    assert check_site(changed(path, studies={"approved": ["0" * 64]}))["studies"]["approved"] == ["0" * 64]
+
+
+def test_a_split_that_was_another_before_is_a_problem(hospital, tmp_path):
+    path = hospital()
+    keep_split(read_site_file(path))
+    assert check_site(path)["problems"] == []
+    assert "take back the change" in check_site(changed(path, split={"seed": 3}))["problems"][0]
 
 
 def test_a_class_with_few_training_images_is_named(hospital):

@@ -149,7 +149,7 @@ def test_patients_stay_together_in_the_sites_own_split(hospital, study, tmp_path
     with np.load(tmp_path / "images.npz") as arrays:
         values = dict(arrays) | {"train_groups": np.arange(93) // 3}
     np.savez(tmp_path / "images.npz", **values)
-    data = open_site({"site-file": str(hospital())}, study).data
+    data = open_site({"site-file": str(hospital(min_class_count=1))}, study).data
     patients = [set(part.groups.tolist()) for part in (data.train, data.val, data.test, data.holdout)]
     assert sum(map(len, patients)) == len(set.union(*patients)) == 31
 

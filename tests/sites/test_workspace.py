@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 import yaml
 
+from fedkr import wire
 from fedkr.config import Study, parse_study
 from fedkr.errors import UserError
+from sites.admission import permit
 from sites.policy import SIMULATED, Policy
-from sites.workspace import node_policy, open_site, read_site_file, site_folder
+from sites.workspace import open_site, read_site_file, site_folder
 
 
 @pytest.fixture
@@ -87,12 +89,12 @@ def test_a_site_file_that_is_not_there_is_named(tmp_path):
 
 def test_a_hospitals_node_has_the_policy_and_the_folder_of_its_file(written, tmp_path, study):
     config = {"site-file": str(written(policy={"max_images": 7})), "partition-id": 0}
-    assert node_policy(config).max_images == 7
+    assert permit(config, wire.DESCRIBE, study.to_json())[0].max_images == 7
     assert site_folder(config, study.to_json()) == tmp_path / "work"
 
 
 def test_a_simulated_node_has_the_open_policy_and_a_folder_in_the_run(study, tmp_path):
-    assert node_policy({"partition-id": 2}) == SIMULATED
+    assert permit({"partition-id": 2}, wire.DESCRIBE, study.to_json()) == (SIMULATED, None)
     assert site_folder({"partition-id": 2}, study.to_json()) == tmp_path / "run" / "sites" / "site-2"
 
 
