@@ -58,7 +58,7 @@ REPLIES: dict[str, frozenset[str]] = {
 UTILITY_FIELDS = ("accuracy", "balanced_accuracy", "auc", "loss", "confusion", "count")
 
 # What a site says about its round of weight sharing, with the least that each figure can be.
-ROUND_FIGURES = {"num-examples": 1, "val-count": 1, "val-correct": 0, "val-loss": 0, "diverged": 0, "seconds": 0}
+ROUND_FIGURES = {"num-examples": 1, "val-count": 0, "val-correct": 0, "val-loss": 0, "diverged": 0, "seconds": 0}
 
 Metric = int | float | list[int] | list[float]
 Figures = dict[str, float]
@@ -250,9 +250,12 @@ def utility_metrics(utility: Utility, prefix: str) -> dict[str, Metric | None]:
 def read_utility(metrics: Mapping[str, Any], prefix: str) -> dict[str, Any]:
     """Return the figures that :func:`utility_metrics` wrote, those that a test set cannot give None.
 
-    A figure that every model has but is missing, or one out of its range (other code's), is a :class:`UserError`.
+    All are None where there is none: a site answers for no model on fewer images than its policy asks for. A figure
+    that every model has but is missing, or one out of its range (other code's), is a :class:`UserError`.
     """
     values = {name: metrics.get(f"{prefix}/{name}") for name in UTILITY_FIELDS}
+    if not any(name.startswith(f"{prefix}/") for name in metrics):
+        return values
     ranges = {"accuracy": (0, 1), "balanced_accuracy": (0, 1), "loss": (0, math.inf), "count": (1, math.inf)}
     if values["auc"] is not None:
         ranges["auc"] = (0, 1)

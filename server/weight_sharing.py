@@ -257,11 +257,12 @@ class WeightSharing(Contestant):
         about = wire.weights_digest(weights)
         pending = self.coordinator.send(self.coordinator.compose(f"{self.name}-val", wire.EVALUATE, contents, about))
         answers = self.coordinator.collect_metrics(pending, lambda _, metrics: wire.read_utility(metrics, "val"))
-        figures = [wire.read_utility(answer["metrics"], "val") for answer in answers.values()]
+        read = (wire.read_utility(answer["metrics"], "val") for answer in answers.values())
+        figures = [utility for utility in read if utility["count"] is not None]
         total = sum(f["count"] for f in figures)
         if not total:
             raise StudyFailedError(
-                f"{self.name}: no site is left that lets metrics leave, which choosing a round on val needs"
+                f"{self.name}: no site is left that lets metrics on val leave, which choosing a round needs"
             )
         accuracy, loss = (sum(f[name] * f["count"] for f in figures) / total for name in ("accuracy", "loss"))
         return accuracy, -loss
@@ -306,6 +307,8 @@ def _updates_folder(path: Path) -> Path:
 def _pooled(figures: Mapping[str, wire.Figures]) -> dict[str, Any]:
     """Return the val figures of the model that entered a round over all sites, and what the round cost each."""
     total = {name: sum(f[name] for f in figures.values()) for name in wire.ROUND_FIGURES}
+    if not total["val-count"]:
+        raise StudyFailedError("no site has as many val images as its policy lets figures leave on (min_evaluated)")
     return {
         "diverged": total["diverged"],
         "val_accuracy": total["val-correct"] / total["val-count"],

@@ -176,6 +176,9 @@ def _open_hospital(site_file: str, study_json: str, contents: str) -> Site:
     """Open a hospital; ``contents`` is only there to tell an edited site file, or other images, from those before."""
     site, study = read_site_file(Path(site_file)), parse_study(study_json)
     study = dataclasses.replace(study, device=site.device, threads=site.threads)
+    if not site.policy.exact_counts:
+        # Which classes are left out must not answer a server that asks with one least count after the other.
+        study = dataclasses.replace(study, recycle=dataclasses.replace(study.recycle, min_class_count=1))
     source = load_source(site.data)
     data = site.split.prepare(source.pool, study, site.name, site.policy.min_class_count)
     return _open(site.name, data, source, site.policy, Path(site.workspace), study, Path(site.records))

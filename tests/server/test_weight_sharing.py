@@ -364,7 +364,7 @@ def without_arrays(reply):
     [
         (without("val-count"), "'val-count'"),
         (without("num-examples"), "'num-examples'"),
-        (saying(val_count=0), "'val-count'"),
+        (saying(val_count=-1), "'val-count'"),
         (saying(num_examples=0), "'num-examples'"),
         (saying(val_loss=float("nan")), "'val-loss'"),
         (saying(val_correct=21.0), "'val-correct'"),
