@@ -72,9 +72,11 @@ def open_account(message: Message, context: Context, file: SiteFile) -> Account:
 
 
 def budget_of(site: Site) -> Budget:
-    """Return how many models' figures may leave: those that the study can produce, within the policy's."""
+    """Return how many models' figures may leave, those that the study can produce, and images, within the policy's."""
     most = site.policy.max_models
-    return Budget(min(most, producible(site.study, "weights" in site.policy.allow)), most)
+    return Budget(
+        min(most, producible(site.study, "weights" in site.policy.allow)), most, images=site.policy.max_images
+    )
 
 
 def producible(study: Study, weights: bool) -> int:

@@ -56,10 +56,14 @@ class Entry:
 
 @dataclass(frozen=True)
 class Budget:
-    """How many different models' figures may leave: of one study, and in a scope."""
+    """How many different models' figures may leave, of one study and in a scope; and how many images in all.
+
+    Without a number of ``images`` none are counted.
+    """
 
     of_study: int
     of_scope: int
+    images: int | None = None
 
 
 class Ledger:
@@ -83,11 +87,13 @@ class Ledger:
         """Check an answer and add it, in one step for all processes; it may leave once this returns.
 
         Raises:
-            PolicyError: the budget is spent.
+            PolicyError: the budget is spent, or these images are more than it has left.
             UserError: the ledger cannot be written, so that nothing may leave.
         """
         with self._locked() as handle:
-            _check_models(_read(handle), entry, budget)
+            before = _read(handle)
+            _check_models(before, entry, budget)
+            _check_images(before, entry, budget)
             line = json.dumps(dataclasses.asdict(entry) | {"when": time.time()})
             handle.write(_newline_if_torn(handle) + line.encode() + b"\n")
             handle.flush()
@@ -138,6 +144,15 @@ def _check_models(entries: Iterable[Entry], entry: Entry, budget: Budget) -> Non
                 f"{entry.message}: figures of {len(models)} models left for {what}, which can have {most}; "
                 "policy.max_models in the site file is the most that it allows"
             )
+
+
+def _check_images(entries: list[Entry], entry: Entry, budget: Budget) -> None:
+    total = images_released([*entries, entry])
+    if entry.release and budget.images is not None and total > budget.images:
+        raise PolicyError(
+            f"{entry.message}: {entry.images} images, with those that left before {total}: more than "
+            f"policy.max_images={budget.images} of all studies together"
+        )
 
 
 def images_released(entries: Iterable[Entry]) -> int:

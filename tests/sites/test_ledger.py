@@ -101,3 +101,17 @@ def test_a_table_has_a_row_for_each_study_and_one_of_all():
     assert (one["guesses"], one["epsilon"], one["images"]) == (10, 1.0, 0)
     assert (two["study"], two["images"], two["on val"], two["epsilon"]) == ("t" * 12, 40, 1, None)
     assert (total["study"], total["answers"], total["models"], total["images"]) == ("all", 6, 3, 40)
+
+
+def of_images(release, images, study="s"):
+    return Entry(study, "any", "train.release", release=release, images=images)
+
+
+def test_the_images_of_all_studies_are_counted_together_and_a_release_asked_for_again_counts_once(tmp_path):
+    ledger, room = Ledger(tmp_path / "records"), Budget(9, 9, images=100)
+    ledger.write(of_images("a", 60), room)
+    ledger.write(of_images("a", 60), room)
+    with pytest.raises(PolicyError, match=r"50 images, with those that left before 110: more than policy\.max_images"):
+        ledger.write(of_images("b", 50, study="another"), room)
+    ledger.write(of_images("c", 40, study="another"), room)
+    assert images_released(ledger.entries()) == 100

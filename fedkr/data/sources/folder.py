@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -75,7 +76,8 @@ def open_image(file: Path) -> Image.Image:
         UserError: a file that is no image, or one with more than 8 bits a channel or with several frames.
     """
     try:
-        with Image.open(file, formats=FORMATS) as image:
+        # From memory: a length that a damaged header promises is not set aside before it is read.
+        with Image.open(BytesIO(file.read_bytes()), formats=FORMATS) as image:
             _check_header(file, image)
             return ImageOps.exif_transpose(image).convert("L" if image.mode in GREY_MODES else "RGB")
     except UserError:

@@ -65,13 +65,13 @@ def bounded(work, *arguments):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         tracemalloc.start()
-        started = time.perf_counter()
+        started = time.process_time()
         try:
             work(*arguments)
         except UserError as error:
             assert "\n" not in str(error)
         finally:
-            seconds, peak = time.perf_counter() - started, tracemalloc.get_traced_memory()[1]
+            seconds, peak = time.process_time() - started, tracemalloc.get_traced_memory()[1]
             tracemalloc.stop()
     assert seconds < SECONDS and peak < BYTES
 
