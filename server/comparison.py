@@ -60,7 +60,10 @@ class Comparison:
             "weights_search": [row for outcome in outcomes.values() for row in outcome.search],
             "recycling": {site: row for outcome in outcomes.values() for site, row in outcome.recycling.items()},
             "releases": self._paths(releases),
-            "notes": [f"{name} is left out: {why}" for name, why in impossible.items()],
+            "notes": [
+                *(f"{name} is left out: {why}" for name, why in impossible.items()),
+                *(note for outcome in outcomes.values() for note in outcome.notes),
+            ],
         }
 
     def _forbidden(self, contestant: Contestant) -> str:

@@ -51,9 +51,10 @@ class Outcome:
         figures: its headline where there is no such model; the figures of ``evaluation.Utility`` or None.
         per_site: the same on each site's own test split.
         leaves: what else an audit can attack.
-        releases: for each exchange, the sites' files.
+        releases: for each exchange, the sites' files that the model learnt from.
         recycling: by site, how it came to its release.
         search: settings tried, each with its score on val by round.
+        notes: what a reader of the results must know.
     """
 
     costs: Mapping[str, Mapping[str, float]]
@@ -65,6 +66,7 @@ class Outcome:
     releases: Sequence[Mapping[str, Path]] = ()
     recycling: Mapping[str, Row] = field(default_factory=dict)
     search: Sequence[Row] = ()
+    notes: Sequence[str] = ()
 
     def targets(self) -> list[Target]:
         """Return all that an audit can attack, the shared model first."""

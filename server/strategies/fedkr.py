@@ -5,11 +5,15 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+from fedkr.errors import StudyFailedError
 from fedkr.release import ReleasedSets
 from fedkr.stages import Artifact, read_artifact
 from server import contestant
 from server.contestant import COSTS, Outcome, Row, Turn
+from server.coordinator import card_shape
+from server.quarantine import judge_releases
 from server.student import train_student
 from server.targets import Target
 
@@ -33,7 +37,14 @@ class Contestant(contestant.Contestant):
         return lambda: self._outcome(releases.collect())
 
     def _outcome(self, files: Sequence[Mapping[str, Path]]) -> Outcome:
-        student = self._student(files)
+        quarantined = self._quarantined(files)
+        for site, why in quarantined.items():
+            logger.warning("├── the release of %s is in quarantine: %s", site, why)
+        teaching = [{site: path for site, path in each.items() if site not in quarantined} for each in files]
+        if not any(teaching):
+            raise StudyFailedError(f"{self.name}: every release is in quarantine: {quarantined}")
+        teaching = [each for each in teaching if each]
+        student = self._student(teaching)
         bytes_of_student = sum(t.numel() * t.element_size() for t in student.tensors.values())
         recycling, costs = self._recycling(files)
         for cost in costs.values():
@@ -43,17 +54,33 @@ class Contestant(contestant.Contestant):
             seconds=student.info["seconds"],
             model=Target("student", "student", self.name, model=student),
             leaves=[Target("teacher", "teacher", self.name)],
-            releases=files,
+            releases=teaching,
             recycling=recycling,
+            notes=[
+                f"the release of {site} is in quarantine, it taught no student: {w}" for site, w in quarantined.items()
+            ],
         )
+
+    def _quarantined(self, files: Sequence[Mapping[str, Path]]) -> dict[str, str]:
+        """Return why releases must not teach, by site."""
+        shape, job = card_shape(self.coordinator.card), self.federation.job.seeded("quarantine")
+
+        def judge() -> Artifact:
+            """Judge the releases."""
+            return Artifact({}, {"reasons": judge_releases(files, self.study.student, shape, job)})
+
+        return dict(self.coordinator.stages.run("quarantine", self._key(files), judge).info["reasons"])
+
+    def _key(self, files: Sequence[Mapping[str, Path]]) -> dict[str, Any]:
+        # The name of a release's file tells it from one of other images.
+        return {"study": self.study.identity(), "releases": [sorted(path.name for path in e.values()) for e in files]}
 
     def _student(self, files: Sequence[Mapping[str, Path]]) -> Artifact:
         """Train the student on everything released, or read it where it was trained before."""
         sets = ReleasedSets.of_files([list(exchange.values()) for exchange in files])
         return self.coordinator.stages.run(
             "student",
-            # The name of a release's file tells it from one of other images.
-            {"study": self.study.identity(), "releases": [sorted(path.name for path in e.values()) for e in files]},
+            self._key(files),
             lambda: train_student(self.study.student, sets, self.federation.job.seeded("student")),
         )
 

@@ -1,0 +1,121 @@
+"""Quarantine: a release that speaks against itself, or that other sites' releases speak against, teaches no student.
+
+Each release is judged by evidence against it alone. What nobody else can judge, such as a class that one site has,
+stays: skewed sites are no suspects. A trigger that is blended into whole images is not found.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from fedkr.config import StudentConfig
+from fedkr.data.images import Shape
+from fedkr.learning.job import Job
+from fedkr.learning.models import load_classifier
+from fedkr.learning.prediction import predict_logits
+from fedkr.release import ReleasedSets, read_slice
+from server.evidence import (
+    LEAST_IMAGES,
+    Flags,
+    Judged,
+    contradicted_share,
+    copied_share,
+    distinct_share,
+    label_skill,
+    strangeness,
+    trigger_share,
+)
+from server.student import train_student
+
+# What no honest release of simulations/results/security.md came near, and every poisoned one passed.
+MOST_COPIED = 0.1
+LEAST_DISTINCT = 0.5
+LEAST_SKILL = 0.05
+MOST_STRANGE = 4.0
+MOST_CONTRADICTED = 0.1
+MOST_TRIGGERED = 0.02
+# The students that judge are quick ones; one knows a class where it finds so much of it in its own site's images.
+JUDGE_STEPS = 150
+KNOWN_RECALL = 0.7
+
+
+def judge_releases(
+    exchanges: Sequence[Mapping[str, Path]], config: StudentConfig, shape: Shape, job: Job
+) -> dict[str, str]:
+    """Return why a release must not teach, by site; sites that are missing there may.
+
+    Args:
+        exchanges: for each exchange the sites' files, those that came first before others; the first slice of each
+            site's first file is judged.
+        config: the study's student, trained for a few steps on each site's images.
+        shape: of images and classes.
+        job: of these trainings.
+    """
+    files: dict[str, Path] = {}
+    for exchange in exchanges:
+        for site, path in sorted(exchange.items(), key=lambda item: item[1].stat().st_mtime_ns):
+            files.setdefault(site, path)
+    judged = {site: Judged.of(read_slice(path, 0)) for site, path in files.items()}
+    reasons = _alone(judged)
+    left = {site: own for site, own in judged.items() if site not in reasons}
+    return reasons | (_by_others(left, files, config, shape, job) if len(left) > 1 else {})
+
+
+def _alone(judged: Mapping[str, Judged]) -> dict[str, str]:
+    """Judge each release by itself, and by those that came before it."""
+    reasons: dict[str, str] = {}
+    for number, (site, own) in enumerate(judged.items()):
+        earlier = [(name, other) for name, other in list(judged.items())[:number] if name not in reasons]
+        copied = max(((copied_share(own, other), name) for name, other in earlier), default=(0.0, ""))
+        skill = label_skill(own)
+        if (distinct := distinct_share(own)) < LEAST_DISTINCT:
+            reasons[site] = f"{1 - distinct:.0%} of its images are blank or repeated"
+        elif copied[0] > MOST_COPIED:
+            reasons[site] = f"{copied[0]:.0%} of its images are copies of those of {copied[1]}, which came before"
+        elif skill is not None and skill < LEAST_SKILL:
+            reasons[site] = "its labels have nothing to do with its images"
+    return reasons
+
+
+def _by_others(
+    judged: Mapping[str, Judged], files: Mapping[str, Path], config: StudentConfig, shape: Shape, job: Job
+) -> dict[str, str]:
+    """Judge each release by the images of the others and by students of the others."""
+    quick = dataclasses.replace(config, steps=min(config.steps, JUDGE_STEPS))
+    views: dict[str, dict[str, Judged]] = {}
+    known: dict[str, Flags] = {}
+    for site in judged:
+        sets = ReleasedSets.of_files([[files[site]]])
+        weights = train_student(quick, sets, job.seeded("judge", site), f"judge of {site}").tensors
+        model = load_classifier(quick, shape, weights, job.runtime)
+        views[site] = {
+            name: Judged(own.images, predict_logits(model, own.images, job.runtime).argmax(axis=1))
+            for name, own in judged.items()
+        }
+        known[site] = known_classes(judged[site], views[site][site], shape.classes)
+    reasons = {}
+    for site, own in judged.items():
+        others = [name for name in judged if name != site]
+        seen, knowing = [views[name][site] for name in others], [known[name] for name in others]
+        contradicted = contradicted_share(own, seen, knowing)
+        triggered = trigger_share(own, [judged[name] for name in others], seen, knowing)
+        if strangeness(own, [judged[name] for name in others]) > MOST_STRANGE:
+            reasons[site] = "its images are like none of any other site"
+        elif contradicted > MOST_CONTRADICTED:
+            reasons[site] = f"students of other sites contradict {contradicted:.0%} of its labels"
+        elif triggered > MOST_TRIGGERED:
+            reasons[site] = f"{triggered:.0%} of its images hold one small patch that decides their label"
+    return reasons
+
+
+def known_classes(own: Judged, view: Judged, classes: int) -> Flags:
+    """Return which classes a student knows: those of which it finds most of its own site's images, bool ``[K]``."""
+    flags = [
+        own.of_class(label).sum() >= LEAST_IMAGES and (view.labels[own.of_class(label)] == label).mean() >= KNOWN_RECALL
+        for label in range(classes)
+    ]
+    return np.array(flags, dtype=np.bool_)
