@@ -69,16 +69,24 @@ def _alone(judged: Mapping[str, Judged]) -> dict[str, str]:
     """Judge each release by itself, and by those that came before it."""
     reasons: dict[str, str] = {}
     for number, (site, own) in enumerate(judged.items()):
-        earlier = [(name, other) for name, other in list(judged.items())[:number] if name not in reasons]
-        copied = max(((copied_share(own, other), name) for name, other in earlier), default=(0.0, ""))
-        skill = label_skill(own)
-        if (distinct := distinct_share(own)) < LEAST_DISTINCT:
-            reasons[site] = f"{1 - distinct:.0%} of its images are blank or repeated"
-        elif copied[0] > MOST_COPIED:
-            reasons[site] = f"{copied[0]:.0%} of its images are copies of those of {copied[1]}, which came before"
-        elif skill is not None and skill < LEAST_SKILL:
-            reasons[site] = "its labels have nothing to do with its images"
+        earlier = {name: other for name, other in list(judged.items())[:number] if name not in reasons}
+        if reason := _speaks_against_itself(own) or _copies(own, earlier):
+            reasons[site] = reason
     return reasons
+
+
+def _speaks_against_itself(own: Judged) -> str:
+    if (distinct := distinct_share(own)) < LEAST_DISTINCT:
+        return f"{1 - distinct:.0%} of its images are blank or repeated"
+    skill = label_skill(own)
+    return "its labels have nothing to do with its images" if skill is not None and skill < LEAST_SKILL else ""
+
+
+def _copies(own: Judged, earlier: Mapping[str, Judged]) -> str:
+    for name, other in earlier.items():
+        if (copied := copied_share(own, other)) > MOST_COPIED:
+            return f"{copied:.0%} of its images are copies of those of {name}, which came before"
+    return ""
 
 
 def _by_others(

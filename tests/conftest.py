@@ -25,7 +25,7 @@ WHOLE_STUDY = """
 SMALLER = """
     data.limit=300 partition.alpha=1.0 generator.steps=40 teacher.steps=20 student.steps=30
     recycle.search_steps=10 recycle.search_images=64 recycle.ratio=1.0
-    strategy.lrs=[0.1] strategy.rounds=2 audit.targets=[student,centralised]
+    strategy.lrs=[0.1] strategy.rounds=2 audit.targets=[student,centralised] strategy.options.fedkr.quarantine=false
 """
 VARYING = {"seconds", "bytes_up", "bytes_down"}
 

@@ -67,7 +67,7 @@ def row_of(found, name):
 
 def test_every_strategy_but_the_oracle_has_a_row_in_the_studys_order(compare, study):
     study.strategy.compare = ["fedkr", "centralised", "fedavg", "local"]
-    study.strategy.options = {"centralised": {"kind": "simulations.study.centralised", "driver": True}}
+    study.strategy.options |= {"centralised": {"kind": "simulations.study.centralised", "driver": True}}
     found, _ = compare()
     assert [row["name"] for row in found["strategies"]] == ["fedkr", "fedavg", "local"]
     for row in found["strategies"]:
@@ -152,7 +152,7 @@ def test_a_comparison_of_which_the_policies_leave_nothing_says_so(compare):
 
 def test_two_of_flowers_strategies_are_rows_and_models_of_one_study(compare, study, tmp_path):
     study.strategy.compare = ["fedavg", "fedprox", "fedkr"]
-    study.strategy.options = {"fedprox": {"proximal_mu": 0.25}}
+    study.strategy.options |= {"fedprox": {"proximal_mu": 0.25}}
     found, grid = compare()
     assert [row["name"] for row in found["strategies"]] == ["fedavg", "fedprox", "fedkr"]
     assert [(row["name"], row["kind"], row["contestant"]) for row in found["targets"]] == [
