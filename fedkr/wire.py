@@ -57,8 +57,13 @@ REPLIES: dict[str, frozenset[str]] = {
 }
 UTILITY_FIELDS = ("accuracy", "balanced_accuracy", "auc", "loss", "confusion", "count")
 
-# What a site says about its round of weight sharing, with the least that each figure can be.
-ROUND_FIGURES = {"num-examples": 1, "val-count": 0, "val-correct": 0, "val-loss": 0, "diverged": 0, "seconds": 0}
+# What a site says about its round of weight sharing, with the least and the most that each figure can be.
+MOST_COUNTED = 10**9
+ROUND_FIGURES = {
+    "num-examples": (1, MOST_COUNTED),
+    **dict.fromkeys(("val-count", "val-correct", "val-loss", "seconds"), (0, MOST_COUNTED)),
+    "diverged": (0, 1),
+}
 
 Metric = int | float | list[int] | list[float]
 Figures = dict[str, float]
@@ -171,8 +176,8 @@ def read_round(content: RecordDict, sent: Mapping[str, Tensor]) -> tuple[dict[st
     weights = read_weights(_record(content, ARRAYS, ArrayRecord) or ArrayRecord())
     check_weights(weights, sent)
     metrics = {"diverged": 0, "seconds": 0.0} | read_metrics(content)
-    for name, least in ROUND_FIGURES.items():
-        _check_figure(name, metrics.get(name), least)
+    for name, (least, most) in ROUND_FIGURES.items():
+        _check_figure(name, metrics.get(name), least, most)
     if metrics["val-correct"] > metrics["val-count"]:
         raise UserError(f"the metric 'val-correct' is above 'val-count': {metrics['val-correct']!r}")
     return weights, {name: metrics[name] for name in ROUND_FIGURES}

@@ -147,9 +147,7 @@ class Coordinator:
         found = {}
         for site, card in cards.items():
             if named[card["site"]] > 1:
-                self._lose(
-                    site, f"it calls itself {card['site']!r}, as another node does: each needs a name of its own"
-                )
+                self.lose(site, f"it calls itself {card['site']!r}, as another node does: each needs a name of its own")
             else:
                 found[card["site"]] = Member(card["site"], self.members[site].node, card)
         self.members = {name: found[name] for name in sorted(found, key=site_order)}
@@ -190,7 +188,7 @@ class Coordinator:
         for name in [name for name, shape in shapes.items() if shape != common]:
             own, other = self.members[name].card, self.members[like].card
             field = next(f for f in SHARED_FIELDS if own[f] != other[f])
-            self._lose(
+            self.lose(
                 name,
                 f"it has {field}={own[field]}, {like} has {other[field]}: all sites must name the study's classes and "
                 "image shape alike",
@@ -250,7 +248,7 @@ class Coordinator:
             if sent:
                 pending.waiting[sent[0]] = site
             else:
-                self._lose(site, "its node is gone, or the message is too large for it", pending.lost)
+                self.lose(site, "its node is gone, or the message is too large for it", pending.lost)
         pending.until = time.monotonic() + self.study.federation.deadline
         return pending
 
@@ -285,7 +283,7 @@ class Coordinator:
             try:
                 artifact = accept(site, message.content)
             except UserError as error:
-                self._lose(site, str(error), pending.lost)
+                self.lose(site, str(error), pending.lost)
                 continue
             down = content_bytes(pending.messages[site].content)
             artifact.info |= {"bytes_up": content_bytes(message.content), "bytes_down": down}
@@ -299,7 +297,7 @@ class Coordinator:
             site = silent.pop(message.metadata.reply_to_message_id)
             self._raise_if_broken(site, message)
             if message.has_error():
-                self._lose(site, f"refused or failed (error {message.error.code}); its own log says why", pending.lost)
+                self.lose(site, f"refused or failed (error {message.error.code}); its own log says why", pending.lost)
             else:
                 yield site, message
         self._lose_silent(silent, pending.lost)
@@ -356,7 +354,7 @@ class Coordinator:
             try:
                 accepted[site] = accept(site, message)
             except UserError as error:
-                self._lose(site, str(error))
+                self.lose(site, str(error))
         return {site: accepted[site] for site in sorted(accepted, key=site_order)}
 
     def _raise_if_broken(self, site: str, message: Message) -> None:
@@ -366,7 +364,7 @@ class Coordinator:
 
     def _lose_silent(self, silent: dict[str, str], lost: dict[str, str] | None = None) -> None:
         for site in silent.values():
-            self._lose(site, f"no answer within federation.deadline={self.study.federation.deadline:g} s", lost)
+            self.lose(site, f"no answer within federation.deadline={self.study.federation.deadline:g} s", lost)
         self._check_enough()
 
     def _check_enough(self) -> None:
@@ -377,7 +375,8 @@ class Coordinator:
                 f"(federation.min_sites); {reasons}"
             )
 
-    def _lose(self, site: str, why: str, lost: dict[str, str] | None = None) -> None:
+    def lose(self, site: str, why: str, lost: dict[str, str] | None = None) -> None:
+        """Go on without a site, or only without this answer of it where ``lost`` is to hold why."""
         if lost is not None:
             lost[site] = why
             return

@@ -7,6 +7,7 @@ import itertools
 import logging
 import math
 import shutil
+import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -33,6 +34,8 @@ from server.targets import Target
 logger = logging.getLogger("fedkr.server")
 
 MODEL = "model"
+# An answer that is so many times the median of all is no honest one.
+MOST_TIMES = 1000
 SEARCH_OPTIONS = tuple(field.name for field in dataclasses.fields(SearchConfig))
 
 # Val accuracy and negative val loss.
@@ -204,9 +207,12 @@ class WeightSharing(Contestant):
                 write_artifact(_updates_folder(path) / f"{site}.safetensors", Artifact(weights))
             # Flower averages every metric that it finds, and fails on one that not all sites sent.
             message.content = wire.round_content(weights, figures)
-            return message, figures | cost
+            return message, figures | cost | {"update": _distance(weights, sent)}
 
         replies = self.coordinator.exchange(messages, accept)
+        for site, why in outsized({site: figures for site, (_, figures) in replies.items()}).items():
+            self.coordinator.lose(site, why)
+            del replies[site]
         arrays, _ = strategy.aggregate_train(number, [message for message, _ in replies.values()])
         if arrays is None:
             raise StudyFailedError(f"{self.name} round {number}: no site answered with weights")
@@ -304,13 +310,36 @@ def _updates_folder(path: Path) -> Path:
     return path.with_suffix(".sites")
 
 
+def outsized(figures: Mapping[str, wire.Figures]) -> dict[str, str]:
+    """Return why a site's answer to a round would decide it alone, by site: it is far above the others' median.
+
+    Only of three and more sites one can be told from the others.
+    """
+    reasons: dict[str, str] = {}
+    for name, what in (
+        ("num-examples", "images"),
+        ("val-count", "val images"),
+        ("update", "distance from the weights"),
+    ):
+        median = statistics.median(each[name] for each in figures.values()) if len(figures) > 2 else 0.0
+        for site, each in figures.items():
+            if median and each[name] > MOST_TIMES * median:
+                reasons[site] = f"its {what} ({each[name]:.3g}) are over {MOST_TIMES} times the sites' median"
+    return reasons
+
+
+def _distance(weights: Mapping[str, Tensor], sent: Mapping[str, Tensor]) -> float:
+    return math.sqrt(sum(float((weights[name].double() - sent[name].double()).square().sum()) for name in sent))
+
+
 def _pooled(figures: Mapping[str, wire.Figures]) -> dict[str, Any]:
     """Return the val figures of the model that entered a round over all sites, and what the round cost each."""
     total = {name: sum(f[name] for f in figures.values()) for name in wire.ROUND_FIGURES}
     if not total["val-count"]:
         raise StudyFailedError("no site has as many val images as its policy lets figures leave on (min_evaluated)")
     return {
-        "diverged": total["diverged"],
+        # No single site can end a candidate for all: a site that diverged answers with the weights that it was sent.
+        "diverged": total["diverged"] > len(figures) / 2,
         "val_accuracy": total["val-correct"] / total["val-count"],
         "val_loss": total["val-loss"] / total["val-count"],
         "sites": {site: {name: f[name] for name in COSTS} for site, f in figures.items()},

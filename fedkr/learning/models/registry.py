@@ -68,5 +68,7 @@ def check_weights(weights: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> N
     for name, value in weights.items():
         if value.shape != own[name].shape:
             raise UserError(f"model weights: {name!r} has shape {list(value.shape)}, expected {list(own[name].shape)}")
+        if value.is_complex() or value.dtype == torch.bool:
+            raise UserError(f"model weights: {name!r} holds {value.dtype}, no real numbers")
         if not torch.isfinite(value.double()).all():
             raise UserError(f"model weights: {name!r} holds NaN or infinity; lower the learning rate")
