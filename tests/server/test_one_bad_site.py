@@ -126,4 +126,4 @@ def test_a_bad_answer_loses_its_site_and_changes_no_model(compare, kind):
             assert models.keys() == expected.keys()
             for name, tensors in models.items():
                 assert all(torch.equal(tensor, expected[name][key]) for key, tensor in tensors.items())
-    assert lost >= 20
+    assert lost >= 15
