@@ -181,8 +181,13 @@ class ServerAudit:
         for target in targets:
             (sent, lost), name = pending[target.name], target.name
             question = AuditQuestion(name, target.kind, len(self.coordinator.card["classes"]), self.config)
-            self.documents[name] = self.coordinator.collect_documents(sent, wire.FINDINGS, question.check)
+            check = partial(self._check_findings, question)
+            self.documents[name] = self.coordinator.collect_documents(sent, wire.FINDINGS, check)
             self._note(f"audit of {name}", lost)
+
+    def _check_findings(self, question: AuditQuestion, site: str, document: Document) -> None:
+        # A site that withholds exact counts has none on its card either.
+        question.check(site, document, exact="counts" in self.coordinator.members[site].card)
 
     def _compose_attack(self, target: Target, models: Mapping[str, Weights | None], lost: dict[str, str]) -> Pending:
         contents: dict[str, RecordDict] = {}

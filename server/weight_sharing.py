@@ -268,7 +268,7 @@ class WeightSharing(Contestant):
         total = sum(f["count"] for f in figures)
         if not total:
             raise StudyFailedError(
-                f"{self.name}: no site is left that lets metrics on val leave, which choosing a round needs"
+                f"{self.name}: no site is left that lets metrics leave on its val images, which choosing a round needs"
             )
         accuracy, loss = (sum(f[name] * f["count"] for f in figures) / total for name in ("accuracy", "loss"))
         return accuracy, -loss

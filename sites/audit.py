@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,8 @@ from fedkr.learning.prediction import predict_logits
 from fedkr.release import Release, ReleasedSets
 from fedkr.seeds import derive_seed, numpy_rng
 from fedkr.stages import Artifact, read_artifact, write_artifact
+from sites.coarse import finite
+from sites.findings import public_config
 from sites.workspace import Site
 
 REPORT_FILE = "audit.html"
@@ -82,7 +84,12 @@ class SiteAudit:
     def report(self, target: str, model: nn.Module, kind: str = "") -> AuditReport:
         """Attack a model (see :meth:`attack`); nothing is kept."""
         references = self.train_references(kind or target)
-        predict = partial(predict_logits, model, runtime=self.site.runtime)
+
+        def predict(images: NDArray[np.uint8]) -> NDArray[np.float32]:
+            logits = predict_logits(model, images, self.site.runtime)
+            # Whether a hospital answers at all must not hang on one image.
+            return finite(logits) if self.site.policy.coarse else logits
+
         population = self.population if references else None
         return audit_model(predict, self._subject(target, kind), references, population, self.study.data.flip)
 
@@ -106,7 +113,8 @@ class SiteAudit:
         return report, self._copies()
 
     def _subject(self, target: str, kind: str = "") -> Subject:
-        return Subject(target, self.site.name, self.challenge, self.config, self.study.seed, kind)
+        config = public_config(self.site, self.config, self.challenge)
+        return Subject(target, self.site.name, self.challenge, config, self.study.seed, kind)
 
     def releases(self) -> list[Release]:
         """Return all that the site released, as its policy has it."""

@@ -43,6 +43,10 @@ class Grid:
         """Return a rate in 0..1 as it may leave."""
         return min(1.0, self._rounded(value, self.step))
 
+    def difference(self, value: float) -> float:
+        """Return a difference of two rates as it may leave."""
+        return max(-1.0, min(1.0, self._rounded(value, self.step)))
+
     def loss(self, value: float) -> float:
         """Return a mean loss in 0..``LARGEST_LOSS`` as it may leave; one that is no number counts as the largest."""
         value = LARGEST_LOSS if math.isnan(value) else min(max(value, 0.0), LARGEST_LOSS)
@@ -72,9 +76,7 @@ def robust_rates(logits: NDArray[np.float32], labels: NDArray[np.int64], classes
     (micro average). The loss of one image is at most ``LARGEST_LOSS``. Logits that are no finite numbers count as 0, so
     that whether an answer comes depends on no image.
     """
-    finite = np.nan_to_num(logits.astype(np.float64), nan=0.0, posinf=LARGEST_LOGIT, neginf=-LARGEST_LOGIT)
-    finite = finite.clip(-LARGEST_LOGIT, LARGEST_LOGIT)
-    probabilities = torch.from_numpy(finite).softmax(dim=1).numpy()
+    probabilities = torch.from_numpy(finite(logits).astype(np.float64)).softmax(dim=1).numpy()
     right = probabilities.argmax(axis=1) == labels
     least = math.ceil(1 / (CLASS_SHARE * step))
     truth = probabilities[np.arange(len(labels)), labels]
@@ -105,6 +107,12 @@ def _auc(probabilities: NDArray[np.float64], labels: NDArray[np.int64], least: i
         area = area_under_roc(probabilities[positive, label], probabilities[~positive, label]) if part else 0.0
         areas.append(part * area + (1 - part) * micro)
     return float(np.mean(areas))
+
+
+def finite(logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return logits without NaN, which become 0, and infinity."""
+    known = np.nan_to_num(logits, nan=0.0, posinf=LARGEST_LOGIT, neginf=-LARGEST_LOGIT)
+    return known.clip(-LARGEST_LOGIT, LARGEST_LOGIT)
 
 
 def coarse_seconds(seconds: float) -> float:

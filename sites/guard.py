@@ -83,7 +83,7 @@ def answer_check(message: Message, context: Context) -> Check | None:
     if message.metadata.message_type == wire.COMPARE:
         return partial(check_comparison, wire.read_pairs(request), site.name)
     question = AuditQuestion(*wire.read_target(request), len(site.data.train.classes), site.study.audit)
-    return partial(question.check, site.name)
+    return partial(question.check, site.name, exact=site.policy.exact_counts)
 
 
 def keep_at_site(error: BaseException, message: Message, context: Context) -> None:

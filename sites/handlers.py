@@ -27,6 +27,7 @@ from fedkr.release import Release, ReleasedSets, check_release
 from sites.accounting import model_name, own_name
 from sites.audit import SiteAudit
 from sites.figures import figures_of, public_count, public_manifest, seconds_since, utility_of
+from sites.findings import check_enough, public_comparison, public_findings
 from sites.policy import PolicyError
 from sites.workspace import Site
 
@@ -182,12 +183,14 @@ def audit(site: Site, request: wire.Request) -> RecordDict:
     """Answer ``evaluate.audit``: attack a model, received or the site's own, or its releases, on its private images."""
     started, work = time.perf_counter(), SiteAudit(site)
     target, kind = wire.read_target(request)
+    check_enough(site, work.challenge)
     if kind == RELEASE:
         report, copies = work.attack_releases()
         document = audit_document(report, [copies.figures.counts(site.name)])
     else:
         model, about = audited_model(site, request, kind), wire.weights_digest(request.weights)
         document = audit_document(work.attack(target, model, about, kind))
+    document = public_findings(site, document, work.challenge)
     return wire.document_reply(wire.FINDINGS, document, seconds_since(site, started))
 
 
@@ -195,6 +198,8 @@ def compare(site: Site, request: wire.Request) -> RecordDict:
     """Answer ``evaluate.compare``: members against non-members without any model, and audited targets in pairs."""
     started, work = time.perf_counter(), SiteAudit(site)
     document = {"blind": [work.blind()], "paired": [work.compare(pair) for pair in wire.read_pairs(request)]}
+    check_enough(site, work.challenge)
+    document = public_comparison(site, document, work.challenge)
     work.write_report()
     return wire.document_reply(wire.COMPARISON, document, seconds_since(site, started))
 

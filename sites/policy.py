@@ -13,6 +13,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from numpy.typing import NDArray
 
 from fedkr import wire
+from fedkr.audit.document import COUNT_STEP
 from fedkr.data.images import Shape
 from fedkr.documents import check_document, is_confusion, is_number
 from fedkr.errors import UserError
@@ -30,8 +31,6 @@ NEEDS = {
     wire.AUDIT: "metrics",
     wire.COMPARE: "metrics",
 }
-# Where exact counts may not leave, a number of images is a multiple of this.
-COUNT_STEP = 50
 # A reply with more could hold a figure for each image.
 MOST_METRICS = 64
 LARGEST_STEP = 0.25

@@ -33,6 +33,9 @@ _PLANTED = {"included": Positive, "excluded": Positive}
 _GUESSED = {"coins": Positive, "guesses": Positive, "correct": Count}
 # Far more than a study compares.
 MOST_PAIRS = 64
+# Where exact counts may not leave a site, a number of images is a multiple of the first, and a part of them that a copy
+# check found one of the second.
+COUNT_STEP, PART_STEP = 50, 5
 # Which count of a copy check is part of which.
 COPY_PARTS = {
     "suspects": "released",
@@ -101,8 +104,8 @@ class AuditQuestion:
     classes: int
     config: AuditConfig
 
-    def check(self, site: str, document: Document) -> None:
-        """Check a site's answer.
+    def check(self, site: str, document: Document, exact: bool = True) -> None:
+        """Check a site's answer, in which members and non-members are ``exact`` counts or rounded ones.
 
         A field that is missing, unknown or out of range, a row that this study does not have, and figures that
         contradict each other are a :class:`UserError`.
@@ -110,6 +113,8 @@ class AuditQuestion:
         try:
             check_strict(self._shape(site), document)
             self._check_extras(document, self._check_rows(document["audit"]))
+            if not exact:
+                _check_rounded(document, self.config.coins)
         except UserError as error:
             where = f"audit of {self.target} at {site}"
             raise UserError(f"{where}: {error}; is the site's fedkr of the same version?") from None
@@ -251,6 +256,17 @@ def _check_same(rows: Sequence[Row], names: Sequence[str]) -> None:
     """Check that all rows rest on the same images."""
     if len({tuple(row[name] for name in names) for row in rows}) > 1:
         raise UserError(f"{', '.join(names)} are not the same in all rows")
+
+
+def _check_rounded(document: Document, coins: bool) -> None:
+    """Check that no count of private images is exact."""
+    steps = dict.fromkeys(("members", "nonmembers", "duplicates", "holdout"), COUNT_STEP)
+    steps |= {part: PART_STEP for part, whole in COPY_PARTS.items() if whole not in ("released", "suspects")}
+    steps |= {"coins": COUNT_STEP} if coins else {}
+    for row in (*document["audit"], *document["copies"], *document["epsilon"]):
+        for name in row.keys() & steps.keys():
+            if row[name] % steps[name]:
+                raise UserError(f"{name}={row[name]} is an exact count, which does not leave this site")
 
 
 def _check_roc(key: str, points: Sequence[Sequence[float]]) -> None:

@@ -293,7 +293,7 @@ def test_metrics_that_cannot_be_read_lose_their_site_instead_of_becoming_a_stage
 
     def check(site, metrics):
         if site == "site-1":
-            wire.read_utility({}, "test")
+            wire.read_utility({"test/auc": 0.5}, "test")
 
     assert "site-1" not in coordinator.collect_metrics(coordinator.send(pending), check)
     assert "test/accuracy" in coordinator.missing["site-1"]

@@ -1,0 +1,117 @@
+"""An audit's documents as they leave a hospital: rates on a grid, members and non-members as rounded counts.
+
+Exact rates are fractions over counts of private images, and several of them give the counts away. A rate is rounded to
+the nearest multiple, its limits alike, since a verdict compares them with fixed numbers.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from fedkr.audit.challenge import Challenge
+from fedkr.audit.document import PART_STEP, Document
+from fedkr.audit.findings import Row
+from fedkr.audit.statistics.membership import ENDS, resolvable, tpr_name
+from fedkr.config import AuditConfig
+from sites.coarse import Grid
+from sites.figures import audit_grid, public_count
+from sites.policy import COUNT_STEP, PolicyError
+from sites.workspace import Site
+
+COUNTED = ("members", "nonmembers")
+
+
+def check_enough(site: Site, challenge: Challenge) -> None:
+    """Raise :class:`PolicyError` where an audit would have figures of fewer images than the policy asks for."""
+    least = site.policy.min_evaluated
+    if min(len(side) for side in challenge.sides) < least:
+        raise PolicyError(f"an audit needs {least} members and {least} non-members (policy.min_evaluated)")
+
+
+def public_config(site: Site, config: AuditConfig, challenge: Challenge) -> AuditConfig:
+    """Return the settings of an audit; how many coins are guessed follows from a count that may leave."""
+    if site.policy.exact_counts or not config.coins or config.guesses:
+        return config
+    return dataclasses.replace(config, guesses=max(1, challenge.natural // COUNT_STEP * COUNT_STEP // 10))
+
+
+def public_findings(site: Site, document: Document, challenge: Challenge) -> Document:
+    """Return the document of an audit as it may leave."""
+    found = {name: [dict(row) for row in rows] for name, rows in document.items()}
+    if not site.policy.exact_counts:
+        for row in found["audit"]:
+            _round_counts(site, row)
+        if site.study.audit.coins:
+            for row in found["epsilon"]:
+                row |= {"coins": -(-row["coins"] // COUNT_STEP) * COUNT_STEP} if "coins" in row else {}
+        found["copies"] = [_round_copies(site, row) for row in found["copies"]]
+    if site.policy.coarse:
+        grid = audit_grid(site, min(len(side) for side in challenge.sides))
+        for row in (*found["audit"], *found["canaries"]):
+            _round_rates(row, grid)
+        found["per_class"] = [_round_classes(site, row, grid, challenge) for row in found["per_class"]]
+    return found
+
+
+def public_comparison(site: Site, document: Document, challenge: Challenge) -> Document:
+    """Return the document of a comparison as it may leave."""
+    if not site.policy.coarse:
+        return document
+    grid = audit_grid(site, min(len(side) for side in challenge.sides))
+    blind = [row | {"auc": grid.rate(row["auc"])} for row in document["blind"]]
+    ends = ("difference", "low", "high")
+    paired = [row | {end: grid.difference(row[end]) for end in ends} for row in document["paired"]]
+    return {"blind": blind, "paired": paired}
+
+
+def _round_counts(site: Site, row: Row) -> None:
+    row |= {name: public_count(site, row[name]) for name in COUNTED}
+    row["duplicates"] = round(row["duplicates"] / COUNT_STEP) * COUNT_STEP
+    # Whether so many non-members resolve a rate is read off the count that leaves.
+    for fpr in site.study.audit.fprs:
+        known, hidden = tpr_name(fpr), f"unresolved_{tpr_name(fpr)}"
+        rates = [row.pop(f"{hidden}{end}", None) if row.get(known) is None else row[f"{known}{end}"] for end in ENDS]
+        resolved = resolvable(fpr, row["nonmembers"])
+        for end, rate in zip(ENDS, rates, strict=True):
+            row.pop(f"{hidden}{end}", None)
+            row[f"{known}{end}"] = rate if resolved else None
+            if not resolved:
+                row[f"{hidden}{end}"] = rate
+
+
+def _round_copies(site: Site, row: Row) -> Row:
+    """Round whole sets as counts are, and their parts to ``PART_STEP``: up, where images equal byte by byte."""
+    wholes = {name: public_count(site, row[name]) for name in (*COUNTED, "holdout")}
+    verbatim = -(-row["verbatim"] // PART_STEP) * PART_STEP
+    parts = {
+        "suspects": min(row["released"], max(_part(row["suspects"]), verbatim)),
+        "verbatim": min(row["released"], verbatim),
+        "holdout_near": min(wholes["holdout"], _part(row["holdout_near"])),
+        **{f"{name}_found": min(wholes[name], _part(row[f"{name}_found"])) for name in COUNTED},
+    }
+    return row | wholes | parts
+
+
+def _part(count: int) -> int:
+    return round(count / PART_STEP) * PART_STEP
+
+
+def _round_rates(row: Row, grid: Grid) -> None:
+    for name, value in row.items():
+        if isinstance(value, float) and value is not None:
+            row[name] = grid.rate(value)
+    if "roc" in row:
+        points = [[grid.rate(rate) for rate in point] for point in row["roc"]]
+        row["roc"] = [point for i, point in enumerate(points) if point not in points[:i]]
+
+
+def _round_classes(site: Site, row: Row, grid: Grid, challenge: Challenge) -> Row:
+    """Round the AUCs of classes; those with too few members or non-members are left out."""
+    least = site.policy.min_evaluated
+    few = [min(counts) < least for counts in zip(*(side.class_counts() for side in challenge.sides), strict=True)]
+
+    def rounded(values: list[Any]) -> list[Any]:
+        return [None if v is None or none else grid.rate(v) for v, none in zip(values, few, strict=True)]
+
+    return row | {name: rounded(row[name]) for name in ("auc", "low", "high")}

@@ -1,0 +1,82 @@
+"""Without exact counts an audit names members and non-members as rounded counts only, at both ends."""
+
+import pytest
+
+from fedkr import wire
+from fedkr.audit.document import AuditQuestion
+from fedkr.data.images import Shape
+from fedkr.errors import UserError
+from fedkr.learning.models import build_classifier
+from sites.audit import SiteAudit
+from sites.findings import public_findings
+from sites.handlers import HANDLERS
+from sites.policy import PolicyError
+from sites.workspace import open_site
+
+COPIES = {"released": 61, "suspects": 3, "verbatim": 1, "holdout": 14, "holdout_near": 2}
+COPIES |= {"members": 52, "members_found": 7, "nonmembers": 14, "nonmembers_found": 3}
+
+
+@pytest.fixture
+def audited(hospital, study):
+    """Return a function that audits a model, or the release, at a hospital with a policy; and its question."""
+
+    def audit(target="student", **policy):
+        study.audit.fprs = [0.1, 0.02]
+        site = open_site({"site-file": str(hospital(**policy))}, study)
+        weights = (
+            build_classifier(study.student, Shape(1, 8, 3), "server").state_dict() if target == "student" else None
+        )
+        content = HANDLERS[wire.AUDIT](site, wire.Request(study.to_json(), {"target": target}, weights))
+        question = AuditQuestion(target, target, 3, site.study.audit)
+        return site, wire.read_document(content, wire.FINDINGS), question
+
+    return audit
+
+
+@pytest.mark.parametrize("target", ["student", "release"])
+def test_members_and_non_members_leave_as_rounded_counts_that_both_ends_check(audited, target):
+    site, document, question = audited(target)
+    question.check(site.name, document, exact=False)
+    for row in (*document["audit"], *document["copies"]):
+        assert {row["members"] % 50, row["nonmembers"] % 50} == {0}
+    exact_site, exact, question = audited(target, exact_counts=True)
+    assert exact["audit"][0]["members"] == len(SiteAudit(exact_site).challenge.members)
+    question.check(site.name, exact)
+    with pytest.raises(UserError, match="is an exact count, which does not leave this site"):
+        question.check(site.name, exact, exact=False)
+
+
+def test_an_audits_rates_are_multiples_of_the_step_and_none_is_a_fraction_over_its_counts(audited):
+    site, document, _ = audited()
+    step = 5 / min(len(side) for side in SiteAudit(site).challenge.sides)
+    for row in document["audit"]:
+        rates = [value for value in row.values() if isinstance(value, float)] + [r for p in row["roc"] for r in p]
+        assert rates
+        for rate in rates:
+            multiple = rate / 0.02
+            assert rate == 1 or abs(multiple - round(multiple)) < 1e-6
+            assert rate in (0, 1) or rate >= step - 1e-6
+
+
+def test_a_rate_that_the_rounded_count_cannot_show_leaves_as_unresolved(audited):
+    site, document, question = audited()
+    (row, *_) = document["audit"]
+    assert row["nonmembers"] == 50 and len(site.data.holdout) < 50
+    # 1 in 50 of 14 non-members was not resolved; of the 50 that they are called it is.
+    assert row["tpr_at_fpr_0.02"] is not None and "unresolved_tpr_at_fpr_0.02" not in row
+    question.check(site.name, document, exact=False)
+
+
+def test_the_parts_of_a_copy_check_are_rounded_and_no_copy_of_every_byte_is_rounded_away(audited):
+    site, document, _ = audited("release")
+    document["copies"] = [{"site": site.name} | COPIES]
+    (row,) = public_findings(site, document, SiteAudit(site).challenge)["copies"]
+    assert (row["members"], row["nonmembers"], row["holdout"], row["released"]) == (50, 50, 50, 61)
+    assert (row["members_found"], row["nonmembers_found"], row["holdout_near"]) == (5, 5, 0)
+    assert (row["suspects"], row["verbatim"]) == (5, 5)
+
+
+def test_an_audit_of_fewer_images_than_the_policy_asks_for_has_no_answer(audited):
+    with pytest.raises(PolicyError, match="an audit needs 50 members and 50 non-members"):
+        audited(min_evaluated=50)
