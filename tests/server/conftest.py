@@ -25,7 +25,7 @@ UNDELIVERED = "the superlink lost it"
 
 
 def card(site, **values):
-    usual = {"site": site, "version": fedkr.__version__, "classes": CLASSES, "size": 8, "channels": 1}
+    usual = {"site": site, "version": fedkr.__version__, "classes": CLASSES, "size": 8, "channels": 1, "counts": {}}
     return usual | {"allow": ["metrics", "release", "weights"]} | values
 
 
