@@ -99,7 +99,7 @@ def paths(values: dict[str, Any], prefix: str = "") -> list[str]:
     return found
 
 
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(path=st.sampled_from(paths(json.loads(Study().to_json()))), value=VALUES)
 def test_any_value_anywhere_is_a_study_or_one_line(path: str, value: Any) -> None:
     try:

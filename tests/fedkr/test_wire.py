@@ -196,8 +196,9 @@ def test_a_utility_comes_back_and_what_it_lacks_is_none():
     metrics = wire.read_metrics(content)
     assert wire.read_utility(metrics, "test") == {n: getattr(both, n) for n in wire.UTILITY_FIELDS}
     assert wire.read_utility(metrics, "val")["auc"] is None
+    assert set(wire.read_utility(metrics, "global").values()) == {None}
     with pytest.raises(UserError, match="global/accuracy"):
-        wire.read_utility(metrics, "global")
+        wire.read_utility(metrics | {"global/loss": 0.5}, "global")
 
 
 def test_a_models_digest_follows_its_weights_and_names():

@@ -25,6 +25,8 @@ from simulations.run_folder import RunFolder
 from simulations.study import centralised
 from sites.workspace import open_site
 
+pytestmark = pytest.mark.alone
+
 FIGURES = {"accuracy", "balanced_accuracy", "auc"}
 STRATEGY_KEYS = FIGURES | {"name", "bytes_up", "bytes_down", "seconds", "per_site"}
 AUDIT_KEYS = {

@@ -10,6 +10,8 @@ from fedkr.errors import UserError
 from simulations.audit_run.again import audit_again, finished_study, with_overrides
 from simulations.run_folder import RunFolder
 
+pytestmark = pytest.mark.alone
+
 STRONGER = ["audit.attacks=[rmia,loss]", "audit.headline=rmia", "audit.direct_references=4", "audit.queries=1"]
 STRONGER += ["audit.pipeline_references=0", "audit.targets=[student,teacher,centralised,update]", "audit.bootstrap=10"]
 OF_AN_AUDIT = ("references", "signals", "scores", "others", "audit", "compare", "describe")

@@ -38,19 +38,13 @@ def tiny(small_overrides):
     less = ("generator.steps=6", "generator.checkpoints=1", "teacher.steps=6", "student.steps=8", "data.limit=240")
     kept = [o for o in small_overrides if not o.startswith(("audit.targets", "strategy."))]
     sharing = ("strategy.rounds=1", "strategy.lrs=[0.05]", "strategy.local_epochs=[1]")
-    return [
-        *kept,
-        *less,
-        *sharing,
-        "recycle.refuse_collapsed=false",
-        "strategy.options.fedkr.quarantine=false",
-        "audit.targets=[weights,largest,release]",
-    ]
+    return [*kept, *less, *sharing, "recycle.refuse_collapsed=false", "audit.targets=[weights,largest,release]"]
 
 
 def test_a_users_own_contestants_are_compared_evaluated_audited_and_reported_like_any_other(shown, tiny):
     compare = "strategy.compare=[local,fedavg,trimmed,largest,fedkr,centralised]"
-    assert simulate(*tiny, compare, "strategy.options.largest.skip=1", "run_dir=run") == 0
+    own = ("strategy.options.largest.skip=1", "strategy.options.fedkr.quarantine=false")
+    assert simulate(*tiny, compare, *own, "run_dir=run") == 0
     results = json.loads((shown / "run" / "results.json").read_text())
     rows = {row["name"]: row for row in results["strategies"]}
     assert list(rows) == ["local", "fedavg", "trimmed", "largest", "fedkr", "centralised"]
