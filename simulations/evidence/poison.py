@@ -115,9 +115,8 @@ def main(words: list[str]) -> None:
         for kind, count in measure(study, pool, partition_sites(pool, study), seed % study.federation.sites).items():
             counts[kind] = counts.get(kind, Counter()) + Counter(count)
         print(seed, {kind: f"{count['quarantined']}/{count['judged']}" for kind, count in counts.items()}, flush=True)
-        write_json(
-            Path(own["out"]), {"overrides": [*SKEW, *overrides], "options": own, "seeds": seed + 1, "counts": counts}
-        )
+        of = {"overrides": [*SKEW, *overrides], "most": own.get("most"), "seeds": seed + 1}
+        write_json(Path(own["out"]), of | {"counts": counts})
 
 
 if __name__ == "__main__":
