@@ -12,7 +12,7 @@ from fedkr.release import Release
 from server.quarantine import judge_releases
 
 SITES, CLASSES, VICTIM = 5, 10, "site-4"
-STUDENT = StudentConfig(arch="resnet8", width=8, steps=100)
+STUDENT = StudentConfig(arch="resnet8", width=8, steps=70)
 
 
 @pytest.fixture(scope="module")

@@ -74,7 +74,6 @@ def test_the_documented_commands_make_a_closed_network_in_which_a_study_runs(fed
 
     made = fedkr("server", "init", "coordinator", "127.0.0.1")
     assert made.returncode == 0, made.stderr
-    assert "is there already" in fedkr("server", "init", "coordinator", "127.0.0.1").stderr
     server = fedkr("server", "start", "coordinator", "--listen", f"127.0.0.1:{gate}", stay=True)
     wait_until_listening(gate, server)
 
@@ -89,7 +88,6 @@ def test_the_documented_commands_make_a_closed_network_in_which_a_study_runs(fed
         site |= {"name": "hospital-0", "policy": {"allow": ["metrics", "release"]}}
         (folder / "site.yaml").write_text(yaml.safe_dump(site))
         fedkr("site", "join", folder / "site.yaml", stay=True)
-    assert "taken" in fedkr("server", "add", "coordinator", "hospital-0", sites[0] / "site.key.pub").stderr
 
     ended = fedkr("server", "run", "coordinator", "run", "federation.min_sites=1", *STUDY.split())
     assert ended.returncode == 0, ended.stdout + ended.stderr

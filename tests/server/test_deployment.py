@@ -1,0 +1,30 @@
+"""The coordinator's folder, without any process: what is refused before anything starts."""
+
+import json
+
+import pytest
+
+from fedkr.errors import UserError
+from server.deployment import CoordinatorFolder, read_address, register, set_up
+
+
+def test_a_folder_that_is_there_is_not_set_up_again(tmp_path):
+    with pytest.raises(UserError, match="is there already"):
+        set_up(tmp_path, ["127.0.0.1"], "fedkr")
+
+
+def test_a_name_is_given_once_and_is_a_sites_name(tmp_path):
+    folder = CoordinatorFolder(tmp_path)
+    folder.write_sites({"7": "hospital-0"})
+    assert folder.sites == {"7": "hospital-0"} and json.loads((tmp_path / "sites.json").read_text()) == folder.sites
+    with pytest.raises(UserError, match="taken; registered: hospital-0"):
+        register(tmp_path, "hospital-0", tmp_path / "key.pub")
+    with pytest.raises(UserError, match="must not begin with a dot or hold a slash"):
+        register(tmp_path, "../hospital-1", tmp_path / "key.pub")
+
+
+@pytest.mark.parametrize("text", ["", "8443", ":8443", "host:", "host:0", "host:65536", "host:x"])
+def test_an_address_is_a_host_and_a_port(text):
+    assert read_address("0.0.0.0:8443") == ("0.0.0.0", 8443)
+    with pytest.raises(UserError, match="no HOST:PORT"):
+        read_address(text)
