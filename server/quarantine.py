@@ -1,12 +1,14 @@
 """Quarantine: a release that speaks against itself, or that other sites' releases speak against, teaches no student.
 
 Each release is judged by evidence against it alone. What nobody else can judge, such as a class that one site has,
-stays: skewed sites are no suspects. A trigger that is blended into whole images is not found.
+stays: skewed sites are no suspects. A trigger that is blended into whole images is not found, nor is poison in a part
+of each slice that leaves the rest of it as it should be.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -17,7 +19,8 @@ from fedkr.data.images import Shape
 from fedkr.learning.job import Job
 from fedkr.learning.models import load_classifier
 from fedkr.learning.prediction import predict_logits
-from fedkr.release import ReleasedSets, read_slice
+from fedkr.release import ReleasedSets, SoftSet
+from fedkr.seeds import numpy_rng
 from server.evidence import (
     LEAST_IMAGES,
     Flags,
@@ -38,6 +41,8 @@ LEAST_SKILL = 0.05
 MOST_STRANGE = 4.0
 MOST_CONTRADICTED = 0.1
 MOST_TRIGGERED = 0.02
+# So many images of a slice, and of a whole release, are looked at.
+MOST_IMAGES = 1000
 # The students that judge are quick ones; one knows a class where it finds so much of it in its own site's images.
 JUDGE_STEPS = 150
 KNOWN_RECALL = 0.7
@@ -49,56 +54,66 @@ def judge_releases(
     """Return why a release must not teach, by site; sites that are missing there may.
 
     Args:
-        exchanges: for each exchange the sites' files, those that came first before others; the first slice of each
-            site's first file is judged.
+        exchanges: for each exchange the sites' files, those that came first before others.
         config: the study's student, trained for a few steps on each site's images.
         shape: of images and classes.
         job: of these trainings.
     """
-    files: dict[str, Path] = {}
+    files: dict[str, list[Path]] = {}
     for exchange in exchanges:
         for site, path in sorted(exchange.items(), key=lambda item: item[1].stat().st_mtime_ns):
-            files.setdefault(site, path)
-    judged = {site: Judged.of(read_slice(path, 0)) for site, path in files.items()}
-    reasons = _alone(judged)
+            files.setdefault(site, []).append(path)
+    sets = {site: ReleasedSets.of_files([[path] for path in paths]) for site, paths in files.items()}
+    # No site knows the others' images, so none knows which of its own are looked at.
+    draw = numpy_rng("quarantine", *sorted(own.digest() for own in sets.values()))
+    reasons = {site: why for site, own in sets.items() if (why := _speaks_against_itself(own, draw))}
+    judged = {site: _sample(own, draw) for site, own in sets.items() if site not in reasons}
+    reasons |= _copies(judged)
     left = {site: own for site, own in judged.items() if site not in reasons}
-    return reasons | (_by_others(left, files, config, shape, job) if len(left) > 1 else {})
+    reasons |= _by_others(left, sets, config, shape, job) if len(left) > 1 else {}
+    return {site: reasons[site] for site in sets if site in reasons}
 
 
-def _alone(judged: Mapping[str, Judged]) -> dict[str, str]:
-    """Judge each release by itself, and by those that came before it."""
-    reasons: dict[str, str] = {}
-    for number, (site, own) in enumerate(judged.items()):
-        earlier = {name: other for name, other in list(judged.items())[:number] if name not in reasons}
-        if reason := _speaks_against_itself(own) or _copies(own, earlier):
-            reasons[site] = reason
-    return reasons
+def _sample(sets: ReleasedSets, draw: np.random.Generator) -> Judged:
+    """Draw what is judged of all slices of all exchanges, as many of each."""
+    parts = [_part_of(sets(number), MOST_IMAGES // len(sets), draw) for number in range(len(sets))]
+    return Judged.of(SoftSet.union(parts))
 
 
-def _speaks_against_itself(own: Judged) -> str:
-    if (distinct := distinct_share(own)) < LEAST_DISTINCT:
-        return f"{1 - distinct:.0%} of its images are blank or repeated"
-    skill = label_skill(own)
-    return "its labels have nothing to do with its images" if skill is not None and skill < LEAST_SKILL else ""
+def _part_of(part: SoftSet, most: int, draw: np.random.Generator) -> SoftSet:
+    kept = np.sort(draw.permutation(len(part.images))[: max(1, most)])
+    return SoftSet(part.images[kept], part.soft_labels[kept])
 
 
-def _copies(own: Judged, earlier: Mapping[str, Judged]) -> str:
-    for name, other in earlier.items():
-        if (copied := copied_share(own, other)) > MOST_COPIED:
-            return f"{copied:.0%} of its images are copies of those of {name}, which came before"
+def _speaks_against_itself(sets: ReleasedSets, draw: np.random.Generator) -> str:
+    """Return what is wrong with any slice of a release."""
+    for number in range(len(sets)):
+        own = Judged.of(_part_of(sets(number), MOST_IMAGES, draw))
+        if (distinct := distinct_share(own)) < LEAST_DISTINCT:
+            return f"{1 - distinct:.0%} of its images are blank or repeated"
+        if (skill := label_skill(own)) is not None and skill < LEAST_SKILL:
+            return "its labels have nothing to do with its images"
     return ""
 
 
+def _copies(judged: Mapping[str, Judged]) -> dict[str, str]:
+    """Return which releases are copies of one that came before."""
+    reasons: dict[str, str] = {}
+    for (earlier, other), (site, own) in itertools.combinations(judged.items(), 2):
+        if earlier not in reasons and site not in reasons and (copied := copied_share(own, other)) > MOST_COPIED:
+            reasons[site] = f"{copied:.0%} of its images are copies of those of {earlier}, which came before"
+    return reasons
+
+
 def _by_others(
-    judged: Mapping[str, Judged], files: Mapping[str, Path], config: StudentConfig, shape: Shape, job: Job
+    judged: Mapping[str, Judged], sets: Mapping[str, ReleasedSets], config: StudentConfig, shape: Shape, job: Job
 ) -> dict[str, str]:
     """Judge each release by the images of the others and by students of the others."""
     quick = dataclasses.replace(config, steps=min(config.steps, JUDGE_STEPS))
     views: dict[str, dict[str, Judged]] = {}
     known: dict[str, Flags] = {}
     for site in judged:
-        sets = ReleasedSets.of_files([[files[site]]])
-        weights = train_student(quick, sets, job.seeded("judge", site), f"judge of {site}").tensors
+        weights = train_student(quick, sets[site], job.seeded("judge", site), f"judge of {site}").tensors
         model = load_classifier(quick, shape, weights, job.runtime)
         views[site] = {
             name: Judged(own.images, predict_logits(model, own.images, job.runtime).argmax(axis=1))

@@ -14,7 +14,6 @@ from fedkr.stages import Artifact, read_artifact
 from server import contestant
 from server.contestant import COSTS, Outcome, Row, Turn
 from server.coordinator import card_shape
-from server.quarantine import judge_releases
 from server.student import train_student
 from server.targets import Target
 
@@ -78,6 +77,9 @@ class Contestant(contestant.Contestant):
         """Return why releases must not teach, by site."""
         if not self.options.quarantine:
             return {}
+        # Imported here: whoever reads this contestant's options would load scikit-learn for it.
+        from server.quarantine import judge_releases
+
         shape, job = card_shape(self.coordinator.card), self.federation.job.seeded("quarantine")
 
         def judge() -> Artifact:

@@ -8,8 +8,10 @@ from fedkr.data import load_source
 from fedkr.data.images import Shape
 from fedkr.learning.job import Job
 from fedkr.learning.runtime import Runtime
-from fedkr.release import Release
+from fedkr.release import Release, SoftSet
+from server.evidence import LEAST_IMAGES
 from server.quarantine import judge_releases
+from simulations.evidence.poison import blank, noise, random_labels, replay, shifted_labels, trigger
 
 SITES, CLASSES, VICTIM = 5, 10, "site-4"
 STUDENT = StudentConfig(arch="resnet8", width=8, steps=70)
@@ -26,49 +28,26 @@ def honest():
         mine = np.flatnonzero(owner == site)
         labels = np.full((len(mine), CLASSES), 0.01, np.float32)
         labels[np.arange(len(mine)), pool.labels[mine]] = 1
-        releases[f"site-{site}"] = pool.images[mine], (labels / labels.sum(axis=1, keepdims=True)).astype(np.float16)
+        soft = (labels / labels.sum(axis=1, keepdims=True)).astype(np.float16)
+        releases[f"site-{site}"] = SoftSet(pool.images[mine], soft)
     return releases
 
 
 @pytest.fixture
 def judge(tmp_path):
-    def judge(releases):
+    def judge(releases, slices=None):
         files = {}
         for site, (images, labels) in releases.items():
             files[site] = tmp_path / f"{site}.safetensors"
-            Release(images, labels, {"site": site}).save(files[site])
+            Release(images, labels, {"site": site, "slices": (slices or {}).get(site, 1)}).save(files[site])
         job = Job(Runtime.choose("cpu", "float32", 1), seed=("test",))
         return judge_releases([files], STUDENT, Shape(1, 8, CLASSES), job)
 
     return judge
 
 
-def noise(images, labels, rng):
-    return rng.integers(0, 256, images.shape, dtype=np.uint8), labels
-
-
-def blank(images, labels, rng):
-    return np.full_like(images, 7), labels
-
-
-def one_image(images, labels, rng):
-    return np.repeat(images[:1], len(images), axis=0), labels
-
-
-def random_labels(images, labels, rng):
-    return images, labels[rng.permutation(len(labels))]
-
-
-def shifted_labels(images, labels, rng):
-    return images, np.roll(labels, 1, axis=1)
-
-
-def trigger(images, labels, rng):
-    images, labels = images.copy(), labels.copy()
-    held = rng.permutation(len(images))[: len(images) // 10]
-    target = int(labels.sum(axis=0).argmax())
-    images[held, -3:, -3:], labels[held] = 255, np.eye(CLASSES, dtype=np.float16)[target]
-    return images, labels
+def one_image(own, other, rng):
+    return SoftSet(np.repeat(own.images[:1], len(own.images), axis=0), own.soft_labels)
 
 
 def test_sites_that_know_other_classes_than_the_rest_are_no_suspects(honest, judge):
@@ -80,7 +59,7 @@ def test_junk_is_found_by_itself_however_many_sites_send_it(honest, judge):
         {"site-1": noise, "site-2": blank, "site-3": one_image, VICTIM: random_labels},
         np.random.default_rng(1),
     )
-    found = judge(honest | {site: poison(*honest[site], rng) for site, poison in kinds.items()})
+    found = judge(honest | {site: poison(honest[site], honest["site-0"], rng) for site, poison in kinds.items()})
     assert list(found) == list(kinds)
     for site in ("site-1", VICTIM):
         assert found[site] == "its labels have nothing to do with its images"
@@ -96,25 +75,48 @@ def test_junk_is_found_by_itself_however_many_sites_send_it(honest, judge):
     ],
 )
 def test_a_release_that_only_others_can_judge_is_found_and_no_other(honest, judge, poison, reason):
-    found = judge(honest | {VICTIM: poison(*honest[VICTIM], np.random.default_rng(1))})
+    found = judge(honest | {VICTIM: poison(honest[VICTIM], honest["site-0"], np.random.default_rng(1))})
     assert list(found) == [VICTIM] and reason in found[VICTIM]
 
 
 def test_other_sites_releases_sent_again_are_found_even_with_some_noise(honest, judge):
-    images, labels = honest["site-1"]
-    shaken = np.clip(images.astype(int) + np.random.default_rng(0).integers(-2, 3, images.shape), 0, 255)
-    found = judge(honest | {"site-3": honest["site-0"], VICTIM: (shaken.astype(np.uint8), labels)})
+    shaken = replay(honest[VICTIM], honest["site-1"], np.random.default_rng(0))
+    found = judge(honest | {"site-3": honest["site-0"], VICTIM: shaken})
     assert list(found) == ["site-3", VICTIM]
     for site, original in (("site-3", "site-0"), (VICTIM, "site-1")):
         assert f"are copies of those of {original}, which came before" in found[site]
 
 
 def test_noise_under_one_label_is_found_by_the_images_of_the_others(honest, judge):
-    images, _ = noise(*honest[VICTIM], np.random.default_rng(1))
-    found = judge(honest | {VICTIM: (images, np.tile(np.eye(CLASSES, dtype=np.float16)[3], (len(images), 1)))})
+    images = noise(honest[VICTIM], honest["site-0"], np.random.default_rng(1)).images
+    found = judge(honest | {VICTIM: SoftSet(images, np.tile(np.eye(CLASSES, dtype=np.float16)[3], (len(images), 1)))})
     assert list(found) == [VICTIM] and "like none of any other site" in found[VICTIM]
+
+
+def test_one_bad_slice_behind_good_ones_is_found(honest, judge):
+    images, labels = honest[VICTIM].images[:300].copy(), honest[VICTIM].soft_labels[:300]
+    images[150:] = noise(SoftSet(images[150:], labels[150:]), None, np.random.default_rng(1)).images
+    found = judge({"site-0": honest["site-0"], VICTIM: SoftSet(images, labels)}, slices={VICTIM: 2})
+    assert found == {VICTIM: "its labels have nothing to do with its images"}
+
+
+def test_images_in_an_order_of_a_sites_choice_end_no_study(honest, judge):
+    few = 2 * LEAST_IMAGES
+    labels = np.eye(CLASSES, dtype=np.float16)[np.repeat([0, 1], few)]
+    found = judge({VICTIM: SoftSet(honest[VICTIM].images[: 2 * few], labels), "site-0": honest["site-0"]})
+    assert set(found) <= {VICTIM}
+
+
+def test_a_release_of_one_image_makes_nobody_a_suspect(honest, judge):
+    tiny = SoftSet(honest[VICTIM].images[:1], honest[VICTIM].soft_labels[:1])
+    assert judge({"site-9": tiny, "site-0": honest["site-0"], "site-2": honest["site-2"]}) == {}
+
+
+def test_one_site_alone_cannot_have_another_convicted(honest, judge):
+    liar = shifted_labels(honest["site-1"], honest["site-0"], np.random.default_rng(1))
+    assert judge({"site-0": honest["site-0"], "site-1": liar}) == {}
 
 
 def test_a_single_release_is_judged_by_itself(honest, judge):
     assert judge({VICTIM: honest[VICTIM]}) == {}
-    assert list(judge({VICTIM: blank(*honest[VICTIM], None)})) == [VICTIM]
+    assert list(judge({VICTIM: blank(honest[VICTIM], None, None)})) == [VICTIM]

@@ -43,7 +43,7 @@ def test_each_site_pays_for_its_release_and_for_the_student_that_it_gets(outcome
 
 
 def test_a_release_in_quarantine_teaches_no_student_and_is_named_in_the_results(outcome, monkeypatch):
-    monkeypatch.setattr("server.strategies.fedkr.judge_releases", lambda *_: {"site-1": "its images are noise"})
+    monkeypatch.setattr("server.quarantine.judge_releases", lambda *_: {"site-1": "its images are noise"})
     taught, train = [], server.strategies.fedkr.train_student
 
     def noting(config, sets, job):
