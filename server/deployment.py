@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import re
 import shlex
 import subprocess
 import time
@@ -19,29 +18,30 @@ from typing import Any
 
 import yaml
 
+from fedkr.disk import write_json
 from fedkr.errors import StudyFailedError, UserError
 from fedkr.network.bundle import build_bundle, installed, write_toml
 from fedkr.network.certificates import ServerFiles, make_server_certificate, make_signing_key
 from fedkr.network.offline import flower_environment
 from fedkr.network.processes import (
     LOOPBACK,
-    free_port,
     gate_command,
     hub_address,
     hub_command,
     last_words,
+    registered_node,
     superlink_flags,
+    usable_port,
     wait_for_port,
+    write_connection,
 )
 from fedkr.network.signing import SignedBundle, read_signing_key
 from fedkr.site_name import check_site_name
-from fedkr.stages import write_atomic
 from server.composition import compose_study
 
 CONNECTION = "fedkr"
 COMPLETED = "finished:completed"
 TICK = 0.5
-NODE_ID = re.compile(r'"node-id": "?(\d+)')
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class CoordinatorFolder:
 
     def write_sites(self, sites: dict[str, str]) -> None:
         """Keep the registered sites."""
-        write_atomic(self.root / "sites.json", json.dumps(sites, indent=1).encode())
+        write_json(self.root / "sites.json", sites)
 
     def environment(self, **extra: str) -> dict[str, str]:
         """Return the environment of Flower's processes here."""
@@ -148,10 +148,13 @@ def serve(root: Path, listen: str) -> None:
     folder = CoordinatorFolder(root.absolute())
     SignedBundle.read(folder.bundle)
     host, port = read_address(listen)
-    superlink, hub = free_port(), free_port()
+    try:
+        usable_port(host, port)
+    except OSError as error:
+        raise UserError(f"--listen {listen}: cannot be used ({error}); name another address or port") from None
+    superlink, hub = usable_port(), usable_port()
     address = f"{LOOPBACK}:{superlink}"
-    trust = {"address": address, "root-certificates": str(folder.tls.authority)}
-    write_toml(folder.home / "config.toml", {"superlink": {"default": CONNECTION, CONNECTION: trust}})
+    write_connection(folder.home, CONNECTION, address, folder.tls.authority)
     link = ["flower-superlink", *superlink_flags(folder.tls), "--host", LOOPBACK, "--port", str(superlink)]
     link += ["--database", str(folder.root / "state.db")]
     commands = {
@@ -203,11 +206,11 @@ def register(root: Path, name: str, key: Path) -> str:
     if name in folder.sites.values():
         raise UserError(f"{name!r}: taken; registered: {', '.join(sorted(folder.sites.values()))}")
     answer = folder.flwr("supernode", "register", str(key.absolute()), CONNECTION, "--name", name, "--format", "json")
-    node = NODE_ID.search(answer.stdout)
+    node = registered_node(answer)
     if node is None:
         raise UserError(f"{key}: not registered: {last_words(answer.stdout + answer.stderr)}")
-    folder.write_sites(folder.sites | {node[1]: name})
-    return node[1]
+    folder.write_sites(folder.sites | {node: name})
+    return node
 
 
 def run(root: Path, overrides: Sequence[str], run_dir: Path) -> None:

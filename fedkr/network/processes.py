@@ -1,13 +1,17 @@
-"""The command lines of a coordinator's three processes: gate, hub and SuperLink."""
+"""A coordinator's three processes, gate, hub and SuperLink: command lines, ports, and what Flower is told of them."""
 
 from __future__ import annotations
 
+import json
 import socket
 import sys
 import time
 from pathlib import Path
+from subprocess import CompletedProcess
+from typing import Any
 
 from fedkr.errors import StudyFailedError
+from fedkr.network.bundle import write_toml
 from fedkr.network.certificates import ServerFiles
 
 LOOPBACK = "127.0.0.1"
@@ -48,11 +52,25 @@ def wait_for_port(host: str, port: int) -> None:
     raise StudyFailedError(f"nothing listens on {host}:{port} after {START_DEADLINE:.0f} s")
 
 
-def free_port() -> int:
-    """Return a TCP port of the loopback interface that nothing listens on."""
-    with socket.socket() as probe:
-        probe.bind((LOOPBACK, 0))
+def usable_port(host: str = LOOPBACK, wanted: int = 0) -> int:
+    """Return ``wanted``, or a free TCP port for 0; raise :class:`OSError` or :class:`OverflowError` for one in use."""
+    # As for the servers themselves, connections that a stopped one left in TIME_WAIT do not block a port.
+    with socket.create_server((host, wanted)) as probe:
         return int(probe.getsockname()[1])
+
+
+def write_connection(home: Path, name: str, address: str, authority: Path | None) -> None:
+    """Tell Flower's command line, whose home this is, where its SuperLink is; without ``authority`` there is no TLS."""
+    trust: dict[str, Any] = {"root-certificates": str(authority)} if authority else {"insecure": True}
+    write_toml(home / "config.toml", {"superlink": {"default": name, name: {"address": address, **trust}}})
+
+
+def registered_node(answer: CompletedProcess[str]) -> str | None:
+    """Return the id that ``flwr supernode register --format json`` answered with; None where it refused the key."""
+    try:
+        return str(json.loads(answer.stdout)["node-id"])
+    except (ValueError, KeyError, TypeError):
+        return None
 
 
 def last_words(text: str) -> str:

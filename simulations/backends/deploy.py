@@ -14,12 +14,13 @@ from fedkr.network.bundle import build_bundle, installed, run_config
 from fedkr.network.certificates import KeyPair, make_node_key, make_server_certificate, make_signing_key
 from fedkr.network.processes import (
     LOOPBACK,
-    free_port,
     gate_command,
     hub_address,
     hub_command,
     last_words,
+    registered_node,
     superlink_flags,
+    usable_port,
     wait_for_port,
 )
 from fedkr.network.signing import read_signing_key
@@ -71,7 +72,7 @@ class Network:
         self.publisher = make_signing_key(folder, "publisher")
         self.bundle = build_bundle(shim).signed(PUBLISHER, read_signing_key(self.publisher.private))
         self.bundle.write(folder / "bundle")
-        hub, superlink = free_port(), free_port()
+        hub, superlink = usable_port(), usable_port()
         home.start(hub_command(hub, folder / "bundle"), "hub.log", home.environment())
         wait_for_port(LOOPBACK, hub)
         environment = home.environment(FLWR_SUPERGRID_API_URL=hub_address(hub))
@@ -82,7 +83,7 @@ class Network:
     def connection(self, key: Path) -> Connection:
         """Return how the owner of a registered key joins."""
         publishers = {PUBLISHER: self.publisher.public.read_text(encoding="utf-8")}
-        return Connection(self.address, str(self.tls.authority), str(key), publishers, free_port())
+        return Connection(self.address, str(self.tls.authority), str(key), publishers, usable_port())
 
     def run(self, study: Study, nodes: SuperNodes, least: int) -> None:
         """Run a study over the registered nodes; at least as many must stay alive."""
@@ -139,15 +140,12 @@ class SuperNodes:
 
     def _register(self, key: Path, name: str) -> str:
         """Return the id of the node that a key was registered as."""
-        answer = self._network.link.flwr(
-            "supernode", "register", str(key), CONNECTION, "--name", name, "--format", "json"
-        )
-        try:
-            return str(json.loads(answer.stdout)["node-id"])
-        except (ValueError, KeyError):
-            raise StudyFailedError(
-                f"{name}: its key was not registered: {last_words(answer.stdout + answer.stderr)}"
-            ) from None
+        asked = ("supernode", "register", str(key), CONNECTION, "--name", name, "--format", "json")
+        answer = self._network.link.flwr(*asked)
+        node = registered_node(answer)
+        if node is None:
+            raise StudyFailedError(f"{name}: its key was not registered: {last_words(answer.stdout + answer.stderr)}")
+        return node
 
     def _log(self, name: str) -> Path:
         return self._home.logs / f"{name}.log"

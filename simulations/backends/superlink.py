@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import re
-import socket
 import ssl
 import subprocess
 import time
@@ -21,7 +20,7 @@ import psutil
 from fedkr.errors import StudyFailedError, UserError
 from fedkr.failure import read_note
 from fedkr.network import bundle
-from fedkr.network.processes import LOOPBACK, last_words
+from fedkr.network.processes import LOOPBACK, last_words, usable_port, write_connection
 from fedkr.run_files import RunFiles
 from simulations.backends.home import FlowerHome
 from simulations.backends.processes import is_running, with_descendants
@@ -49,9 +48,7 @@ class Transport:
 def choose_port(wanted: int = 0) -> int:
     """Return ``wanted``, or a free TCP port of the loopback interface for 0; raise :class:`UserError` when in use."""
     try:
-        # As for the SuperLink, connections that a stopped server left in TIME_WAIT do not block a port.
-        with socket.create_server((LOOPBACK, wanted)) as probe:
-            return int(probe.getsockname()[1])
+        return usable_port(wanted=wanted)
     except (OSError, OverflowError) as error:
         raise UserError(
             f"backend.port={wanted}: cannot be used on {LOOPBACK} ({error}); backend.port=0 takes a free one"
@@ -70,7 +67,7 @@ class SuperLink:
         # Earlier attempts wrote to the same file, and their errors are not this one's.
         self._log_start = self._log.stat().st_size if self._log.exists() else 0
         self.address = f"{LOOPBACK}:{port}"
-        self._configure_command_line()
+        write_connection(home.path, CONNECTION, self.address, transport.authority)
         command = ["flower-superlink", *transport.flags, "--host", LOOPBACK, "--port", str(port)]
         self._process = home.start(command, "superlink.log", environment)
         self._wait_until_healthy()
@@ -111,12 +108,6 @@ class SuperLink:
             if run["status"].startswith("finished"):
                 raise self._failure(run.get("status-details", ""))
             command = ["flwr", "log", str(run["run-id"]), CONNECTION, "--stream"]  # the stream broke, the run did not
-
-    def _configure_command_line(self) -> None:
-        authority = self._transport.authority
-        trust: dict[str, Any] = {"root-certificates": str(authority)} if authority else {"insecure": True}
-        connections = {"default": CONNECTION, CONNECTION: {"address": self.address, **trust}}
-        bundle.write_toml(self._home.path / "config.toml", {"superlink": connections})
 
     def _wait_until_healthy(self) -> None:
         authority = self._transport.authority

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from fedkr.config import Study
-from fedkr.network.processes import free_port
+from fedkr.network.processes import usable_port
 from simulations.backends.site_folder import write_site_folders
 
 pytestmark = pytest.mark.alone
@@ -48,7 +48,7 @@ def fedkr(environment, tmp_path):
             command = [sys.executable, "-m", "fedkr.cli", *map(str, words)]
             options = {"cwd": tmp_path, "env": environment | extra, "text": True}
             if stay:
-                with (tmp_path / f"{words[1]}-{free_port()}.log").open("w") as log:
+                with (tmp_path / f"{words[1]}-{usable_port()}.log").open("w") as log:
                     process = subprocess.Popen(command, stdout=log, stderr=log, **options)
                 stack.callback(process.wait)
                 stack.callback(process.terminate)
@@ -70,7 +70,7 @@ def wait_until_listening(port, process):
 def test_the_documented_commands_make_a_closed_network_in_which_a_study_runs(fedkr, tmp_path):
     study = Study()
     study.federation.sites, study.data.limit = 2, 300
-    sites, gate = write_site_folders(study, tmp_path / "data"), free_port()
+    sites, gate = write_site_folders(study, tmp_path / "data"), usable_port()
 
     made = fedkr("server", "init", "coordinator", "127.0.0.1")
     assert made.returncode == 0, made.stderr
@@ -83,7 +83,7 @@ def test_the_documented_commands_make_a_closed_network_in_which_a_study_runs(fed
         assert added.returncode == 0, added.stderr
         site = yaml.safe_load((folder / "site.yaml").read_text()) | yaml.safe_load(made.stdout)
         own = {"coordinator": f"127.0.0.1:{gate}", "authority": str(tmp_path / "coordinator" / "ca.crt")}
-        site["connection"] |= own | {"port": free_port()}
+        site["connection"] |= own | {"port": usable_port()}
         # Both say that they are hospital-0, which is the other one's name.
         site |= {"name": "hospital-0", "policy": {"allow": ["metrics", "release"]}}
         (folder / "site.yaml").write_text(yaml.safe_dump(site))

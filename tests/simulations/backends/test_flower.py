@@ -12,9 +12,9 @@ import yaml
 
 from fedkr.config import Study
 from fedkr.errors import StudyFailedError, UserError
-from fedkr.network.bundle import run_config, write_bundle, write_toml
+from fedkr.network.bundle import run_config, write_bundle
 from fedkr.network.certificates import make_node_key
-from fedkr.network.processes import free_port
+from fedkr.network.processes import usable_port, write_connection
 from simulations.backends.deploy import Network, SuperNodes
 from simulations.backends.home import FlowerHome
 from simulations.backends.processes import users_of
@@ -83,8 +83,7 @@ def flwr_of(home, network, address, *arguments):
     """Run Flower's command line as somebody who reaches an address and has the public certificate."""
     own = home.path / f"somebody-{time.monotonic_ns()}"
     own.mkdir()
-    trust = {"address": address, "root-certificates": str(network.tls.authority)}
-    write_toml(own / "config.toml", {"superlink": {"default": "net", "net": trust}})
+    write_connection(own, "net", address, network.tls.authority)
     return subprocess.run(
         ["flwr", *arguments], env=home.environment(FLWR_HOME=str(own)), cwd=own, text=True, capture_output=True
     )
@@ -97,7 +96,7 @@ def network(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         hide_behind_a_proxy(patch)
         with FlowerHome(study_that(), folder) as home:
-            network = Network(home, APP, free_port())
+            network = Network(home, APP, usable_port())
             nodes = SuperNodes(home, network)
             stranger = site_folder(folder / "site-2")
             unknown = nodes.start(stranger, make_node_key(stranger, "node"))
