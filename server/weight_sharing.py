@@ -200,6 +200,7 @@ class WeightSharing(Contestant):
         down = content_bytes(messages[0].content) if messages else 0
 
         def accept(site: str, message: Message) -> tuple[Message, wire.Figures]:
+            """Return an answer as Flower is to average it, with its figures, what it cost and how far it went."""
             weights, figures = wire.read_round(message.content, sent)
             cost = {"bytes_up": content_bytes(message.content), "bytes_down": down}
             if self._keeps_updates:
@@ -317,14 +318,14 @@ def outsized(figures: Mapping[str, wire.Figures]) -> dict[str, str]:
     """
     reasons: dict[str, str] = {}
     for name, what in (
-        ("num-examples", "images"),
-        ("val-count", "val images"),
-        ("update", "distance from the weights"),
+        ("num-examples", "number of images"),
+        ("val-count", "number of val images"),
+        ("update", "change of the weights"),
     ):
         median = statistics.median(each[name] for each in figures.values()) if len(figures) > 2 else 0.0
         for site, each in figures.items():
             if median and each[name] > MOST_TIMES * median:
-                reasons[site] = f"its {what} ({each[name]:.3g}) are over {MOST_TIMES} times the sites' median"
+                reasons[site] = f"its {what}, {each[name]:.3g}, is over {MOST_TIMES} times the sites' median"
     return reasons
 
 

@@ -15,7 +15,7 @@ from fedkr.learning.runtime import Runtime
 from sites.admission import check_split
 from sites.handlers import site_card
 from sites.policy import Policy
-from sites.studies import BOUNDS, approved_studies
+from sites.studies import BOUNDS
 from sites.workspace import Site, SiteFile, open_site, read_site_file
 
 MAY_LEAVE = {
@@ -87,7 +87,7 @@ def _rare_classes(train: ImageSet, policy: Policy) -> dict[str, Any]:
 
 def _studies(file: SiteFile) -> dict[str, Any]:
     """Return what the site file says of the studies that may run."""
-    rules, approved = file.studies, approved_studies(file.studies, Path(file.records))
+    rules, approved = file.studies, file.studies.all_approved(Path(file.records))
     limits = {"modules": rules.modules, "hours": rules.hours, "gigabytes": rules.gigabytes}
     return ({"approved": sorted(approved)} if approved else {"bounds": BOUNDS | rules.bounds}) | limits
 

@@ -99,7 +99,7 @@ def _part(count: int) -> int:
 
 def _round_rates(row: Row, grid: Grid) -> None:
     for name, value in row.items():
-        if isinstance(value, float) and value is not None:
+        if isinstance(value, float):
             row[name] = grid.rate(value)
     if "roc" in row:
         points = [[grid.rate(rate) for rate in point] for point in row["roc"]]

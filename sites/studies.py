@@ -108,11 +108,6 @@ class StudyRules:
         return lines
 
 
-def approved_studies(rules: StudyRules, records: Path) -> set[str]:
-    """Return the digests that the site file and the records hold."""
-    return {*rules.approved, *read_records(records / APPROVED_FILE)}
-
-
 def _check_bound(where: str, name: str, bound: Any) -> None:
     known = dict(flat(Study().options()))
     if name not in known and not name.startswith(("generator.options.", "strategy.options.")):

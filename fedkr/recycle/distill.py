@@ -31,6 +31,7 @@ def regenerated_batches(
     first = held[0][1]
 
     def at(step: int) -> Batch:
+        """Return the batch of a step, drawing its set when the set before is done with."""
         wanted = first.epoch(step) // regenerate_every
         if wanted not in held:
             held.clear()

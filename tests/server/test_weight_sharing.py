@@ -16,6 +16,7 @@ from fedkr.stages import read_artifact
 from server.contestant import Federation, check_contestants, make_contestants
 from server.coordinator import SITE_ERROR
 from server.strategies import fedadam, fedavg, fedmedian, fedprox, fedyogi
+from server.weight_sharing import outsized
 
 COUNTER = "num_batches_tracked"
 
@@ -440,3 +441,28 @@ def test_what_the_sites_sent_is_let_go_as_soon_as_it_is_read(share):
     grids = []
     share(lambda grid, coordinator: grids.append(grid), sites=6)
     assert grids[0].most_alive <= 2
+
+
+def figures_of_round(**changed):
+    usual = {"num-examples": 50, "val-count": 10, "update": 1.0}
+    return {f"site-{i}": usual | ({} if i else changed) for i in range(4)}
+
+
+@pytest.mark.parametrize(
+    ("changed", "reason"),
+    [
+        ({"num-examples": 10**6}, "its number of images, 1e+06, is over 1000 times the sites' median"),
+        ({"val-count": 10**8}, "its number of val images"),
+        ({"update": 1e5}, "its change of the weights"),
+    ],
+)
+def test_an_answer_that_would_decide_a_round_alone_is_named(changed, reason):
+    ((site, why),) = outsized(figures_of_round(**changed)).items()
+    assert site == "site-0" and reason in why
+
+
+def test_answers_of_unlike_size_are_no_outliers_and_of_two_nobody_knows_which_is_one():
+    assert outsized(figures_of_round(**{"num-examples": 5000, "update": 100.0, "val-count": 900})) == {}
+    pair = list(figures_of_round(**{"num-examples": 10**9}).items())[:2]
+    assert outsized(dict(pair)) == {}
+    assert outsized(figures_of_round() | {"site-0": {"num-examples": 50, "val-count": 10, "update": 0.0}}) == {}
