@@ -6,7 +6,7 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Annotated
 
-from fedkr.config import CANARY_KINDS, OneOf, SplitConfig, Study, check_values
+from fedkr.config import CANARY_KINDS, OneOf, SplitConfig, Study, check_shares, check_values
 from fedkr.config.schema import Share
 from fedkr.data import ImageSet, SiteData, prepare_site
 from fedkr.errors import UserError
@@ -34,8 +34,7 @@ class SiteSplit(SplitConfig):
     def check(self, where: str) -> None:
         """Raise :class:`UserError` for a value that no split can have."""
         check_values(self, f"{where}: split")
-        if self.val + self.test + self.holdout >= 1:
-            raise UserError(f"{where}: split: val, test and holdout leave nothing to train on; lower one of them")
+        check_shares(self, f"{where}: split")
 
     def allow(self, study: Study) -> None:
         """Raise :class:`UserError` for a study whose audit would move images between the sets."""

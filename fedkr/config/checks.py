@@ -15,6 +15,7 @@ from fedkr.config.schema import (
     REFERENCE_ATTACKS,
     AuditConfig,
     SearchConfig,
+    SplitConfig,
     StrategyConfig,
     Study,
 )
@@ -44,8 +45,7 @@ def check_study(study: Study) -> None:
     if study.federation.min_sites > study.federation.sites:
         most = study.federation.sites
         raise UserError(f"federation.min_sites={study.federation.min_sites}: more than federation.sites={most}")
-    if study.split.val + study.split.test + study.split.holdout >= 1:
-        raise UserError("split: val, test and holdout together leave nothing to train on; lower one of them")
+    check_shares(study.split, "split")
     _check_strategy(study.strategy)
     _check_audit(study.audit, study.strategy.compare)
     if study.backend.address and study.backend.kind != "ray":
@@ -53,6 +53,12 @@ def check_study(study: Study) -> None:
             f"backend.address={study.backend.address!r}: only backend=ray takes one (an existing Ray cluster); "
             "for a SuperLink of your own use `flwr run`, see sites/README.md"
         )
+
+
+def check_shares(split: SplitConfig, where: str) -> None:
+    """Raise :class:`UserError`, which begins with ``where``, for shares that leave nothing to train on."""
+    if split.val + split.test + split.holdout >= 1:
+        raise UserError(f"{where}: val, test and holdout together leave nothing to train on; lower one of them")
 
 
 def _check_strategy(strategy: StrategyConfig) -> None:
