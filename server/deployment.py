@@ -25,10 +25,10 @@ from fedkr.network.certificates import ServerFiles, make_server_certificate, mak
 from fedkr.network.offline import flower_environment
 from fedkr.network.processes import (
     LOOPBACK,
+    complaint,
     gate_command,
     hub_address,
     hub_command,
-    last_words,
     registered_node,
     superlink_flags,
     usable_port,
@@ -90,9 +90,8 @@ class CoordinatorFolder:
         try:
             return {run["run-id"]: run["status"] for run in json.loads(answer.stdout)["runs"]}
         except (ValueError, KeyError):
-            why = last_words(answer.stdout + answer.stderr)
             raise StudyFailedError(
-                f"{self.root}: no SuperLink answers ({why}); `fedkr server start` starts it"
+                f"{self.root}: no SuperLink answers ({complaint(answer)}); `fedkr server start` starts it"
             ) from None
 
     def _read(self, name: str) -> Any:
@@ -157,13 +156,14 @@ def serve(root: Path, listen: str) -> None:
     write_connection(folder.home, CONNECTION, address, folder.tls.authority)
     link = ["flower-superlink", *superlink_flags(folder.tls), "--host", LOOPBACK, "--port", str(superlink)]
     link += ["--database", str(folder.root / "state.db")]
-    commands = {
-        "hub": hub_command(hub, folder.bundle),
-        "superlink": link,
-        "gate": gate_command(host, port, address, folder.tls),
-    }
-    with running(commands, folder, folder.environment(FLWR_SUPERGRID_API_URL=hub_address(hub))) as processes:
+    hub_and_link = {"hub": hub_command(hub, folder.bundle), "superlink": link}
+    public = {"gate": gate_command(host, port, address, folder.tls)}
+    environment = folder.environment(FLWR_SUPERGRID_API_URL=hub_address(hub))
+    with contextlib.ExitStack() as stack:
+        processes = stack.enter_context(running(hub_and_link, folder, environment))
         wait_for_port(LOOPBACK, superlink)
+        # Last, so that the SuperLink answers whoever finds the gate open.
+        processes |= stack.enter_context(running(public, folder, environment))
         wait_for_port(LOOPBACK if host == "0.0.0.0" else host, port)
         print(f"sites connect to {listen}; SuperLink and hub listen on loopback only; logs are in {folder.root}")
         while all(process.poll() is None for process in processes.values()):
@@ -208,7 +208,7 @@ def register(root: Path, name: str, key: Path) -> str:
     answer = folder.flwr("supernode", "register", str(key.absolute()), CONNECTION, "--name", name, "--format", "json")
     node = registered_node(answer)
     if node is None:
-        raise UserError(f"{key}: not registered: {last_words(answer.stdout + answer.stderr)}")
+        raise UserError(f"{key}: not registered: {complaint(answer)} (does `fedkr server start {root}` run?)")
     folder.write_sites(folder.sites | {node: name})
     return node
 

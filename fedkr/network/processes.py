@@ -73,6 +73,15 @@ def registered_node(answer: CompletedProcess[str]) -> str | None:
         return None
 
 
+def complaint(answer: CompletedProcess[str]) -> str:
+    """Return in one line why a command of Flower's failed, with or without ``--format json``."""
+    try:
+        said = str(json.loads(answer.stdout)["error-message"])
+    except (ValueError, KeyError, TypeError):
+        said = answer.stdout + answer.stderr
+    return last_words(said)
+
+
 def last_words(text: str) -> str:
     """Return the last line of a command's output that has words, without the frame that Flower draws around errors."""
     lines = [line.strip(" \t│╭╰─╮╯{}") for line in text.splitlines()]

@@ -14,10 +14,10 @@ from fedkr.network.bundle import build_bundle, installed, run_config
 from fedkr.network.certificates import KeyPair, make_node_key, make_server_certificate, make_signing_key
 from fedkr.network.processes import (
     LOOPBACK,
+    complaint,
     gate_command,
     hub_address,
     hub_command,
-    last_words,
     registered_node,
     superlink_flags,
     usable_port,
@@ -144,7 +144,7 @@ class SuperNodes:
         answer = self._network.link.flwr(*asked)
         node = registered_node(answer)
         if node is None:
-            raise StudyFailedError(f"{name}: its key was not registered: {last_words(answer.stdout + answer.stderr)}")
+            raise StudyFailedError(f"{name}: its key was not registered: {complaint(answer)}")
         return node
 
     def _log(self, name: str) -> Path:

@@ -20,7 +20,7 @@ import psutil
 from fedkr.errors import StudyFailedError, UserError
 from fedkr.failure import read_note
 from fedkr.network import bundle
-from fedkr.network.processes import LOOPBACK, last_words, usable_port, write_connection
+from fedkr.network.processes import LOOPBACK, complaint, last_words, usable_port, write_connection
 from fedkr.run_files import RunFiles
 from simulations.backends.home import FlowerHome
 from simulations.backends.processes import is_running, with_descendants
@@ -162,9 +162,7 @@ class SuperLink:
         try:
             runs: list[dict[str, Any]] = json.loads(listing.stdout)["runs"]
         except (ValueError, KeyError):
-            raise StudyFailedError(
-                f"`flwr ls` failed: {last_words(listing.stdout + listing.stderr)}", restart=True
-            ) from None
+            raise StudyFailedError(f"`flwr ls` failed: {complaint(listing)}", restart=True) from None
         if not runs:
             raise StudyFailedError(f"Flower did not start the run: {last_words(self._run_log())}")
         return runs[0]
