@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,23 @@ class Account:
     def settle(self, content: RecordDict) -> None:
         """Write an answer into the ledger; raise :class:`UserError` where it may not leave."""
         self.ledger.write(dataclasses.replace(self.entry, **_of_content(content)), self.budget)
+
+    def fail(self) -> None:
+        """Write down that the answer is a failure, which costs as much as one with figures."""
+        self.ledger.write(dataclasses.replace(self.entry, failed=True), self.budget)
+
+
+@contextlib.contextmanager
+def failures_counted(account: Account | None) -> Iterator[None]:
+    """Count in the ledger, where there is an account, that the work in this block failed."""
+    try:
+        yield
+    except BaseException:
+        # A ledger that cannot be written changes nothing: a failure leaves as a failure.
+        with contextlib.suppress(UserError):
+            if account is not None:
+                account.fail()
+        raise
 
 
 def open_account(message: Message, context: Context, file: SiteFile) -> Account:

@@ -22,7 +22,7 @@ from fedkr.config import parse_study
 from fedkr.errors import UserError
 from fedkr.failure import leave_note
 from fedkr.wire import SITE_ERROR
-from sites.accounting import Account, open_account
+from sites.accounting import Account, failures_counted, open_account
 from sites.admission import keep_split, permit, workplace
 from sites.asked import check_settings
 from sites.limits import within_limits
@@ -53,7 +53,8 @@ def _guarded(message: Message, context: Context, call_next: ClientAppCallable) -
         # Read before the handler runs, which could change the request in place.
         weights, answers = weight_shapes(message.content), answer_check(message, context)
         account = None if file is None else open_account(message, context, file)
-        return call_next(message, context), weights, answers, account
+        with failures_counted(account):
+            return call_next(message, context), weights, answers, account
 
     if file is None:
         reply, weights, answers, account = work()
@@ -62,14 +63,15 @@ def _guarded(message: Message, context: Context, call_next: ClientAppCallable) -
         keep_split(file)
         rules = file.studies
         reply, weights, answers, account = within_limits(work, Path(file.workspace), rules.hours, rules.gigabytes)
-    if reply.has_error():
-        raise PolicyError("the handler answered with an error of its own, whose text may not leave")
-    # Read again: an edit of the site file during long work counts.
-    policy, _ = permit(context.node_config, message_type, study)
-    check_reply(policy, message_type, reply.content, weights, answers)
-    if account is not None:
-        check_promises(dataclasses.replace(account.site, policy=policy), message_type, reply.content)
-        account.settle(reply.content)
+    with failures_counted(account):
+        if reply.has_error():
+            raise PolicyError("the handler answered with an error of its own, whose text may not leave")
+        # Read again: an edit of the site file during long work counts.
+        policy, _ = permit(context.node_config, message_type, study)
+        check_reply(policy, message_type, reply.content, weights, answers)
+        if account is not None:
+            check_promises(dataclasses.replace(account.site, policy=policy), message_type, reply.content)
+            account.settle(reply.content)
     # A new message: only the checked content leaves, not what a handler wrote into the metadata.
     return Message(reply.content, reply_to=message)
 

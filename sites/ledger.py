@@ -1,5 +1,7 @@
 """The ledger: one line for each answer that left a site, kept beside the site file whatever becomes of the workspace.
 
+That work on private images failed is an answer, too: whoever chooses what fails could ask by it.
+
 A line is written, and on the disk, before its answer leaves. So a process that dies in between counts an answer too
 many, never one too few.
 """
@@ -38,6 +40,7 @@ class Entry:
         release: digest of the released images, empty where none left.
         images: how many those are.
         guesses: how many coins an audit guessed.
+        failed: no figure left, only that the work failed or that its result may not leave.
         epsilon: of what differential privacy the answer has, None where it has none.
         when: seconds since 1970.
     """
@@ -50,6 +53,7 @@ class Entry:
     release: str = ""
     images: int = 0
     guesses: int = 0
+    failed: bool = False
     epsilon: float | None = None
     when: float = dataclasses.field(default=0.0, compare=False)
 
@@ -190,6 +194,7 @@ def _row(study: str, entries: list[Entry]) -> dict[str, Any]:
     return {
         "study": study[:12],
         "answers": len(entries),
+        "failed": sum(entry.failed for entry in entries),
         "models": len({entry.model for entry in entries if entry.model}),
         **{f"on {split}": splits[split] for split in ("test", "val", "members")},
         "images": images_released(entries),

@@ -12,6 +12,7 @@ from fedkr.config import Study
 from fedkr.failure import NOTE
 from sites.app import answer
 from sites.guard import REFUSED, SITE_ERROR, guard, keep_at_site
+from sites.ledger import Ledger
 
 SECRET = "/wards/7/patient-4711.dcm"
 # What stopped each reply, by the type of its exception, which only the site knows.
@@ -91,6 +92,23 @@ def test_a_handler_that_smuggles_a_record_answers_with_an_error(ask, release_con
 def test_a_handler_that_returns_more_images_than_the_sites_file_allows_is_refused(ask, release_content):
     assert not ask(answering(release_content(6)), max_images=6).has_error()
     assert forbidden(ask(answering(release_content(7)), max_images=6))
+
+
+def test_work_that_fails_is_in_the_ledger_and_spends_the_budget_as_figures_do(ask, release_content, tmp_path):
+    def fail_at(seed):
+        study = Study(seed=seed)
+        return ask(raising(ValueError("diverged")), request=wire.request_content(study.to_json()), max_models=2)
+
+    assert (
+        forbidden(fail_at(0), "ValueError")
+        and forbidden(fail_at(0), "ValueError")
+        and forbidden(fail_at(1), "ValueError")
+    )
+    assert forbidden(fail_at(2), "PolicyError"), "the third study finds the budget spent before any work"
+    entries = Ledger(tmp_path / "site-records").entries()
+    assert [(entry.message, entry.failed, entry.images) for entry in entries] == [(wire.RELEASE, True, 0)] * 3
+    assert not ask(answering(release_content()), request=wire.request_content(Study(seed=1).to_json())).has_error()
+    assert not Ledger(tmp_path / "site-records").entries()[-1].failed
 
 
 def test_a_request_that_the_policy_forbids_never_reaches_its_handler(ask):

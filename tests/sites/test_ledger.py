@@ -96,9 +96,9 @@ def test_a_release_that_was_asked_for_again_counts_once():
 def test_a_table_has_a_row_for_each_study_and_one_of_all():
     release = Entry("t" * 64, "any", "train.release", model="r", split="val", release="d", images=40)
     audit = Entry("s", "any", "evaluate.audit", model="a", split="members", guesses=10, epsilon=1.0)
-    one, two, total = ledger_rows([about("a"), about("a"), about("b"), audit, audit, release])
+    one, two, total = ledger_rows([about("a"), about("a"), about("b", failed=True), audit, audit, release])
     assert (one["study"], one["answers"], one["models"], one["on test"], one["on members"]) == ("s", 5, 2, 3, 2)
-    assert (one["guesses"], one["epsilon"], one["images"]) == (10, 1.0, 0)
+    assert (one["guesses"], one["epsilon"], one["images"], one["failed"]) == (10, 1.0, 0, 1)
     assert (two["study"], two["images"], two["on val"], two["epsilon"]) == ("t" * 12, 40, 1, None)
     assert (total["study"], total["answers"], total["models"], total["images"]) == ("all", 6, 3, 40)
 
