@@ -115,6 +115,15 @@ def finite(logits: NDArray[np.float32]) -> NDArray[np.float32]:
     return known.clip(-LARGEST_LOGIT, LARGEST_LOGIT)
 
 
+def coarse_p_value(p_value: float) -> float:
+    """Return a p-value in 0..1, rounded up to 1, 2 or 5 times a power of ten: the test rejects no more often for it."""
+    if p_value <= 0.0:
+        return 0.0
+    power = 10.0 ** math.floor(math.log10(p_value))
+    leading = next(digit for digit in (1, 2, 5, 10) if digit * power >= p_value * (1 - 10.0**-DIGITS))
+    return min(1.0, float(f"{leading * power:.1g}"))
+
+
 def coarse_seconds(seconds: float) -> float:
     """Return a time rounded up, so that it tells how long a job is and not how many images it has."""
     return math.ceil(seconds / SECONDS_STEP) * SECONDS_STEP

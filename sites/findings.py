@@ -14,7 +14,7 @@ from fedkr.audit.document import PART_STEP, Document
 from fedkr.audit.findings import Row
 from fedkr.audit.statistics.membership import ENDS, resolvable, tpr_name
 from fedkr.config import AuditConfig
-from sites.coarse import Grid
+from sites.coarse import Grid, coarse_p_value
 from sites.figures import audit_grid, public_count
 from sites.policy import COUNT_STEP, PolicyError
 from sites.workspace import Site
@@ -59,7 +59,9 @@ def public_comparison(site: Site, document: Document, challenge: Challenge) -> D
     if not site.policy.coarse:
         return document
     grid = audit_grid(site, min(len(side) for side in challenge.sides))
-    blind = [row | {"auc": grid.rate(row["auc"])} for row in document["blind"]]
+    blind = [
+        row | {"auc": grid.rate(row["auc"]), "p_value": coarse_p_value(row["p_value"])} for row in document["blind"]
+    ]
     ends = ("difference", "low", "high")
     paired = [row | {end: grid.difference(row[end]) for end in ends} for row in document["paired"]]
     return {"blind": blind, "paired": paired}

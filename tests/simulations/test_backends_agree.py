@@ -6,13 +6,17 @@ import pytest
 
 pytestmark = pytest.mark.alone
 
+# Every kind of message, each answered by a new process of a site, which loads PyTorch: as few of each as will do.
+ONE_OF_EACH = "strategy.rounds=1 strategy.search_rounds=1 recycle.rounds=1 audit.targets=[student]"
+
 
 def test_a_deployment_gives_the_numbers_of_the_inline_run_bit_by_bit(
-    small_run, small_overrides, run, numbers, leftovers, tmp_path
+    small_overrides, run, numbers, leftovers, tmp_path
 ):
-    folder = run([*small_overrides, "backend=deploy"], tmp_path / "deploy")
+    overrides = [*small_overrides, *ONE_OF_EACH.split()]
+    folder = run([*overrides, "backend=deploy"], tmp_path / "deploy")
     assert json.loads((folder / "results.json").read_text())["backend"] == "deploy"
-    expected, found = numbers(small_run), numbers(folder)
+    expected, found = numbers(run(overrides, tmp_path / "inline")), numbers(folder)
     assert found["models"].keys() == expected["models"].keys() == {"student", "fedavg", "centralised"}
     for part, values in expected.items():
         assert found[part] == values, part

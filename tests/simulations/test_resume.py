@@ -11,6 +11,9 @@ from simulations.backends.processes import users_of
 
 pytestmark = pytest.mark.alone
 
+# What is killed is at work in these; what follows is as in any other run.
+WITHOUT_THE_REST = "strategy.compare=[fedavg,fedkr] recycle.rounds=1 audit.enabled=false"
+
 
 def kill_one(folder, wanted):
     """Kill one process of the run whose command line holds ``wanted``."""
@@ -24,10 +27,10 @@ def kill_one(folder, wanted):
 
 
 def test_a_ray_run_survives_a_killed_worker_and_a_killed_superlink(
-    command, wait_for_stage, assert_untouched, patience, small_run, small_overrides, numbers, stages, tmp_path
+    command, wait_for_stage, assert_untouched, patience, small_overrides, run, numbers, stages, tmp_path
 ):
-    folder = tmp_path / "run"
-    process = command([*small_overrides, "backend=ray"], folder)
+    folder, overrides = tmp_path / "run", [*small_overrides, *WITHOUT_THE_REST.split()]
+    process = command([*overrides, "backend=ray"], folder)
     wait_for_stage(folder, "sites/site-0/stages/generator-*", process)
     kill_one(folder, "ray::ClientAppActor")
     wait_for_stage(folder, "server/stages/fedavg-*-r1-*", process)
@@ -35,5 +38,5 @@ def test_a_ray_run_survives_a_killed_worker_and_a_killed_superlink(
     kill_one(folder, "flower-superlink")
     assert process.wait(patience) == 0, folder.with_suffix(".log").read_text()
     assert_untouched(done, stages(folder))
-    assert numbers(folder) == numbers(small_run)
+    assert numbers(folder) == numbers(run(overrides, tmp_path / "inline"))
     assert not (folder / "server" / "failure.json").exists() and not (folder / "flower" / "home.json").exists()

@@ -8,6 +8,7 @@ from fedkr.data.images import Shape
 from fedkr.errors import UserError
 from fedkr.learning.models import build_classifier
 from sites.audit import SiteAudit
+from sites.coarse import coarse_p_value
 from sites.findings import public_findings
 from sites.handlers import HANDLERS
 from sites.policy import PolicyError
@@ -80,3 +81,20 @@ def test_the_parts_of_a_copy_check_are_rounded_and_no_copy_of_every_byte_is_roun
 def test_an_audit_of_fewer_images_than_the_policy_asks_for_has_no_answer(audited):
     with pytest.raises(PolicyError, match="an audit needs 50 members and 50 non-members"):
         audited(min_evaluated=50)
+
+
+@pytest.mark.parametrize(
+    ("exact", "leaves"),
+    [(0, 0), (0.0005, 0.0005), (0.00051, 0.001), (0.012, 0.02), (0.2, 0.2), (0.21, 0.5), (0.7, 1), (1, 1)],
+)
+def test_a_p_value_leaves_rounded_up_so_that_nothing_is_rejected_for_it(exact, leaves):
+    assert coarse_p_value(exact) == leaves
+
+
+def test_a_comparisons_p_value_leaves_rounded(hospital, study):
+    answers = {}
+    for name, policy in {"coarse": {}, "exact": {"exact_counts": True}}.items():
+        site = open_site({"site-file": str(hospital(**policy))}, study)
+        content = HANDLERS[wire.COMPARE](site, wire.Request(study.to_json(), {"pairs": "[]"}, None))
+        answers[name] = wire.read_document(content, wire.COMPARISON)["blind"][0]["p_value"]
+    assert answers["coarse"] == coarse_p_value(answers["exact"]) != answers["exact"]
