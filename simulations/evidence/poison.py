@@ -1,7 +1,8 @@
 """How often quarantine finds poisoned releases, and honest ones of skewed sites: real images stand for synthetic ones.
 
 Run as ``python -m simulations.evidence.poison dataset=digits data.root=DIR out=FILE partitions=10``; ``partition`` is
-Dirichlet with alpha 0.1 over five sites, and in turn each kind of poison is at one of them.
+Dirichlet with alpha 0.1 over five sites, and in turn each kind of poison is at one of them. ``first=6`` leaves the
+first six partitions out, and ``most=2000`` takes so many images of a larger set.
 """
 
 from __future__ import annotations
@@ -104,10 +105,11 @@ def judge(study: Study, sites: Mapping[str, SoftSet]) -> dict[str, str]:
 
 def main(words: list[str]) -> None:
     """Measure, and write the counts and what they are of."""
-    own = dict(word.split("=", 1) for word in words if word.startswith(("out=", "partitions=", "most=")))
+    own = dict(word.split("=", 1) for word in words if word.startswith(("out=", "partitions=", "first=", "most=")))
     overrides = [word for word in words if word.split("=", 1)[0] not in own]
     counts: dict[str, Counter[str]] = {}
-    for seed in range(int(own["partitions"])):
+    first = int(own.get("first", 0))
+    for seed in range(first, first + int(own["partitions"])):
         study = compose_study([*SKEW, *overrides, f"seed={seed}"])
         pool = load_source(study.data).pool
         kept = np.random.default_rng(0).permutation(len(pool))[: int(own.get("most", len(pool)))]
@@ -115,7 +117,7 @@ def main(words: list[str]) -> None:
         for kind, count in measure(study, pool, partition_sites(pool, study), seed % study.federation.sites).items():
             counts[kind] = counts.get(kind, Counter()) + Counter(count)
         print(seed, {kind: f"{count['quarantined']}/{count['judged']}" for kind, count in counts.items()}, flush=True)
-        of = {"overrides": [*SKEW, *overrides], "most": own.get("most"), "seeds": seed + 1}
+        of = {"overrides": [*SKEW, *overrides], "most": own.get("most"), "seeds": [first, seed]}
         write_json(Path(own["out"]), of | {"counts": counts})
 
 
