@@ -161,10 +161,10 @@ def serve(root: Path, listen: str) -> None:
     environment = folder.environment(FLWR_SUPERGRID_API_URL=hub_address(hub))
     with contextlib.ExitStack() as stack:
         processes = stack.enter_context(running(hub_and_link, folder, environment))
-        wait_for_port(LOOPBACK, superlink)
+        wait_for_port(LOOPBACK, superlink, processes["superlink"])
         # Last, so that the SuperLink answers whoever finds the gate open.
         processes |= stack.enter_context(running(public, folder, environment))
-        wait_for_port(LOOPBACK if host == "0.0.0.0" else host, port)
+        wait_for_port(LOOPBACK if host == "0.0.0.0" else host, port, processes["gate"])
         print(f"sites connect to {listen}; SuperLink and hub listen on loopback only; logs are in {folder.root}")
         while all(process.poll() is None for process in processes.values()):
             time.sleep(TICK)

@@ -7,7 +7,7 @@ import socket
 import sys
 import time
 from pathlib import Path
-from subprocess import CompletedProcess
+from subprocess import CompletedProcess, Popen
 from typing import Any
 
 from fedkr.errors import StudyFailedError
@@ -15,7 +15,8 @@ from fedkr.network.bundle import write_toml
 from fedkr.network.certificates import ServerFiles
 
 LOOPBACK = "127.0.0.1"
-START_DEADLINE = 30.0
+# A busy machine loads a server's libraries slowly.
+START_DEADLINE = 120.0
 
 
 def gate_command(host: str, port: int, superlink: str, tls: ServerFiles) -> list[str]:
@@ -40,16 +41,17 @@ def superlink_flags(tls: ServerFiles) -> tuple[str, ...]:
     return (*files, "--ssl-keyfile", str(tls.key), "--enable-supernode-auth")
 
 
-def wait_for_port(host: str, port: int) -> None:
-    """Wait until something listens; raise :class:`StudyFailedError` when nothing does for half a minute."""
+def wait_for_port(host: str, port: int, server: Popen[bytes]) -> None:
+    """Wait until a server listens; raise :class:`StudyFailedError` when it ended, or does not for two minutes."""
     until = time.monotonic() + START_DEADLINE
-    while time.monotonic() < until:
+    while time.monotonic() < until and server.poll() is None:
         try:
             socket.create_connection((host, port), timeout=1).close()
             return
         except OSError:
             time.sleep(0.05)
-    raise StudyFailedError(f"nothing listens on {host}:{port} after {START_DEADLINE:.0f} s")
+    why = f"after {START_DEADLINE:.0f} s" if server.poll() is None else f"its server ended ({server.returncode})"
+    raise StudyFailedError(f"nothing listens on {host}:{port}: {why}")
 
 
 def usable_port(host: str = LOOPBACK, wanted: int = 0) -> int:

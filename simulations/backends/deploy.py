@@ -73,12 +73,12 @@ class Network:
         self.bundle = build_bundle(shim).signed(PUBLISHER, read_signing_key(self.publisher.private))
         self.bundle.write(folder / "bundle")
         hub, superlink = usable_port(), usable_port()
-        home.start(hub_command(hub, folder / "bundle"), "hub.log", home.environment())
-        wait_for_port(LOOPBACK, hub)
+        hub_process = home.start(hub_command(hub, folder / "bundle"), "hub.log", home.environment())
+        wait_for_port(LOOPBACK, hub, hub_process)
         environment = home.environment(FLWR_SUPERGRID_API_URL=hub_address(hub))
         self.link = SuperLink(home, superlink, Transport(superlink_flags(self.tls), self.tls.authority), environment)
-        home.start(gate_command(LOOPBACK, port, self.link.address, self.tls), "gate.log", home.environment())
-        wait_for_port(LOOPBACK, port)
+        gate = home.start(gate_command(LOOPBACK, port, self.link.address, self.tls), "gate.log", home.environment())
+        wait_for_port(LOOPBACK, port, gate)
 
     def connection(self, key: Path) -> Connection:
         """Return how the owner of a registered key joins."""

@@ -12,7 +12,7 @@ from simulations.backends.processes import users_of
 pytestmark = pytest.mark.alone
 
 # What is killed is at work in these; what follows is as in any other run.
-WITHOUT_THE_REST = "strategy.compare=[fedavg,fedkr] recycle.rounds=1 audit.enabled=false"
+WITHOUT_THE_REST = "strategy.compare=[fedavg,fedkr] recycle.rounds=1 audit.enabled=false audit.targets=[student]"
 
 
 def kill_one(folder, wanted):
