@@ -24,6 +24,7 @@ from fedkr.learning.models.resnet import resnet18
 from fedkr.learning.prediction import predict_logits, to_model_input
 from fedkr.learning.runtime import Runtime
 from fedkr.stages import model_tensors
+from simulations.audit_run.torchscript.model import ConfinedModel
 from simulations.export.bundle import WEIGHTS_FILE, read_student
 
 # Keys under which training scripts put the weights among other things.
@@ -88,12 +89,24 @@ class OutsideModel(nn.Module):
         return out.clamp_min(SMALLEST_PROBABILITY).log() if self.gives_probabilities else out
 
     def predict(self, images: NDArray[np.uint8], runtime: Runtime) -> NDArray[np.float32]:
-        """Return float32 logits ``[N, K]`` of uint8 ``[N, H, W, C]``, in the precision that the model was made in."""
-        return predict_logits(self, images, Runtime(runtime.device, None))
+        """Return float32 logits ``[N, K]`` of uint8 ``[N, H, W, C]``, in the precision that the model was made in.
+
+        Raises:
+            UserError: a model that fails on some of the images, whatever it answered to the first.
+        """
+        try:
+            logits = predict_logits(self, images, Runtime(runtime.device, None))
+        except (RuntimeError, ValueError) as error:
+            raise UserError(f"the model fails on some of the images ({_reason(error)})") from None
+        if logits.ndim != 2 or len(logits) != len(images) or not np.isfinite(logits).all():
+            raise UserError("the model gives some of the images other answers than finite logits [N, classes]")
+        return logits
 
 
 def load_model(path: Path, config: ClassifierConfig, shape: ImageSet) -> OutsideModel:
-    """Read TorchScript, ``.safetensors``, a ``.pt`` file of tensors, or a folder of ``fedkr export``; unpickle nothing.
+    """Read TorchScript, ``.safetensors``, a ``.pt`` file of tensors, or a folder of ``fedkr export``.
+
+    Nothing is unpickled, and TorchScript runs confined (:mod:`simulations.audit_run.torchscript`).
 
     Bare weights are of the architecture ``config``; the model must fit size, channels and classes of ``shape``.
 
@@ -109,9 +122,9 @@ def load_model(path: Path, config: ClassifierConfig, shape: ImageSet) -> Outside
             return _of_weights(load_file(path), config, Shape.of(shape), path)
         except SafetensorError as error:
             raise UserError(f"{path}: not a readable safetensors file ({error})") from None
-    return (
-        _torchscript(path) if _is_torchscript(path) else _of_weights(_read_tensors(path), config, Shape.of(shape), path)
-    )
+    if _is_torchscript(path):
+        return OutsideModel(ConfinedModel(path), "TorchScript")
+    return _of_weights(_read_tensors(path), config, Shape.of(shape), path)
 
 
 def check_answers(model: OutsideModel, data: ImageSet, path: Path, runtime: Runtime) -> None:
@@ -123,10 +136,11 @@ def check_answers(model: OutsideModel, data: ImageSet, path: Path, runtime: Runt
     with torch.inference_mode():
         try:
             out = model(to_model_input(torch.from_numpy(probe).to(runtime.device)))
+        except UserError:
+            raise
         except Exception as error:  # whatever the model's own code raises
             size = f"{data.channels} x {data.size} x {data.size}"
-            reason = str(error).strip().splitlines()[-1:] or [type(error).__name__]
-            raise UserError(f"{path}: the model cannot take images of {size} ({reason[0]})") from None
+            raise UserError(f"{path}: the model cannot take images of {size} ({_reason(error)})") from None
     if not isinstance(out, Tensor) or out.ndim != 2 or len(out) != len(probe):
         found = f"a tensor of shape {list(out.shape)}" if isinstance(out, Tensor) else f"a {type(out).__name__}"
         raise UserError(f"{path}: returns {found} for {len(probe)} images; it must return logits [N, classes]")
@@ -137,6 +151,10 @@ def check_answers(model: OutsideModel, data: ImageSet, path: Path, runtime: Runt
         raise UserError(f"{path}: gives NaN or infinite logits; check --mean and --std, and the model's weights")
     sums = out.float().sum(dim=1)
     model.gives_probabilities = bool((out >= 0).all() and (sums - 1).abs().max() < 1e-3)
+
+
+def _reason(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[-1]
 
 
 def _exported(path: Path, shape: ImageSet) -> OutsideModel:
@@ -151,26 +169,19 @@ def _exported(path: Path, shape: ImageSet) -> OutsideModel:
 
 
 def _is_torchscript(path: Path) -> bool:
-    if not zipfile.is_zipfile(path):
-        return False
-    with zipfile.ZipFile(path) as archive:
-        return any("/code/" in name for name in archive.namelist())
-
-
-def _torchscript(path: Path) -> OutsideModel:
     try:
-        with warnings.catch_warnings():
-            # PyTorch wants new models to be exported another way; files of this kind will be around for long.
-            warnings.simplefilter("ignore", FutureWarning)
-            return OutsideModel(torch.jit.load(str(path), map_location="cpu").eval(), "TorchScript")
-    except (RuntimeError, ValueError) as error:
-        reason = str(error).strip().splitlines()[:1] or ["damaged"]
-        raise UserError(f"{path}: not a readable TorchScript file ({reason[0]})") from None
+        with zipfile.ZipFile(path) as archive:
+            return any("/code/" in name for name in archive.namelist())
+    except Exception:  # the parser of a damaged archive raises whatever its bytes lead it to
+        return False
 
 
 def _read_tensors(path: Path) -> dict[str, Any]:
     try:
-        values = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            # Of files that are refused below in one line.
+            warnings.simplefilter("ignore")
+            values = torch.load(path, map_location="cpu", weights_only=True)
     except Exception:  # the restricted unpickler raises whatever its bytes happen to lead it to
         raise UserError(
             f"{path}: neither TorchScript nor a file of plain tensors; a pickled model is never opened: save its "

@@ -2,6 +2,7 @@
 
 import json
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,7 +22,9 @@ from fedkr.learning.runtime import Runtime
 from simulations.audit_run.options import Request
 from simulations.audit_run.outside import audit_outside
 from simulations.audit_run.outside_model import OutsideModel, check_answers, load_model, recipe_of
+from simulations.audit_run.torchscript.confinement import why_not
 
+confining = pytest.mark.skipif(why_not() is not None, reason="this system runs no TorchScript")
 SMALL = ClassifierConfig(arch="resnet8", width=4, steps=40, batch=32, augment="none")
 CPU = Runtime.choose("cpu", "float32")
 
@@ -72,6 +75,7 @@ def logits(path, members, config=SMALL):
     return model.predict(members.images, CPU)
 
 
+@confining
 def test_every_file_of_one_model_gives_the_same_answers(overfitted, members, tmp_path):
     torch.save({"net": overfitted.state_dict(), "epoch": 3}, tmp_path / "wrapped.pt")
     torch.save(nn.DataParallel(overfitted).state_dict(), tmp_path / "parallel.pth")
@@ -97,6 +101,15 @@ def test_a_file_of_something_else_is_refused(content, members, tmp_path):
     (tmp_path / "model.pt").write_bytes(content)
     with pytest.raises(UserError, match="neither TorchScript nor a file of plain tensors"):
         load_model(tmp_path / "model.pt", SMALL, members)
+
+
+def test_a_damaged_archive_and_code_under_another_name_are_refused_in_one_line(members, tmp_path):
+    path = scripted(Answering(lambda m: m), tmp_path / "model.pt")
+    whole = path.read_bytes()
+    for content in (whole.replace(b"PK\x01\x02", b"PK\x01\x03"), whole.replace(b"/code/", b"/CODE/")):
+        path.write_bytes(content)
+        with pytest.raises(UserError, match="neither TorchScript nor a file of plain tensors"):
+            load_model(path, SMALL, members)
 
 
 def test_missing_and_foreign_weights_are_named(overfitted, members, tmp_path):
@@ -132,28 +145,42 @@ class Answering(nn.Module):
         (lambda m: m[:, None].repeat(1, 3) / 0, "gives NaN or infinite logits; check --mean and --std"),
     ],
 )
-def test_answers_that_are_no_logits_for_these_classes_are_refused(answer, line, members, tmp_path):
-    path = scripted(Answering(answer), tmp_path / "model.pt")
-    with pytest.raises(UserError, match=line):
+def test_answers_that_are_no_logits_for_these_classes_are_refused(answer, line, members):
+    with pytest.raises(UserError, match=f"model.pt: {line}"):
+        check_answers(OutsideModel(Answering(answer), "a test"), members, Path("model.pt"), CPU)
+
+
+@confining
+def test_a_torchscript_file_that_returns_a_tuple_is_refused_by_its_name(members, tmp_path):
+    path = scripted(Answering(lambda m: (m[:, None].repeat(1, 3), m)), tmp_path / "model.pt")
+    with pytest.raises(UserError, match=r"model\.pt: returns a tuple"):
         check_answers(load_model(path, SMALL, members), members, path, CPU)
 
 
-def test_images_that_the_model_cannot_take_are_refused(members, tmp_path):
+def test_images_that_the_model_cannot_take_are_refused(members):
     colour = build_classifier(SMALL, Shape(3, 8, 3), "colour")
-    path = scripted(colour, tmp_path / "model.pt", torch.zeros(2, 3, 8, 8))
     with pytest.raises(UserError, match="cannot take images of 1 x 8 x 8"):
-        check_answers(load_model(path, SMALL, members), members, path, CPU)
+        check_answers(OutsideModel(colour, "a test"), members, Path("model.pt"), CPU)
+
+
+@pytest.mark.parametrize("later", [lambda m: m[1:], lambda m: m[:, 0], lambda m: m / 0, lambda m: m @ m])
+def test_a_model_that_answers_otherwise_after_it_was_tried_is_one_line(later, members):
+    model = OutsideModel(Answering(lambda m: m[:, None].repeat(1, 3)), "a test")
+    check_answers(model, members, Path("model.pt"), CPU)
+    model.network = Answering(lambda m: later(m[:, None].repeat(1, 3)))
+    with pytest.raises(UserError, match="some of the images"):
+        model.predict(members.images, CPU)
 
 
 def test_probabilities_are_turned_into_logits(overfitted, members, tmp_path):
-    path = scripted(nn.Sequential(overfitted, nn.Softmax(dim=1)), tmp_path / "model.pt")
+    model = OutsideModel(nn.Sequential(overfitted, nn.Softmax(dim=1)), "a test")
+    check_answers(model, members, Path("model.pt"), CPU)
     expected = torch.from_numpy(logits(save(overfitted, tmp_path / "m.safetensors"), members)).log_softmax(1)
-    np.testing.assert_allclose(logits(path, members), expected.clamp_min(np.log(1e-12)), atol=1e-3)
+    np.testing.assert_allclose(model.predict(members.images, CPU), expected.clamp_min(np.log(1e-12)), atol=1e-3)
 
 
-def test_the_input_is_normalised_as_asked(members, tmp_path):
-    path = scripted(Answering(lambda m: m[:, None].repeat(1, 3)), tmp_path / "model.pt")
-    model = load_model(path, SMALL, members)
+def test_the_input_is_normalised_as_asked(members):
+    model = OutsideModel(Answering(lambda m: m[:, None].repeat(1, 3)), "a test")
     model.normalise("0.25", "0.5", 1)
     means = members.images.mean((1, 2, 3)) / 255
     np.testing.assert_allclose(model.predict(members.images, CPU)[:, 0], (means - 0.25) / 0.5, atol=1e-5)
@@ -174,6 +201,7 @@ def test_what_is_given_wins_over_what_the_model_says_of_itself():
     assert recipe_of(None, {"width": 3}).width == 3
 
 
+@confining
 def test_a_model_that_knows_its_images_by_heart_is_found(overfitted, npz, tmp_path, capsys):
     path = scripted(overfitted, tmp_path / "model.pt")
     out = audit_outside(
