@@ -20,7 +20,7 @@ from fedkr.audit.document import AuditQuestion, Document, Pair, audit_extras, ch
 from fedkr.audit.statistics.blind import holm_reject
 from fedkr.audit.statistics.pooling import pooled_rows, worst_site
 from fedkr.audit.targets import RELEASE, headline_key
-from fedkr.audit.verdict import RELEASE_STUDENT, site_verdicts
+from fedkr.audit.verdict import RELEASE_STUDENT, Blind, site_verdicts
 from fedkr.fingerprint import fingerprint
 from fedkr.learning.job import Job
 from fedkr.learning.runtime import Runtime
@@ -78,7 +78,9 @@ def with_summaries(rows: Iterable[Row], extras: Extras) -> tuple[list[Row], Extr
     untested = {row["site"] for row in own} - set(blind)
     worst = worst_site(row for row in own if row.get("headline"))
     return [*own, *pooled_rows(own)], extras | {
-        "verdicts": [verdict.as_row() for verdict in site_verdicts(own, void, untested)],
+        "verdicts": [
+            verdict.as_row() for verdict in site_verdicts(own, Blind(void, untested), extras.get("canaries", []))
+        ],
         "worst_site": [{name: value for name, value in row.items() if name != "roc"} for row in worst],
     }
 

@@ -1,18 +1,30 @@
-"""The verdict on one model at one site: a pass takes a strong attack that finds nothing where it could."""
+"""The verdict on one model at one site, or at all: a pass takes strong attacks that find nothing where they could.
+
+All claims of an audit, over its sites and targets, are one family: Holm's procedure keeps the chance that any of them
+is called leakage by mistake at :data:`LEVEL`, however many sites there are.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
+from fedkr.audit.claims import Claim, auc_claim, below_guessing, tpr_claim, upper_limit
+from fedkr.audit.statistics.blind import holm_reject
+from fedkr.audit.statistics.pooling import pooled_rows
 from fedkr.audit.targets import RELEASE
 from fedkr.site_name import ALL_SITES
 
 NONE_FOUND, FOUND, UNCLEAR = VERDICTS = ("no leakage found", "leakage found", "cannot tell")
 # An AUC of 0.5 is guessing; a pass takes an interval that ends here at the latest.
 CHANCE, LARGEST_PASS = 0.5, 0.55
+# Of all claims together.
+LEVEL = 0.05
 STRONGEST = "rmia"
+# Beside it, the first of these that was run.
+LIRA = ("lira-online", "lira-online-fixed", "lira-offline", "lira-offline-fixed")
 CONTROL = "teacher"
 RELEASE_STUDENT = "site-student"
 # Kinds trained on releases: a direct reference never saw a generator, and would attack another kind of model.
@@ -21,29 +33,57 @@ Row = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
+class Figures:
+    """One attack on one target: the row to quote, and the rows of the sites that it rests on."""
+
+    shown: Row
+    sites: Sequence[Row]
+
+    @property
+    def attack(self) -> str:
+        """The attack, with its references."""
+        references = self.shown.get("references") or "none"
+        return self.shown["attack"] if references == "none" else f"{self.shown['attack']}, {references} references"
+
+    @cached_property
+    def claims(self) -> list[Claim]:
+        """That members stand out, on average and at a low FPR."""
+        found = [auc_claim(self.shown, self.sites), tpr_claim(self.shown, self.sites)]
+        return [Claim(f"{claim.figure} by {self.attack}", claim.p_value) for claim in found if claim is not None]
+
+
+@dataclass(frozen=True)
 class Evidence:
     """What the verdict on one target at one site rests on.
 
     Attributes:
-        row: the target's headline row, or None.
-        control: that of the site's teacher, or None.
-        student: that of the student of this site's releases, or None; it counts for a release.
+        named: the attacks that were named beforehand: the headline, LiRA beside RMIA, and for a release those on the
+            student of this site's releases.
+        beside: further attacks, which a pass needs to show nothing.
+        canaries: the headline attack on images that were planted, where some were.
+        control: the headline attack on the site's teacher, or None.
         void: whether the blind baseline told members from non-members.
         untested: whether it gave no answer; a difference between the two could then hide a leak.
     """
 
     site: str
     target: str
-    row: Row | None
-    control: Row | None = None
-    student: Row | None = None
+    named: Sequence[Figures] = ()
+    beside: Sequence[Figures] = ()
+    canaries: Sequence[Claim] = ()
+    control: Figures | None = None
     void: bool = False
     untested: bool = False
+
+    @cached_property
+    def claims(self) -> list[Claim]:
+        """All that is tested, in the family of the whole audit; nothing where the audit is void."""
+        return [] if self.void else [claim for figures in self.named for claim in figures.claims] + list(self.canaries)
 
 
 @dataclass(frozen=True)
 class SiteVerdict:
-    """What the audit of one target at one site comes to, and why."""
+    """What the audit of one target at one site, or at all sites, comes to, and why."""
 
     site: str
     target: str
@@ -55,104 +95,181 @@ class SiteVerdict:
         return dict(vars(self))
 
 
-def site_verdicts(
-    rows: Iterable[Row], void_sites: Collection[str] = (), untested_sites: Collection[str] = ()
-) -> list[SiteVerdict]:
-    """Return a verdict for every target at every site, from the headline rows of ``results.json`` (not pooled ones).
+@dataclass
+class Blind:
+    """What the blind baseline says: the sites where it was rejected, and those where it gave no answer."""
 
-    The blind baseline was rejected at ``void_sites``, and gave no answer at ``untested_sites``.
+    void: Collection[str] = field(default_factory=list)
+    untested: Collection[str] = field(default_factory=list)
+
+
+def site_verdicts(rows: Iterable[Row], blind: Blind | None = None, canaries: Iterable[Row] = ()) -> list[SiteVerdict]:
+    """Return a verdict for every target at every site and, for several sites, over all of them.
+
+    Args:
+        rows: of ``results.json``; pooled ones are passed over.
+        blind: where the audit is void.
+        canaries: of ``audit_extras``.
+
+    ``leakage found`` where Holm's procedure rejects a claim at :data:`LEVEL` over all claims of all sites and targets.
+
+    ``no leakage found`` only where
+
+    * RMIA and LiRA (with pipeline references for what was trained on releases) show nothing: the AUCs' upper limits,
+      corrected for their number, are at most 0.55, and no claim of this target at this site has a p-value below
+      :data:`LEVEL` over their number: neither AUC nor TPR at the lowest FPR that the non-members resolve, nor planted
+      canaries, nor any other attack on a release;
+    * members do not score significantly *lower* either: then the two sides differ by something else;
+    * RMIA detects the site's teacher, which knows its images, and the blind baseline was tested.
+
+    Everything else is ``cannot tell``. A release has no model: RMIA reaches it only through a student trained on that
+    site's releases alone, and its own attacks are weak, so that a release passes only where both find nothing. The
+    student of all sites is no substitute, since the other sites' images dilute what it learnt.
     """
-    headlines: dict[tuple[str, str], Row | None] = {}
-    for row in rows:
-        place = row["site"], row["target"]
-        if row["site"] != ALL_SITES and (row.get("headline") or place not in headlines):
-            headlines[place] = row if row.get("headline") else None
-    return [
-        site_verdict(
-            Evidence(
-                site,
-                target,
-                row,
-                control=headlines.get((site, CONTROL)),
-                student=headlines.get((site, RELEASE_STUDENT)),
-                void=site in void_sites,
-                untested=site in untested_sites,
-            )
-        )
-        for (site, target), row in headlines.items()
-    ]
+    evidence = _all_evidence(list(rows), blind or Blind(), list(canaries))
+    family = [claim.p_value for each in evidence for claim in each.claims]
+    rejected = iter(holm_reject(family, LEVEL))
+    return [_judged(each, [c for c in each.claims if next(rejected)], len(family)) for each in evidence]
 
 
-def site_verdict(found: Evidence) -> SiteVerdict:
-    """Judge one target at one site.
-
-    ``leakage found`` where the headline AUC's lower limit is above 0.5. ``no leakage found`` only where its upper limit
-    is at most 0.55, by RMIA (with pipeline references for what was trained on releases), the site's teacher, which
-    knows its images by heart, is detected by RMIA (with direct references), and the blind baseline was tested.
-    Everything else is ``cannot tell``.
-
-    A release has no model. RMIA reaches it only through a student trained on that site's releases alone, and its own
-    distance and density attacks are weak: a release passes only where both find nothing, and fails where either finds
-    something. The student of all sites is no substitute, since the other sites' images dilute what it learnt.
-    """
-    if found.void:
-        reason = "members and non-members differ without any model (blind baseline), which voids the audit"
-        return SiteVerdict(found.site, found.target, UNCLEAR, reason)
-    chain = [found.row, found.student] if found.target == RELEASE else [found.row]
-    verdict, reason = _judged(chain, found.control, found.target)
-    if verdict == NONE_FOUND and found.untested:
-        verdict, reason = UNCLEAR, "nothing was found, but the blind baseline, which could void the audit, is missing"
-    return SiteVerdict(found.site, found.target, verdict, reason)
+def _all_evidence(rows: list[Row], blind: Blind, canaries: list[Row]) -> list[Evidence]:
+    own = [row for row in rows if row["site"] != ALL_SITES]
+    places = dict.fromkeys((row["site"], row["target"]) for row in own)
+    by_place = {place: [row for row in own if (row["site"], row["target"]) == place] for place in places}
+    single = {place: [Figures(row, [row]) for row in found] for place, found in by_place.items()}
+    evidence = [_evidence(place, single, blind, canaries) for place in places]
+    valid = [row for row in own if row["site"] not in blind.void and row.get("auc") is not None]
+    if len({row["site"] for row in valid}) > 1:
+        pooled = {(ALL_SITES, row["target"]): _pooled(row["target"], valid) for row in valid}
+        untested = [ALL_SITES] if {row["site"] for row in valid} & set(blind.untested) else []
+        planted = [{**row, "site": ALL_SITES} for row in canaries if row["site"] not in blind.void]
+        evidence += [_evidence(place, pooled, Blind(untested=untested), planted) for place in pooled]
+    return evidence
 
 
-def _judged(chain: list[Row | None], control: Row | None, target: str) -> tuple[str, str]:
-    for row in chain:
-        if row is not None and (row.get("auc_low") or 0.0) > CHANCE:
-            return FOUND, _found(row)
-    problem = _weakness(chain, target) or _without_control(control)
-    if problem or control is None:
-        return UNCLEAR, problem
-    highest = max(row["auc_high"] for row in chain if row is not None)
-    return NONE_FOUND, (
-        f"the 95 % interval of the headline AUC ends at {highest:.3f}, at most {LARGEST_PASS}, "
-        f"and the site's teacher is detected ({_attack(control)})"
+def _pooled(target: str, rows: list[Row]) -> list[Figures]:
+    """Return each attack on a target over the sites that have it."""
+    own = [row for row in rows if row["target"] == target]
+
+    def same(row: Row, other: Row) -> bool:
+        return all((row.get(name) or "none") == (other.get(name) or "none") for name in ("attack", "references"))
+
+    return [Figures(shown, [row for row in own if same(row, shown)]) for shown in pooled_rows(own)]
+
+
+def _evidence(
+    place: tuple[str, str], figures: Mapping[tuple[str, str], list[Figures]], blind: Blind, canaries: Sequence[Row]
+) -> Evidence:
+    site, target = place
+    named = _named(figures[place])
+    of_student = _named(figures.get((site, RELEASE_STUDENT), [])) if target == RELEASE else []
+    planted = [row for row in canaries if (row["site"], row["target"]) == place and _is_of(row, named)]
+    return Evidence(
+        site,
+        target,
+        [*named, *of_student],
+        beside=[each for each in figures[place] if each not in named] if target == RELEASE else [],
+        canaries=[_canary_claim(row) for row in planted],
+        control=next(iter(_named(figures.get((site, CONTROL), []))), None),
+        void=site in blind.void,
+        untested=site in blind.untested,
     )
 
 
-def _found(row: Row) -> str:
-    reason = f"the 95 % interval of the headline AUC starts at {row['auc_low']:.3f}, above {CHANCE} ({_attack(row)})"
-    if row.get("references", "none") == "none" and row["target"] != RELEASE:
+def _named(found: Sequence[Figures]) -> list[Figures]:
+    """Return the headline attack and, beside RMIA, LiRA with the same references."""
+    quoted = [each for each in found if each.shown.get("headline") and each.shown.get("auc") is not None]
+    if not quoted or quoted[0].shown["attack"] != STRONGEST:
+        return quoted
+    references = quoted[0].shown.get("references")
+    beside = {each.shown["attack"]: each for each in found if each.shown.get("references") == references}
+    return quoted + [beside[name] for name in LIRA if name in beside][:1]
+
+
+def _is_of(row: Row, named: Sequence[Figures]) -> bool:
+    return any(all(row[name] == each.shown[name] for name in ("attack", "references")) for each in named[:1])
+
+
+def _canary_claim(row: Row) -> Claim:
+    counted = {**row, "members": row["included"], "nonmembers": row["excluded"]}
+    claim = auc_claim(counted, [counted])
+    return Claim(f"{claim.figure} on planted canaries", claim.p_value)
+
+
+def _judged(found: Evidence, rejected: Sequence[Claim], family: int) -> SiteVerdict:
+    """Judge one target at one site, of whose claims Holm's procedure rejected some."""
+    verdict = UNCLEAR
+    if found.void:
+        reason = "members and non-members differ without any model (blind baseline), which voids the audit"
+    elif rejected:
+        verdict, reason = FOUND, _found(found, rejected, family)
+    elif not (reason := _weakness(found) or _shown(found) or _without_control(found.control)):
+        verdict, reason = NONE_FOUND, _passed(found)
+    return SiteVerdict(found.site, found.target, verdict, reason)
+
+
+def _found(found: Evidence, rejected: Sequence[Claim], family: int) -> str:
+    first = min(rejected, key=lambda claim: claim.p_value)
+    reason = f"{first.figure}, p = {first.p_value:.1g}, significant among all {family} claims of the audit (Holm)"
+    if (found.named[0].shown.get("references") or "none") == "none" and found.target != RELEASE:
         reason += "; without reference models, a holdout that happens to be harder looks the same"
     return reason
 
 
-def _weakness(chain: list[Row | None], target: str) -> str:
-    """Return why these rows cannot carry a pass, or an empty string."""
-    for row in chain:
-        if row is None or row.get("auc_high") is None:
-            missing = "the student of its releases" if row is None and target == RELEASE and chain[0] else "the target"
-            return f"the headline attack has no figure for {missing}"
-        if row["auc_high"] > LARGEST_PASS:
-            return (
-                f"the 95 % interval of the headline AUC, {row['auc_low']:.3f} to {row['auc_high']:.3f}, holds {CHANCE} "
-                f"but does not end at {LARGEST_PASS} or below ({_attack(row)})"
-            )
-    by_model = chain[-1]
-    if by_model is None or by_model["attack"] != STRONGEST:
-        return f"nothing was found, but only RMIA with reference models is strong enough to pass {target}"
-    if by_model.get("kind", by_model["target"]) in NEEDS_PIPELINE and by_model.get("references") != "pipeline":
+def _weakness(found: Evidence) -> str:
+    """Return why these attacks cannot carry a pass, or an empty string."""
+    by_model = [each for each in found.named if each.shown["target"] != RELEASE]
+    if not found.named or not by_model:
+        missing = "the student of its releases" if found.named and found.target == RELEASE else "the target"
+        return f"the headline attack has no figure for {missing}"
+    strongest = by_model[0].shown
+    if strongest["attack"] != STRONGEST:
+        return f"nothing was found, but only RMIA with reference models is strong enough to pass {found.target}"
+    if strongest.get("kind", strongest["target"]) in NEEDS_PIPELINE and strongest.get("references") != "pipeline":
         return "nothing was found, but what is trained on releases passes only against pipeline references"
+    if len(by_model) < 2:
+        return "nothing was found, but a pass takes LiRA beside RMIA (audit.attacks)"
+    if any(tpr_claim(each.shown, each.sites) is None for each in found.named):
+        return (
+            f"nothing was found, but {strongest['nonmembers']} held-out images show no TPR at any of audit.fprs, and "
+            "an average hides the few images that are exposed"
+        )
     return ""
 
 
-def _without_control(control: Row | None) -> str:
-    if control is None or control.get("auc_low") is None or control["attack"] != STRONGEST:
+def _shown(found: Evidence) -> str:
+    """Return what speaks against a pass, or an empty string."""
+    for each in found.named:
+        if (limit := upper_limit(each.shown, 0.025 / len(found.named))) > LARGEST_PASS:
+            return (
+                f"the AUC, {each.shown['auc']:.3f}, is not significant, but its upper limit, {limit:.3f}, is not at "
+                f"{LARGEST_PASS} or below ({each.attack})"
+            )
+        if (p_value := below_guessing(each.sites, each.shown)) < LEVEL / len(found.named):
+            return (
+                f"members score lower than non-members (AUC {each.shown['auc']:.3f}, p = {p_value:.1g}; "
+                f"{each.attack}): the two sides differ by something else than membership"
+            )
+    claims = found.claims + [claim for each in found.beside for claim in each.claims]
+    for claim in claims:
+        if claim.p_value < LEVEL / len(claims):
+            return f"{claim.figure} stands out here (p = {claim.p_value:.1g}), though not among all claims of the audit"
+    return "nothing was found, but the blind baseline, which could void the audit, is missing" if found.untested else ""
+
+
+def _without_control(control: Figures | None) -> str:
+    if control is None or control.shown["attack"] != STRONGEST:
         return "nothing was found, but RMIA was not tried on the site's teacher, so its power here is unknown"
-    if control["auc_low"] <= CHANCE:
+    if auc_claim(control.shown, control.sites).p_value > LEVEL / 2:
         return "nothing was found, but the same attack does not detect the site's own teacher either"
     return ""
 
 
-def _attack(row: Row) -> str:
-    references = row.get("references", "none")
-    return row["attack"] if references == "none" else f"{row['attack']}, {references} references"
+def _passed(found: Evidence) -> str:
+    limits = [upper_limit(each.shown, 0.025 / len(found.named)) for each in found.named]
+    claims = len(found.claims) + sum(len(each.claims) for each in found.beside)
+    control = found.control.attack if found.control else ""
+    return (
+        f"the AUCs end at {max(limits):.3f}, at most {LARGEST_PASS}, none of {claims} claims is significant, and the "
+        f"site's teacher is detected ({control})"
+    )

@@ -10,7 +10,7 @@ from typing import Any, cast
 from fedkr.audit.statistics.membership import accuracy_over_privacy
 from fedkr.audit.statistics.pooling import pooled_rows
 from fedkr.audit.targets import adversary_of
-from fedkr.audit.verdict import site_verdicts
+from fedkr.audit.verdict import Blind, site_verdicts
 from fedkr.report.audit_fields import AuditRow, VerdictRow
 from fedkr.report.results import Results, SiteResult, SiteScores, StrategyResult
 from fedkr.site_name import ALL_SITES
@@ -186,7 +186,9 @@ def verdict_rows(results: Results) -> list[VerdictRow]:
     targets = list(audited_targets(results))
     found = results.get("audit_extras", {}).get("verdicts")
     if found is None:
-        judged = site_verdicts(results.get("audit", []), void_sites(results))
+        judged = site_verdicts(
+            results.get("audit", []), Blind(void_sites(results)), results.get("audit_extras", {}).get("canaries", [])
+        )
         found = [cast(VerdictRow, verdict.as_row()) for verdict in judged]
     return sorted(found, key=lambda row: targets.index(row["target"]) if row["target"] in targets else len(targets))
 

@@ -71,7 +71,9 @@ def test_beside_the_rows_is_all_that_an_audit_measures(results):
         ("student", "fedavg"), ("student", "centralised"), ("site-student", "fedavg-update"),
     }  # fmt: skip
     assert all(row["references"] == "direct" and row["attack"] == "rmia" for row in extras["paired"][:2])
-    assert {(row["target"], row["site"]) for row in extras["verdicts"]} == {(t, s) for t in TARGETS for s in SITES}
+    assert {(row["target"], row["site"]) for row in extras["verdicts"]} == {
+        (target, site) for target in TARGETS for site in (*SITES, ALL_SITES)
+    }
     assert {row["target"] for row in extras["epsilon"]} == set(TARGETS)
     assert all((row["coins"], row["guesses"]) == (8, 4) for row in extras["epsilon"])
     assert {row["target"] for row in extras["canaries"]} == set(TARGETS)

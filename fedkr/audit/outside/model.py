@@ -25,7 +25,7 @@ from fedkr.audit.references.shadows import scaled_steps
 from fedkr.audit.run import Predict, audit_model
 from fedkr.audit.statistics.blind import BlindResult, blind_baseline, holm_reject
 from fedkr.audit.subject import Subject
-from fedkr.audit.verdict import CONTROL, SiteVerdict, site_verdicts
+from fedkr.audit.verdict import CONTROL, Blind, SiteVerdict, site_verdicts
 from fedkr.config import AuditConfig, ClassifierConfig
 from fedkr.data.images import ImageSet, Shape, content_digest
 from fedkr.data.sources.npz import NpzFile, read_splits
@@ -176,7 +176,7 @@ class OutsideAuditor:
         if references:
             reports.append(self._attack(self._control(), CONTROL, references))
         rows = [row for report in reports for row in report.rows]
-        verdicts = site_verdicts(rows, [self.data.name] if void else [])
+        verdicts = site_verdicts(rows, Blind([self.data.name] if void else []))
         return OutsideAudit(reports, self.config, blind, void, next(v for v in verdicts if v.target == target))
 
     def _attack(self, predict: Predict, target: str, references: list[ReferenceSignals]) -> AuditReport:

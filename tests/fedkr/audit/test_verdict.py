@@ -1,103 +1,161 @@
+"""The rule of the verdict, case by case, and how often it is wrong on simulated audits."""
+
+import numpy as np
 import pytest
 
-from fedkr.audit.verdict import Evidence, SiteVerdict, site_verdict, site_verdicts
+from fedkr.audit.statistics.membership import membership_figures
+from fedkr.audit.verdict import Blind, SiteVerdict, site_verdicts
+from fedkr.site_name import ALL_SITES
+
+# A standard error of 0.01, about that of 1,700 members and as many others.
+HALF = 0.0196
+FINE = {
+    "members": 2000,
+    "nonmembers": 2000,
+    "tpr_at_fpr_0.01": 0.0105,
+    "tpr_at_fpr_0.01_low": 0.004,
+    "tpr_at_fpr_0.01_high": 0.018,
+}
 
 
-def row(target="student", low=0.42, high=0.54, attack="rmia", references="pipeline", **more):
-    figures = {"auc": (low + high) / 2, "auc_low": low, "auc_high": high}
-    return {"target": target, "site": "a", "attack": attack, "references": references, "headline": 1, **figures, **more}
+def row(target="student", auc=0.5, attack="rmia", references="pipeline", site="a", **more):
+    limits = {"auc": auc, "auc_low": auc - HALF, "auc_high": auc + HALF}
+    names = {"target": target, "site": site, "attack": attack, "references": references}
+    return {**names, "headline": int(not attack.startswith("lira")), **FINE, **limits, **more}
 
 
-DETECTED = row("teacher", 0.7, 0.9, references="direct")
-MISSED = row("teacher", 0.45, 0.6, references="direct")
+def both(target="student", auc=0.5, **more):
+    """Return the rows of RMIA and of LiRA beside it."""
+    return [row(target, auc, **more), row(target, auc, attack="lira-online", **more)]
 
 
-def judge(headline, control=DETECTED, **more):
-    return site_verdict(Evidence("a", more.pop("target", "student"), headline, control, **more))
+TEACHER = row("teacher", 0.8, references="direct")
 
 
-def test_a_low_upper_limit_passes_where_the_teacher_is_detected():
-    verdict = judge(row())
+def judge(*rows, control=TEACHER, target="student", canaries=(), **blind):
+    verdicts = site_verdicts([*rows, *([control] if control else [])], Blind(**blind), canaries)
+    return next(verdict for verdict in verdicts if (verdict.site, verdict.target) == ("a", target))
+
+
+def test_low_upper_limits_pass_where_nothing_stands_out_and_the_teacher_is_detected():
+    verdict = judge(*both())
     assert verdict.verdict == "no leakage found"
-    assert "0.540" in verdict.reason and "teacher is detected (rmia, direct references)" in verdict.reason
-    assert judge(row(high=0.55)).verdict == "no leakage found"
+    # 0.5 + 2.24 standard errors: the limit is corrected for two attacks.
+    assert "end at 0.522" in verdict.reason and "none of 4 claims" in verdict.reason
+    assert "teacher is detected (rmia, direct references)" in verdict.reason
 
 
-def test_a_lower_limit_above_guessing_is_leakage_even_if_the_upper_one_is_low():
-    assert judge(row(low=0.51, high=0.53)).verdict == "leakage found"
-    assert judge(row(low=0.5, high=0.53)).verdict == "no leakage found"
+def test_an_auc_that_is_significant_among_all_claims_is_leakage():
+    verdict = judge(*both(auc=0.55))
+    assert verdict.verdict == "leakage found"
+    assert "AUC 0.550 [0.530, 0.570]" in verdict.reason and "among all 6 claims" in verdict.reason
+
+
+def test_what_would_be_significant_alone_is_not_among_the_claims_of_thirty_sites():
+    others = [one for number in range(30) for one in both(site=f"s{number}")]
+    assert judge(*both(auc=0.527)).verdict == "leakage found"
+    verdict = judge(*both(auc=0.527), *others)
+    assert verdict.verdict == "cannot tell" and "stands out here" in verdict.reason
+
+
+def test_an_average_that_hides_a_few_exposed_members_does_not_pass():
+    exposed = {"tpr_at_fpr_0.01": 0.04, "tpr_at_fpr_0.01_low": 0.03, "tpr_at_fpr_0.01_high": 0.05}
+    verdict = judge(*both(auc=0.515, **exposed))
+    assert verdict.verdict == "leakage found"
+    assert "TPR at 1.0% FPR 0.040 [0.030, 0.050], 0.010 by guessing" in verdict.reason
+
+
+def test_too_few_held_out_images_for_any_low_fpr_do_not_pass():
+    hidden = {name: None for name in FINE if name.startswith("tpr")}
+    verdict = judge(*both(**hidden))
+    assert verdict.verdict == "cannot tell" and "2000 held-out images show no TPR" in verdict.reason
 
 
 def test_a_small_site_never_passes_by_being_small():
-    verdict = judge(row(low=0.3, high=0.7))
-    assert verdict.verdict == "cannot tell" and "0.300 to 0.700" in verdict.reason
+    verdict = judge(*both(auc_low=0.3, auc_high=0.7))
+    assert verdict.verdict == "cannot tell" and "upper limit, 0.729, is not at 0.55 or below" in verdict.reason
+
+
+def test_members_that_score_significantly_lower_are_no_pass():
+    verdict = judge(*both(auc=0.45))
+    assert verdict.verdict == "cannot tell" and "members score lower than non-members" in verdict.reason
 
 
 @pytest.mark.parametrize(
-    ("headline", "control", "words"),
+    ("rows", "control", "words"),
     [
-        (row(), MISSED, "does not detect"),
-        (row(), None, "not tried on the site's teacher"),
-        (row(), row("teacher", 0.7, 0.9, attack="loss", references="none"), "not tried on the site's teacher"),
-        (row(references="direct"), DETECTED, "pipeline references"),
-        (row(attack="modified-entropy", references="none"), DETECTED, "only RMIA"),
-        (None, DETECTED, "no figure"),
+        (both(), row("teacher", 0.505, references="direct"), "does not detect"),
+        (both(), None, "not tried on the site's teacher"),
+        (both(), row("teacher", 0.8, attack="loss", references="none"), "not tried on the site's teacher"),
+        (both(references="direct"), TEACHER, "pipeline references"),
+        ([row(attack="modified-entropy", references="none")], TEACHER, "only RMIA"),
+        ([row()], TEACHER, "LiRA beside RMIA"),
+        ([row(headline=0)], TEACHER, "no figure"),
     ],
 )
-def test_an_attack_without_proven_power_cannot_pass_a_model(headline, control, words):
-    verdict = judge(headline, control)
+def test_an_attack_without_proven_power_cannot_pass_a_model(rows, control, words):
+    verdict = judge(*rows, control=control)
     assert verdict.verdict == "cannot tell"
     assert words in verdict.reason
 
 
 def test_direct_references_pass_what_was_trained_on_real_images():
-    assert judge(row("fedavg", references="direct"), target="fedavg").verdict == "no leakage found"
-    assert judge(row("site-student", references="direct"), target="site-student").verdict == "cannot tell"
-    assert judge(row("mine", references="direct", kind="student"), target="mine").verdict == "cannot tell"
-    assert judge(row("mine", kind="student"), target="mine").verdict == "no leakage found"
+    def judged(target, **more):
+        return judge(*both(target, **more), target=target).verdict
+
+    assert judged("fedavg", references="direct") == "no leakage found"
+    assert judged("site-student", references="direct") == "cannot tell"
+    assert judged("mine", references="direct", kind="student") == "cannot tell"
+    assert judged("mine", kind="student") == "no leakage found"
 
 
 def test_a_rejected_blind_baseline_voids_even_a_detection():
-    verdict = judge(row(low=0.8, high=0.9), void=True)
+    verdict = judge(*both(auc=0.9), void=["a"])
     assert verdict.verdict == "cannot tell" and "blind baseline" in verdict.reason
 
 
 def test_without_a_blind_baseline_nothing_passes_and_a_detection_stands():
-    assert judge(row(), untested=True).verdict == "cannot tell"
-    assert "blind baseline" in judge(row(), untested=True).reason
-    assert judge(row(low=0.6, high=0.7), untested=True).verdict == "leakage found"
-    assert {v.verdict for v in site_verdicts([row(), DETECTED], untested_sites=["a"])} == {
-        "cannot tell",
-        "leakage found",
-    }
+    verdict = judge(*both(), untested=["a"])
+    assert verdict.verdict == "cannot tell" and "blind baseline" in verdict.reason
+    assert judge(*both(auc=0.7), untested=["a"]).verdict == "leakage found"
 
 
 def test_a_release_passes_only_with_the_student_of_its_own_images():
-    own = row("release", attack="distance-features", references="none")
-    assert judge(own, target="release").verdict == "cannot tell"
-    quiet = row("site-student")
-    assert judge(own, target="release", student=quiet).verdict == "no leakage found"
-    loud = row("site-student", 0.6, 0.8)
-    assert judge(own, target="release", student=loud).verdict == "leakage found"
-    copies = row("release", 0.6, 0.8, attack="distance-features", references="none")
-    assert judge(copies, target="release", student=quiet).verdict == "leakage found"
-    direct = row("site-student", references="direct")
-    assert judge(own, target="release", student=direct).verdict == "cannot tell"
+    def judged(*students, auc=0.5, **beside):
+        own = row("release", auc, attack="distance-features", references="none")
+        other = row("release", attack="domias", references="none", headline=0, **beside)
+        return judge(own, other, *students, target="release").verdict
+
+    assert judged() == "cannot tell"
+    assert judged(*both("site-student")) == "no leakage found"
+    assert judged(*both("site-student", auc=0.7)) == "leakage found"
+    assert judged(*both("site-student"), auc=0.7) == "leakage found"
+    assert judged(*both("site-student", references="direct")) == "cannot tell"
+    # The rate at which another attack finds members says more than its average.
+    exposed = {"tpr_at_fpr_0.01": 0.03, "tpr_at_fpr_0.01_low": 0.02}
+    assert judged(*both("site-student"), **exposed) == "cannot tell"
 
 
 def test_leakage_by_an_attack_without_references_is_qualified():
-    verdict = judge(row(low=0.55, high=0.7, attack="modified-entropy", references="none"))
+    verdict = judge(row(auc=0.6, attack="modified-entropy", references="none"))
     assert verdict.verdict == "leakage found" and "harder" in verdict.reason
 
 
-def test_every_target_at_every_site_gets_one_verdict_from_its_headline_row():
+def test_planted_canaries_that_are_found_are_leakage_whatever_the_average():
+    canary = {**row(auc=0.9, auc_low=0.8), "included": 30, "excluded": 30}
+    verdict = judge(*both(), canaries=[canary])
+    assert verdict.verdict == "leakage found" and "planted canaries" in verdict.reason
+    assert judge(*both(), canaries=[{**canary, "auc": 0.5, "auc_low": 0.35}]).verdict == "no leakage found"
+
+
+def test_every_target_at_every_site_and_over_all_gets_one_verdict_from_what_was_named_beforehand():
     rows = [
-        row(headline=0, low=0.7, high=0.8, references="direct"),
-        row(),
-        DETECTED,
-        row(site="b"),
+        row(headline=0, auc=0.9, references="direct"),
+        *both(),
+        TEACHER,
+        *both(site="b"),
         row("update", headline=0, site="b"),
-        row(site="all sites"),
+        row(site=ALL_SITES),
     ]
     verdicts = {(v.site, v.target): v.verdict for v in site_verdicts(rows)}
     assert verdicts == {
@@ -105,10 +163,67 @@ def test_every_target_at_every_site_gets_one_verdict_from_its_headline_row():
         ("a", "teacher"): "leakage found",
         ("b", "student"): "cannot tell",
         ("b", "update"): "cannot tell",
+        (ALL_SITES, "student"): "no leakage found",
+        (ALL_SITES, "teacher"): "leakage found",
+        (ALL_SITES, "update"): "cannot tell",
     }
-    assert {v.verdict for v in site_verdicts(rows, void_sites=["a"]) if v.site == "a"} == {"cannot tell"}
+    assert {v.verdict for v in site_verdicts(rows, Blind(void=["a"])) if v.site == "a"} == {"cannot tell"}
+
+
+def test_many_sites_show_together_what_none_shows_alone():
+    rows = [one for number in range(9) for one in both(site=f"s{number}", auc=0.515)]
+    verdicts = {v.site: v.verdict for v in site_verdicts(rows)}
+    assert verdicts.pop(ALL_SITES) == "leakage found" and set(verdicts.values()) == {"cannot tell"}
 
 
 def test_a_verdict_is_a_row_of_text():
     verdict = SiteVerdict("a", "student", "cannot tell", "why")
     assert verdict.as_row() == {"site": "a", "target": "student", "verdict": "cannot tell", "reason": "why"}
+
+
+def simulated(rng, target, site, members=400, exposed=0.0, shift=0.0, attack="rmia"):
+    """Return the row of an attack on random scores; a share of members is exposed beyond doubt."""
+    scores = rng.normal(size=members) + shift
+    scores[: round(exposed * members)] += 20
+    figures = membership_figures(
+        scores, rng.normal(size=members), fprs=[0.01], bootstrap=40, seed=int(rng.integers(1 << 30))
+    )
+    return {
+        "target": target,
+        "site": site,
+        "attack": attack,
+        "references": "direct",
+        "headline": int(attack == "rmia"),
+        **figures,
+    }
+
+
+def audits(rng, sites, targets, **more):
+    rows = [
+        simulated(rng, target, f"s{site}", attack=attack, **more)
+        for target in targets
+        for site in range(sites)
+        for attack in ("rmia", "lira-online")
+    ]
+    return site_verdicts([*rows, *(simulated(rng, "teacher", f"s{site}", shift=1.0) for site in range(sites))])
+
+
+def test_null_audits_of_many_sites_seldom_accuse_anybody():
+    rng, targets = np.random.default_rng(0), [f"t{number}" for number in range(3)]
+    accused = 0
+    for _ in range(12):
+        found = audits(rng, 3, targets)
+        accused += any(v.verdict == "leakage found" for v in found if v.target != "teacher")
+    # At 5 % each, four and more of twelve have a probability of 0.2 %.
+    assert accused < 4
+
+
+def test_a_model_with_a_few_fully_exposed_members_does_not_pass_and_an_honest_one_mostly_does():
+    rng = np.random.default_rng(1)
+    passed = {
+        exposed: sum(
+            audits(rng, 1, ["model"], members=1000, exposed=exposed)[0].verdict == "no leakage found" for _ in range(12)
+        )
+        for exposed in (0.0, 0.03)
+    }
+    assert passed[0.03] == 0 and passed[0.0] >= 8

@@ -30,7 +30,7 @@ def test_audit_verdict_names_the_sites_above_chance(results):
         if row["target"] == "student" and row["site"] == "site-1":
             row.update(auc=0.7, auc_low=0.6, auc_high=0.8)
     text = audit_verdict(results)
-    assert "leakage found at site-1 (the 95 % interval of the headline AUC starts at 0.600" in text
+    assert "leakage found at site-1 (AUC 0.700 [0.600, 0.800] by modified-entropy, p = " in text
     assert "without reference models, a holdout that happens to be harder looks the same" in text
     assert "cannot tell at site-0" in text
 

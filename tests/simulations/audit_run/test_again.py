@@ -38,7 +38,7 @@ def test_a_light_run_gets_a_stronger_audit_of_the_same_models(again, small_run):
     assert rows == {(target, *row) for target in ("student", "teacher", "centralised") for row in wanted}
     assert now["study"]["audit"]["direct_references"] == 4 and now["identity"] != before["identity"]
     assert (now["strategies"], now["releases"]) == (before["strategies"], before["releases"])
-    assert {row["site"] for row in now["audit_extras"]["verdicts"]} == {"site-0", "site-1"}
+    assert {row["site"] for row in now["audit_extras"]["verdicts"]} == {"site-0", "site-1", "all sites"}
 
 
 def test_nothing_but_the_audit_is_trained_and_no_finished_stage_is_touched(again, stages):

@@ -1,0 +1,118 @@
+"""Claims of an audit, each tested against guessing: the figures that are named beforehand, of one site or pooled.
+
+A claim's p-value is one-sided, for "members score no higher than non-members". Whoever judges corrects for the number
+of claims (:mod:`fedkr.audit.verdict`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from scipy.special import binom
+from scipy.stats import betabinom, norm
+
+from fedkr.audit.statistics.membership import ENDS, resolvable, tpr_name
+
+TPR = tpr_name(0).removesuffix("0")
+# Standard errors from a figure to a limit of its 95 % interval.
+TO_LIMIT = float(norm.isf(0.025))
+
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A figure that members stand out.
+
+    Attributes:
+        figure: in words, with its limits.
+        p_value: of the figure under guessing.
+    """
+
+    figure: str
+    p_value: float
+
+
+def auc_claim(shown: Row, rows: Sequence[Row]) -> Claim:
+    """Return the claim of an attack's AUC.
+
+    The standard error of a site is the larger of that under guessing (Mann & Whitney 1947) and that of its bootstrap,
+    which knows of patients; sites are independent, and weigh as the pooled AUC weighs them. No p-value is below that of
+    a perfect ranking of so few images.
+
+    Args:
+        shown: the row to quote: a site's, or that of all sites.
+        rows: of the sites that it pools, or the site's alone.
+    """
+    pairs = [row["members"] * row["nonmembers"] for row in rows]
+    weights = [count / sum(pairs) for count in pairs]
+    spread = math.hypot(*(w * _spread(row, "auc_low") for w, row in zip(weights, rows, strict=True)))
+    least = math.prod(1 / binom(row["members"] + row["nonmembers"], row["members"]) for row in rows)
+    return Claim(_words("AUC", shown, "auc"), max(float(norm.sf((shown["auc"] - 0.5) / spread)), float(least)))
+
+
+def upper_limit(shown: Row, level: float) -> float:
+    """Return the upper end of a one-sided interval of an AUC, from its 95 % interval, at an error of ``level``."""
+    return float(shown["auc"] + max(0.0, shown["auc_high"] - shown["auc"]) / TO_LIMIT * norm.isf(level))
+
+
+def below_guessing(rows: Sequence[Row], shown: Row) -> float:
+    """Return the p-value of an AUC that low, where members score no lower than non-members."""
+    mirrored = [{**row, "auc": 1 - row["auc"], "auc_low": 1 - row["auc_high"]} for row in (shown, *rows)]
+    return auc_claim({**shown, **mirrored[0]}, mirrored[1:]).p_value
+
+
+def tpr_claim(shown: Row, rows: Sequence[Row]) -> Claim | None:
+    """Return the claim of an attack's TPR at the lowest FPR that it resolves; None where it resolves none.
+
+    The threshold is the ``k``-th highest score of ``n`` non-members, ``k = floor(FPR n) + 1``. Under guessing the
+    number of the ``m`` members above it is beta-binomial with the parameters ``k`` and ``n + 1 - k``, whatever the
+    scores: ``k / (n + 1)`` of them are expected, somewhat more than the FPR. Images of one patient rise and fall
+    together, so the p-value is no less than that by a normal distribution with the bootstrap's variance, where that is
+    larger; over several sites that distribution is the only one.
+    """
+    fprs = [float(name.removeprefix(TPR)) for name in shown if name.startswith(TPR) and not name.endswith(ENDS[1:])]
+    known = [fpr for fpr in fprs if shown[tpr_name(fpr)] is not None]
+    if not known:
+        return None
+    fpr = min(known)
+    sites = [_Hits.of(row, fpr) for row in rows]
+    excess, spread = sum(s.hits - s.mean for s in sites), math.sqrt(sum(s.variance for s in sites))
+    p_value = float(norm.sf((excess - 0.5) / spread))
+    expected = sum(s.mean for s in sites) / sum(row["members"] for row in rows)
+    figure = f"{_words(f'TPR at {fpr:.1%} FPR', shown, tpr_name(fpr))}, {expected:.3f} by guessing"
+    return Claim(figure, max(p_value, sites[0].exact) if len(sites) == 1 else p_value)
+
+
+@dataclass(frozen=True)
+class _Hits:
+    """How many of a site's members lie above the threshold, and what guessing gives."""
+
+    hits: int
+    mean: float
+    variance: float
+    exact: float
+
+    @staticmethod
+    def of(row: Row, fpr: float) -> _Hits:
+        members, nonmembers, name = row["members"], row["nonmembers"], tpr_name(fpr)
+        if not resolvable(fpr, nonmembers):
+            name = f"unresolved_{name}"
+        rank = math.floor(fpr * nonmembers + 1e-9) + 1
+        guessing, hits = betabinom(members, rank, nonmembers + 1 - rank), round(row[name] * members)
+        bootstrap = members * (row[name] - row[f"{name}_low"]) / TO_LIMIT
+        variance = max(float(guessing.var()), bootstrap**2)
+        return _Hits(hits, float(guessing.mean()), variance, float(guessing.sf(hits - 1)))
+
+
+def _spread(row: Row, low: str) -> float:
+    members, nonmembers = row["members"], row["nonmembers"]
+    guessing = math.sqrt((members + nonmembers + 1) / (12 * members * nonmembers))
+    return max(guessing, (row["auc"] - row[low]) / TO_LIMIT)
+
+
+def _words(what: str, row: Row, name: str) -> str:
+    return f"{what} {row[name]:.3f} [{row[f'{name}_low']:.3f}, {row[f'{name}_high']:.3f}]"
