@@ -203,9 +203,15 @@ def _judged(found: Evidence, rejected: Sequence[Claim], family: int) -> SiteVerd
         reason = "members and non-members differ without any model (blind baseline), which voids the audit"
     elif rejected:
         verdict, reason = FOUND, _found(found, rejected, family)
-    elif not (reason := _weakness(found) or _shown(found) or _without_control(found.control)):
+    elif not (reason := _against_a_pass(found)):
         verdict, reason = NONE_FOUND, _passed(found)
     return SiteVerdict(found.site, found.target, verdict, reason)
+
+
+def _against_a_pass(found: Evidence) -> str:
+    """Return the first thing that speaks against a pass, or an empty string."""
+    checks = (_stands_out, _weakness, _limits, _hidden, _without_control)
+    return next((reason for check in checks if (reason := check(found))), "")
 
 
 def _found(found: Evidence, rejected: Sequence[Claim], family: int) -> str:
@@ -229,35 +235,45 @@ def _weakness(found: Evidence) -> str:
         return "nothing was found, but what is trained on releases passes only against pipeline references"
     if len(by_model) < 2:
         return "nothing was found, but a pass takes LiRA beside RMIA (audit.attacks)"
-    if any(tpr_claim(each.shown, each.sites) is None for each in found.named):
-        return (
-            f"nothing was found, but {strongest['nonmembers']} held-out images show no TPR at any of audit.fprs, and "
-            "an average hides the few images that are exposed"
-        )
     return ""
 
 
-def _shown(found: Evidence) -> str:
-    """Return what speaks against a pass, or an empty string."""
+def _stands_out(found: Evidence) -> str:
+    claims = found.claims + [claim for each in found.beside for claim in each.claims]
+    for claim in claims:
+        if claim.p_value < LEVEL / len(claims):
+            return f"{claim.figure} stands out here (p = {claim.p_value:.1g}), though not among all claims of the audit"
+    for each in found.named:
+        if (p_value := below_guessing(each.sites, each.shown)) < LEVEL / len(found.named):
+            return (
+                f"members score lower than non-members (AUC {each.shown['auc']:.3f}, p = {p_value:.1g}; "
+                f"{each.attack}): the two sides differ by something else than membership"
+            )
+    return ""
+
+
+def _limits(found: Evidence) -> str:
     for each in found.named:
         if (limit := upper_limit(each.shown, 0.025 / len(found.named))) > LARGEST_PASS:
             return (
                 f"the AUC, {each.shown['auc']:.3f}, is not significant, but its upper limit, {limit:.3f}, is not at "
                 f"{LARGEST_PASS} or below ({each.attack})"
             )
-        if (p_value := below_guessing(each.sites, each.shown)) < LEVEL / len(found.named):
-            return (
-                f"members score lower than non-members (AUC {each.shown['auc']:.3f}, p = {p_value:.1g}; "
-                f"{each.attack}): the two sides differ by something else than membership"
-            )
-    claims = found.claims + [claim for each in found.beside for claim in each.claims]
-    for claim in claims:
-        if claim.p_value < LEVEL / len(claims):
-            return f"{claim.figure} stands out here (p = {claim.p_value:.1g}), though not among all claims of the audit"
+    return ""
+
+
+def _hidden(found: Evidence) -> str:
+    """Return why a leak could be hidden all the same, or an empty string."""
+    if any(len(each.claims) < 2 for each in found.named):
+        return (
+            f"nothing was found, but {found.named[0].shown['nonmembers']} held-out images show no TPR at any of "
+            "audit.fprs, and an average hides the few images that are exposed"
+        )
     return "nothing was found, but the blind baseline, which could void the audit, is missing" if found.untested else ""
 
 
-def _without_control(control: Figures | None) -> str:
+def _without_control(found: Evidence) -> str:
+    control = found.control
     if control is None or control.shown["attack"] != STRONGEST:
         return "nothing was found, but RMIA was not tried on the site's teacher, so its power here is unknown"
     if auc_claim(control.shown, control.sites).p_value > LEVEL / 2:
