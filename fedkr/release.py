@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -102,16 +102,24 @@ class ReleasedSets:
         return self.read(index % self.count)
 
     @staticmethod
-    def of_files(exchanges: Sequence[Sequence[Path]]) -> ReleasedSets:
+    def of_files(
+        exchanges: Sequence[Sequence[Path]], labels: Mapping[str, NDArray[np.floating]] | None = None
+    ) -> ReleasedSets:
         """Return the unions of saved releases, over the exchanges first, then over the slices of each.
 
-        For each exchange there are the sites' release files. Memory holds one set of the union at a time.
+        For each exchange there are the sites' release files. Memory holds one set of the union at a time. ``labels``
+        ``[N, K]`` stand for those of a release by its file's name, where there are any.
         """
-        slices = max(slice_count(path) for path in exchanges[0])
+        slices, other = max(slice_count(path) for path in exchanges[0]), labels or {}
+
+        def part(path: Path, index: int) -> SoftSet:
+            images, released = read_slice(path, index)
+            start = index % slice_count(path) * len(images)
+            return SoftSet(images, other[path.name][start : start + len(images)] if path.name in other else released)
 
         def read(index: int) -> SoftSet:
             files = exchanges[index % len(exchanges)]
-            return SoftSet.union([read_slice(path, index // len(exchanges)) for path in files])
+            return SoftSet.union([part(path, index // len(exchanges)) for path in files])
 
         return ReleasedSets(read, len(exchanges) * slices)
 

@@ -15,7 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
-from fedkr.config import Study, nearest, read_dataclass
+from fedkr.config import Study, check_values, nearest, read_dataclass
 from fedkr.data import ImageSet
 from fedkr.errors import UserError
 from fedkr.foreign import import_named
@@ -128,8 +128,9 @@ class Contestant(ABC):
 
     @classmethod
     def check(cls, name: str, options: Mapping[str, Any], study: Study) -> None:
-        """Raise :class:`UserError` for options that :attr:`Options` does not have, or values of another type."""
-        read_dataclass(cls.Options, dict(options), f"strategy.options.{name}")
+        """Raise :class:`UserError` for options that :attr:`Options` does not have, or values that they cannot have."""
+        where = f"strategy.options.{name}"
+        check_values(read_dataclass(cls.Options, dict(options), where), where)
 
     @abstractmethod
     def start(self) -> Callable[[], Outcome]:

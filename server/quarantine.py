@@ -7,18 +7,11 @@ of each slice that leaves the rest of it as it should be.
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping
 
 import numpy as np
 
-from fedkr.config import StudentConfig
-from fedkr.data.images import Shape
-from fedkr.learning.job import Job
-from fedkr.learning.models import load_classifier
-from fedkr.learning.prediction import predict_logits
 from fedkr.release import ReleasedSets, SoftSet
 from fedkr.seeds import numpy_rng
 from server.evidence import (
@@ -32,7 +25,7 @@ from server.evidence import (
     strangeness,
     trigger_share,
 )
-from server.student import train_student
+from server.judges import Judges
 
 # What no honest release of simulations/results/security.md came near, and every poisoned one passed.
 MOST_COPIED = 0.1
@@ -43,34 +36,20 @@ MOST_CONTRADICTED = 0.1
 MOST_TRIGGERED = 0.02
 # So many images of a slice, and of a whole release, are looked at.
 MOST_IMAGES = 1000
-# The students that judge are quick ones; one knows a class where it finds so much of it in its own site's images.
-JUDGE_STEPS = 150
+# A student knows a class where it finds so much of it in its own site's images.
 KNOWN_RECALL = 0.7
 
 
-def judge_releases(
-    exchanges: Sequence[Mapping[str, Path]], config: StudentConfig, shape: Shape, job: Job
-) -> dict[str, str]:
-    """Return why a release must not teach, by site; sites that are missing there may.
-
-    Args:
-        exchanges: for each exchange the sites' files, those that came first before others.
-        config: the study's student, trained for a few steps on each site's images.
-        shape: of images and classes.
-        job: of these trainings.
-    """
-    files: dict[str, list[Path]] = {}
-    for exchange in exchanges:
-        for site, path in sorted(exchange.items(), key=lambda item: item[1].stat().st_mtime_ns):
-            files.setdefault(site, []).append(path)
-    sets = {site: ReleasedSets.of_files([[path] for path in paths]) for site, paths in files.items()}
+def judge_releases(judges: Judges) -> dict[str, str]:
+    """Return why a release must not teach, by site; sites that are missing there may."""
+    sets = judges.sets
     # No site knows the others' images, so none knows which of its own are looked at.
     draw = numpy_rng("quarantine", *sorted(own.digest() for own in sets.values()))
     reasons = {site: why for site, own in sets.items() if (why := _speaks_against_itself(own, draw))}
     judged = {site: _sample(own, draw) for site, own in sets.items() if site not in reasons}
     reasons |= _copies(judged)
     left = {site: own for site, own in judged.items() if site not in reasons}
-    reasons |= _by_others(left, sets, config, shape, job) if len(left) > 1 else {}
+    reasons |= _by_others(left, judges) if len(left) > 1 else {}
     return {site: reasons[site] for site in sets if site in reasons}
 
 
@@ -105,21 +84,15 @@ def _copies(judged: Mapping[str, Judged]) -> dict[str, str]:
     return reasons
 
 
-def _by_others(
-    judged: Mapping[str, Judged], sets: Mapping[str, ReleasedSets], config: StudentConfig, shape: Shape, job: Job
-) -> dict[str, str]:
+def _by_others(judged: Mapping[str, Judged], judges: Judges) -> dict[str, str]:
     """Judge each release by the images of the others and by students of the others."""
-    quick = dataclasses.replace(config, steps=min(config.steps, JUDGE_STEPS))
     views: dict[str, dict[str, Judged]] = {}
     known: dict[str, Flags] = {}
     for site in judged:
-        weights = train_student(quick, sets[site], job.seeded("judge", site), f"judge of {site}").tensors
-        model = load_classifier(quick, shape, weights, job.runtime)
         views[site] = {
-            name: Judged(own.images, predict_logits(model, own.images, job.runtime).argmax(axis=1))
-            for name, own in judged.items()
+            name: Judged(own.images, judges.logits(site, own.images).argmax(axis=1)) for name, own in judged.items()
         }
-        known[site] = known_classes(judged[site], views[site][site], shape.classes)
+        known[site] = known_classes(judged[site], views[site][site], judges.shape.classes)
     reasons = {}
     for site, own in judged.items():
         others = [name for name in judged if name != site]

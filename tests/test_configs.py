@@ -97,7 +97,7 @@ def test_group_and_option_go_together() -> None:
 def test_each_contestant_brings_the_options_of_its_own_file() -> None:
     study = compose_study(["strategy.compare=[fedavg,fedprox,fedadam,fedkr]"])
     assert study.strategy.options["fedprox"] == {"proximal_mu": 0.01}
-    assert study.strategy.options["fedkr"] == {"quarantine": True}
+    assert study.strategy.options["fedkr"] == {"quarantine": True, "labels": "released"}
     assert set(study.strategy.options) == {"fedprox", "fedadam", "fedkr"}
     stronger = compose_study(["strategy.compare=[fedprox]", "strategy.options.fedprox.proximal_mu=1"])
     assert stronger.strategy.options == {"fedprox": {"proximal_mu": 1}}

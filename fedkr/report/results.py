@@ -71,7 +71,8 @@ class SiteRecycling(TypedDict, total=False):
     """What one site tried on its way to its release, and what it released.
 
     ``checkpoint`` (its step) and ``knobs`` are what it chose; ``recalls`` are those of each class on val, by the
-    classifier that scored this choice, null for a class with too few images.
+    classifier that scored this choice, null for a class with too few images; ``relabelled`` is the share of images that
+    taught the student another class than their teacher gave them.
     """
 
     checkpoints: list[CheckpointScore]
@@ -82,6 +83,7 @@ class SiteRecycling(TypedDict, total=False):
     images: int
     left_out: list[str]
     recalls: list[float | None]
+    relabelled: float
 
 
 class TargetResult(TypedDict, total=False):

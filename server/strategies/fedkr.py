@@ -6,14 +6,17 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from fedkr.config import OneOf
 from fedkr.errors import StudyFailedError
 from fedkr.release import ReleasedSets
 from fedkr.stages import Artifact, read_artifact
 from server import contestant
 from server.contestant import COSTS, Outcome, Row, Turn
-from server.coordinator import card_shape
+from server.coordinator import card_shape, site_order
+from server.judges import Judges
+from server.labels import LABELS, RELEASED, relabel
 from server.student import train_student
 from server.targets import Target
 
@@ -21,13 +24,22 @@ logger = logging.getLogger("fedkr.server")
 
 # What of a release's manifest the results keep.
 OF_MANIFEST = ("left_out", "recalls", "teacher", "checkpoint", "knobs")
+IN_QUARANTINE = "the release of {} is in quarantine, it taught no student"
+RELABELLED = "labels by consensus of all sites: images of another class than their own teacher gave them"
 
 
 @dataclass
 class Options:
-    """Options of the contestant: whether releases are judged before they teach (:mod:`server.quarantine`)."""
+    """Options of the contestant.
+
+    Attributes:
+        quarantine: whether releases are judged before they teach (:mod:`server.quarantine`).
+        labels: what the student learns of released images: ``released``, their site's soft labels as they came, or
+            ``consensus`` of all sites' teachers (:mod:`server.consensus`).
+    """
 
     quarantine: bool = True
+    labels: Annotated[str, OneOf(*LABELS)] = RELEASED
 
 
 class Contestant(contestant.Contestant):
@@ -45,7 +57,8 @@ class Contestant(contestant.Contestant):
         return lambda: self._outcome(releases.collect())
 
     def _outcome(self, files: Sequence[Mapping[str, Path]]) -> Outcome:
-        quarantined = self._quarantined(files)
+        judges = self._judges(files)
+        quarantined = self._quarantined(judges)
         for site, why in quarantined.items():
             logger.warning("├── the release of %s is in quarantine: %s", site, why)
         teaching = [{site: path for site, path in each.items() if site not in quarantined} for each in files]
@@ -56,45 +69,62 @@ class Contestant(contestant.Contestant):
                 f"with strategy.options.{self.name}.quarantine=false"
             )
         teaching = [each for each in teaching if each]
-        student = self._student(teaching)
+        labels = self._labels(judges, teaching)
+        student = self._student(teaching, labels)
         bytes_of_student = sum(t.numel() * t.element_size() for t in student.tensors.values())
         recycling, costs = self._recycling(files)
+        for site, share in labels.info.get("relabelled", {}).items():
+            recycling[site]["relabelled"] = share
         for cost in costs.values():
             cost["bytes_down"] += bytes_of_student
         return Outcome(
             costs=costs,
-            seconds=student.info["seconds"],
+            seconds=student.info["seconds"] + labels.info.get("seconds", 0.0),
             model=Target("student", "student", self.name, model=student),
             leaves=[Target("teacher", "teacher", self.name)],
             releases=teaching,
             recycling=recycling,
-            notes=[
-                f"the release of {site} is in quarantine, it taught no student: {w}" for site, w in quarantined.items()
-            ],
+            notes=[*(f"{IN_QUARANTINE.format(site)}: {why}" for site, why in quarantined.items()), *notes_on(labels)],
         )
 
-    def _quarantined(self, files: Sequence[Mapping[str, Path]]) -> dict[str, str]:
+    def _judges(self, files: Sequence[Mapping[str, Path]]) -> Judges:
+        """Return the quick students of the sites' releases, none of which is trained before it is asked."""
+        config, shape = self.study.student, card_shape(self.coordinator.card)
+
+        def keep(site: str, train: Callable[[], Artifact]) -> Artifact:
+            own = [{site: exchange[site]} for exchange in files if site in exchange]
+            return self.coordinator.stages.run("judge", self._key(own), train)
+
+        return Judges(files, config, shape, self.federation.job.seeded("quarantine"), keep)
+
+    def _labels(self, judges: Judges, teaching: Sequence[Mapping[str, Path]]) -> Artifact:
+        """Return the labels that stand for released ones; none where nobody else can say anything."""
+        sites = sorted({site for exchange in teaching for site in exchange}, key=site_order)
+        if self.options.labels == RELEASED or len(sites) < 2:
+            return Artifact()
+        return self.coordinator.stages.run("labels", self._key(teaching), lambda: relabel(judges, sites))
+
+    def _quarantined(self, judges: Judges) -> dict[str, str]:
         """Return why releases must not teach, by site."""
         if not self.options.quarantine:
             return {}
         # Imported here: whoever reads this contestant's options would load scikit-learn for it.
         from server.quarantine import judge_releases
 
-        shape, job = card_shape(self.coordinator.card), self.federation.job.seeded("quarantine")
-
         def judge() -> Artifact:
             """Judge the releases."""
-            return Artifact({}, {"reasons": judge_releases(files, self.study.student, shape, job)})
+            return Artifact({}, {"reasons": judge_releases(judges)})
 
-        return dict(self.coordinator.stages.run("quarantine", self._key(files), judge).info["reasons"])
+        return dict(self.coordinator.stages.run("quarantine", self._key(judges.exchanges), judge).info["reasons"])
 
     def _key(self, files: Sequence[Mapping[str, Path]]) -> dict[str, Any]:
         # The name of a release's file tells it from one of other images.
         return {"study": self.study.identity(), "releases": [sorted(path.name for path in e.values()) for e in files]}
 
-    def _student(self, files: Sequence[Mapping[str, Path]]) -> Artifact:
+    def _student(self, files: Sequence[Mapping[str, Path]], labels: Artifact) -> Artifact:
         """Train the student on everything released, or read it where it was trained before."""
-        sets = ReleasedSets.of_files([list(exchange.values()) for exchange in files])
+        instead = {name: tensor.numpy() for name, tensor in labels.tensors.items()}
+        sets = ReleasedSets.of_files([list(exchange.values()) for exchange in files], instead)
         return self.coordinator.stages.run(
             "student",
             self._key(files),
@@ -115,3 +145,9 @@ class Contestant(contestant.Contestant):
             known["images"] += info["count"]
             known |= {name: info[name] for name in OF_MANIFEST if name in info}
         return recycling, costs
+
+
+def notes_on(labels: Artifact) -> list[str]:
+    """Return what a reader must know of labels that are not those that were released."""
+    shares = [f"{site} {share:.1%}" for site, share in labels.info.get("relabelled", {}).items()]
+    return [f"{RELABELLED}: {', '.join(shares)}"] if shares else []

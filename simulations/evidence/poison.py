@@ -24,6 +24,7 @@ from fedkr.learning.job import Job
 from fedkr.learning.runtime import Runtime
 from fedkr.release import Release, SoftSet
 from server.composition import compose_study
+from server.judges import Judges
 from server.quarantine import judge_releases
 
 Poison = Callable[[SoftSet, SoftSet, np.random.Generator], SoftSet]
@@ -100,7 +101,7 @@ def judge(study: Study, sites: Mapping[str, SoftSet]) -> dict[str, str]:
             Release(images, labels.astype(np.float16), {"site": site}).save(files[site])
         shape = Shape.of_soft(*next(iter(sites.values())))
         job = Job(Runtime.choose(study.device, study.precision, study.threads), seed=(study.seed, "poison"))
-        return judge_releases([files], study.student, shape, job)
+        return judge_releases(Judges([files], study.student, shape, job))
 
 
 def main(words: list[str]) -> None:

@@ -10,6 +10,7 @@ from fedkr.learning.job import Job
 from fedkr.learning.runtime import Runtime
 from fedkr.release import Release, SoftSet
 from server.evidence import LEAST_IMAGES
+from server.judges import Judges
 from server.quarantine import judge_releases
 from simulations.evidence.poison import blank, noise, random_labels, replay, shifted_labels, trigger
 
@@ -41,7 +42,7 @@ def judge(tmp_path):
             files[site] = tmp_path / f"{site}.safetensors"
             Release(images, labels, {"site": site, "slices": (slices or {}).get(site, 1)}).save(files[site])
         job = Job(Runtime.choose("cpu", "float32", 1), seed=("test",))
-        return judge_releases([files], STUDENT, Shape(1, 8, CLASSES), job)
+        return judge_releases(Judges([files], STUDENT, Shape(1, 8, CLASSES), job))
 
     return judge
 

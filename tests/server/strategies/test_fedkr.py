@@ -1,10 +1,11 @@
 """FedKR: the student learns from all releases, is trained once, and what it cost is what its sites paid."""
 
 import pytest
+import torch
 
 import server.strategies.fedkr
 from fedkr import wire
-from fedkr.errors import StudyFailedError
+from fedkr.errors import StudyFailedError, UserError
 from fedkr.learning.job import Job
 from fedkr.learning.runtime import Runtime
 from server.contestant import Federation
@@ -63,3 +64,28 @@ def test_a_study_of_which_every_release_is_in_quarantine_fails_with_the_reasons(
         StudyFailedError, match=r"site-0: 100% of its images .* strategy\.options\.fedkr\.quarantine=false"
     ):
         outcome(quarantine=True)
+
+
+def test_labels_by_consensus_are_found_once_and_named_in_the_results(outcome, monkeypatch):
+    found = outcome(labels="consensus")
+    shares = {site: row["relabelled"] for site, row in found.recycling.items()}
+    assert set(shares) == {"site-0", "site-1", "site-2"} and all(0 <= share <= 1 for share in shares.values())
+    assert [note for note in found.notes if note.startswith("labels by consensus of all sites")]
+    monkeypatch.setattr("server.strategies.fedkr.relabel", lambda *_: pytest.fail("relabelled again"))
+    monkeypatch.setattr("server.judges.train_student", lambda *_: pytest.fail("trained again"))
+    again = outcome(labels="consensus")
+    assert again.recycling == found.recycling
+    assert all(torch.equal(again.model.model.tensors[name], t) for name, t in found.model.model.tensors.items())
+
+
+def test_the_student_learns_released_labels_where_they_are_asked_for_and_where_there_is_one_site(outcome, monkeypatch):
+    monkeypatch.setattr("server.strategies.fedkr.relabel", lambda *_: pytest.fail("relabelled"))
+    released = outcome(labels="released")
+    assert not any("relabelled" in row for row in released.recycling.values()) and not released.notes
+    monkeypatch.setattr("server.quarantine.judge_releases", lambda _: {"site-1": "noise", "site-2": "noise"})
+    assert not any("relabelled" in row for row in outcome(labels="consensus", quarantine=True).recycling.values())
+
+
+def test_a_way_to_label_that_there_is_not_is_refused_with_those_that_there_are(study):
+    with pytest.raises(UserError, match=r"strategy\.options\.fedkr\.labels.*consensus"):
+        Contestant.check("fedkr", {"labels": "guessed"}, study)
