@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
 
@@ -13,6 +13,7 @@ from fedkr.strict_json import LARGEST_NUMBER, Count, Rate, Strict, check_strict,
 LONGEST_TEXT = 120
 LONGEST_LIST = 128
 MOST_CLASSES = 1000
+LARGEST_SIDE = 4096
 
 
 def is_number(value: Any) -> bool:
@@ -67,9 +68,9 @@ DOCUMENTS: dict[str, type[Strict]] = {
         {
             "site": Text,
             "version": Text,
-            "classes": Names,
-            "size": Count,
-            "channels": Count,
+            "classes": list_of(Text, MOST_CLASSES, 1),
+            "size": Annotated[int, Field(ge=1, le=LARGEST_SIDE)],
+            "channels": Literal[1, 3],
             "counts": _Counts,
             "allow": list_of(Text, LONGEST_LIST),
             "recipients": Text,
@@ -81,8 +82,17 @@ DOCUMENTS: dict[str, type[Strict]] = {
 
 
 def check_document(name: str, values: Any) -> None:
-    """Raise :class:`UserError` unless a ``manifest`` or ``card`` has no fields but its own, each in shape."""
+    """Raise :class:`UserError` unless a ``manifest`` or ``card`` has no fields but its own, each in shape.
+
+    The classes of a card differ from each other, and its counts are one a class.
+    """
     try:
         check_strict(DOCUMENTS[name], values)
     except UserError as error:
         raise UserError(f"{name}: field {error}") from None
+    classes = values.get("classes", [])
+    if len(set(classes)) < len(classes):
+        raise UserError(f"{name}: two classes have one name")
+    for split, counts in values.get("counts", {}).items():
+        if len(counts) != len(classes):
+            raise UserError(f"{name}: {len(counts)} counts of {split} for {len(classes)} classes; one a class")

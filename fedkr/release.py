@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,13 +11,14 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 
+from fedkr.config.reading import brief
 from fedkr.data.images import Shape
 from fedkr.documents import DOCUMENTS
 from fedkr.errors import UserError
 from fedkr.fingerprint import array_digest
-from fedkr.stages import Artifact, read_artifact, write_artifact
+from fedkr.stages import Artifact, read_artifact, read_info, write_artifact
 
 # float16 rounds each of up to some hundred probabilities by 0.05 %.
 ROW_SUM_TOLERANCE = 0.01
@@ -81,8 +82,9 @@ class Release:
 
     @staticmethod
     def load(path: Path) -> Release:
-        """Read what :meth:`save` wrote."""
-        return Release.from_artifact(read_artifact(path))
+        """Read what :meth:`save` wrote; raise :class:`UserError` for a file that is none."""
+        with open_release(path):
+            return Release.from_artifact(read_artifact(path))
 
 
 class ReleasedSets:
@@ -201,25 +203,49 @@ def check_release(release: Release, shape: Shape, max_images: int | None = None,
     if unknown:
         raise UserError(f"{where}: manifest field {sorted(unknown)[0]!r} is not among {sorted(MANIFEST_FIELDS)}")
     slices = release.manifest.get("slices", 1)
-    if not isinstance(slices, int) or not 1 <= slices <= len(images) or len(images) % slices:
+    if type(slices) is not int or not 1 <= slices <= len(images) or len(images) % slices:
         raise UserError(f"{where}: manifest slices={slices!r} must divide the {len(images)} images evenly")
 
 
 def read_slice(path: Path, index: int) -> SoftSet:
-    """Read one slice of a saved release without reading the rest.
+    """Read one slice of a saved release without reading the rest; raise :class:`UserError` for a file that is none.
 
     ``index`` is taken modulo the number of slices that the release has.
     """
-    with safe_open(path, framework="np") as handle:
-        images, labels = handle.get_slice("images"), handle.get_slice("soft-labels")
-        count = images.get_shape()[0]
-        slices = slice_count(path)
-        size = count // slices
+    with open_release(path) as (images, labels, slices):
+        size = images.get_shape()[0] // slices
         start = (index % slices) * size
         return SoftSet(images[start : start + size], labels[start : start + size])
 
 
 def slice_count(path: Path) -> int:
-    """Return into how many slices a saved release divides."""
-    with safe_open(path, framework="np") as handle:
-        return int(json.loads(handle.metadata()["info"]).get("slices", 1))
+    """Return into how many slices a saved release divides; raise :class:`UserError` for a file that is none."""
+    with open_release(path) as (_, _, slices):
+        return slices
+
+
+@contextlib.contextmanager
+def open_release(path: Path) -> Iterator[tuple[Any, Any, int]]:
+    """Open a saved release and check its shape; yield images and soft labels, unread, and how many slices they have.
+
+    Raises:
+        UserError: the file is missing or damaged, or holds something else than a release.
+    """
+    try:
+        with safe_open(path, framework="np") as handle:
+            images, labels = handle.get_slice("images"), handle.get_slice("soft-labels")
+            (shape, columns), slices = (images.get_shape(), labels.get_shape()), _slices(read_info(handle.metadata()))
+            if (images.get_dtype(), len(shape), labels.get_dtype(), len(columns)) != ("U8", 4, "F16", 2):
+                raise ValueError(f"{images.get_dtype()} {shape} and {labels.get_dtype()} {columns}")
+            if shape[0] != columns[0] or not shape[0] or shape[0] % slices:
+                raise ValueError(f"{shape[0]} images, {columns[0]} soft labels and {slices} slices")
+            yield images, labels, slices
+    except (SafetensorError, OSError, ValueError) as error:
+        raise UserError(f"{path}: not a readable release ({brief(error)}); delete it to compute it again") from None
+
+
+def _slices(manifest: dict[str, Any]) -> int:
+    slices = manifest.get("slices", 1)
+    if type(slices) is not int or slices < 1:
+        raise ValueError(f"slices={brief(repr(slices))}")
+    return slices

@@ -25,6 +25,8 @@ from fedkr.environment import package_versions
 from fedkr.errors import UserError
 from fedkr.fingerprint import fingerprint
 
+# What an error repeats of what a file's reader says, which quotes the file.
+LONGEST_REASON = 200
 HOUSE = Path(__file__).parents[1]
 # Of this code, what computes no stage; of the libraries, those whose versions change numbers.
 COMPUTES_NOTHING = ("benchmarks", "report", "cli.py", "progress.py")
@@ -66,10 +68,22 @@ def read_artifact(path: Path) -> Artifact:
     """Read what :func:`write_artifact` wrote; raise :class:`UserError` for a file that is none."""
     try:
         with safe_open(path, framework="pt") as handle:
-            info = json.loads((handle.metadata() or {}).get("info", "{}"))
+            info = read_info(handle.metadata())
             return Artifact({name: handle.get_tensor(name) for name in handle.keys()}, info)  # noqa: SIM118
     except (SafetensorError, OSError, ValueError) as error:
-        raise UserError(f"{path}: not a readable stage file ({error}); delete it to compute it again") from None
+        reason = ascii(str(error)[:LONGEST_REASON])
+        raise UserError(f"{path}: not a readable stage file ({reason}); delete it to compute it again") from None
+
+
+def read_info(metadata: Mapping[str, str] | None) -> dict[str, Any]:
+    """Return the document in a file's metadata; raise :class:`ValueError` for one that is no JSON object."""
+    try:
+        info = json.loads((metadata or {}).get("info", "{}"))
+    except RecursionError:
+        raise ValueError("its document is nested without end") from None
+    if not isinstance(info, dict):
+        raise ValueError("its document is no JSON object")
+    return info
 
 
 class StageStore:

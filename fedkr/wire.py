@@ -12,6 +12,7 @@ import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from io import BytesIO
 from typing import Any, TypeVar
 
 import numpy as np
@@ -22,6 +23,8 @@ from torch import Tensor
 
 from fedkr.audit.document import Pair
 from fedkr.config import AUDIT_TARGETS
+from fedkr.config.reading import brief
+from fedkr.documents import is_confusion
 from fedkr.errors import UserError
 from fedkr.fingerprint import array_digest, fingerprint
 from fedkr.learning.evaluation import Utility
@@ -41,6 +44,8 @@ CONFIG, ARRAYS, METRICS, SHARED = "config", "arrays", "metrics", "release"
 # JSON documents.
 DOCUMENTS = MANIFEST, CARD, FINDINGS, COMPARISON = "manifest", "card", "findings", "comparison"
 
+# How Flower names the format of its arrays.
+STYPE = "numpy.ndarray"
 # Error code of a site that refused or failed by itself; Flower's own codes are below 100.
 SITE_ERROR = 500
 
@@ -57,6 +62,10 @@ REPLIES: dict[str, frozenset[str]] = {
 }
 UTILITY_FIELDS = ("accuracy", "balanced_accuracy", "auc", "loss", "confusion", "count")
 
+# Characters of all documents of a reply. Figures for each of the most classes there can be take a fifth of it.
+LARGEST_DOCUMENTS = 500_000
+# A reply with more could hold a figure for each image.
+MOST_METRICS = 64
 # What a site says about its round of weight sharing, with the least and the most that each figure can be.
 MOST_COUNTED = 10**9
 ROUND_FIGURES = {
@@ -83,6 +92,12 @@ class Request:
     weights: dict[str, Tensor] | None
     shared: SoftSet | None = None
 
+    def setting(self, name: str) -> Any:
+        """Return a setting; raise :class:`UserError` where it is missing."""
+        if name not in self.settings:
+            raise UserError(f"the request lacks the setting {name!r}; is the server fedkr's, and of this version?")
+        return self.settings[name]
+
 
 def pairs_setting(pairs: Iterable[Pair]) -> str:
     """Return pairs as the value of the setting ``pairs``."""
@@ -95,7 +110,7 @@ def read_pairs(request: Request) -> list[Pair]:
         return [
             Pair(**{name: str(value) for name, value in pair.items()}) for pair in json.loads(request.settings["pairs"])
         ]
-    except (KeyError, TypeError, ValueError, AttributeError):
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError):
         raise UserError("evaluate.compare: the setting 'pairs' is missing or no list of pairs") from None
 
 
@@ -162,10 +177,28 @@ def weights_record(weights: Mapping[str, Tensor]) -> ArrayRecord:
 
 def read_weights(record: ArrayRecord) -> dict[str, Tensor]:
     """Return the tensors of an ArrayRecord, by name; raise :class:`UserError` for an array that cannot be read."""
+    return {
+        name: torch.from_numpy(read_array(array, f"model weights: {brief(name)}")) for name, array in record.items()
+    }
+
+
+def read_array(array: Array, where: str) -> NDArray[Any]:
+    """Return an array of numbers; raise :class:`UserError`, which begins with ``where``, for anything else.
+
+    NumPy's own reader makes room for all that a header promises before it looks for it, and unpacks archives.
+    """
+    stream = BytesIO(array.data)
     try:
-        return {name: torch.from_numpy(np.array(array.numpy())) for name, array in record.items()}
-    except (TypeError, ValueError, EOFError) as error:
-        raise UserError(f"model weights: they hold something that is no array of numbers ({error})") from None
+        if array.stype != STYPE or np.lib.format.read_magic(stream) != (1, 0):
+            raise ValueError("of another format")
+        shape, fortran_order, dtype = np.lib.format.read_array_header_1_0(stream)
+        if dtype.kind not in "biufc" or not dtype.isnative:
+            raise ValueError(f"of {dtype}")
+        if min(shape, default=0) < 0 or dtype.itemsize * math.prod(shape) != len(array.data) - stream.tell():
+            raise ValueError("its header promises more or less than it holds")
+        return np.ndarray(shape, dtype, array.data, stream.tell(), order="F" if fortran_order else "C").copy()
+    except Exception as error:  # the parser of a damaged header raises whatever its bytes lead it to
+        raise UserError(f"{where} is no array of numbers ({brief(error)})") from None
 
 
 def read_round(content: RecordDict, sent: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], Figures]:
@@ -213,12 +246,12 @@ def _soft_record(images: NDArray[np.uint8], soft_labels: NDArray[np.float16]) ->
 
 def _soft_set(content: RecordDict) -> SoftSet:
     arrays = _record(content, SHARED, ArrayRecord) or ArrayRecord()
-    try:
-        return SoftSet(arrays["images"].numpy(), arrays["soft-labels"].numpy())
-    except KeyError as error:
-        raise UserError(f"the set of images lacks {error}") from None
-    except (TypeError, ValueError, EOFError) as error:
-        raise UserError(f"the set of images holds something that is no array ({error})") from None
+    found = []
+    for name in ("images", "soft-labels"):
+        if name not in arrays:
+            raise UserError(f"the set of images lacks {name!r}")
+        found.append(read_array(arrays[name], f"the set of images: {name}"))
+    return SoftSet(*found)
 
 
 def document(values: Mapping[str, Any]) -> ConfigRecord:
@@ -228,10 +261,15 @@ def document(values: Mapping[str, Any]) -> ConfigRecord:
 
 def read_document(content: RecordDict, name: str) -> dict[str, Any]:
     """Read a JSON document (an object) from the record ``name``."""
+    text = (_record(content, name, ConfigRecord) or ConfigRecord()).get("json")
+    if isinstance(text, str) and len(text) > LARGEST_DOCUMENTS:
+        raise UserError(f"the reply's {name!r} is {len(text)} characters long; {LARGEST_DOCUMENTS} at most")
     try:
-        values = json.loads(str((_record(content, name, ConfigRecord) or ConfigRecord())["json"]))
-    except (KeyError, ValueError, RecursionError):
-        raise UserError(f"the reply's {name!r} is missing or not JSON") from None
+        values = json.loads(text) if isinstance(text, str) else None
+    except (ValueError, RecursionError):
+        values = None
+    if values is None:
+        raise UserError(f"the reply's {name!r} is missing or not JSON")
     if not isinstance(values, dict):
         raise UserError(f"the reply's {name!r} is not a JSON object")
     return values
@@ -243,8 +281,11 @@ def metrics_reply(values: Mapping[str, Metric | None]) -> RecordDict:
 
 
 def read_metrics(content: RecordDict) -> dict[str, Any]:
-    """Return the metrics of a reply."""
-    return dict(_record(content, METRICS, MetricRecord) or {})
+    """Return the metrics of a reply; raise :class:`UserError` for more than any has."""
+    metrics = dict(_record(content, METRICS, MetricRecord) or {})
+    if len(metrics) > MOST_METRICS:
+        raise UserError(f"{len(metrics)} metrics, more than {MOST_METRICS}")
+    return metrics
 
 
 def utility_metrics(utility: Utility, prefix: str) -> dict[str, Metric | None]:
@@ -261,26 +302,26 @@ def read_utility(metrics: Mapping[str, Any], prefix: str) -> dict[str, Any]:
     values = {name: metrics.get(f"{prefix}/{name}") for name in UTILITY_FIELDS}
     if not any(name.startswith(f"{prefix}/") for name in metrics):
         return values
-    ranges = {"accuracy": (0, 1), "balanced_accuracy": (0, 1), "loss": (0, math.inf), "count": (1, math.inf)}
+    ranges = {"accuracy": (0, 1), "balanced_accuracy": (0, 1), "loss": (0, math.inf), "count": (1, MOST_COUNTED)}
     if values["auc"] is not None:
         ranges["auc"] = (0, 1)
     for name, (least, most) in ranges.items():
         _check_figure(f"{prefix}/{name}", values[name], least, most)
-    for count in values["confusion"] or []:
-        _check_figure(f"{prefix}/confusion", count, 0)
+    if values["confusion"] is not None and not is_confusion(values["confusion"]):
+        raise UserError(f"the metric '{prefix}/confusion' is no square matrix of counts")
     return values
 
 
 def _check_figure(name: str, value: Any, least: float, most: float = math.inf) -> None:
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not number or not math.isfinite(value) or not least <= value <= most:
-        raise UserError(f"the metric {name!r} is missing or no number from {least} to {most}: {value!r}")
+    if not number or not least <= value <= most or value == math.inf:
+        raise UserError(f"the metric {name!r} is missing or no number from {least} to {most}: {brief(repr(value))}")
 
 
 def read_seconds(metrics: Mapping[str, Any]) -> float:
     """Return the seconds that a site spent; raise :class:`UserError` where it does not say."""
     seconds = metrics.get("seconds")
-    _check_figure("seconds", seconds, 0)
+    _check_figure("seconds", seconds, 0, MOST_COUNTED)
     return float(seconds)  # type: ignore[arg-type]  # it was just checked
 
 

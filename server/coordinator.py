@@ -17,6 +17,7 @@ from flwr.serverapp import Grid
 import fedkr
 from fedkr import wire
 from fedkr.config import Study
+from fedkr.config.reading import brief
 from fedkr.data.images import Shape
 from fedkr.documents import check_document
 from fedkr.errors import StudyFailedError, UserError
@@ -132,11 +133,12 @@ class Coordinator:
         for name in CARD_FIELDS:
             if name not in card:
                 raise UserError(f"its card lacks {name!r}; is its fedkr of version {fedkr.__version__}?")
-        if card["version"] != fedkr.__version__:
-            raise UserError(
-                f"{card['site']} runs fedkr {card['version']}, the server {fedkr.__version__}: install the same version"
-            )
         check_site_name(card["site"], "`name` in its site file")
+        if card["version"] != fedkr.__version__:
+            other = brief(card["version"])
+            raise UserError(
+                f"{card['site']} runs fedkr {other}, the server {fedkr.__version__}: install the same version"
+            )
         if self.registered is not None and card["site"] != site:
             raise UserError(f"it calls itself {card['site']!r}: set `name: {site}` in its site file")
         return card

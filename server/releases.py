@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from flwr.app import RecordDict
 
 from fedkr import wire
+from fedkr.config.reading import brief
 from fedkr.documents import check_document
-from fedkr.errors import StudyFailedError
+from fedkr.errors import StudyFailedError, UserError
 from fedkr.release import check_release
 from fedkr.stages import Artifact
 from server.coordinator import Coordinator, Pending, card_shape
@@ -49,8 +52,18 @@ class Releases:
     def _accept(self, site: str, content: RecordDict) -> Artifact:
         release = wire.read_release(content)
         check_document(wire.MANIFEST, release.manifest)
+        self._check_classes(release.manifest)
         check_release(release, card_shape(self.coordinator.card), where=f"release of {site}")
         artifact = release.as_artifact()
         artifact.info = {"left_out": []} | release.manifest | {"count": len(release)}
         artifact.info |= {"seconds": wire.read_seconds(wire.read_metrics(content))}
         return artifact
+
+    def _check_classes(self, manifest: Mapping[str, Any]) -> None:
+        """Raise :class:`UserError` for a manifest that speaks of other classes than the study has."""
+        classes = self.coordinator.card["classes"]
+        for name in manifest.get("left_out", []):
+            if name not in classes:
+                raise UserError(f"manifest: left_out names {brief(name)}, which is no class of the study")
+        if len(manifest.get("recalls", classes)) != len(classes):
+            raise UserError(f"manifest: {len(manifest['recalls'])} recalls for {len(classes)} classes; one a class")

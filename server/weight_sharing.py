@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import logging
 import math
@@ -22,7 +21,7 @@ from flwr.serverapp.strategy import Strategy
 from torch import Tensor
 
 from fedkr import wire
-from fedkr.config import SearchConfig, Study, check_search, read_dataclass
+from fedkr.config import SEARCH_OPTIONS, Study, own_search
 from fedkr.errors import StudyFailedError, UserError
 from fedkr.learning.models import build_classifier
 from fedkr.learning.training import cosine
@@ -36,7 +35,6 @@ logger = logging.getLogger("fedkr.server")
 MODEL = "model"
 # An answer that is so many times the median of all is no honest one.
 MOST_TIMES = 1000
-SEARCH_OPTIONS = tuple(field.name for field in dataclasses.fields(SearchConfig))
 
 # Val accuracy and negative val loss.
 Score = tuple[float, float]
@@ -97,12 +95,12 @@ class WeightSharing(Contestant):
     @classmethod
     def check(cls, name: str, options: Mapping[str, Any], study: Study) -> None:
         """See :meth:`server.contestant.Contestant.check`."""
-        own_search(name, options, study)
+        own_search(name, options, study.strategy)
         cls.make(name, options, study.federation.sites)
 
     def __init__(self, name: str, options: Mapping[str, Any], federation: Federation) -> None:
         super().__init__(name, {}, federation)
-        self.keywords, self.search = options, own_search(name, options, self.study)
+        self.keywords, self.search = options, own_search(name, options, self.study.strategy)
 
     @classmethod
     def make(cls, name: str, options: Mapping[str, Any], sites: int) -> Strategy:
@@ -285,16 +283,6 @@ class WeightSharing(Contestant):
                 shutil.rmtree(_updates_folder(other.path), ignore_errors=True)
         files = sorted(_updates_folder(chosen.path).glob("*.safetensors")) if self._keeps_updates else []
         return {path.stem: read_artifact(path) for path in files}
-
-
-def own_search(name: str, options: Mapping[str, Any], study: Study) -> SearchConfig:
-    """Return the study's search with what a contestant's own options say; raise :class:`UserError` for a bad one."""
-    shared = {option: getattr(study.strategy, option) for option in SEARCH_OPTIONS}
-    own = {option: options[option] for option in SEARCH_OPTIONS if option in options}
-    where = f"strategy.options.{name}"
-    search = read_dataclass(SearchConfig, shared | own, where)
-    check_search(search, where if own else "strategy")
-    return search
 
 
 def _named(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

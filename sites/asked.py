@@ -5,7 +5,6 @@ A setting that is missing is no matter of this: its handler says so, or has a va
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -75,7 +74,9 @@ def _whole(settings: Settings, name: str, most: float) -> None:
 
 def _real(settings: Settings, name: str, most: float) -> None:
     value = settings.get(name, 0.0)
-    if not isinstance(value, (int, float)) or not math.isfinite(value) or not 0 <= value <= most:
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    # Of a whole number that float64 does not hold, only comparisons can be made.
+    if not number or not 0 <= value <= most:
         raise PolicyError(f"{name}={brief(value)}: the study says 0 to {most}")
 
 

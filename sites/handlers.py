@@ -17,6 +17,7 @@ import fedkr
 from fedkr import wire
 from fedkr.audit.document import audit_document
 from fedkr.audit.targets import RELEASE
+from fedkr.config.reading import brief
 from fedkr.data.images import Shape
 from fedkr.errors import UserError
 from fedkr.learning.classifier import ClassifierTraining, real_batches
@@ -78,7 +79,7 @@ def train_release(site: Site, request: wire.Request) -> RecordDict:
             "site's class counts: set recycle.balance=balanced and recycle.tune_balances=[], or exact_counts: true in "
             "the site's policy"
         )
-    release = site.pipeline.release(int(request.settings["round"]), site.most_images)
+    release = site.pipeline.release(int(request.setting("round")), site.most_images)
     manifest = public_manifest(site, release.manifest, own_name(site.study, RELEASE))
     return wire.release_reply(dataclasses.replace(release, manifest=manifest), seconds_since(site, started))
 
@@ -110,18 +111,17 @@ def train_weights(site: Site, request: wire.Request) -> RecordDict:
 
 
 def _train_round(site: Site, model: nn.Module, request: wire.Request) -> dict[str, torch.Tensor]:
-    settings, config = request.settings, site.study.student
-    train, round_number = site.data.train, int(settings["server-round"])
-    steps = max(1, math.ceil(int(settings["local-epochs"]) * len(train) / config.batch))
-    job = site.pipeline.job.seeded("weights", settings["candidate"], round_number)
+    config, train, round_number = site.study.student, site.data.train, int(request.setting("server-round"))
+    steps = max(1, math.ceil(int(request.setting("local-epochs")) * len(train) / config.batch))
+    job = site.pipeline.job.seeded("weights", request.setting("candidate"), round_number)
     work = LocalTraining(
         model,
-        dataclasses.replace(config, lr=float(settings["lr"])),
+        dataclasses.replace(config, lr=float(request.setting("lr"))),
         real_batches(train, config.batch, *job.seed),
         dataclasses.replace(job, progress=SilentProgress()),
         factor=lambda step: 1.0,
     )
-    work.proximal = float(settings.get("proximal-mu", 0.0))
+    work.proximal = float(request.settings.get("proximal-mu", 0.0))
     work.advance(steps, f"round {round_number}")
     return dict(work.model.state_dict())
 
@@ -161,7 +161,7 @@ def train_references(site: Site, request: wire.Request) -> RecordDict:
     started, work = time.perf_counter(), SiteAudit(site)
     others = received_others(site, request)
     work.keep_others(others)
-    for kind in request.settings["kinds"]:
+    for kind in request.setting("kinds"):
         work.train_references(str(kind))
     counts = {"direct": site.study.audit.direct_references, "pipeline": site.study.audit.pipeline_references}
     known = {"others": 0 if others is None else sum(request.settings["sizes"])}
@@ -172,10 +172,11 @@ def received_others(site: Site, request: wire.Request) -> ReleasedSets | None:
     """Return the other sites' releases of a request, checked as a server checks them; None where there are none."""
     if request.shared is None:
         return None
-    sizes = list(request.settings["sizes"])
+    sizes = request.setting("sizes")
     check_release(Release(*request.shared, {}), Shape.of(site.data.train), where="the other sites' releases")
-    if not all(isinstance(size, int) and size > 0 for size in sizes) or sum(sizes) != len(request.shared[0]):
-        raise UserError(f"the other sites' releases: sizes={sizes} are not of {len(request.shared[0])} images")
+    whole = isinstance(sizes, list) and all(type(size) is int and size > 0 for size in sizes)
+    if not whole or sum(sizes) != len(request.shared[0]):
+        raise UserError(f"the other sites' releases: sizes={brief(sizes)} are not of {len(request.shared[0])} images")
     return ReleasedSets.of_arrays(*request.shared, sizes)
 
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from fedkr import wire
 from fedkr.audit.document import COUNT_STEP
+from fedkr.config import Count, Natural
 from fedkr.data.images import Shape
 from fedkr.documents import check_document, is_confusion, is_number
 from fedkr.errors import UserError
@@ -31,8 +32,6 @@ NEEDS = {
     wire.AUDIT: "metrics",
     wire.COMPARE: "metrics",
 }
-# A reply with more could hold a figure for each image.
-MOST_METRICS = 64
 LARGEST_STEP = 0.25
 Check = Callable[[dict[str, Any]], None]
 
@@ -85,16 +84,16 @@ class Policy:
     """
 
     allow: list[str] = field(default_factory=lambda: ["metrics", "release"])
-    max_images: int = 20000
-    min_class_count: int = 5
+    max_images: Count = 20000
+    min_class_count: Count = 5
     exact_counts: bool = False
     recipients: str = "server"
     near_copies: str = "redraw"
-    label_digits: int = 3
-    label_classes: int = 0
-    min_evaluated: int = 50
+    label_digits: Natural = 3
+    label_classes: Natural = 0
+    min_evaluated: Count = 50
     rate_step: float = 0.02
-    max_models: int = 100
+    max_models: Count = 100
 
     def check(self, where: str) -> None:
         """Raise :class:`UserError` for a value that is no policy."""
@@ -233,8 +232,8 @@ def _decoded(where: str, array: Array) -> NDArray[Any]:
 
 
 def _check_metrics(policy: Policy, message_type: str, metrics: dict[str, Any]) -> None:
-    if len(metrics) > MOST_METRICS:
-        raise PolicyError(f"{message_type}: {len(metrics)} metrics, more than {MOST_METRICS}")
+    if len(metrics) > wire.MOST_METRICS:
+        raise PolicyError(f"{message_type}: {len(metrics)} metrics, more than {wire.MOST_METRICS}")
     for name, value in metrics.items():
         if message_type not in METRICS or not METRICS[message_type].fullmatch(name):
             raise PolicyError(f"{message_type}: metric {name!r} may not leave")

@@ -18,8 +18,6 @@ from sites.handlers import site_card
 from sites.policy import PolicyError
 from sites.workspace import Site
 
-# Bytes of all documents of a reply. Figures for each of the most classes there can be take a fifth of it.
-LARGEST_DOCUMENTS = 500_000
 RATES = ("accuracy", "balanced_accuracy", "auc")
 OF_METRICS = ("scores", "recalls", "teacher")
 
@@ -30,8 +28,8 @@ def check_promises(site: Site, message_type: str, content: RecordDict) -> None:
     if missing:
         raise PolicyError(f"{message_type}: the reply lacks the record {sorted(missing)[0]!r}")
     size = sum(record.count_bytes() for record in content.values() if isinstance(record, ConfigRecord))
-    if size > LARGEST_DOCUMENTS:
-        raise PolicyError(f"{message_type}: {size} bytes of documents, more than {LARGEST_DOCUMENTS}")
+    if size > wire.LARGEST_DOCUMENTS:
+        raise PolicyError(f"{message_type}: {size} bytes of documents, more than {wire.LARGEST_DOCUMENTS}")
     if wire.CARD in content:
         _check_card(site, wire.read_document(content, wire.CARD))
     if wire.MANIFEST in content:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fedkr.config import NO_PART_OF_RESULTS, Study, nearest
+from fedkr.config import NO_PART_OF_RESULTS, Positive, Study, nearest
 from fedkr.config.reading import brief
 from fedkr.disk import write_atomic, write_json
 from fedkr.errors import UserError
@@ -68,8 +68,8 @@ class StudyRules:
     approved: list[str] = field(default_factory=list)
     bounds: dict[str, Any] = field(default_factory=dict)
     modules: list[str] = field(default_factory=list)
-    hours: float = 24.0
-    gigabytes: float = 50.0
+    hours: Positive = 24.0
+    gigabytes: Positive = 50.0
 
     def check(self, where: str) -> None:
         """Raise :class:`UserError` for rules that no study could be held to."""
@@ -100,12 +100,19 @@ class StudyRules:
         """Return a line for each option of a study that is not within this site's bounds."""
         options, lines = dict(flat(study.options())), []
         for name, bound in (BOUNDS | self.bounds).items():
-            value = options.get(name, [])
-            for item in value if isinstance(value, list) else [value]:
-                if not _within(item, bound):
-                    lines.append(f"{name}={brief(value)}: outside this site's bounds, {bound} (studies.bounds)")
-                    break
+            for option, value in _set_by(options, name):
+                if not all(_within(item, bound) for item in (value if isinstance(value, list) else [value])):
+                    lines.append(f"{option}={brief(value)}: outside this site's bounds, {bound} (studies.bounds)")
         return lines
+
+
+def _set_by(options: dict[str, Any], name: str) -> Iterator[tuple[str, Any]]:
+    """Yield an option of a study with its value, and each contestant's own in place of it."""
+    group, _, last = name.rpartition(".")
+    for option, value in options.items():
+        of_contestant = group == "strategy" and option.startswith("strategy.options.")
+        if option == name or (of_contestant and option.endswith(f".{last}") and option.count(".") == 3):
+            yield option, value
 
 
 def _check_bound(where: str, name: str, bound: Any) -> None:

@@ -8,11 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-import yaml
-
-from fedkr.config import DataConfig, Study, parse_study, read_dataclass
+from fedkr.config import Count, DataConfig, Study, at_most, check_values, parse_study, read_dataclass
 from fedkr.data import ImageSet, SiteData, Source, load_source, partition_sites, prepare_site
 from fedkr.data.images import content_digest
 from fedkr.data.registry import file_stamp
@@ -23,6 +21,7 @@ from fedkr.recycle import SitePipeline
 from fedkr.recycle.pipeline import site_job
 from fedkr.site_name import check_site_name
 from fedkr.stages import StageStore
+from sites.plain_yaml import read_yaml
 from sites.policy import SIMULATED, Policy
 from sites.secret import keyed
 from sites.splits import SiteSplit
@@ -46,7 +45,7 @@ class Connection:
     authority: str = ""
     key: str = ""
     publishers: dict[str, str] = field(default_factory=dict)
-    port: int = 9094
+    port: Annotated[Count, at_most(65_535)] = 9094
 
 
 @dataclass
@@ -58,7 +57,7 @@ class SiteFile:
     data: DataConfig
     policy: Policy = field(default_factory=Policy)
     device: str = "auto"
-    threads: int = 1
+    threads: Annotated[Count, at_most(1024)] = 1
     connection: Connection = field(default_factory=Connection)
     records: str = ""
     split: SiteSplit = field(default_factory=SiteSplit)
@@ -105,12 +104,7 @@ def read_site_file(path: Path) -> SiteFile:
     Raises:
         UserError: the file is missing, is no YAML, or has an unknown or misfitting field.
     """
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); name the site file in site-file=...") from None
-    except yaml.YAMLError as error:
-        raise UserError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
+    values = read_yaml(path)
     required = [name for name in ("name", "workspace", "data") if not isinstance(values, dict) or name not in values]
     if required:
         raise UserError(f"{path}: field {required[0]!r} is missing; a site file has name, workspace, data and policy")
@@ -119,13 +113,25 @@ def read_site_file(path: Path) -> SiteFile:
     site.policy.check(str(path))
     site.split.check(str(path))
     site.studies.check(str(path))
-    folder = path.resolve().parent
-    site.workspace = str(folder / Path(site.workspace).expanduser())
-    site.records = str(folder / Path(site.records or f"{path.stem}-records").expanduser())
-    for holder, name in ((site.data, "path"), (site.connection, "authority"), (site.connection, "key")):
+    check_values(site, str(path))
+    if not site.workspace:
+        raise UserError(f"{path}: workspace is empty; name a folder of this site's own")
+    site.records = site.records or f"{path.stem}-records"
+    for holder, name in (
+        *((site, "workspace"), (site, "records"), (site.data, "path")),
+        *((site.connection, "authority"), (site.connection, "key")),
+    ):
         if getattr(holder, name):
-            setattr(holder, name, str(folder / Path(getattr(holder, name)).expanduser()))
+            setattr(holder, name, _beside(path, getattr(holder, name)))
     return site
+
+
+def _beside(site_file: Path, name: str) -> str:
+    """Return the path that a site file names, which is relative to the file itself."""
+    try:
+        return str(site_file.resolve().parent / Path(name).expanduser())
+    except RuntimeError:
+        raise UserError(f"{site_file}: {name}: this machine knows no such user's home; write the path out") from None
 
 
 def site_folder(node_config: Mapping[str, Any], study_json: str) -> Path:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Mapping
+from typing import Any
 
 from fedkr.config.constraints import check_values, one_of
-from fedkr.config.reading import read_dataclass
+from fedkr.config.reading import brief, read_dataclass
 from fedkr.config.schema import (
     ATTACKS,
     AUDIT_TARGETS,
@@ -21,6 +23,8 @@ from fedkr.config.schema import (
 )
 from fedkr.config.sizes import LONGEST_STUDY, check_sizes
 from fedkr.errors import UserError
+
+SEARCH_OPTIONS = tuple(field.name for field in dataclasses.fields(SearchConfig))
 
 
 def parse_study(text: str) -> Study:
@@ -73,8 +77,19 @@ def _check_strategy(strategy: StrategyConfig) -> None:
     for name, options in strategy.options.items():
         one_of("strategy.options", name, tuple(strategy.compare))
         if not isinstance(options, dict):
-            raise UserError(f"strategy.options.{name}={options!r}: expected a group of options")
+            raise UserError(f"strategy.options.{name}={brief(repr(options))}: expected a group of options")
+        own_search(name, options, strategy)
     check_search(strategy, "strategy")
+
+
+def own_search(name: str, options: Mapping[str, Any], strategy: StrategyConfig) -> SearchConfig:
+    """Return the study's search with what a contestant's own options say; raise :class:`UserError` for a bad one."""
+    shared = {option: getattr(strategy, option) for option in SEARCH_OPTIONS}
+    own = {option: options[option] for option in SEARCH_OPTIONS if option in options}
+    where = f"strategy.options.{name}"
+    search = read_dataclass(SearchConfig, shared | own, where)
+    check_search(search, where if own else "strategy")
+    return search
 
 
 def check_search(search: SearchConfig, where: str) -> None:

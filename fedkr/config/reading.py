@@ -59,7 +59,8 @@ def _read_value(hint: Any, value: Any, where: str) -> Any:
     if origin is dict:
         if not isinstance(value, dict):
             raise UserError(f"{where}={brief(repr(value))}: expected a group of fields")
-        return dict(value)
+        key, item = typing.get_args(hint)
+        return {_read_value(key, k, where): _read_value(item, v, f"{where}.{brief(k)}") for k, v in value.items()}
     if origin in (typing.Union, types.UnionType):
         if value is None:
             return None

@@ -7,15 +7,17 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 import fedkr
-from fedkr.config import StudentConfig, read_dataclass
+from fedkr.config import Count, Must, StudentConfig, at_most, check_values, no_longer_than, read_dataclass
+from fedkr.config.reading import brief
 from fedkr.data.images import Shape
+from fedkr.documents import LARGEST_SIDE, MOST_CLASSES
 from fedkr.errors import UserError
 from fedkr.learning.models import build_classifier, load_weights
 from fedkr.learning.prediction import to_model_input
@@ -36,9 +38,11 @@ class ModelDescription:
         classifier: architecture and recipe.
     """
 
-    classes: list[str]
-    size: int
-    channels: int
+    classes: Annotated[
+        list[str], Must(lambda names: len(names) > 0, "at least one class"), no_longer_than(MOST_CLASSES)
+    ]
+    size: Annotated[Count, at_most(LARGEST_SIDE)]
+    channels: Annotated[int, Must(lambda n: n in (1, 3), "1 (grey) or 3 (RGB)")]
     classifier: StudentConfig
 
     @property
@@ -67,11 +71,13 @@ class ModelDescription:
         names = [field.name for field in dataclasses.fields(ModelDescription)]
         try:
             values = {name: json.loads(metadata[name]) for name in names}
-        except (KeyError, ValueError):
+        except (KeyError, ValueError, RecursionError):
             raise UserError(
                 f"{where}: says nothing of classes and input size; name what `fedkr export` wrote"
             ) from None
-        return read_dataclass(ModelDescription, values, where)
+        description = read_dataclass(ModelDescription, values, where)
+        check_values(description, where)
+        return description
 
     def build(self, weights: Mapping[str, Tensor]) -> nn.Module:
         """Return the classifier with these weights in evaluation mode (input float32 NCHW in [-1, 1], output logits).
@@ -96,7 +102,7 @@ def read_student(path: Path) -> tuple[nn.Module, ModelDescription]:
             metadata = handle.metadata() or {}
             weights = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, ValueError) as error:
-        raise UserError(f"{path}: not a readable safetensors file ({error}); export it again") from None
+        raise UserError(f"{path}: not a readable safetensors file ({brief(error)}); export it again") from None
     description = ModelDescription.from_metadata(metadata, str(path))
     return description.build(weights), description
 

@@ -2,10 +2,13 @@
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import save
 
 from fedkr.data.images import Shape
 from fedkr.errors import UserError
 from fedkr.release import Release, check_release, read_slice, slice_count
+from fedkr.stages import Artifact, read_artifact, write_artifact
 
 
 def release(count=6, **manifest):
@@ -84,3 +87,30 @@ def test_a_slice_is_read_alone_and_indices_begin_again_behind_the_last(tmp_path)
     assert slice_count(tmp_path / "r") == 3
     assert [read_slice(tmp_path / "r", i)[0][:, 0, 0, 0].tolist() for i in range(4)] == [[0, 1], [2, 3], [4, 5], [0, 1]]
     assert read_slice(tmp_path / "r", 1)[1].shape == (2, 2)
+
+
+@pytest.mark.parametrize(
+    "artifact",
+    [
+        Artifact({}, {}),
+        Artifact({"images": torch.zeros(6, 4, 4, 1, dtype=torch.uint8)}, {}),
+        Artifact({"images": torch.zeros(6, 4, 4, 1), "soft-labels": torch.zeros(6, 2, dtype=torch.float16)}, {}),
+        Artifact(
+            {"images": torch.zeros((), dtype=torch.uint8), "soft-labels": torch.zeros((), dtype=torch.float16)}, {}
+        ),
+        Artifact(release().as_artifact().tensors, {"slices": "many"}),
+        Artifact(release().as_artifact().tensors, {"slices": 0}),
+        Artifact(release().as_artifact().tensors, []),
+    ],
+)
+def test_a_file_that_is_no_release_is_one_line(artifact, tmp_path):
+    write_artifact(tmp_path / "r", artifact)
+    for read in (Release.load, slice_count, lambda path: read_slice(path, 0)):
+        with pytest.raises(UserError, match="r: not a readable release"):
+            read(tmp_path / "r")
+
+
+def test_a_document_without_an_end_is_no_stage(tmp_path):
+    (tmp_path / "r").write_bytes(save({}, {"info": "[" * 100_000}))
+    with pytest.raises(UserError, match="nested without end"):
+        read_artifact(tmp_path / "r")

@@ -1,6 +1,8 @@
 """The wire: what goes in comes out, with its dtype and shape, and what is broken is refused in one line."""
 
+import io
 import math
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -227,7 +229,7 @@ def test_seconds_that_are_missing_are_named():
 def test_a_figure_out_of_its_range_is_refused_when_it_arrives(name, value):
     usual = {"accuracy": 0.5, "balanced_accuracy": 0.5, "auc": 0.6, "loss": 1.0, "confusion": [1, 0, 0, 1], "count": 2}
     metrics = {f"test/{key}": figure for key, figure in (usual | {name: value}).items()}
-    with pytest.raises(UserError, match=f"the metric 'test/{name}' is missing or no number from"):
+    with pytest.raises(UserError, match=f"the metric 'test/{name}' is (missing or no number from|no square matrix)"):
         wire.read_utility(metrics, "test")
 
 
@@ -235,3 +237,88 @@ def test_a_figure_out_of_its_range_is_refused_when_it_arrives(name, value):
 def test_seconds_that_no_clock_shows_are_refused(seconds):
     with pytest.raises(UserError, match="the metric 'seconds' is missing or no number from 0"):
         wire.read_seconds({"seconds": seconds})
+
+
+def npy(shape="(3,)", dtype="<f4", data=b"", header=None):
+    header = (header or f"{{'descr': '{dtype}', 'fortran_order': False, 'shape': {shape}, }}").encode() + b"\n"
+    return b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header + data
+
+
+def archive():
+    buffer = io.BytesIO()
+    np.savez(buffer, a=np.zeros(3))
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        npy("(4000000000000,)"), npy("(4611686018427387904, 4611686018427387904)"), npy("(-3,)"),
+        npy("(2,)", "<f4", b"123"),
+        npy("(1000000000000,)", "|V0"), npy("(3,)", ">f4", bytes(12)), npy("(1,)", "|O", b"cos\nsystem\n(S'true'\ntR."),
+        npy(header="(" * 900), npy(header="{'descr': '<f4'"), archive(), b"PK\x05\x06" + bytes(18),
+    ],
+)  # fmt: skip
+def test_an_array_that_promises_what_it_does_not_hold_is_refused_before_memory_is_taken(data):
+    lie = ArrayRecord({"w": Array("float32", (3,), "numpy.ndarray", data)})
+    shared = ArrayRecord({"images": lie["w"], "soft-labels": lie["w"]})
+    tracemalloc.start()
+    for read, record in ((wire.read_weights, lie), (wire.read_release, RecordDict({wire.SHARED: shared}))):
+        with pytest.raises(UserError, match="no array of numbers"):
+            read(record)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 10_000_000
+
+
+def test_an_array_in_fortrans_order_keeps_its_values():
+    values = np.asfortranarray(np.arange(6.0).reshape(2, 3))
+    buffer = io.BytesIO()
+    np.save(buffer, values)
+    found = wire.read_array(Array("float64", (2, 3), "numpy.ndarray", buffer.getvalue()), "w")
+    assert np.array_equal(found, values) and found.flags.writeable
+
+
+@pytest.mark.parametrize("name", ["0.bias", "1.num_batches_tracked"])
+def test_weights_that_the_models_own_type_cannot_hold_are_refused(name):
+    weights = {name: value.double() for name, value in a_model().state_dict().items()}
+    weights[name].fill_(1e300)
+    with pytest.raises(UserError, match=f"'{name}' holds NaN or infinity"):
+        load_weights(a_model(), weights)
+
+
+@pytest.mark.parametrize("setting", ["[" * 100_000, "9" * 5000, "null", '[["row"]]'])
+def test_pairs_that_no_reader_of_json_can_hold_are_refused(setting):
+    with pytest.raises(UserError, match="'pairs' is missing or no list of pairs"):
+        wire.read_pairs(wire.Request("{}", {"pairs": setting}, None))
+
+
+def test_a_setting_that_is_missing_is_named():
+    with pytest.raises(UserError, match="lacks the setting 'lr'"):
+        wire.Request("{}", {}, None).setting("lr")
+
+
+@pytest.mark.parametrize("confusion", [7, 0.5, [1, 2, 3], [0.5] * 4])
+def test_a_confusion_that_is_no_matrix_is_refused(confusion):
+    usual = {"accuracy": 0.5, "balanced_accuracy": 0.5, "loss": 1.0, "count": 2, "confusion": confusion}
+    with pytest.raises(UserError, match="confusion' is no square matrix"):
+        wire.read_utility({f"test/{name}": figure for name, figure in usual.items()}, "test")
+
+
+@pytest.mark.parametrize("name", ["seconds", "test/count"])
+def test_a_count_beyond_all_that_can_be_is_refused(name):
+    usual = {"test/accuracy": 0.5, "test/balanced_accuracy": 0.5, "test/loss": 1.0, "test/count": 2, "seconds": 1.0}
+    with pytest.raises(UserError, match=f"the metric '{name}' is missing or no number"):
+        wire.read_seconds(wire.read_utility(usual | {name: 1e12}, "test") | usual | {name: 1e12})
+
+
+def test_more_metrics_than_any_answer_has_are_refused():
+    flood = wire.metrics_reply({f"x{number}": 1.0 for number in range(wire.MOST_METRICS + 1)})
+    with pytest.raises(UserError, match="65 metrics, more than 64"):
+        wire.read_metrics(flood)
+
+
+@pytest.mark.parametrize("value", ["[" + "[]," * 200_000 + "[]]", b"{}", ["{}"], 7])
+def test_a_document_that_is_too_long_or_no_text_is_refused(value):
+    with pytest.raises(UserError, match="the reply's 'card' is"):
+        wire.read_document(RecordDict({wire.CARD: ConfigRecord({"json": value})}), wire.CARD)

@@ -226,6 +226,13 @@ def describe(**changed):
         ({"classes": 3}, "card: field "),
         ({"classes": ["a"] * 1001}, "card: field "),
         ({"counts": {"train": [-1]}}, "card: field "),
+        # The report holds one count a class, and would be refused for all sites.
+        ({"counts": {"train": [1, 2]}}, "card: 2 counts of train for 3 classes"),
+        ({"classes": ["ill", "ill", "rare"]}, "card: two classes have one name"),
+        ({"classes": []}, "card: field "),
+        ({"size": 2**50}, "card: field "),
+        ({"channels": 2}, "card: field "),
+        ({"version": "0\n\x1b[2J"}, r"runs fedkr '0\n\x1b[2J'"),
         ({"allow": None}, "lacks 'allow'"),
     ],
 )

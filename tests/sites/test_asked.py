@@ -48,6 +48,8 @@ def test_what_the_study_says_may_be_asked(asked, message_type, settings):
         (wire.TRAIN, ROUND | {"server-round": 21}, "server-round=21"),
         (wire.TRAIN, ROUND | {"lr": 5.0}, "lr=5.0"),
         (wire.TRAIN, ROUND | {"lr": math.nan}, "lr=nan"),
+        (wire.TRAIN, ROUND | {"lr": 10**400}, "lr=1000"),
+        (wire.TRAIN, ROUND | {"lr": True}, "lr=True"),
         (wire.TRAIN, ROUND | {"proximal-mu": -1.0}, "proximal-mu=-1.0"),
         (wire.TRAIN, ROUND | {"candidate": "a" * 200}, "candidate=a"),
         (wire.AUDIT, {"target": "local"}, "target=local: not among"),

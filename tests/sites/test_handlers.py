@@ -251,3 +251,22 @@ def test_a_restarted_site_trains_its_own_model_no_second_time(site, ask, study, 
 
 def test_every_message_type_of_the_wire_has_a_handler():
     assert set(HANDLERS) == set(wire.REPLIES)
+
+
+@pytest.mark.parametrize(
+    ("message_type", "settings"),
+    [
+        (wire.RELEASE, {}),
+        (wire.TRAIN, {"server_round": 1, "local_epochs": 1, "candidate": "c"}),
+        (wire.REFERENCES, {}),
+        (wire.REFERENCES, {"kinds": ["student"], "shared": True}),
+        (wire.REFERENCES, {"kinds": ["student"], "shared": True, "sizes": 6}),
+        (wire.REFERENCES, {"kinds": ["student"], "shared": True, "sizes": [True] * 6}),
+    ],
+)
+def test_a_request_without_what_its_answer_needs_is_refused_in_one_line(site, ask, study, message_type, settings):
+    if settings.get("shared"):
+        settings = settings | {"shared": (np.zeros((6, 8, 8, 1), np.uint8), np.full((6, 3), 1 / 3, np.float16))}
+    weights = model(study).state_dict() if message_type == wire.TRAIN else None
+    with pytest.raises(UserError, match=r"lacks the setting|sizes="):
+        ask(site(allow=["metrics", "release", "weights"], exact_counts=True), message_type, weights, **settings)

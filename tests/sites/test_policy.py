@@ -440,7 +440,7 @@ def test_an_audits_json_that_says_more_than_its_values_is_refused(document, old,
     refused(wire.AUDIT, findings(document.replace(old, new, 1)), "more than one JSON document")
 
 
-@pytest.mark.parametrize("text", ["[" * 100_000, '{"audit": ' * 100_000, "9" * 5000, "{", ""])
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"audit": ' * 40_000, "9" * 5000, "{", ""])
 def test_json_that_cannot_be_read_is_refused(text):
     with pytest.raises(UserError, match="not JSON"):
         check_reply(OPEN, wire.AUDIT, findings(text), answers=ANSWERS)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 
 import numpy as np
 import pytest
@@ -72,6 +73,26 @@ def test_what_a_site_file_does_not_say_is_the_careful_default(written):
         (None, {"policy": {"recipients": "everyone"}}, r"policy\.recipients='everyone'"),
         (None, {"policy": {"max_images": 0}}, r"policy\.max_images and policy\.min_class_count must be at least 1"),
         (None, {"policy": {"exact_counts": "no"}}, r"policy\.exact_counts='no': expected bool"),
+        (None, {"policy": {"max_models": 10**9}}, r"policy\.max_models=1000000000: must be at most"),
+        (None, {"threads": 0}, r"threads=0: must be at least 1"),
+        (None, {"workspace": ""}, "workspace is empty"),
+        (None, {"workspace": "~nobody-of-that-name/work"}, "no such user's home"),
+        (None, {"data": {"name": "npz", "path": "a", "flip": "diagonal"}}, r"data\.flip='diagonal'"),
+        (None, {"connection": {"publishers": {"anna": 7}}}, r"publishers\.anna=7: expected str"),
+        (None, {"connection": {"port": 10**6}}, r"connection\.port=1000000"),
+        (None, {"studies": {"hours": math.inf}}, r"studies\.hours=inf: must be finite"),
+        # What YAML's own reader raises is seldom a YAMLError.
+        ("a: !!int x\n", {}, "not valid YAML"),
+        ("a: !!float ''\n", {}, "not valid YAML"),
+        ("a: !!bool x\n", {}, "not valid YAML"),
+        ("a: 2001-99-99\n", {}, "not valid YAML"),
+        (f"a: {'9' * 5000}\n", {}, "not valid YAML"),
+        ("[" * 5000, {}, "not valid YAML"),
+        # Ten such lines unfold to more than memory holds.
+        ("a: &a [x, x]\nb: [*a, *a]\n", {}, r"not valid YAML \(an alias"),
+        ("name: 2001-01-01\n", {}, "name: expected text"),
+        ('name: "a\\0"\n', {}, "holds a character that cannot be printed"),
+        ("# " + "a" * 60_000, {}, "more than 50000 bytes"),
     ],
 )
 def test_what_is_wrong_with_a_site_file_is_one_line_that_names_the_file(written, text, values, named):
@@ -80,6 +101,13 @@ def test_what_is_wrong_with_a_site_file_is_one_line_that_names_the_file(written,
         read_site_file(path)
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_site_file_in_another_encoding_is_one_line(written):
+    path = written()
+    path.write_bytes("name: Sankt Jürgen\n".encode("latin-1"))
+    with pytest.raises(UserError, match="not valid YAML"):
+        read_site_file(path)
 
 
 def test_a_site_file_that_is_not_there_is_named(tmp_path):

@@ -15,6 +15,8 @@ from fedkr.learning.models.resnet import SmallResNet, initialise, resnet18
 from fedkr.learning.runtime import Runtime
 from fedkr.seeds import derive_seed
 
+# A counter, such as of batches, holds no more.
+LARGEST_NUMBER = 2**53
 KNOWN = ("resnet8", "resnet14", "resnet20", "resnet32", "resnet18")
 
 
@@ -70,5 +72,7 @@ def check_weights(weights: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> N
             raise UserError(f"model weights: {name!r} has shape {list(value.shape)}, expected {list(own[name].shape)}")
         if value.is_complex() or value.dtype == torch.bool:
             raise UserError(f"model weights: {name!r} holds {value.dtype}, no real numbers")
-        if not torch.isfinite(value.double()).all():
+        # As the model will hold them: float64 has numbers that float32 and counters have not. NaN is not below any.
+        most = torch.finfo(own[name].dtype).max if own[name].is_floating_point() else LARGEST_NUMBER
+        if not (value.double().abs() <= most).all():
             raise UserError(f"model weights: {name!r} holds NaN or infinity; lower the learning rate")

@@ -1,6 +1,7 @@
 """The documents of an audit: a report travels whole, nothing else does, and what contradicts itself is refused."""
 
 import copy
+import dataclasses
 import json
 import math
 
@@ -272,6 +273,14 @@ def test_what_is_no_document_is_refused(document):
 def test_a_document_that_contradicts_itself_is_refused(document, path, value, words):
     spoilt(document, path, value)
     refused(document, words)
+
+
+@pytest.mark.parametrize(("coins", "most"), [(True, 1_000_000), (False, 20)])
+def test_more_coins_than_a_bound_can_be_worked_out_of_are_refused(document, coins, most):
+    document["epsilon"][0] |= {"coins": most + 1, "guesses": 2, "correct": 1}
+    refused(document, "do not fit", config=dataclasses.replace(CONFIG, coins=coins))
+    document["epsilon"][0] |= {"coins": most}
+    check(document, config=dataclasses.replace(CONFIG, coins=coins))
 
 
 def test_a_tpr_that_its_nonmembers_cannot_show_is_refused(document):

@@ -1,0 +1,49 @@
+"""The YAML of a site file: plain values without aliases, and of a size that is read at once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from fedkr.config.reading import brief
+from fedkr.config.sizes import check_sizes
+from fedkr.errors import UserError
+
+LARGEST_FILE = 50_000
+
+
+class _Loader(yaml.SafeLoader):
+    """Knows no aliases: a few lines of them unfold to more than memory holds."""
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            mark = self.peek_event().start_mark
+            raise yaml.composer.ComposerError(None, None, "an alias (*name); write the value out", mark)
+        return super().compose_node(parent, index)
+
+
+def read_yaml(path: Path) -> Any:
+    """Return the values in a YAML file.
+
+    Raises:
+        UserError: the file is missing, too large, or no YAML; or a value is no text, number, list or group of ordinary
+            size.
+    """
+    try:
+        with path.open("rb") as handle:
+            content = handle.read(LARGEST_FILE + 1)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); name the site file in site-file=...") from None
+    if len(content) > LARGEST_FILE:
+        raise UserError(f"{path}: more than {LARGEST_FILE} bytes; is it a site file?")
+    try:
+        values = yaml.load(content.decode(), _Loader)
+    except Exception as error:  # what makes a value of a tag raises whatever a wrong one leads it to
+        raise UserError(f"{path}: not valid YAML ({brief(' '.join(str(error).split()))})") from None
+    try:
+        check_sizes(values)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+    return values
