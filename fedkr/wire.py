@@ -116,7 +116,7 @@ def read_pairs(request: Request) -> list[Pair]:
 
 def read_target(request: Request) -> tuple[str, str]:
     """Return the target that a request for an audit names, and its kind; raise :class:`UserError` for no such kind."""
-    target = str(request.settings.get("target", ""))
+    target = str(request.setting("target"))
     kind = str(request.settings.get("kind", target))
     if kind not in AUDIT_TARGETS:
         raise UserError(f"evaluate.audit: target={target!r} is of an unknown kind {kind!r}")

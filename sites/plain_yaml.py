@@ -8,20 +8,26 @@ from typing import Any
 import yaml
 
 from fedkr.config.reading import brief
-from fedkr.config.sizes import check_sizes
+from fedkr.config.sizes import DEEPEST, check_sizes
 from fedkr.errors import UserError
 
-LARGEST_FILE = 50_000
+LARGEST_FILE = 30_000
 
 
 class _Loader(yaml.SafeLoader):
-    """Knows no aliases: a few lines of them unfold to more than memory holds."""
+    """Knows no aliases, a few lines of which unfold to more than memory holds, and no brackets without end."""
+
+    depth = 0
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        if self.depth > 2 * DEEPEST:
+            raise yaml.YAMLError("groups and lists too deep in one another")
         if self.check_event(yaml.AliasEvent):
-            mark = self.peek_event().start_mark
-            raise yaml.composer.ComposerError(None, None, "an alias (*name); write the value out", mark)
-        return super().compose_node(parent, index)
+            raise yaml.YAMLError("an alias (*name); write the value out")
+        self.depth += 1
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
 
 
 def read_yaml(path: Path) -> Any:

@@ -92,7 +92,7 @@ def test_what_a_site_file_does_not_say_is_the_careful_default(written):
         ("a: &a [x, x]\nb: [*a, *a]\n", {}, r"not valid YAML \(an alias"),
         ("name: 2001-01-01\n", {}, "name: expected text"),
         ('name: "a\\0"\n', {}, "holds a character that cannot be printed"),
-        ("# " + "a" * 60_000, {}, "more than 50000 bytes"),
+        ("# " + "a" * 60_000, {}, "more than 30000 bytes"),
     ],
 )
 def test_what_is_wrong_with_a_site_file_is_one_line_that_names_the_file(written, text, values, named):
