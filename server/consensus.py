@@ -6,11 +6,13 @@ another is estimated together with the truth by expectation maximisation (Dawid 
 where there are few images. So nobody is trusted by a constant: a student that never met a class has no say in it, one
 that is used to call it something else is understood, and noise says nothing.
 
-In place of Dawid and Skene's independent annotators, who soon are certain, a teacher's label, read by what it means
-where that teacher says it, is the prior, and the other sites' students give evidence by the geometric mean of their
-likelihoods (Genest and Zidek 1986): they err on the same hard images. At the end half of what is between a site's own
-class shares and the union's, on a logarithmic scale, is taken out of its labels (Saerens et al. 2002, Menon et al. 2021
-take out all, which pays where teachers are calibrated; these are not).
+In place of Dawid and Skene's independent annotators, who soon are certain, a teacher's label is the prior, read by what
+is true of the images of which that teacher says it. The other sites' students give evidence by their log-likelihoods,
+whose sum over n students is divided by the square root of n: they err on the same hard images, so that n of them are
+worth more than one and less than n (a logarithmic opinion pool, Genest and Zidek 1986).
+
+Nothing is corrected from a site's class shares to the union's: a student of the union of all releases, each labelled by
+its own site's posterior, learns the union's posterior, as each site's images weigh where they lie.
 """
 
 from __future__ import annotations
@@ -25,11 +27,13 @@ Views = Mapping[str, Mapping[str, Floats]]
 
 # Least probability: no label is certain.
 LEAST = 1e-4
-# So many images' worth of belief in an annotator before it is seen, and how far that it is right.
-PRIOR_IMAGES = 20.0
+# So many images' worth of belief in a student, and in a teacher's every class, before others are heard.
+STUDENT_IMAGES = 20.0
+TEACHER_IMAGES = 60.0
+# How far a student is believed to be right before it is seen.
 RIGHT = 0.8
-ROUNDS = 5
-TO_UNION = 0.5
+# Each lets the students move the truth by which they are judged further from what the teachers said.
+ROUNDS = 3
 
 
 def consensus(
@@ -50,20 +54,24 @@ def consensus(
     for _ in range(rounds):
         likelihoods = evidence(truth, views)
         truth = {site: _pooled(_meant(labels, truth[site]), likelihoods[site]) for site, labels in own.items()}
-    return to_union(truth)
+    return truth
 
 
 def evidence(truth: Mapping[str, Floats], views: Views) -> dict[str, Floats]:
-    """Return, by site, the mean log-likelihood of what the others' students see, for each class, float64 ``[N, K]``."""
+    """Return, by site, the log-likelihood of what the others' students see for each class, float64 ``[N, K]``.
+
+    It is the sum over the students, divided by the square root of their number; 0 without students.
+    """
     pairs: dict[str, list[tuple[Floats, Floats]]] = {}
     for site, by_peer in views.items():
         for peer, view in by_peer.items():
             pairs.setdefault(peer, []).append((truth[site], view))
     logs = {peer: np.log(confusion(of_peer)) for peer, of_peer in pairs.items()}
-    return {
-        site: np.mean([view @ logs[peer].T for peer, view in by_peer.items()], axis=0) if by_peer else np.zeros(1)
-        for site, by_peer in views.items()
-    }
+    found = {}
+    for site, by_peer in views.items():
+        likelihoods = [view @ logs[peer].T for peer, view in by_peer.items()]
+        found[site] = np.sum([np.zeros_like(truth[site]), *likelihoods], axis=0) / max(1, len(likelihoods)) ** 0.5
+    return found
 
 
 def confusion(pairs: Sequence[tuple[Floats, Floats]]) -> Floats:
@@ -74,13 +82,7 @@ def confusion(pairs: Sequence[tuple[Floats, Floats]]) -> Floats:
     said = np.sum([truth.T @ view for truth, view in pairs], axis=0)
     habits = said.sum(axis=0) + 1.0
     prior = RIGHT * np.eye(len(said)) + (1 - RIGHT) * habits / habits.sum()
-    return rows(said + PRIOR_IMAGES * prior)
-
-
-def to_union(labels: Mapping[str, Floats], power: float = TO_UNION) -> dict[str, Floats]:
-    """Return labels ``[N, K]`` by site, corrected from the class shares of each site towards those of all."""
-    union = _shares(np.concatenate(list(labels.values())))
-    return {site: rows(own * (union / _shares(own)) ** power) for site, own in labels.items()}
+    return rows(said + STUDENT_IMAGES * prior)
 
 
 def rows(values: NDArray[np.floating]) -> Floats:
@@ -91,15 +93,9 @@ def rows(values: NDArray[np.floating]) -> Floats:
 
 def _meant(labels: Floats, truth: Floats) -> Floats:
     """Return a teacher's labels ``[N, K]`` as what is true of the images of which it says each class."""
-    return labels @ rows(labels.T @ truth + PRIOR_IMAGES * np.eye(labels.shape[1]))
+    return labels @ rows(labels.T @ truth + TEACHER_IMAGES * np.eye(labels.shape[1]))
 
 
 def _pooled(prior: Floats, likelihoods: Floats) -> Floats:
-    pooled = np.log(rows(prior)) + likelihoods
+    pooled = np.log(prior) + likelihoods
     return rows(np.exp(pooled - pooled.max(axis=1, keepdims=True)))
-
-
-def _shares(labels: Floats) -> Floats:
-    """Return class shares, float64 ``[K]``; a class that a site hardly has counts as some hundredth of its images."""
-    masses = labels.sum(axis=0) + max(1.0, len(labels) / 100)
-    return masses / masses.sum()
