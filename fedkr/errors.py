@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+LONGEST_LINE = 500
+
 
 class UserError(Exception):
     """A mistake in input or surroundings: one line that names the file, field or value, and the remedy.
 
     The command line prints it without a traceback and exits with status 2.
     """
+
+
+def one_line(text: str, most: int = LONGEST_LINE) -> str:
+    """Return text that another machine may have written as one printable line of at most ``most`` characters."""
+    text = " ".join(text[: 2 * most].split())
+    line = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
+    return line if len(line) <= most else line[: most - 3] + "..."
 
 
 class StudyFailedError(Exception):

@@ -58,10 +58,15 @@ class Artifact:
     info: dict[str, Any] = field(default_factory=dict)
 
 
+def artifact_bytes(artifact: Artifact) -> bytes:
+    """Return ``artifact`` as the bytes of its file."""
+    tensors = {name: t.detach().cpu().contiguous() for name, t in artifact.tensors.items()}
+    return save(tensors, {"info": json.dumps(artifact.info)})
+
+
 def write_artifact(path: Path, artifact: Artifact) -> None:
     """Write ``artifact`` to ``path`` atomically; raise :class:`UserError` when the disk refuses."""
-    tensors = {name: t.detach().cpu().contiguous() for name, t in artifact.tensors.items()}
-    write_atomic(path, save(tensors, {"info": json.dumps(artifact.info)}))
+    write_atomic(path, artifact_bytes(artifact))
 
 
 def read_artifact(path: Path) -> Artifact:

@@ -61,6 +61,10 @@ REPLIES: dict[str, frozenset[str]] = {
     COMPARE: frozenset({METRICS, COMPARISON}),
 }
 UTILITY_FIELDS = ("accuracy", "balanced_accuracy", "auc", "loss", "confusion", "count")
+# What an answer that is metrics only may say.
+METRIC_NAMES = frozenset(
+    {"seconds"} | {f"{split}/{name}" for split in ("val", "test", "global") for name in UTILITY_FIELDS}
+)
 
 # Characters of all documents of a reply. Figures for each of the most classes there can be take a fifth of it.
 LARGEST_DOCUMENTS = 500_000
@@ -68,9 +72,12 @@ LARGEST_DOCUMENTS = 500_000
 MOST_METRICS = 64
 # What a site says about its round of weight sharing, with the least and the most that each figure can be.
 MOST_COUNTED = 10**9
+# The longest deadline that a study can have.
+MOST_SECONDS = 100 * 24 * 3600
 ROUND_FIGURES = {
     "num-examples": (1, MOST_COUNTED),
-    **dict.fromkeys(("val-count", "val-correct", "val-loss", "seconds"), (0, MOST_COUNTED)),
+    **dict.fromkeys(("val-count", "val-correct", "val-loss"), (0, MOST_COUNTED)),
+    "seconds": (0, MOST_SECONDS),
     "diverged": (0, 1),
 }
 
@@ -321,7 +328,7 @@ def _check_figure(name: str, value: Any, least: float, most: float = math.inf) -
 def read_seconds(metrics: Mapping[str, Any]) -> float:
     """Return the seconds that a site spent; raise :class:`UserError` where it does not say."""
     seconds = metrics.get("seconds")
-    _check_figure("seconds", seconds, 0, MOST_COUNTED)
+    _check_figure("seconds", seconds, 0, MOST_SECONDS)
     return float(seconds)  # type: ignore[arg-type]  # it was just checked
 
 

@@ -8,9 +8,11 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
+import httpx
 from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 
@@ -19,10 +21,11 @@ from fedkr import wire
 from fedkr.config import Study
 from fedkr.config.reading import brief
 from fedkr.data.images import Shape
+from fedkr.disk import write_atomic
 from fedkr.documents import check_document
-from fedkr.errors import StudyFailedError, UserError
+from fedkr.errors import StudyFailedError, UserError, one_line
 from fedkr.site_name import check_site_name
-from fedkr.stages import Artifact, StageStore, read_artifact, write_artifact
+from fedkr.stages import Artifact, StageStore, artifact_bytes, read_artifact
 from fedkr.wire import SITE_ERROR
 
 logger = logging.getLogger("fedkr.server")
@@ -35,6 +38,8 @@ T = TypeVar("T")
 # What each card must hold, and what must be alike on all.
 CARD_FIELDS = ("site", "version", "classes", "size", "channels", "allow")
 SHARED_FIELDS = ("classes", "size", "channels")
+# So many characters of one of them are shown.
+SHOWN = 150
 
 
 @dataclass(frozen=True)
@@ -68,6 +73,13 @@ class Pending:
 def content_bytes(content: RecordDict) -> int:
     """Return the payload of a message in bytes."""
     return sum(record.count_bytes() for record in content.values())
+
+
+def _packed(accept: Callable[[str, RecordDict], Artifact], site: str, message: Message, down: int) -> bytes:
+    """Return the file of what ``accept`` makes of an answer, with the bytes that it took up and its question down."""
+    artifact = accept(site, message.content)
+    artifact.info |= {"bytes_up": content_bytes(message.content), "bytes_down": down}
+    return artifact_bytes(artifact)
 
 
 def card_shape(card: Mapping[str, Any]) -> Shape:
@@ -192,8 +204,8 @@ class Coordinator:
             field = next(f for f in SHARED_FIELDS if own[f] != other[f])
             self.lose(
                 name,
-                f"it has {field}={own[field]}, {like} has {other[field]}: all sites must name the study's classes and "
-                "image shape alike",
+                f"it has {field}={one_line(str(own[field]), SHOWN)}, {like} has {one_line(str(other[field]), SHOWN)}: "
+                "all sites must name the study's classes and image shape alike",
             )
 
     @property
@@ -254,17 +266,27 @@ class Coordinator:
         pending.until = time.monotonic() + self.study.federation.deadline
         return pending
 
-    def arrivals(self, pending: Pending) -> Iterator[Message]:
-        """Yield answers as they arrive, one in memory at a time, until all came or the deadline passed."""
-        ids = set(pending.waiting)
-        while ids:
+    def _arrivals(self, waiting: dict[str, str], until: float) -> Iterator[tuple[str, Message | None]]:
+        """Yield each site and its answer as it arrives, one in memory at a time, until all came or time is up.
+
+        An answer is of the site that was asked under the id for which it came: what it says of itself is the sender's
+        word. None is one that cannot even be unpacked. Who has answered is taken out of ``waiting``, site by id.
+        """
+        while waiting:
             # One id a call: the grid reads all that it is asked for before it returns.
-            for name in list(ids):
-                for message in self.grid.pull_messages([name]):
-                    # The source of an error is not the site, so an answer is matched by what it replies to.
-                    ids.discard(message.metadata.reply_to_message_id)
-                    yield message
-            if not ids or time.monotonic() > pending.until:
+            for name in list(waiting):
+                try:
+                    messages = list(self.grid.pull_messages([name]))[:1]
+                except (httpx.HTTPError, OSError):
+                    # It is the way to the SuperLink that failed, and no site.
+                    raise
+                except Exception:
+                    logger.debug("An answer cannot be unpacked", exc_info=True)
+                    yield waiting.pop(name), None
+                    continue
+                while messages:
+                    yield waiting.pop(name), messages.pop()
+            if not waiting or time.monotonic() > until:
                 return
             time.sleep(POLL_SECONDS)
 
@@ -282,21 +304,19 @@ class Coordinator:
             StudyFailedError: too few sites are left, or the backend itself broke.
         """
         for site, message in self._answers(pending):
-            try:
-                artifact = accept(site, message.content)
-            except UserError as error:
-                self.lose(site, str(error), pending.lost)
-                continue
             down = content_bytes(pending.messages[site].content)
-            artifact.info |= {"bytes_up": content_bytes(message.content), "bytes_down": down}
-            write_artifact(pending.paths[site], artifact)
+            packed = self._accepted(site, partial(_packed, accept, site, message, down), pending.lost)
+            if packed is not None:
+                write_atomic(pending.paths[site], packed)
         return {s: path for s, path in sorted(pending.paths.items(), key=lambda i: site_order(i[0])) if path.exists()}
 
     def _answers(self, pending: Pending) -> Iterator[tuple[str, Message]]:
         """Yield each site's answer as it arrives; sites that refuse, fail or stay silent are lost."""
         silent = dict(pending.waiting)
-        for message in self.arrivals(pending):
-            site = silent.pop(message.metadata.reply_to_message_id)
+        for site, message in self._arrivals(silent, pending.until):
+            if message is None:
+                self.lose(site, "its answer cannot be unpacked", pending.lost)
+                continue
             self._raise_if_broken(site, message)
             if message.has_error():
                 self.lose(site, f"refused or failed (error {message.error.code}); its own log says why", pending.lost)
@@ -320,7 +340,7 @@ class Coordinator:
         def accept(site: str, content: RecordDict) -> Artifact:
             metrics = wire.read_metrics(content)
             check(site, metrics)
-            return Artifact({}, {"metrics": metrics})
+            return Artifact({}, {"metrics": {name: metrics[name] for name in wire.METRIC_NAMES & metrics.keys()}})
 
         files = self.keep(pending, accept)
         return {site: read_artifact(path).info for site, path in files.items()}
@@ -353,11 +373,26 @@ class Coordinator:
         mine = {names[m.metadata.dst_node_id]: m for m in messages if m.metadata.dst_node_id in names}
         accepted: dict[str, T] = {}
         for site, message in self._answers(self.send(Pending(mine, {}))):
-            try:
-                accepted[site] = accept(site, message)
-            except UserError as error:
-                self.lose(site, str(error))
+            taken = self._accepted(site, partial(accept, site, message))
+            if taken is not None:
+                accepted[site] = taken
         return {site: accepted[site] for site in sorted(accepted, key=site_order)}
+
+    def _accepted(self, site: str, accept: Callable[[], T], lost: dict[str, str] | None = None) -> T | None:
+        """Return what ``accept`` makes of a site's answer; None where it cannot, and the site is lost.
+
+        A site can send anything, so that whatever fails here is taken for the answer's fault: it must not end the
+        study of the others.
+        """
+        try:
+            return accept()
+        except UserError as error:
+            why = str(error)
+        except Exception as error:
+            logger.debug("The answer of %s cannot be read", site, exc_info=True)
+            why = f"its answer cannot be read ({type(error).__name__})"
+        self.lose(site, why, lost)
+        return None
 
     def _raise_if_broken(self, site: str, message: Message) -> None:
         """A Ray actor that died stays in Flower's pool and fails every later message: only a new run helps."""
@@ -379,6 +414,8 @@ class Coordinator:
 
     def lose(self, site: str, why: str, lost: dict[str, str] | None = None) -> None:
         """Go on without a site, or only without this answer of it where ``lost`` is to hold why."""
+        # The site may have chosen parts of the reason, which goes to terminals, tables and pages.
+        why = one_line(why)
         if lost is not None:
             lost[site] = why
             return

@@ -165,8 +165,6 @@ def test_a_pickled_array_is_refused_and_never_run():
     array = Array(np.zeros(1))
     ran = []
     pickled = np.array([ran], dtype=object)
-    import io
-
     buffer = io.BytesIO()
     np.save(buffer, pickled, allow_pickle=True)
     content = wire.release_reply(a_release(), 1.0)
@@ -214,6 +212,13 @@ def test_a_models_digest_does_not_depend_on_the_order_of_its_tensors():
     assert wire.weights_digest(weights) == wire.weights_digest(dict(sorted(weights.items())))
 
 
+@pytest.mark.parametrize("confusion", [5, 5.0, [0] * 5])
+def test_a_confusion_that_is_no_square_matrix_is_refused(confusion):
+    usual = {"accuracy": 0.5, "balanced_accuracy": 0.5, "auc": 0.6, "loss": 1.0, "confusion": confusion, "count": 2}
+    with pytest.raises(UserError, match="the metric 'test/confusion' is no square matrix of counts"):
+        wire.read_utility({f"test/{key}": figure for key, figure in usual.items()}, "test")
+
+
 def test_seconds_that_are_missing_are_named():
     with pytest.raises(UserError, match="seconds"):
         wire.read_seconds({})
@@ -223,7 +228,7 @@ def test_seconds_that_are_missing_are_named():
     ("name", "value"),
     [
         ("accuracy", 1.7), ("accuracy", True), ("balanced_accuracy", -0.1), ("auc", 2.0), ("loss", -1.0),
-        ("count", 0), ("count", math.nan), ("confusion", [1, -1, 0, 0]), ("confusion", [math.inf]),
+        ("count", 0), ("count", 2**62), ("count", math.nan), ("confusion", [1, -1, 0, 0]), ("confusion", [math.inf]),
     ],
 )  # fmt: skip
 def test_a_figure_out_of_its_range_is_refused_when_it_arrives(name, value):
@@ -233,7 +238,7 @@ def test_a_figure_out_of_its_range_is_refused_when_it_arrives(name, value):
         wire.read_utility(metrics, "test")
 
 
-@pytest.mark.parametrize("seconds", [math.nan, math.inf, -1.0, True, None, "1"])
+@pytest.mark.parametrize("seconds", [math.nan, math.inf, -1.0, 1e308, 2**62, True, None, "1"])
 def test_seconds_that_no_clock_shows_are_refused(seconds):
     with pytest.raises(UserError, match="the metric 'seconds' is missing or no number from 0"):
         wire.read_seconds({"seconds": seconds})
@@ -256,7 +261,9 @@ def archive():
         npy("(4000000000000,)"), npy("(4611686018427387904, 4611686018427387904)"), npy("(-3,)"),
         npy("(2,)", "<f4", b"123"),
         npy("(1000000000000,)", "|V0"), npy("(3,)", ">f4", bytes(12)), npy("(1,)", "|O", b"cos\nsystem\n(S'true'\ntR."),
-        npy(header="(" * 900), npy(header="{'descr': '<f4'"), archive(), b"PK\x05\x06" + bytes(18),
+        npy(header="(" * 900), npy(f"({'-' * 5000}3,)"), npy(f"(1{'0' * 40},)"), npy(f"(0, 1{'0' * 40})"),
+        npy(header="{'descr': (), 'fortran_order': False, 'shape': (3,), }"),
+        npy(header="{'descr': '<f4'"), archive(), b"PK\x05\x06" + bytes(18),
     ],
 )  # fmt: skip
 def test_an_array_that_promises_what_it_does_not_hold_is_refused_before_memory_is_taken(data):

@@ -152,6 +152,22 @@ def federation(study, tmp_path):
 
 
 @pytest.fixture
+def bad_reply(monkeypatch):
+    """Have a function of grid and reply change how site-2's answer to ``train.local`` comes out of the grid."""
+    original = FakeGrid._reply
+
+    def install(change):
+        def reply(grid, message):
+            answer = original(grid, message)
+            ours = message.metadata.message_type == wire.LOCAL and site_of(message) == "site-2"
+            return change(grid, answer) if ours else answer
+
+        monkeypatch.setattr(FakeGrid, "_reply", reply)
+
+    return install
+
+
+@pytest.fixture
 def ask_all():
     """Return a function that sends every member the same request for metrics and waits for the answers."""
 

@@ -1,11 +1,13 @@
 """One site sends nonsense in a hundred forms: the study ends with the same models as without it, and says why."""
 
+import itertools
 import json
 
 import numpy as np
 import pytest
 import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+from google.protobuf.message import DecodeError
 
 from fedkr import wire
 from fedkr.learning.job import Job
@@ -103,6 +105,83 @@ def compare(federation, study, tmp_path):
         return found, models, coordinator.missing
 
     return run
+
+
+def saying(kind, **figures):
+    """Return answers in which the bad site says other figures."""
+
+    def answer(site, content):
+        usual = ANSWERS[kind](site, content)
+        if site == BAD:
+            usual[wire.METRICS] = MetricRecord(dict(usual[wire.METRICS]) | figures)
+        return usual
+
+    return answer
+
+
+@pytest.mark.parametrize("kind", [wire.LOCAL, wire.EVALUATE])
+def test_a_confusion_that_is_no_list_loses_its_site(compare, kind):
+    assert set(compare("run", kind, saying(kind, **{"test/confusion": 5}))[2]) == {BAD}
+
+
+def test_a_long_list_that_nobody_asked_for_is_not_kept(compare, tmp_path):
+    found, _, missing = compare("run", wire.LOCAL, saying(wire.LOCAL, more=[1] * 100_000))
+    assert not missing and found["strategies"][0]["seconds"] == 3.0
+    assert max(path.stat().st_size for path in (tmp_path / "run").glob("local-*")) < 1000
+
+
+def test_a_reason_is_one_short_line(compare):
+    missing = compare("run", wire.LOCAL, saying(wire.LOCAL, **{"test/accuracy": [1] * 100_000}))[2]
+    assert "test/accuracy" in missing[BAD] and len(missing[BAD]) < 300
+
+
+def test_a_reply_that_names_another_question_is_of_the_site_that_was_asked(compare, bad_reply):
+    def forge(grid, reply):
+        grid._open["another"] = grid._open[reply.metadata.reply_to_message_id]
+        reply.metadata.__dict__["_reply_to_message_id"] = "another"
+        return reply
+
+    bad_reply(forge)
+    found, _, missing = compare("run", wire.LOCAL, ANSWERS[wire.LOCAL])
+    assert not missing and len(found["strategies"][0]["per_site"]) == 3
+
+
+@pytest.mark.parametrize("error", [DecodeError, KeyError, MemoryError, RecursionError])
+def test_a_reply_that_cannot_be_unpacked_loses_its_site(compare, bad_reply, error):
+    def broken(grid, reply):
+        raise error("\x1b[2J")
+
+    bad_reply(broken)
+    assert compare("run", wire.LOCAL, ANSWERS[wire.LOCAL])[2] == {BAD: "its answer cannot be unpacked"}
+
+
+def test_a_way_to_the_superlink_that_fails_is_no_sites_fault(compare, bad_reply):
+    def gone(grid, reply):
+        raise ConnectionError("no route")
+
+    bad_reply(gone)
+    with pytest.raises(ConnectionError):
+        compare("run", wire.LOCAL, ANSWERS[wire.LOCAL])
+
+
+@pytest.mark.parametrize("kind", list(SHOWN_BY))
+def test_whatever_an_answer_makes_fail_loses_its_site_alone(compare, monkeypatch, kind):
+    """Other code may have sent what no check has thought of."""
+
+    def fail(name):
+        original = getattr(wire, name)
+
+        def read(*arguments):
+            if next(calls) == 1:
+                raise MemoryError
+            return original(*arguments)
+
+        calls = itertools.count()
+        monkeypatch.setattr(wire, name, read)
+
+    fail({wire.LOCAL: "read_utility", wire.TRAIN: "read_round", wire.RELEASE: "read_release"}.get(kind, "read_metrics"))
+    missing = compare("run", kind, ANSWERS[kind])[2]
+    assert list(missing.values()) == ["its answer cannot be read (MemoryError)"]
 
 
 @pytest.mark.parametrize("kind", list(SHOWN_BY))
