@@ -1,19 +1,38 @@
-"""The card and the manifest that leave a site: each field of a known shape and a bounded length, at both ends."""
+"""The documents that travel: each field of a known shape and a bounded length, at both ends.
+
+A card, a manifest and a choice leave a site; an offer of other sites' releases comes to it.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
 
 from fedkr.errors import UserError
-from fedkr.strict_json import LARGEST_NUMBER, Count, Rate, Strict, check_strict, list_of, object_of, one_of
+from fedkr.strict_json import (
+    LARGEST_NUMBER,
+    Count,
+    Flag,
+    Positive,
+    Rate,
+    Strict,
+    check_strict,
+    list_of,
+    object_of,
+    one_of,
+)
 
 LONGEST_TEXT = 120
 LONGEST_LIST = 128
 MOST_CLASSES = 1000
 LARGEST_SIDE = 4096
+# Of other sites, and of the sets of images that they release, one a regeneration round.
+MOST_SITES, MOST_SETS = 10_000, 100_000
+# How a site chose among other sites' releases; the last chooses nothing.
+VAL, FOLDED, TOO_FEW = CHOSEN_BY = ("val", "cross-validation", "too few images")
 
 
 def is_number(value: Any) -> bool:
@@ -78,11 +97,22 @@ DOCUMENTS: dict[str, type[Strict]] = {
             "data": Annotated[str, Field(pattern="^[0-9a-f]{16}$")],
         },
     ),
+    # What the sets of a message are, in their order: one site's come one after the other.
+    "offer": object_of("offer", {"sets": list_of(object_of("set", {"site": Text, "size": Positive}), MOST_SETS)}),
+    "choice": object_of(
+        "choice",
+        {"how": one_of(*CHOSEN_BY)},
+        {
+            "judged": Count,
+            "own": Rate,
+            "candidates": list_of(object_of("candidate", {"site": Text, "alone": Rate, "chosen": Flag}), MOST_SITES),
+        },
+    ),
 }
 
 
 def check_document(name: str, values: Any) -> None:
-    """Raise :class:`UserError` unless a ``manifest`` or ``card`` has no fields but its own, each in shape.
+    """Raise :class:`UserError` unless a document of this name has no fields but its own, each in shape.
 
     The classes of a card differ from each other, and its counts are one a class.
     """
@@ -96,3 +126,13 @@ def check_document(name: str, values: Any) -> None:
     for split, counts in values.get("counts", {}).items():
         if len(counts) != len(classes):
             raise UserError(f"{name}: {len(counts)} counts of {split} for {len(classes)} classes; one a class")
+
+
+def check_choice(offered: Sequence[str], values: Any) -> None:
+    """Raise :class:`UserError` unless a choice is one among the releases of the sites ``offered``, in their order."""
+    check_document("choice", values)
+    told = values.keys() & {"judged", "own", "candidates"}
+    if told and (len(told) < 3 or not values["judged"] or values["how"] == TOO_FEW):
+        raise UserError("choice: judged, own and candidates stand together, where images were judged")
+    if "candidates" in told and [row["site"] for row in values["candidates"]] != list(offered):
+        raise UserError("choice: its candidates are not the sites whose releases were offered")

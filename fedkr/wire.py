@@ -24,15 +24,17 @@ from torch import Tensor
 from fedkr.audit.document import Pair
 from fedkr.config import AUDIT_TARGETS
 from fedkr.config.reading import brief
-from fedkr.documents import is_confusion
+from fedkr.documents import check_document, is_confusion
 from fedkr.errors import UserError
 from fedkr.fingerprint import array_digest, fingerprint
 from fedkr.learning.evaluation import Utility
 from fedkr.learning.models import check_weights
-from fedkr.release import Release, SoftSet
+from fedkr.release import Release, ReleasedSets, SoftSet
 
 DESCRIBE = "query.describe"
 LOCAL = "train.local"
+PERSONALISE = "train.personalise"
+FINETUNE = "train.finetune"
 RELEASE = "train.release"
 TRAIN = "train"
 EVALUATE = "evaluate"
@@ -42,7 +44,8 @@ COMPARE = "evaluate.compare"
 
 CONFIG, ARRAYS, METRICS, SHARED = "config", "arrays", "metrics", "release"
 # JSON documents.
-DOCUMENTS = MANIFEST, CARD, FINDINGS, COMPARISON = "manifest", "card", "findings", "comparison"
+DOCUMENTS = MANIFEST, CARD, FINDINGS, COMPARISON, CHOICE = "manifest", "card", "findings", "comparison", "choice"
+OFFER = "offer"
 
 # How Flower names the format of its arrays.
 STYPE = "numpy.ndarray"
@@ -53,6 +56,8 @@ SITE_ERROR = 500
 REPLIES: dict[str, frozenset[str]] = {
     DESCRIBE: frozenset({CARD}),
     LOCAL: frozenset({METRICS}),
+    PERSONALISE: frozenset({METRICS, CHOICE}),
+    FINETUNE: frozenset({METRICS}),
     RELEASE: frozenset({METRICS, SHARED, MANIFEST}),
     TRAIN: frozenset({METRICS, ARRAYS}),
     EVALUATE: frozenset({METRICS}),
@@ -128,6 +133,37 @@ def read_target(request: Request) -> tuple[str, str]:
     if kind not in AUDIT_TARGETS:
         raise UserError(f"evaluate.audit: target={target!r} is of an unknown kind {kind!r}")
     return target, kind
+
+
+def offer_content(study: str, contestant: str, offered: Mapping[str, ReleasedSets]) -> RecordDict:
+    """Return the content of a request that brings a site other sites' releases, by site; there may be none."""
+    parts = {site: sets.arrays() for site, sets in offered.items()}
+    sets = [{"site": site, "size": size} for site, (_, sizes) in parts.items() for size in sizes]
+    shared = SoftSet.union([images for images, _ in parts.values()]) if parts else None
+    return request_content(study, shared=shared, contestant=contestant, offer=json.dumps({"sets": sets}))
+
+
+def read_offer(request: Request) -> dict[str, list[int]]:
+    """Return how many images each of an offer's sets has, by the site that released them, in the order of the images.
+
+    A setting ``offer`` that is none, or that does not fit the images, is a :class:`UserError`.
+    """
+    text = request.settings.get(OFFER)
+    if isinstance(text, str) and len(text) > LARGEST_DOCUMENTS:
+        raise UserError(f"{PERSONALISE}: the setting {OFFER!r} has {len(text)} characters; {LARGEST_DOCUMENTS} at most")
+    try:
+        values = json.loads(text if isinstance(text, str) else "")
+    except (ValueError, RecursionError):
+        raise UserError(f"{PERSONALISE}: the setting {OFFER!r} is missing or not JSON") from None
+    check_document(OFFER, values)
+    names = [part["site"] for part in values["sets"]]
+    sizes: dict[str, list[int]] = {name: [] for name in names}
+    for part in values["sets"]:
+        sizes[part["site"]].append(part["size"])
+    count = 0 if request.shared is None else len(request.shared.images)
+    if sum(map(sum, sizes.values())) != count or sorted(names, key=list(sizes).index) != names:
+        raise UserError(f"{PERSONALISE}: the offer's sets do not fit its {count} images")
+    return sizes
 
 
 def request_content(

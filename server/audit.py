@@ -164,8 +164,7 @@ class ServerAudit:
 
     def _others(self, site: str) -> ReleasedSets | None:
         """Return the union of what the other sites released, where their policies let it reach other sites."""
-        members = self.coordinator.members.items()
-        open_to_all = {name for name, member in members if member.card.get("recipients") == "federation"}
+        open_to_all = self.coordinator.passing_on()
         files = [
             [path for other, path in exchange.items() if other != site and other in open_to_all]
             for exchange in self.found.releases

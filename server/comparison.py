@@ -49,7 +49,10 @@ class Comparison:
         targets = [target for outcome in outcomes.values() for target in outcome.targets()]
         kept = [target.keep(self.run_dir, self.study, self.coordinator.card) for target in targets]
         self._evaluate_at_sites(rows, outcomes)
-        releases = [exchange for outcome in outcomes.values() for exchange in outcome.releases]
+        # Several contestants learn from the same exchanges, each of which is audited once.
+        releases: list[Mapping[str, Path]] = []
+        for exchange in (exchange for outcome in outcomes.values() for exchange in outcome.releases):
+            releases += [exchange] if exchange not in releases else []
         found = Auditable(targets, releases)
         audit, extras = ServerAudit(self.coordinator, found, self.job.runtime, self.job.progress).run()
         return {
@@ -59,10 +62,11 @@ class Comparison:
             "audit_extras": extras,
             "weights_search": [row for outcome in outcomes.values() for row in outcome.search],
             "recycling": {site: row for outcome in outcomes.values() for site, row in outcome.recycling.items()},
+            "choices": {name: dict(outcome.choices) for name, outcome in outcomes.items() if outcome.choices},
             "releases": self._paths(releases),
             "notes": [
                 *(f"{name} is left out: {why}" for name, why in impossible.items()),
-                *(note for outcome in outcomes.values() for note in outcome.notes),
+                *dict.fromkeys(note for outcome in outcomes.values() for note in outcome.notes),
             ],
         }
 

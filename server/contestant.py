@@ -54,6 +54,7 @@ class Outcome:
         releases: for each exchange, the sites' files that the model learnt from.
         recycling: by site, how it came to its release.
         search: settings tried, each with its score on val by round.
+        choices: by site, which other sites' releases it chose (``fedkr.documents``), as far as its policy tells.
         notes: what a reader of the results must know.
     """
 
@@ -66,6 +67,7 @@ class Outcome:
     releases: Sequence[Mapping[str, Path]] = ()
     recycling: Mapping[str, Row] = field(default_factory=dict)
     search: Sequence[Row] = ()
+    choices: Mapping[str, Row] = field(default_factory=dict)
     notes: Sequence[str] = ()
 
     def targets(self) -> list[Target]:

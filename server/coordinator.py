@@ -221,6 +221,10 @@ class Coordinator:
         """Return the sites whose policy lets this kind of record leave."""
         return [name for name, member in self.members.items() if kind in member.card["allow"]]
 
+    def passing_on(self) -> list[str]:
+        """Return the sites whose policy lets their releases go to other sites."""
+        return [name for name, member in self.members.items() if member.card.get("recipients") == "federation"]
+
     def compose(
         self,
         stage: str,

@@ -5,20 +5,20 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
-import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from flwr.app import ArrayRecord, Context, Message, RecordDict
-from torch import Tensor
 
 from fedkr import wire
-from fedkr.audit.targets import RELEASE
+from fedkr.audit.targets import PERSONAL, RELEASE
 from fedkr.config import Study, parse_study
 from fedkr.errors import UserError
 from sites.audit import SiteAudit
 from sites.ledger import Budget, Entry, Ledger
+from sites.naming import digest, model_name, own_name, personal_name
+from sites.personal import kept_model
 from sites.studies import study_digest
 from sites.workspace import Site, SiteFile, open_site
 
@@ -27,7 +27,11 @@ UNAPPROVED = "any"
 # Teacher, own model, release, and a student of that release.
 OWN_MODELS = 4
 OWN_KINDS = {wire.LOCAL: "local", wire.RELEASE: RELEASE}
-SPLITS = {wire.LOCAL: "test", wire.RELEASE: "val", wire.TRAIN: "val", wire.AUDIT: "members"}
+SPLITS = {
+    **dict.fromkeys((wire.LOCAL, wire.PERSONALISE, wire.FINETUNE), "test"),
+    **dict.fromkeys((wire.RELEASE, wire.TRAIN), "val"),
+    wire.AUDIT: "members",
+}
 
 
 class Account:
@@ -112,20 +116,6 @@ def producible(study: Study, weights: bool) -> int:
     return 2 * models
 
 
-def model_name(study: Study, weights: Mapping[str, Tensor]) -> str:
-    """Return 64 hex digits of a classifier: the same whoever sends it, in whatever study."""
-    arrays = {name: tensor.detach().cpu().numpy() for name, tensor in weights.items()}
-    parts = [
-        (name, a.dtype.str, a.shape, hashlib.sha256(a.tobytes()).hexdigest()) for name, a in sorted(arrays.items())
-    ]
-    return _digest([dataclasses.asdict(study.student), parts])
-
-
-def own_name(study: Study, kind: str) -> str:
-    """Return 64 hex digits of what a site makes for itself in a study: its ``teacher``, ``local`` or ``release``."""
-    return _digest([study_digest(study), kind])
-
-
 def _asked_about(site: Site, message_type: str, request: wire.Request) -> str:
     """Return the digest of the question's model; other studies, and other references, ask something else of it."""
     if message_type not in (wire.EVALUATE, *SPLITS):
@@ -133,11 +123,18 @@ def _asked_about(site: Site, message_type: str, request: wire.Request) -> str:
     kind = OWN_KINDS.get(message_type)
     if message_type == wire.AUDIT and request.weights is None:
         kind = wire.read_target(request)[1]
-    if kind is None and request.weights is None:
+    if message_type in (wire.PERSONALISE, wire.FINETUNE):
+        name = personal_name(site.study, request)
+    elif kind == PERSONAL:
+        name = str(kept_model(site, wire.read_target(request)[0]).info["name"])
+    elif kind is not None:
+        name = own_name(site.study, kind)
+    elif request.weights is not None:
+        name = model_name(site.study, request.weights)
+    else:
         raise UserError(f"{message_type}: the request holds no model")
-    name = own_name(site.study, kind) if kind is not None else model_name(site.study, request.weights or {})
     others = SiteAudit(site).others if message_type == wire.AUDIT else None
-    return _digest([name, study_digest(site.study), others and others.digest()])
+    return digest([name, study_digest(site.study), others and others.digest()])
 
 
 def _of_content(content: RecordDict) -> dict[str, Any]:
@@ -149,7 +146,3 @@ def _of_content(content: RecordDict) -> dict[str, Any]:
         rows = wire.read_document(content, wire.FINDINGS)["epsilon"]
         found |= {"guesses": sum(row.get("guesses", 0) for row in rows)}
     return found
-
-
-def _digest(value: object) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()

@@ -24,6 +24,8 @@ def answer(message: Message, context: Context) -> Message:
 
 app.query("describe")(answer)
 app.train("local")(answer)
+app.train("personalise")(answer)
+app.train("finetune")(answer)
 app.train("release")(answer)
 app.train()(answer)
 app.evaluate()(answer)

@@ -16,6 +16,8 @@ from sites.workspace import SiteFile, read_site_file
 SHARING_NO_WEIGHTS = {
     "local": "the site's own model; its figures leave, the model stays",
     "fedkr": "releases of synthetic images with soft labels",
+    "fedkr_dda": "releases; trains with those of other sites that it chooses; figures leave, the model stays",
+    "fedkr_ft": "releases; fine-tunes the central student on its own images; figures leave, the model stays",
     "centralised": "an oracle of simulations; nothing is asked of a site",
 }
 

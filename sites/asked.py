@@ -6,6 +6,7 @@ A setting that is missing is no matter of this: its handler says so, or has a va
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from fedkr import wire
@@ -61,6 +62,16 @@ def _check_references(settings: Settings, study: Study) -> None:
         raise PolicyError(f"kinds={brief(kinds)}: expected a list of: {', '.join(AUDIT_TARGETS)}")
 
 
+def _check_personal(kind: str, settings: Settings, study: Study) -> None:
+    """Ask that the study compares a contestant of this kind, or one of a module that the site lets studies name."""
+    name = settings.get("contestant")
+    if not isinstance(name, str) or name not in study.strategy.compare:
+        raise PolicyError(f"contestant={brief(name)}: not among the study's strategy.compare")
+    own = str(study.strategy.options.get(name, {}).get("kind", name))
+    if "." not in own and own != kind:
+        raise PolicyError(f"contestant={brief(name)}: the study says it is {own!r}, the message is of {kind!r}")
+
+
 def _audited(settings: Settings, study: Study) -> None:
     if not study.audit.enabled:
         raise PolicyError("the study says audit.enabled=false, the message asks for a part of an audit")
@@ -88,6 +99,8 @@ def _name(settings: Settings, name: str) -> None:
 
 CHECKS: dict[str, Callable[[Settings, Study], None]] = {
     wire.RELEASE: _check_release,
+    wire.PERSONALISE: partial(_check_personal, "fedkr_dda"),
+    wire.FINETUNE: partial(_check_personal, "fedkr_ft"),
     wire.TRAIN: _check_round,
     wire.AUDIT: _check_audit,
     wire.REFERENCES: _check_references,

@@ -19,6 +19,7 @@ from flwr.clientapp.typing import ClientAppCallable
 from fedkr import wire
 from fedkr.audit.document import AuditQuestion, check_comparison
 from fedkr.config import parse_study
+from fedkr.documents import check_choice
 from fedkr.errors import UserError
 from fedkr.failure import leave_note
 from fedkr.wire import SITE_ERROR
@@ -77,10 +78,12 @@ def _guarded(message: Message, context: Context, call_next: ClientAppCallable) -
 
 
 def answer_check(message: Message, context: Context) -> Check | None:
-    """Return what raises unless a document answers this question of an audit; None where no audit is asked for."""
-    if message.metadata.message_type not in (wire.AUDIT, wire.COMPARE):
+    """Return what raises unless a document answers this question; None where no such document is asked for."""
+    if message.metadata.message_type not in (wire.AUDIT, wire.COMPARE, wire.PERSONALISE):
         return None
     request = wire.read_request(message)
+    if message.metadata.message_type == wire.PERSONALISE:
+        return partial(check_choice, list(wire.read_offer(request)))
     site = open_site(context.node_config, parse_study(request.study))
     if message.metadata.message_type == wire.COMPARE:
         return partial(check_comparison, wire.read_pairs(request), site.name)

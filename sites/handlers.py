@@ -16,7 +16,7 @@ from torch import Tensor, nn
 import fedkr
 from fedkr import wire
 from fedkr.audit.document import audit_document
-from fedkr.audit.targets import RELEASE
+from fedkr.audit.targets import PERSONAL, RELEASE
 from fedkr.config.reading import brief
 from fedkr.data.images import Shape
 from fedkr.errors import UserError
@@ -25,10 +25,11 @@ from fedkr.learning.models import load_classifier
 from fedkr.learning.training import DivergedError
 from fedkr.progress import SilentProgress
 from fedkr.release import Release, ReleasedSets, check_release
-from sites.accounting import model_name, own_name
 from sites.audit import SiteAudit
 from sites.figures import figures_of, public_count, public_manifest, seconds_since, utility_of
 from sites.findings import check_enough, public_comparison, public_findings
+from sites.naming import model_name, own_name
+from sites.personal import finetune, kept_model, personalise
 from sites.policy import PolicyError
 from sites.workspace import Site
 
@@ -189,7 +190,7 @@ def audit(site: Site, request: wire.Request) -> RecordDict:
         report, copies = work.attack_releases()
         document = audit_document(report, [copies.figures.counts(site.name)])
     else:
-        model, about = audited_model(site, request, kind), wire.weights_digest(request.weights)
+        model, about = audited_model(site, request, kind, target), wire.weights_digest(request.weights)
         document = audit_document(work.attack(target, model, about, kind))
     document = public_findings(site, document, work.challenge)
     return wire.document_reply(wire.FINDINGS, document, seconds_since(site, started))
@@ -205,14 +206,16 @@ def compare(site: Site, request: wire.Request) -> RecordDict:
     return wire.document_reply(wire.COMPARISON, document, seconds_since(site, started))
 
 
-def audited_model(site: Site, request: wire.Request, kind: str) -> nn.Module:
-    """Return the model under audit: the one received, else the site's own teacher or local model."""
+def audited_model(site: Site, request: wire.Request, kind: str, target: str = "") -> nn.Module:
+    """Return the model under audit: the one received, else the site's own teacher, local or personalised model."""
     if request.weights is not None:
         return received_model(site, request)
     if kind == "teacher":
         return site.pipeline.labeller().teacher
     if kind == "local":
         return own_model(site)
+    if kind == PERSONAL:
+        return _classifier(site, kept_model(site, target).tensors)
     raise UserError(f"evaluate.audit: kind={kind!r} came without a model")
 
 
@@ -235,6 +238,8 @@ def _classifier(site: Site, weights: Mapping[str, Tensor]) -> nn.Module:
 HANDLERS: dict[str, Callable[[Site, wire.Request], RecordDict]] = {
     wire.DESCRIBE: describe,
     wire.LOCAL: train_local,
+    wire.PERSONALISE: personalise,
+    wire.FINETUNE: finetune,
     wire.RELEASE: train_release,
     wire.TRAIN: train_weights,
     wire.EVALUATE: evaluate,

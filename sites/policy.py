@@ -25,6 +25,8 @@ KINDS = ("metrics", "release", "weights")
 NEEDS = {
     wire.DESCRIBE: None,
     wire.LOCAL: "metrics",
+    wire.PERSONALISE: "metrics",
+    wire.FINETUNE: "metrics",
     wire.RELEASE: "release",
     wire.TRAIN: "weights",
     wire.EVALUATE: "metrics",
@@ -46,7 +48,7 @@ def _utility(splits: str) -> str:
 
 # Which metrics a reply may hold, by their whole name.
 METRICS = {
-    wire.LOCAL: _pattern(_utility("test|global")),
+    **dict.fromkeys((wire.LOCAL, wire.PERSONALISE, wire.FINETUNE), _pattern(_utility("test|global"))),
     wire.RELEASE: _pattern("count"),
     wire.TRAIN: _pattern("num-examples", "val-correct", "val-count", "val-loss", "diverged"),
     wire.EVALUATE: _pattern(_utility("test|val")),
@@ -166,7 +168,7 @@ def check_reply(
         message_type: what was asked.
         content: the reply.
         weights: of the model that the request sent (:func:`weight_shapes`); only arrays like these may leave.
-        answers: raises unless the document of an audit answers what was asked; without it none may leave.
+        answers: raises unless the document of an audit or a choice answers what was asked; without it none may leave.
     """
     unexpected = set(content) - wire.REPLIES.get(message_type, frozenset())
     if unexpected:
@@ -269,3 +271,5 @@ def _check_document(policy: Policy, content: RecordDict, name: str, answers: Che
         raise PolicyError("card: exact class counts may not leave (policy.exact_counts is false)")
     if name == wire.MANIFEST and "recalls" in values and not policy.exact_counts:
         raise PolicyError("manifest: recalls show exact class counts (policy.exact_counts is false)")
+    if name == wire.CHOICE and policy.coarse and set(values) != {"how"}:
+        raise PolicyError("choice: what was chosen leaves only where figures leave as they are (policy.rate_step is 0)")

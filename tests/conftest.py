@@ -20,6 +20,7 @@ WHOLE_STUDY = """
     recycle.rounds=2 recycle.views=2 recycle.ratio=0.3
     strategy.rounds=4 strategy.search_rounds=2 strategy.lrs=[0.05,0.1] strategy.local_epochs=[2]
     audit.bootstrap=20
+    strategy.compare=[local,fedavg,fedkr,centralised]
 """
 # Less data, training and exchanges, for what must be equal and need not be good.
 SMALLER = """
@@ -75,7 +76,7 @@ def numbers():
 
     def numbers(folder):
         results = json.loads((folder / "results.json").read_text())
-        names = ("strategies", "audit", "audit_extras", "weights_search", "recycling", "missing_sites")
+        names = ("strategies", "audit", "audit_extras", "weights_search", "recycling", "choices", "missing_sites")
         models = {
             path.stem: {name: tensor.numpy().tobytes() for name, tensor in read_artifact(path).tensors.items()}
             for path in (folder / "models").glob("*.safetensors")

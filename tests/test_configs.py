@@ -110,7 +110,8 @@ def test_a_contestants_file_lists_only_options_that_its_module_has(name: str) ->
 
 def test_each_contestant_of_the_server_has_a_file() -> None:
     modules = {module.name for module in pkgutil.iter_modules(strategies.__path__)}
-    assert modules <= {choice for group, choice in CHOICES if group == "strategy"}
+    files = [ROOT / "strategy" / f"{choice}.yaml" for group, choice in CHOICES if group == "strategy"]
+    assert modules <= {(yaml.safe_load(file.read_text()) or {}).get("kind", file.stem) for file in files}
 
 
 @pytest.mark.parametrize(

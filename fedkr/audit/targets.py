@@ -8,12 +8,17 @@ from fedkr.audit.attacks.with_references import KINDS
 from fedkr.config import REFERENCE_ATTACKS, RELEASE_ATTACKS
 
 RELEASE = "release"
+# What a site makes for itself of what others share; it stays there.
+PERSONAL = "personal"
 # Named beforehand: nearest neighbours in feature space find copies and near-copies alike, whatever the image's size.
 RELEASE_HEADLINE = "distance-features"
 # Kinds of what is trained on one site's images alone, directly or by its releases: so are their references.
 OF_ONE_SITE = frozenset({"teacher", "local", "site-student"})
 # Everybody else sees the final model only.
-_ADVERSARIES = {"site-student": "server", "update": "server", RELEASE: "server", "teacher": "owner", "local": "owner"}
+_ADVERSARIES = {
+    **dict.fromkeys(("site-student", "update", RELEASE), "server"),
+    **dict.fromkeys(("teacher", "local", PERSONAL), "owner"),
+}
 
 
 def adversary_of(kind: str) -> str:

@@ -72,8 +72,8 @@ def _check_strategy(strategy: StrategyConfig) -> None:
         if name in AUDIT_TARGETS and name != "local":
             raise UserError(f"strategy.compare: {name!r} is what the audit calls a kind of target; take another name")
         # It names files as well.
-        if not name.replace("-", "_").isidentifier():
-            raise UserError(f"strategy.compare: {name!r}: a name has letters, digits, - and _; its module is `kind`")
+        if not name.replace("-", "_").replace("+", "_").isidentifier():
+            raise UserError(f"strategy.compare: {name!r}: a name has letters, digits, -, + and _; its module is `kind`")
     for name, options in strategy.options.items():
         one_of("strategy.options", name, tuple(strategy.compare))
         if not isinstance(options, dict):

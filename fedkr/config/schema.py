@@ -30,9 +30,10 @@ THRESHOLD_ATTACKS = ("loss", "modified-entropy", "confidence", "logit-margin")
 REFERENCE_ATTACKS = ("lira-online", "lira-online-fixed", "lira-offline", "lira-offline-fixed", "rmia", "rmia-offline")
 ATTACKS = THRESHOLD_ATTACKS + REFERENCE_ATTACKS
 RELEASE_ATTACKS = ("distance-pixels", "distance-features", "monte-carlo", "domias")
-# Kinds of what contestants leave: models, then what the server alone sees: a student of one site's releases, a site's
-# last update, the released images. A single one of a kind goes by its own name, such as fedavg or centralised.
-AUDIT_TARGETS = ("student", "weights", "oracle", "teacher", "local", "site-student", "update", "release")
+# Kinds of what contestants leave: models that all see, those that stay at a site, then what the server alone sees: a
+# student of one site's releases, a site's last update, the released images. A single one of a kind goes by its own
+# name, such as fedavg or centralised.
+AUDIT_TARGETS = ("student", "weights", "oracle", "teacher", "local", "personal", "site-student", "update", "release")
 # Each image needs two references that trained on it and two that did not, with masks of half the references.
 LEAST_REFERENCES = 4
 # True-positive rates at many false-positive rates would give single scores away.

@@ -45,7 +45,12 @@ def _difference(accuracy: float, other: StrategyResult) -> str:
     reference = other.get("accuracy")
     if reference is None:
         return ""
-    names = {"local": "the mean of the sites' own models", "centralised": "training on all images in one place"}
+    names = {
+        "local": "the mean of the sites' own models",
+        "fedkr-dda": "the mean of the sites' models of their own and chosen images",
+        "fedkr+ft": "the mean of the fine-tuned students",
+        "centralised": "training on all images in one place",
+    }
     name = names.get(other["name"], strategy_label(other["name"]))
     points = 100 * (accuracy - reference)
     if abs(points) < LEVEL_POINTS:

@@ -110,6 +110,26 @@ class SearchPoint(TypedDict):
     val_accuracy: float | None
 
 
+class Candidate(TypedDict):
+    """Another site's release: accuracy of training with it beside one's own images, and 1 where it was chosen."""
+
+    site: str
+    alone: Rate
+    chosen: int
+
+
+class SiteChoice(TypedDict, total=False):
+    """Which other sites' releases a site trains with; all but ``how`` it chose stays there where its policy says so.
+
+    ``judged`` images were looked at, ``own`` is the accuracy on them of training without any release.
+    """
+
+    how: Required[str]
+    judged: int
+    own: Rate
+    candidates: list[Candidate]
+
+
 class Results(TypedDict, total=False):
     """The whole document. ``test_images`` is the size of the global test set, where it is known.
 
@@ -133,6 +153,7 @@ class Results(TypedDict, total=False):
     releases: dict[str, list[str]]
     recycling: dict[str, SiteRecycling]
     weights_search: list[SearchPoint]
+    choices: dict[str, dict[str, SiteChoice]]
     targets: list[TargetResult]
     missing_sites: list[str]
     notes: list[str]

@@ -12,11 +12,11 @@ from fedkr.audit.statistics.pooling import pooled_rows
 from fedkr.audit.targets import adversary_of
 from fedkr.audit.verdict import Blind, site_verdicts
 from fedkr.report.audit_fields import AuditRow, VerdictRow
-from fedkr.report.results import Results, SiteResult, SiteScores, StrategyResult
+from fedkr.report.results import Candidate, Results, SiteResult, SiteScores, StrategyResult
 from fedkr.site_name import ALL_SITES
 
 OUTSIDER, SERVER, OWNER = ADVERSARIES = ("outsider", "server", "owner")
-_ORDER = ("student", "weights", "oracle", "site-student", "update", "release", "teacher", "local")
+_ORDER = ("student", "weights", "oracle", "site-student", "update", "release", "teacher", "local", "personal")
 _STRENGTH = {"direct": 1, "pipeline": 2}
 
 
@@ -45,6 +45,31 @@ def own_tests(results: Results) -> tuple[list[str], dict[str, list[float | None]
     }
     sites = dict.fromkeys(site for own in scores.values() for site in own)
     return list(scores), {site: [own.get(site) for own in scores.values()] for site in sites}
+
+
+@dataclass(frozen=True)
+class ChoiceRow:
+    """A site's line of who chose whose data.
+
+    ``cells`` has one entry for each giver, None where its release was not offered to the site, or the site does not
+    tell what it chose.
+    """
+
+    how: str
+    own: float | None
+    cells: list[Candidate | None]
+
+
+def choices(results: Results) -> dict[str, tuple[list[str], dict[str, ChoiceRow]]]:
+    """Return by contestant the sites whose releases were offered, and by site what it found of each."""
+    found = {}
+    for contestant, by_site in results.get("choices", {}).items():
+        rows = {site: {row["site"]: row for row in choice.get("candidates", [])} for site, choice in by_site.items()}
+        givers = list(dict.fromkeys(giver for row in rows.values() for giver in row))
+        cells = {site: [row.get(giver) for giver in givers] for site, row in rows.items()}
+        lines = {site: ChoiceRow(one["how"], one.get("own"), cells[site]) for site, one in by_site.items()}
+        found[contestant] = givers, lines
+    return found
 
 
 def site_totals(site: SiteResult) -> list[int]:

@@ -18,11 +18,15 @@ STRATEGY_LABELS = {
     "fedadam": "FedAdam",
     "fedyogi": "FedYogi",
     "fedkr": "FedKR",
+    "fedkr-dda": "FedKR-DDA",
+    "fedkr+ft": "FedKR, fine-tuned",
     "centralised": "Centralised",
 }
 STRATEGY_MEANING = {
     "local": "each site trains on its own images; the mean over the sites",
     "fedkr": "sites share regenerated images with soft labels; the server trains a student on them",
+    "fedkr-dda": "each site trains on its own images and on shared ones that it chooses; the mean over the sites",
+    "fedkr+ft": "each site trains the FedKR student further on its own images; the mean over the sites",
     "centralised": "all images in one place, which hospitals may not do: the reference",
 }
 TARGET_LABELS = {
@@ -37,6 +41,7 @@ _OF_CONTESTANT = {
     **dict.fromkeys(("student", "weights", "oracle"), " model"),
     "update": " update of a site",
     "teacher": " teacher of a site",
+    "personal": " model of a site",
 }
 ATTACK_LABELS = {
     "loss": "loss threshold",
@@ -93,6 +98,11 @@ def percent(fraction: float | None, digits: int = 1) -> str:
 def decimal(value: float | None, digits: int = 3) -> str:
     """Return a number with a fixed count of decimals."""
     return NONE if value is None else f"{value:.{digits}f}"
+
+
+def choice_cell(candidate: Mapping[str, Any] | None) -> str:
+    """Return what a site found of another's release: '83.1 %, chosen' or '71.4 %'."""
+    return NONE if candidate is None else percent(candidate["alone"]) + (", chosen" if candidate["chosen"] else "")
 
 
 def whole(value: int | None) -> str:

@@ -19,7 +19,7 @@ from fedkr.config import AuditConfig
 from fedkr.release import ROW_SUM_TOLERANCE
 from server.audit import with_summaries
 from server.releases import Releases
-from server.strategies.local import _read as read_local
+from server.site_models import SiteFigures
 from server.weight_sharing import _distance, _pooled, outsized
 from tests.hostile import contents, read_bounded, thorough
 
@@ -302,7 +302,7 @@ def test_what_is_read_as_a_round_is_one(rng):
 @thorough
 def test_what_is_read_as_figures_of_the_own_model_are_some(rng):
     content = contents(rng, figures("test", "global"))
-    accepted, _ = read_bounded("local", lambda: read_local(wire.read_metrics(content)))
+    accepted, _ = read_bounded("local", lambda: SiteFigures.read(wire.read_metrics(content)))
     if accepted:
         metrics = dict(content[wire.METRICS])
         assert is_utility(metrics, "test") and is_utility(metrics, "global") and number(metrics["seconds"], 0, 1e9)
@@ -350,7 +350,7 @@ def test_the_answers_that_these_tests_start_from_are_read_and_allowed(coordinato
     assert is_card(coordinator._read_card(SITE, Read(described())))
     releases._accept(SITE, wire.release_reply(release_of(SITE, **manifest()), 2.0))
     assert is_round(wire.round_content(WEIGHTS, ROUND), WEIGHTS) and read_round(wire.round_content(WEIGHTS, ROUND))
-    read_local(wire.read_metrics(figures("test", "global")))
+    SiteFigures.read(wire.read_metrics(figures("test", "global")))
     AuditQuestion("student", "student", 3, CONFIG).check(SITE, findings())
     check_comparison([PAIR], SITE, comparison())
     assert is_findings(findings(), CONFIG) and is_comparison(comparison(), PAIR)

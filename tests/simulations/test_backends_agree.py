@@ -7,7 +7,10 @@ import pytest
 pytestmark = pytest.mark.alone
 
 # Every kind of message, each answered by a new process of a site, which loads PyTorch: as few of each as will do.
-ONE_OF_EACH = "strategy.rounds=1 strategy.search_rounds=1 recycle.rounds=1 audit.targets=[student]"
+ONE_OF_EACH = (
+    "strategy.rounds=1 strategy.search_rounds=1 recycle.rounds=1 audit.targets=[student] "
+    "strategy.compare=[local,fedavg,fedkr,fedkr-dda,fedkr+ft,centralised]"
+)
 
 
 def test_a_deployment_gives_the_numbers_of_the_inline_run_bit_by_bit(
@@ -20,4 +23,5 @@ def test_a_deployment_gives_the_numbers_of_the_inline_run_bit_by_bit(
     assert found["models"].keys() == expected["models"].keys() == {"student", "fedavg", "centralised"}
     for part, values in expected.items():
         assert found[part] == values, part
+    assert found["choices"]["fedkr-dda"]["site-0"]["candidates"][0]["site"] == "site-1"
     assert not leftovers(folder)

@@ -55,7 +55,7 @@ _PART = {
     "release": ": released images",
     "site-student": ": one site's student",
     "update": ": a site's update",
-    "local": ": never leaves its site",
+    **dict.fromkeys(("local", "personal"), ": never leaves its site"),
 }
 
 

@@ -18,7 +18,14 @@ QUIET = "#66727f"
 RULE = "#d5dbe1"
 # Okabe and Ito's palette, which the common forms of colour blindness keep apart, with yellow left out on white.
 CYCLE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#6b7785")
-STRATEGY_COLOURS = {"fedkr": "#0072B2", "fedavg": "#E69F00", "centralised": "#6b7785", "local": "#CC79A7"}
+STRATEGY_COLOURS = {
+    "fedkr": "#0072B2",
+    "fedkr-dda": "#56B4E9",
+    "fedkr+ft": "#009E73",
+    "fedavg": "#E69F00",
+    "centralised": "#6b7785",
+    "local": "#CC79A7",
+}
 MANY_LINES = 12
 # Characters of a name; classes, which stand side by side, have fewer.
 LONGEST = 32

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-import server.strategies.fedkr
+import server.from_releases
 from fedkr import wire
 from fedkr.errors import StudyFailedError, UserError
 from fedkr.learning.job import Job
@@ -26,7 +26,7 @@ def outcome(federation, release_of):
 
 def test_the_student_is_trained_once_and_read_afterwards(outcome, monkeypatch):
     first = outcome().model.model
-    monkeypatch.setattr("server.strategies.fedkr.train_student", lambda *a: pytest.fail("trained again"))
+    monkeypatch.setattr("server.from_releases.train_student", lambda *a: pytest.fail("trained again"))
     assert outcome().model.model.tensors.keys() == first.tensors.keys()
 
 
@@ -45,13 +45,13 @@ def test_each_site_pays_for_its_release_and_for_the_student_that_it_gets(outcome
 
 def test_a_release_in_quarantine_teaches_no_student_and_is_named_in_the_results(outcome, monkeypatch):
     monkeypatch.setattr("server.quarantine.judge_releases", lambda *_: {"site-1": "its images are noise"})
-    taught, train = [], server.strategies.fedkr.train_student
+    taught, train = [], server.from_releases.train_student
 
     def noting(config, sets, job):
         taught.append(len(sets(0).images))
         return train(config, sets, job)
 
-    monkeypatch.setattr("server.strategies.fedkr.train_student", noting)
+    monkeypatch.setattr("server.from_releases.train_student", noting)
     found = outcome(quarantine=True)
     assert [sorted(files) for files in found.releases] == [["site-0", "site-2"]]
     assert taught == [8]
@@ -71,7 +71,7 @@ def test_labels_by_consensus_are_found_once_and_named_in_the_results(outcome, mo
     shares = {site: row["relabelled"] for site, row in found.recycling.items()}
     assert set(shares) == {"site-0", "site-1", "site-2"} and all(0 <= share <= 1 for share in shares.values())
     assert [note for note in found.notes if note.startswith("labels by consensus of all sites")]
-    monkeypatch.setattr("server.strategies.fedkr.relabel", lambda *_: pytest.fail("relabelled again"))
+    monkeypatch.setattr("server.from_releases.relabel", lambda *_: pytest.fail("relabelled again"))
     monkeypatch.setattr("server.judges.train_student", lambda *_: pytest.fail("trained again"))
     again = outcome(labels="consensus")
     assert again.recycling == found.recycling
@@ -79,7 +79,7 @@ def test_labels_by_consensus_are_found_once_and_named_in_the_results(outcome, mo
 
 
 def test_the_student_learns_released_labels_where_they_are_asked_for_and_where_there_is_one_site(outcome, monkeypatch):
-    monkeypatch.setattr("server.strategies.fedkr.relabel", lambda *_: pytest.fail("relabelled"))
+    monkeypatch.setattr("server.from_releases.relabel", lambda *_: pytest.fail("relabelled"))
     released = outcome(labels="released")
     assert not any("relabelled" in row for row in released.recycling.values()) and not released.notes
     monkeypatch.setattr("server.quarantine.judge_releases", lambda _: {"site-1": "noise", "site-2": "noise"})

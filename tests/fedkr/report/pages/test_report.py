@@ -62,3 +62,14 @@ def test_a_deployment_says_why_it_has_no_centralised_model(results):
 def test_page_with_private_images_asks_not_to_be_passed_on(results, samples):
     assert "not to be passed on" in render_report(results, samples, figures={})
     assert "not to be passed on" not in render_report(results, {"site-1": samples["site-1"]}, figures={})
+
+
+def test_who_chose_whose_images_is_a_table_and_what_a_policy_keeps_is_a_dash(results):
+    told = {"how": "cross-validation", "judged": 80, "own": 0.625, "candidates": []}
+    told["candidates"] = [{"site": "site-1", "alone": 0.75, "chosen": 1}, {"site": "<b>", "alone": 0.5, "chosen": 0}]
+    results["choices"] = {"fedkr-dda": {"site-0": told, "site-1": {"how": "val"}}}
+    page = re.sub(r"<[^>]*>", "|", render_report(results, None, figures={}))
+    assert "Whose images each site chose: FedKR-DDA" in page
+    assert re.search(r"site-0\|+cross-validation\|+62\.5 %\|+75\.0 %, chosen\|+50\.0 %\|", page)
+    assert re.search(r"site-1\|+val\|+-\|+-\|+-\|", page)
+    assert "&lt;b&gt;" in page
