@@ -16,6 +16,7 @@ from fedkr.strict_json import (
     LARGEST_NUMBER,
     Count,
     Flag,
+    ImageCount,
     Positive,
     Rate,
     Strict,
@@ -29,6 +30,7 @@ LONGEST_TEXT = 120
 LONGEST_LIST = 128
 MOST_CLASSES = 1000
 LARGEST_SIDE = 4096
+MOST_STEPS = 10**9
 # Of other sites, and of the sets of images that they release, one a regeneration round.
 MOST_SITES, MOST_SETS = 10_000, 100_000
 # How a site chose among other sites' releases; the last chooses nothing.
@@ -49,20 +51,35 @@ def is_confusion(values: Any) -> bool:
 
 
 def _number(value: Any) -> Any:
-    if not is_number(value):
+    # Of a NaN, both comparisons are false.
+    if not is_number(value) or not -LARGEST_NUMBER <= value <= LARGEST_NUMBER:
         raise ValueError("expected a number of ordinary size")
     return value
 
 
-Text = Annotated[str, Field(max_length=LONGEST_TEXT)]
+def _rate(value: Any) -> Any:
+    if not 0 <= _number(value) <= 1:
+        raise ValueError("expected a number from 0 to 1")
+    return value
+
+
+def _printable(text: str) -> str:
+    # It goes to terminals, logs and pages, where control characters are commands.
+    if not text.isprintable():
+        raise ValueError("holds a character that cannot be printed")
+    return text
+
+
+Text = Annotated[str, Field(max_length=LONGEST_TEXT), AfterValidator(_printable)]
 Number = Annotated[Any, AfterValidator(_number)]
+Score = Annotated[Any, AfterValidator(_rate)]
+Step = Annotated[int, Field(ge=0, le=MOST_STEPS)]
 Knobs = Annotated[dict[Text, Number], Field(max_length=LONGEST_LIST)]
 Names = list_of(Text, MOST_CLASSES)
-_SCORE = {"score": Number, "loss": Number}
-_Counts: Any = dict[one_of("train", "val", "test", "holdout"), list_of(Count, MOST_CLASSES)]  # type: ignore[misc]
+_Counts: Any = dict[one_of("train", "val", "test", "holdout"), list_of(ImageCount, MOST_CLASSES)]  # type: ignore[misc]
 _TRIED = {
-    "checkpoints": list_of(object_of("checkpoint", {}, {"step": Count} | _SCORE), LONGEST_LIST),
-    "tuning": list_of(object_of("trial", {}, {"knobs": Knobs} | _SCORE), LONGEST_LIST),
+    "checkpoints": list_of(object_of("checkpoint", {"step": Step, "score": Score}, {"loss": Number}), LONGEST_LIST),
+    "tuning": list_of(object_of("trial", {"knobs": Knobs, "score": Score}, {"loss": Number}), LONGEST_LIST),
 }
 DOCUMENTS: dict[str, type[Strict]] = {
     "manifest": object_of(
@@ -75,10 +92,10 @@ DOCUMENTS: dict[str, type[Strict]] = {
             "count": Count,
             "left_out": Names,
             "knobs": Knobs,
-            "checkpoint": Count,
+            "checkpoint": Step,
             "scores": object_of("scores", {}, _TRIED),
             "recalls": list_of(Rate | None, MOST_CLASSES),
-            "teacher": object_of("teacher", {}, {"step": Count, "val_accuracy": Number}),
+            "teacher": object_of("teacher", {}, {"step": Step, "val_accuracy": Score}),
         },
     ),
     "card": object_of(

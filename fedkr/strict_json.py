@@ -13,6 +13,10 @@ from fedkr.errors import UserError
 LARGEST_NUMBER = 2**53
 
 Count = Annotated[int, Field(ge=0, le=LARGEST_NUMBER)]
+# Far more images than a site has, and few enough for what follows from counts to be computed at once.
+MOST_IMAGES = 10**7
+ImageCount = Annotated[int, Field(ge=0, le=MOST_IMAGES)]
+SomeImages = Annotated[int, Field(ge=1, le=MOST_IMAGES)]
 # 0 or 1.
 Flag = Annotated[int, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(ge=1, le=LARGEST_NUMBER)]

@@ -24,12 +24,24 @@ from fedkr.audit.statistics.membership import ENDS, ROC_POINTS, resolvable, tpr_
 from fedkr.audit.targets import RELEASE, adversary_of, headline_key, row_key, row_names
 from fedkr.config import AuditConfig
 from fedkr.errors import UserError
-from fedkr.strict_json import Count, Flag, Positive, Rate, Strict, check_strict, list_of, object_of, one_of
+from fedkr.strict_json import (
+    Count,
+    Flag,
+    ImageCount,
+    Positive,
+    Rate,
+    SomeImages,
+    Strict,
+    check_strict,
+    list_of,
+    object_of,
+    one_of,
+)
 
 Document = dict[str, Any]
 # Between two rates.
 Difference = Annotated[float, Field(ge=-1, le=1)]
-_PLANTED = {"included": Positive, "excluded": Positive}
+_PLANTED = {"included": SomeImages, "excluded": SomeImages}
 _GUESSED = {"coins": Positive, "guesses": Positive, "correct": Count}
 # Far more than a study compares.
 MOST_PAIRS = 64
@@ -138,15 +150,15 @@ class AuditQuestion:
             "adversary": one_of(adversary_of(self.kind)),
             "others": bool | None,
             **{f"balanced_accuracy{end}": Rate | None for end in ENDS},
-            "members": Positive,
-            "nonmembers": Positive,
-            "duplicates": Count,
+            "members": SomeImages,
+            "nonmembers": SomeImages,
+            "duplicates": ImageCount,
             "headline": Flag,
             "roc": list_of(list_of(Rate, 2, 2), ROC_POINTS),
         }
         by_class = dict.fromkeys(("auc", "low", "high"), list_of(Rate | None, self.classes, self.classes))
         by_class["classes"] = list_of(Count, self.classes, self.classes)
-        counts = {field.name: Count for field in dataclasses.fields(CopyFigures)}
+        counts = {field.name: ImageCount for field in dataclasses.fields(CopyFigures)}
         planted, coins, copies = bool(self.config.canaries), self.config.coins, int(self.target == RELEASE)
         rows = {
             "audit": list_of(object_of("row", names | rates | figures, dict.fromkeys(unresolved, Rate)), len(asked)),

@@ -218,7 +218,7 @@ def describe(**changed):
         ({"size": 28}, "it has size=28, site-0 has 8"),
         ({"site": "../site-0"}, "must not begin with a dot or hold a slash"),
         ({"site": "ward/7"}, "must not begin with a dot or hold a slash"),
-        ({"site": "site\x1b[31m"}, "is printable"),
+        ({"site": "site\x1b[31m"}, "a character that cannot be printed"),
         ({"site": "cafe\u0301"}, "NFC form"),
         ({"site": "All Sites"}, "what rows over all sites are called"),
         ({"site": "s" * 65}, "1 to 64 characters"),
@@ -232,7 +232,7 @@ def describe(**changed):
         ({"classes": []}, "card: field "),
         ({"size": 2**50}, "card: field "),
         ({"channels": 2}, "card: field "),
-        ({"version": "0\n\x1b[2J"}, r"runs fedkr '0\n\x1b[2J'"),
+        ({"version": "0\n\x1b[2J"}, "a character that cannot be printed"),
         ({"allow": None}, "lacks 'allow'"),
     ],
 )

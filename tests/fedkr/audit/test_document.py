@@ -117,6 +117,18 @@ def test_a_bound_is_worked_out_anew_from_its_counts(document):
     assert np.isfinite(row["epsilon"])
 
 
+@pytest.mark.parametrize("name", ["members", "nonmembers", "duplicates"])
+def test_more_images_than_a_site_can_hold_are_refused(document, name):
+    for row in document["audit"]:
+        row[name] = 2**53
+    refused(document, name)
+
+
+def test_counts_of_copies_for_which_the_test_would_not_end_are_refused(of_release):
+    document = audit_document(of_release, [COPIES.counts("st-mary") | {"members": 2**53, "members_found": 2**52}])
+    refused(document, "members", target="release")
+
+
 def test_an_interval_may_lie_beside_its_figure_as_that_of_few_resamples_does(document):
     row_of(document, "loss").update(auc=0.4, auc_low=0.5, auc_high=0.5)
     check(document)
