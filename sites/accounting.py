@@ -26,6 +26,8 @@ from sites.workspace import Site, SiteFile, open_site
 UNAPPROVED = "any"
 # Teacher, own model, release, and a student of that release.
 OWN_MODELS = 4
+# Each model is asked about on these at most.
+ASKED_ON = ("test", "val", "members")
 OWN_KINDS = {wire.LOCAL: "local", wire.RELEASE: RELEASE}
 SPLITS = {
     **dict.fromkeys((wire.LOCAL, wire.PERSONALISE, wire.FINETUNE), "test"),
@@ -47,13 +49,14 @@ class Account:
     def __init__(self, site: Site, message_type: str, request: wire.Request, scope: str) -> None:
         self.site = site
         self.ledger, self.budget = Ledger(site.records), budget_of(site)
-        split = str(request.settings.get("split", "test")) if message_type == wire.EVALUATE else ""
+        asked = str(request.settings.get("split", "test")) if message_type == wire.EVALUATE else ""
+        split = SPLITS.get(message_type, asked)
         self.entry = Entry(
             study=study_digest(site.study),
             scope=scope,
             message=message_type,
-            model=_asked_about(site, message_type, request),
-            split=SPLITS.get(message_type, split),
+            model=_asked_about(site, message_type, request, split),
+            split=split,
         )
 
     def check(self) -> None:
@@ -102,7 +105,7 @@ def budget_of(site: Site) -> Budget:
 
 
 def producible(study: Study, weights: bool) -> int:
-    """Return how many models a site can meet in a study at most, each of them evaluated and audited.
+    """Return how many models a site can meet in a study at most, each counted for all that it is asked about on.
 
     Where no weights leave, a contestant ends with one model that all share. Where they do, it has one a round, in the
     search for each of its settings, and the site's own update of the chosen round.
@@ -113,11 +116,15 @@ def producible(study: Study, weights: bool) -> int:
         own |= {option: value for option, value in strategy.options.get(name, {}).items() if option in own}
         searched = len(own["lrs"]) * len(own["local_epochs"]) * own["search_rounds"]
         models += searched + own["rounds"] + 2 if weights else 1
-    return 2 * models
+    return len(ASKED_ON) * models
 
 
-def _asked_about(site: Site, message_type: str, request: wire.Request) -> str:
-    """Return the digest of the question's model; other studies, and other references, ask something else of it."""
+def _asked_about(site: Site, message_type: str, request: wire.Request, split: str) -> str:
+    """Return the digest of a question: a model, and all that its answer depends on.
+
+    Another study, split or set of references asks something else of it, and so does whoever asks again after the site's
+    images changed: answers before and after show what changed.
+    """
     if message_type not in (wire.EVALUATE, *SPLITS):
         return ""
     kind = OWN_KINDS.get(message_type)
@@ -134,7 +141,7 @@ def _asked_about(site: Site, message_type: str, request: wire.Request) -> str:
     else:
         raise UserError(f"{message_type}: the request holds no model")
     others = SiteAudit(site).others if message_type == wire.AUDIT else None
-    return digest([name, study_digest(site.study), others and others.digest()])
+    return digest([name, study_digest(site.study), others and others.digest(), split, site.data_digest])
 
 
 def _of_content(content: RecordDict) -> dict[str, Any]:

@@ -82,7 +82,8 @@ class Policy:
         label_classes: how many classes of a soft label keep mass; 0 for all.
         min_evaluated: a figure of a model on fewer images leaves for nobody.
         rate_step: rates leave as multiples of this; 0 lets them leave as they are.
-        max_models: how many different models are evaluated or audited for a study.
+        max_models: how many different models are evaluated or audited for a study; each split that a model is asked
+            about on counts, and so does the same question after the site's images changed.
     """
 
     allow: list[str] = field(default_factory=lambda: ["metrics", "release"])

@@ -14,6 +14,8 @@ from fedkr.data.images import Shape
 from fedkr.learning.models import build_classifier
 from sites.app import app
 from sites.coarse import LARGEST_LOSS, Grid, robust_rates, step_for
+from sites.figures import grid_of
+from sites.naming import model_name
 from sites.workspace import open_site
 
 SIZE, GAIN, COUNT = 8, 16.0, 400
@@ -159,6 +161,35 @@ def test_a_split_is_not_read_one_query_at_a_time_beyond_what_the_policy_allows(h
     (tmp_path / "work").rename(tmp_path / "gone")
     again = [ask(wire.EVALUATE, one_pixel_network(study, *cell, 0)) for cell in cells]
     assert [found and figures(found) for found in again] == [found and figures(found) for found in answers]
+
+
+def test_each_split_of_a_model_and_changed_images_cost_an_answer(hospital, ask, study):
+    policy = HOSPITAL | {"max_models": 3}
+    hospital(policy=policy)
+    model = build_classifier(study.student, Shape(1, SIZE, 3), "server").state_dict()
+    asked = [ask(wire.EVALUATE, model, split=split) for split in ("test", "val", "val", "test")]
+    hospital(policy=policy, replace=[(0, np.zeros((SIZE, SIZE), np.uint8))])
+    asked += [ask(wire.EVALUATE, model, split=split) for split in ("test", "val")]
+    assert [answer is not None for answer in asked] == [True] * 5 + [False]
+
+
+def test_models_that_are_one_function_have_offsets_that_no_image_decides(hospital, study, tmp_path):
+    """Else answers that differ would show an image: that of two models that differ by what it alone sets off."""
+    opened = open_site({"site-file": str(tmp_path / "site.yaml")}, study)
+    state = build_classifier(study.student, Shape(1, SIZE, 3), "server").state_dict()
+    names = [model_name(study, state | {"head.bias": torch.tensor([bias, 0.0, 0.0])}) for bias in (50.0, 51.0, 50.0)]
+    offsets = [grid_of(opened, 60, "test", name).offset for name in names]
+    hospital(replace=[(i, np.zeros((SIZE, SIZE), np.uint8)) for i in range(COUNT)])
+    changed = open_site({"site-file": str(tmp_path / "site.yaml")}, study)
+    assert offsets == [grid_of(changed, 60, "test", name).offset for name in names]
+    assert offsets[0] == offsets[2] != offsets[1]
+
+
+def test_answers_of_k_models_know_a_rate_no_better_than_a_step_over_twice_the_root_of_k():
+    rng = np.random.default_rng(0)
+    rates = rng.integers(15, 30, 2000) / 60
+    means = [np.mean([Grid(0.1, offset).rate(rate) for offset in rng.random(40)]) for rate in rates]
+    assert 0.03 / math.sqrt(40) < np.std(means - rates) <= 0.05 / math.sqrt(40)
 
 
 def test_whether_an_answer_comes_depends_on_no_pixel(hospital, ask, study):
