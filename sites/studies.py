@@ -27,6 +27,12 @@ BOUNDS: dict[str, list[Any]] = {
     "generator.steps": [1, 20_000],
     "generator.batch": [1, 1024],
     "generator.checkpoints": [1, 20],
+    # Far from these a generator draws its images behind noise or next to a mean, where fewer copies are found.
+    "generator.options.sigma_min": [0.0, 0.05],
+    "generator.options.sigma_max": [10.0, 200.0],
+    "generator.options.sigma_data": [0.1, 1.0],
+    "generator.options.guidance": [0.5, 5.0],
+    "generator.options.churn": [0.0, 100.0],
     "teacher.steps": [1, 20_000],
     "teacher.width": [1, 256],
     "student.steps": [1, 20_000],

@@ -13,20 +13,17 @@ from fedkr.recycle.terms import Terms
 from sites.policy import Policy
 
 
-def release_terms(policy: Policy, source: Source, flip: str) -> Terms:
-    """Return a policy's terms; near-copies are those of any image of ``source``, whatever its split or class.
-
-    ``flip`` names the mirror images that a study takes for real, which its generator may draw.
-    """
+def release_terms(policy: Policy, source: Source) -> Terms:
+    """Return a policy's terms; near-copies are those of any image of ``source``, whatever its split or class."""
     terms = Terms(policy.label_digits, policy.label_classes)
     if policy.near_copies == "allow":
         return terms
     real = everything(source.pool, source.test)
     return dataclasses.replace(
         terms,
-        is_copy=NearCopies(real, flip),
+        is_copy=NearCopies(real),
         refuse_copies=policy.near_copies == "refuse",
-        names={"near_copies": policy.near_copies, "real": content_digest(real)},
+        names={"near_copies": policy.near_copies, "rule": "altered", "real": content_digest(real)},
     )
 
 

@@ -193,6 +193,6 @@ def _open_hospital(site_file: str, study_json: str, contents: str) -> Site:
 def _open(name: str, data: SiteData, source: Source, policy: Policy, folder: Path, study: Study, records: Path) -> Site:
     runtime = Runtime.choose(study.device, study.precision, study.threads)
     job = site_job(study, name, runtime, FileProgress(folder))
-    terms = release_terms(policy, source, study.data.flip)
+    terms = release_terms(policy, source)
     pipeline = SitePipeline(name, data, study, StageStore(folder / "stages"), job, terms)
     return Site(name, data, source.test, policy, pipeline, study, records)

@@ -7,6 +7,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from fedkr.audit.altered_copies import AlteredCopies
 from fedkr.audit.attacks.observed import Bools
 from fedkr.audit.attacks.on_releases import (
     EQUAL,
@@ -16,13 +17,8 @@ from fedkr.audit.attacks.on_releases import (
     small_pixels,
     squared_distances,
 )
+from fedkr.audit.radii import KEPT, squared_radii
 from fedkr.data.images import ImageSet
-
-# Half-way to a real image's third nearest other one: what is nearer repeats that very image. Smooth, typical images lie
-# near all others alike and never come that near to one, and pairs of real images do not hide their copies.
-SHARE, NEIGHBOURS = 0.5, 3
-# Axes along which copies are mirrored back, by what a study counts as real.
-MIRRORS = {"none": ((),), "horizontal": ((), (2,)), "both": ((), (2,), (1,), (1, 2))}
 
 
 class NearCopies:
@@ -30,21 +26,21 @@ class NearCopies:
 
     An image is a near-copy of a real one that it is at most half as far from as that one is from the third nearest of
     all others: nearest neighbours against what real images reach. Distances are Euclidean, of pixels (large images
-    averaged down). Equal images are not each other's others, nor are two of one patient (``groups``). Mirror images
-    count as copies where ``flip`` says that they are as real. A copy that is shifted, recoloured or under much noise is
-    not found; the audit's attacks look for those.
+    averaged down), and of directions (:class:`~fedkr.audit.altered_copies.AlteredCopies`), which contrast, brightness,
+    inversion, mirrors, quarter turns and a shift by a pixel leave alone. Equal images are not each other's others, nor
+    are two of one patient (``groups``), nor frames of one scene. A copy under much noise, or that is bent, cut, turned
+    by other angles, shifted further or mixed with other images, is not found; the audit's attacks look for those.
     """
 
-    def __init__(self, real: ImageSet, flip: str = "none") -> None:
-        self.real, self.mirrors = real, MIRRORS[flip]
+    def __init__(self, real: ImageSet) -> None:
+        self.real, self._altered = real, AlteredCopies(real)
 
     def __call__(self, images: NDArray[np.uint8]) -> Bools:
         """Return bool ``[N]`` for uint8 images ``[N, H, W, C]`` of the real ones' shape."""
-        found = np.zeros(len(images), bool)
-        for axes in self.mirrors:
-            left = np.flatnonzero(~found)
-            if len(left):
-                found[left] = self._close(small_pixels(np.flip(images[left], axes)))
+        found = self._close(small_pixels(images))
+        left = np.flatnonzero(~found)
+        if len(left):
+            found[left] = self._altered(images[left])
         return found
 
     def _close(self, rows: Floats) -> Bools:
@@ -56,6 +52,5 @@ class NearCopies:
 
     @cached_property
     def _squared_radii(self) -> Floats:
-        others = distances_to_others(self._rows, self.real.groups, NEIGHBOURS)
-        # The furthest of those that there are; 0 where all images are equal.
-        return (SHARE * np.where(np.isfinite(others), others, 0.0).max(axis=1)) ** 2 + EQUAL
+        closest = distances_to_others(self._rows, self.real.groups, KEPT)
+        return squared_radii(closest, self.real.labels) + EQUAL

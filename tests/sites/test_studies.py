@@ -220,3 +220,12 @@ def test_records_that_cannot_be_read_let_no_study_run(ask, tmp_path):
 def test_every_bound_is_of_an_option():
     assert StudyRules(bounds=dict(BOUNDS)).check("site.yaml") is None
     assert StudyRules().outside(Study()) == []
+
+
+@pytest.mark.parametrize(("option", "value"), [("sigma_min", 2.0), ("sigma_max", 1.0), ("guidance", 0.0)])
+def test_a_generator_that_blurs_its_images_towards_a_mean_is_outside_the_bounds(study, option, value):
+    """Such images are copies that only who knows the mean finds again."""
+    study.generator.options |= {option: value}
+    assert any(f"generator.options.{option}" in line for line in StudyRules().outside(study))
+    study.generator.options |= {"sigma_min": 0.002, "sigma_max": 80.0, "guidance": 2.0}
+    assert not any("generator.options" in line for line in StudyRules().outside(study))
