@@ -24,6 +24,8 @@ from starlette.routing import Route
 FLEET_PATH = re.compile(rb"/v1/fleet/[a-z]+(-[a-z]+)*")
 # Flower cuts what it sends into objects of 5 MB.
 MOST_BYTES = 32 * 2**20
+# Python reads no number of thousands of digits.
+LENGTH = re.compile("[0-9]{1,10}")
 # Each hop has its own (RFC 9110, section 7.6.1); Host is set for the SuperLink.
 HOP_BY_HOP = {"connection", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade", "host", "proxy-connection"}
 METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT"]
@@ -69,7 +71,7 @@ def why_refused(request: Request) -> Response | None:
     if request.method != "POST" or request.scope["query_string"] or not FLEET_PATH.fullmatch(path):
         return PlainTextResponse("only SuperNodes are served here\n", 403)
     length = request.headers.get("content-length", "")
-    if not length.isdecimal():
+    if not LENGTH.fullmatch(length):
         return PlainTextResponse("a request must say its length\n", 411)
     if int(length) > MOST_BYTES:
         return PlainTextResponse(f"a request has at most {MOST_BYTES} bytes\n", 413)
@@ -77,7 +79,15 @@ def why_refused(request: Request) -> Response | None:
 
 
 def _end_to_end(headers: Mapping[str, str]) -> dict[str, str]:
-    return {name: value for name, value in headers.items() if name.lower() not in HOP_BY_HOP}
+    """Return headers without a hop's own, which are also those that Connection names; no body loses its length."""
+    named = {
+        part.strip()
+        for name, value in headers.items()
+        if name.lower() == "connection"
+        for part in value.lower().split(",")
+    }
+    dropped = HOP_BY_HOP | named - {"content-length"}
+    return {name: value for name, value in headers.items() if name.lower() not in dropped}
 
 
 def serve(host: str, port: str, superlink: str, authority: str, certificate: str, key: str) -> None:

@@ -106,7 +106,16 @@ def test_every_other_method_is_forbidden(ask, method):
 def test_a_body_without_a_length_or_too_long_is_refused(ask):
     assert ask("POST", "/v1/fleet/push-object", **{"Content-Length": str(MOST_BYTES + 1)}).status_code == 413
     assert ask("POST", "/v1/fleet/push-object", **{"Content-Length": "many"}).status_code == 411
+    assert ask("POST", "/v1/fleet/push-object", **{"Content-Length": "0" * 4999 + "3"}).status_code == 411
     assert Echo.asked == []
+
+
+def test_a_header_that_connection_names_ends_at_the_gate_but_for_the_length(ask):
+    named = {"X-Hop": "1", "X-End": "2", "Connection": "x-hop, Content-Length"}
+    assert ask("POST", "/v1/fleet/push-object", b"abc", **named).content == b"abc"
+    ((_, sent, headers),) = Echo.asked
+    names = {name.lower() for name in headers}
+    assert (sent, "x-end" in names, "x-hop" in names) == (b"abc", True, False)
 
 
 def test_a_superlink_that_is_gone_is_an_answer_of_its_own(files):
