@@ -21,7 +21,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, Re
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fedkr.audit.document import Pair
+from fedkr.audit.document import MOST_PAIRS, Pair
 from fedkr.config import AUDIT_TARGETS
 from fedkr.config.reading import brief
 from fedkr.documents import check_document, is_confusion
@@ -117,13 +117,16 @@ def pairs_setting(pairs: Iterable[Pair]) -> str:
 
 
 def read_pairs(request: Request) -> list[Pair]:
-    """Read the setting ``pairs``; raise :class:`UserError` for one that is none."""
+    """Read the setting ``pairs``; raise :class:`UserError` for one that is none, or of more pairs than a study has."""
     try:
-        return [
-            Pair(**{name: str(value) for name, value in pair.items()}) for pair in json.loads(request.settings["pairs"])
-        ]
+        pairs = json.loads(request.settings["pairs"])
+        found = [Pair(**{name: str(value) for name, value in pair.items()}) for pair in pairs]
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError):
         raise UserError("evaluate.compare: the setting 'pairs' is missing or no list of pairs") from None
+    # Here, too, since each costs a site a bootstrap.
+    if len(found) > MOST_PAIRS:
+        raise UserError(f"evaluate.compare: {len(found)} pairs of targets, more than {MOST_PAIRS}")
+    return found
 
 
 def read_target(request: Request) -> tuple[str, str]:

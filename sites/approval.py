@@ -8,18 +8,10 @@ from pathlib import Path
 from fedkr.config import REFERENCE_ATTACKS, Study, parse_study
 from fedkr.errors import UserError
 from sites.check import may_leave
+from sites.contestants import words_of
 from sites.private_files import private_files
 from sites.studies import approve, named_modules, study_digest
 from sites.workspace import SiteFile, read_site_file
-
-# Contestants that come with fedkr and share no weights of models trained on a site's images.
-SHARING_NO_WEIGHTS = {
-    "local": "the site's own model; its figures leave, the model stays",
-    "fedkr": "releases of synthetic images with soft labels",
-    "fedkr_dda": "releases; trains with those of other sites that it chooses; figures leave, the model stays",
-    "fedkr_ft": "releases; fine-tunes the central student on its own images; figures leave, the model stays",
-    "centralised": "an oracle of simulations; nothing is asked of a site",
-}
 
 
 def approve_study(study_file: Path, site_file: Path) -> list[str]:
@@ -49,9 +41,7 @@ def approve_study(study_file: Path, site_file: Path) -> list[str]:
 def _work(study: Study) -> Iterator[str]:
     teacher, student, generator, recycle = study.teacher, study.student, study.generator, study.recycle
     for name in study.strategy.compare:
-        kind = str(study.strategy.options.get(name, {}).get("kind", name))
-        weights = f"weights of a model trained here, after each of {study.strategy.rounds} rounds and its search"
-        yield f"contestant {name}: {SHARING_NO_WEIGHTS.get(kind.rpartition('.')[2], weights)}"
+        yield f"contestant {name}: {words_of(study, name)}"
     yield f"trains a teacher ({teacher.arch}, {teacher.steps} steps) and a student ({student.arch}, {student.steps})"
     yield f"trains a generator ({generator.kind}, {generator.steps} steps, {generator.checkpoints} checkpoints)"
     yield (

@@ -10,16 +10,25 @@ from functools import partial
 from typing import Any
 
 from fedkr import wire
-from fedkr.config import AUDIT_TARGETS, Study
+from fedkr.audit.document import MOST_PAIRS
+from fedkr.config import AUDIT_TARGETS, SearchConfig, Study
 from fedkr.config.reading import brief
+from sites.contestants import SENT_BY_CONTESTANTS, messages_of, searches
 from sites.policy import PolicyError
 
 LONGEST_NAME = 100
+LONGEST_PAIRS = MOST_PAIRS * 1000
+SPLITS = ("test", "val")
+# Kinds of models that a study may call by their contestant.
+OF_CONTESTANTS = frozenset({"student", "weights", "oracle", "personal"})
 Settings = Mapping[str, Any]
 
 
 def check_settings(message_type: str, settings: Settings, study: Study) -> None:
     """Raise :class:`PolicyError`, which names the setting, for one that the study does not cover."""
+    if message_type in SENT_BY_CONTESTANTS and message_type not in messages_of(study):
+        what = SENT_BY_CONTESTANTS[message_type]
+        raise PolicyError(f"{message_type}: no contestant of strategy.compare={study.strategy.compare} needs {what}")
     CHECKS.get(message_type, lambda settings, study: None)(settings, study)
 
 
@@ -28,38 +37,61 @@ def _check_release(settings: Settings, study: Study) -> None:
 
 
 def _check_round(settings: Settings, study: Study) -> None:
-    searches = [vars(study.strategy), *study.strategy.options.values()]
-    _whole(settings, "server-round", max(_listed(searches, "rounds") + _listed(searches, "search_rounds")))
-    _whole(settings, "local-epochs", max(_listed(searches, "local_epochs")))
+    found = [search for _, search in searches(study)]
+    _whole(settings, "server-round", max(_largest(found, "rounds"), _largest(found, "search_rounds")))
+    _whole(settings, "local-epochs", _largest(found, "local_epochs"))
     # The rate falls from round to round.
-    _real(settings, "lr", max(_listed(searches, "lrs")))
-    _real(settings, "proximal-mu", max([0.0, *_listed(searches, "proximal_mu")]))
+    _real(settings, "lr", _largest(found, "lrs"))
+    own = [options.get("proximal_mu") for options in study.strategy.options.values()]
+    _real(settings, "proximal-mu", max([0.0, *(value for value in own if isinstance(value, (int, float)))]))
     _name(settings, "candidate")
 
 
-def _listed(searches: list[Mapping[str, Any]], option: str) -> list[float]:
-    """Return the numbers that the search of any contestant has for an option."""
-    values = [search.get(option, []) for search in searches]
-    flat = [item for value in values for item in (value if isinstance(value, list) else [value])]
-    return [item for item in flat if isinstance(item, (int, float))]
+def _largest(found: list[SearchConfig], option: str) -> float:
+    values = [getattr(search, option) for search in found]
+    return float(max(max(value) if isinstance(value, list) else value for value in values))
+
+
+def _check_evaluate(settings: Settings, study: Study) -> None:
+    split = settings.get("split", SPLITS[0])
+    if split not in SPLITS:
+        raise PolicyError(f"split={brief(split)}: not answered; one of: {', '.join(SPLITS)}")
 
 
 def _check_audit(settings: Settings, study: Study) -> None:
     _audited(settings, study)
-    if "target" not in settings:
-        return
     _name(settings, "target")
-    asked = {str(settings.get("target")), str(settings.get("kind", settings.get("target")))}
-    # A shared model may be called by its contestant, of which a message says nothing.
-    if not asked & {*study.audit.targets} and not {*study.strategy.compare} & {*study.audit.targets}:
-        raise PolicyError(f"target={brief(settings.get('target'))}: not among the study's audit.targets")
+    _name(settings, "kind")
+    kind = settings.get("kind", settings.get("target"))
+    if not _covers(study, kind):
+        target = brief(settings.get("target"))
+        raise PolicyError(f"target={target}: not among the study's audit.targets, as a target of kind {brief(kind)}")
+
+
+def _covers(study: Study, kind: Any) -> bool:
+    """Whether a study audits targets of a kind: by that, or by the contestant whose model is one."""
+    targets = {*study.audit.targets}
+    return kind in targets or (kind in OF_CONTESTANTS and bool(targets & {*study.strategy.compare}))
 
 
 def _check_references(settings: Settings, study: Study) -> None:
     _audited(settings, study)
     kinds = settings.get("kinds", [])
-    if not isinstance(kinds, list) or not {*kinds} <= {*AUDIT_TARGETS}:
-        raise PolicyError(f"kinds={brief(kinds)}: expected a list of: {', '.join(AUDIT_TARGETS)}")
+    known = [kind for kind in AUDIT_TARGETS if _covers(study, kind)]
+    if not isinstance(kinds, list) or not {*kinds} <= {*known}:
+        raise PolicyError(f"kinds={brief(kinds)}: the study audits {', '.join(known)}")
+
+
+def _check_compare(settings: Settings, study: Study) -> None:
+    _audited(settings, study)
+    if "pairs" not in settings:
+        return
+    text = settings["pairs"]
+    if not isinstance(text, str) or len(text) > LONGEST_PAIRS:
+        raise PolicyError(f"pairs={brief(text)}: expected a text of at most {LONGEST_PAIRS} characters")
+    for pair in wire.read_pairs(wire.Request("", dict(settings), None)):
+        for name in vars(pair):
+            _name(vars(pair), name)
 
 
 def _check_personal(kind: str, settings: Settings, study: Study) -> None:
@@ -102,7 +134,8 @@ CHECKS: dict[str, Callable[[Settings, Study], None]] = {
     wire.PERSONALISE: partial(_check_personal, "fedkr_dda"),
     wire.FINETUNE: partial(_check_personal, "fedkr_ft"),
     wire.TRAIN: _check_round,
+    wire.EVALUATE: _check_evaluate,
     wire.AUDIT: _check_audit,
     wire.REFERENCES: _check_references,
-    wire.COMPARE: _audited,
+    wire.COMPARE: _check_compare,
 }

@@ -16,6 +16,7 @@ from fedkr.config import NO_PART_OF_RESULTS, Positive, Study, nearest
 from fedkr.config.reading import brief
 from fedkr.disk import write_atomic, write_json
 from fedkr.errors import UserError
+from sites.contestants import searches
 from sites.records import read_records
 
 APPROVED_FILE = "approved.json"
@@ -47,6 +48,7 @@ BOUNDS: dict[str, list[Any]] = {
     "recycle.refuse_collapsed": [True, True],
     "strategy.rounds": [1, 200],
     "strategy.search_rounds": [0, 20],
+    "strategy.lrs": [0.0, 10.0],
     "strategy.local_epochs": [1, 20],
     "audit.bootstrap": [1, 10_000],
     "audit.permutations": [1, 10_000],
@@ -92,6 +94,7 @@ class StudyRules:
         for option, name in named_modules(study):
             if name not in self.modules:
                 raise UserError(f"{option}={name!r}: a module that is not in this site file's studies.modules")
+        list(searches(study))
         approved, digest = self.all_approved(records), study_digest(study)
         if approved and digest not in approved:
             raise UserError(f"study {digest}: not among the {len(approved)} approved ones; see `fedkr site approve`")

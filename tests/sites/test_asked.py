@@ -1,19 +1,31 @@
 """A message that asks for more than its study, which is what the site's engineer approved."""
 
+import dataclasses
+import json
 import math
 
 import pytest
 
 from fedkr import wire
+from fedkr.errors import UserError
 from sites.asked import check_settings
 from sites.policy import PolicyError
 
 ROUND = {"server-round": 3, "local-epochs": 5, "lr": 0.05, "candidate": "lr=0.1", "proximal-mu": 0.01}
 
 
+def pairs(count=1, **names):
+    known = dict.fromkeys(("attack", "references", "target", "about", "other", "other_about"), "a")
+    return json.dumps([known | names] * count)
+
+
+def comparing(study, compare):
+    return dataclasses.replace(study, strategy=dataclasses.replace(study.strategy, compare=compare))
+
+
 @pytest.fixture
 def asked(study):
-    study.strategy.compare = ["fedavg", "fedprox"]
+    study.strategy.compare = ["fedavg", "fedprox", "fedkr"]
     study.strategy.options = {"fedprox": {"proximal_mu": 0.01, "lrs": [0.2]}}
     study.recycle.exchange = "each"
     return study
@@ -56,11 +68,47 @@ def test_what_the_study_says_may_be_asked(asked, message_type, settings):
         (wire.AUDIT, {"target": "teacher\n"}, "target="),
         (wire.REFERENCES, {"kinds": ["anything"]}, "kinds="),
         (wire.REFERENCES, {"kinds": "teacher"}, "kinds="),
+        (wire.REFERENCES, {"kinds": ["local"]}, "kinds="),
+        # The name is one that the study audits, the kind says what is attacked.
+        (wire.AUDIT, {"target": "student", "kind": "local"}, "target=student: not among .* kind local"),
+        (wire.AUDIT, {"kind": "local"}, "not among .* kind local"),
+        (wire.AUDIT, {"target": "teacher", "kind": "y" * 4_000_000}, "kind=y"),
+        (wire.EVALUATE, {"split": "x" * 4_000_000}, "split=x"),
+        (wire.EVALUATE, {"split": "train"}, "split=train: not answered; one of: test, val"),
+        (wire.COMPARE, {"pairs": pairs(target="a\nERROR: forged")}, "target="),
+        (wire.COMPARE, {"pairs": pairs(count=65)}, "65 pairs of targets, more than 64"),
+        (wire.COMPARE, {"pairs": "[" * 100_000}, "pairs="),
     ],
 )
 def test_what_the_study_does_not_say_is_refused_by_name(asked, message_type, settings, named):
-    with pytest.raises(PolicyError, match=named):
+    with pytest.raises(UserError, match=named) as raised:
         check_settings(message_type, settings, asked)
+    assert len(str(raised.value)) < 500
+
+
+@pytest.mark.parametrize(
+    ("message_type", "compare"),
+    [(wire.TRAIN, ["local", "fedkr"]), (wire.LOCAL, ["fedkr", "fedavg"]), (wire.RELEASE, ["local", "fedprox"])],
+)
+def test_a_message_that_no_contestant_of_the_study_sends_is_refused(asked, message_type, compare):
+    settings = ROUND | {"round": 1}
+    check_settings(message_type, settings, comparing(asked, ["fedavg", "local", "fedkr"]))
+    with pytest.raises(PolicyError, match=r"no contestant of strategy\.compare"):
+        check_settings(message_type, settings, comparing(asked, compare))
+
+
+def test_a_contestant_of_another_package_may_send_whatever_contestants_send(asked):
+    asked.strategy.options = {"mine": {"kind": "my.package", "proximal_mu": 0.01}}
+    for message_type in (wire.TRAIN, wire.LOCAL, wire.RELEASE):
+        check_settings(message_type, ROUND | {"round": 1}, comparing(asked, ["mine"]))
+
+
+def test_a_study_that_audits_a_contestant_has_only_shared_models_audited(asked):
+    asked.audit.targets = ["fedavg"]
+    check_settings(wire.AUDIT, {"target": "fedavg", "kind": "weights"}, asked)
+    for kind in ("teacher", "local", "release", "update"):
+        with pytest.raises(PolicyError, match=f"not among .* kind {kind}"):
+            check_settings(wire.AUDIT, {"target": "fedavg", "kind": kind}, asked)
 
 
 @pytest.mark.parametrize("message_type", [wire.AUDIT, wire.REFERENCES, wire.COMPARE])

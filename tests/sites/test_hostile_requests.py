@@ -51,7 +51,8 @@ class NoWork:
 @pytest.fixture
 def asked(hospital, study, monkeypatch):
     """A hospital that answers everything, for a study that asks for everything; return the function that reads."""
-    study.strategy.compare, study.strategy.options = ["fedavg", "fedprox"], {"fedprox": {"proximal_mu": 0.01}}
+    study.strategy.compare = ["local", "fedavg", "fedprox", "fedkr"]
+    study.strategy.options = {"fedprox": {"proximal_mu": 0.01}}
     study.audit.targets, study.federation.sites = ["student", "weights", "teacher"], 3
     path = hospital(allow=["metrics", "release", "weights"])
     context = Context(1, 1, {"site-file": str(path)}, RecordDict(), {})

@@ -79,6 +79,16 @@ def test_a_study_outside_the_bounds_is_refused_by_option_before_data_are_opened(
     assert "outside this site's bounds" in reason
 
 
+@pytest.mark.parametrize(
+    "own", [{"local_epochs": [10**3]}, {"rounds": 10**4}, {"lrs": [1e38]}, {"search_rounds": "many"}, {"lrs": []}]
+)
+def test_a_contestants_own_search_keeps_to_the_bounds_of_all(ask, study, own):
+    study.strategy.options = {"fedavg": own}
+    assert ask().startswith(f"strategy.options.fedavg.{next(iter(own))}")
+    study.strategy.options = {"fedavg": {"local_epochs": [5], "rounds": 10, "lrs": [0.1]}}
+    assert ask() == ""
+
+
 def test_the_site_file_sets_its_own_bounds(ask, site_file, study):
     site_file(bounds={"student.steps": [10, 20], "generator.kind": ["mixture"]})
     assert ask().startswith("student.steps=3: outside")
@@ -117,6 +127,18 @@ def test_a_digest_is_of_all_options_but_where_the_study_runs_and_how_long_it_wai
     assert len(study_digest(study)) == 64
     for option, value in {"split.test": 1e-9, "audit.bootstrap": 11, "data.flip": "both"}.items():
         assert study_digest(changed(study, option, value)) != study_digest(study)
+
+
+def test_the_words_on_a_contestant_are_by_its_modules_exact_name(site_file, study, tmp_path):
+    study.strategy.compare = ["average", "mine"]
+    study.strategy.options = {
+        "average": {"kind": "server.strategies.weight_sharing.local"},
+        "mine": {"kind": "fedprox"},
+    }
+    (tmp_path / "study.json").write_text(study.to_json())
+    said = approve_study(tmp_path / "study.json", site_file())
+    assert said[1].startswith("contestant average: not one of fedkr's own, so that it may ask for weights of a model")
+    assert said[2].startswith("contestant mine: weights of a model trained here")
 
 
 def test_what_is_approved_is_said_in_plain_words(site_file, study, tmp_path):
