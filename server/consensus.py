@@ -1,15 +1,16 @@
 """Consensus: labels of released images that follow from what all sites' teachers know, from arrays alone.
 
 A release comes with one opinion of each image, its own teacher's. Students of the other sites' releases are further
-annotators of the same images, which none of them has seen. How often an annotator says one class where the truth is
-another is estimated together with the truth by expectation maximisation (Dawid and Skene 1979), with a Dirichlet prior
-where there are few images. So nobody is trusted by a constant: a student that never met a class has no say in it, one
-that is used to call it something else is understood, and noise says nothing.
+annotators of the same images, which none of them has seen. How often one says a class where the truth is another is
+estimated as Dawid and Skene (1979) do, together with the truth, and with a Dirichlet prior towards its habits, which
+say nothing: so nobody is trusted by a constant. A student that never met a class has no say in it, one that is used to
+call it something else is understood, and noise says nothing.
 
-In place of Dawid and Skene's independent annotators, who soon are certain, a teacher's label is the prior, read by what
-is true of the images of which that teacher says it. The other sites' students give evidence by their log-likelihoods,
-whose sum over n students is divided by the square root of n: they err on the same hard images, so that n of them are
-worth more than one and less than n (a logarithmic opinion pool, Genest and Zidek 1986).
+Two things are not as in Dawid and Skene. A student is known by the images of third sites alone, neither its own nor
+those that it is asked about: a teacher's own errors do not speak for it, and what no third site bears witness to leaves
+its labels as they were. And annotators are not independent, as they err on the same hard images: the teacher's label is
+the prior, and the sum of n students' log-likelihoods is divided by the square root of n (a logarithmic opinion pool,
+Genest and Zidek 1986).
 
 Nothing is corrected from a site's class shares to the union's: a student of the union of all releases, each labelled by
 its own site's posterior, learns the union's posterior, as each site's images weigh where they lie.
@@ -25,14 +26,12 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 Views = Mapping[str, Mapping[str, Floats]]
 
+# A site's labels, a student, and a third site that bears witness to it.
+LEAST_SITES = 3
 # Least probability: no label is certain.
 LEAST = 1e-4
-# So many images' worth of belief in a student, and in a teacher's every class, before others are heard.
-STUDENT_IMAGES = 20.0
-TEACHER_IMAGES = 60.0
-# How far a student is believed to be right before it is seen.
-RIGHT = 0.8
-# Each lets the students move the truth by which they are judged further from what the teachers said.
+# So many images' worth of belief that a student says of a class what it always says.
+HABIT_IMAGES = 5.0
 ROUNDS = 3
 
 
@@ -52,37 +51,19 @@ def consensus(
     views = {site: {peer: rows(view) for peer, view in seen[site].items()} for site in own}
     truth = own
     for _ in range(rounds):
-        likelihoods = evidence(truth, views)
-        truth = {site: _pooled(_meant(labels, truth[site]), likelihoods[site]) for site, labels in own.items()}
+        said = {site: {peer: truth[site].T @ view for peer, view in views[site].items()} for site in own}
+        truth = {site: _pooled(labels, _evidence(site, views[site], said)) for site, labels in own.items()}
     return truth
 
 
-def evidence(truth: Mapping[str, Floats], views: Views) -> dict[str, Floats]:
-    """Return, by site, the log-likelihood of what the others' students see for each class, float64 ``[N, K]``.
+def confusion(said: Sequence[Floats], classes: int) -> Floats:
+    """Return how often a student says each class (column) of images of each class (row), float64 ``[K, K]``.
 
-    It is the sum over the students, divided by the square root of their number; 0 without students.
+    ``said`` are such counts ``[K, K]``, one of each site that bears witness; without any, all rows are alike.
     """
-    pairs: dict[str, list[tuple[Floats, Floats]]] = {}
-    for site, by_peer in views.items():
-        for peer, view in by_peer.items():
-            pairs.setdefault(peer, []).append((truth[site], view))
-    logs = {peer: np.log(confusion(of_peer)) for peer, of_peer in pairs.items()}
-    found = {}
-    for site, by_peer in views.items():
-        likelihoods = [view @ logs[peer].T for peer, view in by_peer.items()]
-        found[site] = np.sum([np.zeros_like(truth[site]), *likelihoods], axis=0) / max(1, len(likelihoods)) ** 0.5
-    return found
-
-
-def confusion(pairs: Sequence[tuple[Floats, Floats]]) -> Floats:
-    """Return how often an annotator says each class (column) of images of each class (row), float64 ``[K, K]``.
-
-    ``pairs`` are labels that stand for the truth and what the annotator sees in the same images, both ``[N, K]``.
-    """
-    said = np.sum([truth.T @ view for truth, view in pairs], axis=0)
-    habits = said.sum(axis=0) + 1.0
-    prior = RIGHT * np.eye(len(said)) + (1 - RIGHT) * habits / habits.sum()
-    return rows(said + STUDENT_IMAGES * prior)
+    counts = np.sum([np.zeros((classes, classes)), *said], axis=0)
+    habits = counts.sum(axis=0) + 1.0
+    return rows(counts + HABIT_IMAGES * habits / habits.sum())
 
 
 def rows(values: NDArray[np.floating]) -> Floats:
@@ -91,11 +72,15 @@ def rows(values: NDArray[np.floating]) -> Floats:
     return least / least.sum(axis=1, keepdims=True)
 
 
-def _meant(labels: Floats, truth: Floats) -> Floats:
-    """Return a teacher's labels ``[N, K]`` as what is true of the images of which it says each class."""
-    return labels @ rows(labels.T @ truth + TEACHER_IMAGES * np.eye(labels.shape[1]))
+def _evidence(site: str, views: Mapping[str, Floats], said: Views) -> list[Floats]:
+    """Return the log-likelihood ``[N, K]`` of what each student sees in a site's images, by what third sites know."""
+    found = []
+    for peer, view in views.items():
+        witnesses = [counts[peer] for third, counts in said.items() if third != site and peer in counts]
+        found.append(view @ np.log(confusion(witnesses, view.shape[1])).T)
+    return found
 
 
-def _pooled(prior: Floats, likelihoods: Floats) -> Floats:
-    pooled = np.log(prior) + likelihoods
+def _pooled(label: Floats, evidence: Sequence[Floats]) -> Floats:
+    pooled = np.log(label) + np.sum([np.zeros_like(label), *evidence], axis=0) / max(1, len(evidence)) ** 0.5
     return rows(np.exp(pooled - pooled.max(axis=1, keepdims=True)))

@@ -14,6 +14,7 @@ from fedkr.errors import StudyFailedError
 from fedkr.release import ReleasedSets
 from fedkr.stages import Artifact, read_artifact
 from server import contestant
+from server.consensus import LEAST_SITES
 from server.contestant import COSTS, Outcome, Row
 from server.coordinator import card_shape, site_order
 from server.judges import Judges
@@ -151,7 +152,7 @@ class FromReleases(contestant.Contestant):
     def _labels(self, judges: Judges, teaching: Sequence[Mapping[str, Path]]) -> Artifact:
         """Return the labels that stand for released ones; none where nobody else can say anything."""
         sites = sorted({site for exchange in teaching for site in exchange}, key=site_order)
-        if self.learning.labels == RELEASED or len(sites) < 2:
+        if self.learning.labels == RELEASED or len(sites) < LEAST_SITES:
             return Artifact()
         return self.coordinator.stages.run("labels", self._key(teaching), lambda: relabel(judges, sites))
 
