@@ -7,7 +7,6 @@ private images that no threshold of the site's guards.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import logging
 import traceback
 from functools import partial
@@ -34,6 +33,7 @@ from sites.workspace import open_site, site_folder
 logger = logging.getLogger(__name__)
 
 REFUSED = "refused or failed"
+LONGEST_REASON, LONGEST_TRACE = 2_000, 100_000
 
 
 def guard(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
@@ -67,11 +67,15 @@ def _guarded(message: Message, context: Context, call_next: ClientAppCallable) -
     with failures_counted(account):
         if reply.has_error():
             raise PolicyError("the handler answered with an error of its own, whose text may not leave")
-        # Read again: an edit of the site file during long work counts.
-        policy, _ = permit(context.node_config, message_type, study)
+        # Read again: what the work kept to, an edit of the site file during it may have tightened.
+        policy, now = permit(context.node_config, message_type, study)
+        if file is not None and now is not None and now.policy != file.policy:
+            raise PolicyError(
+                "the policy in the site file changed during the work; the next message is held to the new"
+            )
         check_reply(policy, message_type, reply.content, weights, answers)
         if account is not None:
-            check_promises(dataclasses.replace(account.site, policy=policy), message_type, reply.content)
+            check_promises(account.site, message_type, reply.content)
             account.settle(reply.content)
     # A new message: only the checked content leaves, not what a handler wrote into the metadata.
     return Message(reply.content, reply_to=message)
@@ -94,9 +98,12 @@ def answer_check(message: Message, context: Context) -> Check | None:
 def keep_at_site(error: BaseException, message: Message, context: Context) -> None:
     """Write what went wrong into the site's own workspace and log, where its engineer looks."""
     reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
-    logger.error("%s failed: %s", message.metadata.message_type, reason)
+    # The server chose much of what an error quotes: not so long that it fills the disk, and no lines of its own.
+    shown = reason if reason.isprintable() else ascii(reason)
+    logger.error("%s failed: %s", message.metadata.message_type, shown[:LONGEST_REASON])
     # The failure is told to the server in any case; a workspace that cannot be written, or a request that names none,
     # must neither hide it nor raise an error of its own, whose text Flower would send.
     with contextlib.suppress(Exception):
         folder = site_folder(context.node_config, wire.read_request(message).study)
-        leave_note(folder, reason, message=message.metadata.message_type, traceback=traceback.format_exc())
+        trace = traceback.format_exc()[-LONGEST_TRACE:]
+        leave_note(folder, reason[:LONGEST_REASON], message=message.metadata.message_type, traceback=trace)

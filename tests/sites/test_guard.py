@@ -203,6 +203,13 @@ def test_the_sites_engineer_finds_the_whole_reason_in_the_workspace(ask, tmp_pat
     assert "in handler" in note["traceback"]
 
 
+def test_what_a_server_chose_of_an_error_forges_no_line_of_the_log_and_fills_no_disk(ask, tmp_path, caplog):
+    ask(raising(ValueError("a\nERROR: forged\x1b[31m" + "x" * 4_000_000)))
+    (line,) = [record.getMessage() for record in caplog.records if record.name == "sites.guard"]
+    assert line.isprintable() and len(line) < 3000
+    assert (tmp_path / "work" / NOTE).stat().st_size < 200_000
+
+
 def test_a_workspace_that_cannot_be_written_hides_no_failure(ask, tmp_path):
     (tmp_path / "work").write_text("a file where the folder should be")
     assert forbidden(ask(raising(ValueError(SECRET))), "ValueError")

@@ -156,6 +156,21 @@ def test_a_site_file_that_was_edited_during_the_work_counts_when_the_reply_leave
     assert stopped == [error]
 
 
+@pytest.mark.parametrize(
+    "edit",
+    [{"max_images": 1}, {"max_models": 1}, {"min_evaluated": 500}, {"label_digits": 0}, {"near_copies": "refuse"}],
+)
+def test_a_reply_whose_policy_changed_during_the_work_does_not_leave(hospital, ask, stopped, tmp_path, edit):
+    hospital()
+
+    def handler(message, context):
+        edited(tmp_path / "site.yaml", policy={"min_evaluated": 1} | edit)
+        return Message(wire.metrics_reply({"seconds": 60.0}), reply_to=message)
+
+    assert ask(handler, wire.LOCAL).error.reason == REFUSED
+    assert (stopped, "changed during the work" in reason(tmp_path)) == (["PolicyError"], True)
+
+
 @pytest.mark.parametrize("umask", [0o000, 0o022, 0o777])
 def test_all_that_a_site_writes_is_for_one_account_alone_under_any_umask(ask, study, tmp_path, umask):
     (tmp_path / "work").mkdir(mode=0o755, exist_ok=True)
