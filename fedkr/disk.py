@@ -41,3 +41,14 @@ def create(path: Path) -> IO[bytes]:
 def write_json(path: Path, value: Any) -> None:
     """Write a value as JSON for people to read; raise :class:`UserError` when the disk refuses."""
     write_atomic(path, json.dumps(value, indent=1, ensure_ascii=False).encode(errors="backslashreplace") + b"\n")
+
+
+def path_within(folder: Path, name: str) -> Path:
+    """Return the path of a file that a run's results name; raise :class:`UserError` where it lies elsewhere.
+
+    A run folder may come from someone else.
+    """
+    path = folder / name
+    if not path.resolve().is_relative_to(folder.resolve()):
+        raise UserError(f"{folder}: its results name {name[:100]!a}, which is not in this folder")
+    return path

@@ -21,6 +21,7 @@ from fedkr.audit.statistics.blind import holm_reject
 from fedkr.audit.statistics.pooling import pooled_rows, worst_site
 from fedkr.audit.targets import RELEASE, headline_key
 from fedkr.audit.verdict import RELEASE_STUDENT, Blind, site_verdicts
+from fedkr.disk import path_within
 from fedkr.fingerprint import fingerprint
 from fedkr.learning.job import Job
 from fedkr.learning.runtime import Runtime
@@ -65,7 +66,7 @@ def read_auditable(run_dir: Path, results: Mapping[str, Any]) -> Auditable:
     for site, paths in results.get("releases", {}).items():
         for path in paths:
             number = re.search(r"release-r(\d+)-", Path(path).name)
-            releases.setdefault(int(number[1]) if number else 1, {})[site] = run_dir / path
+            releases.setdefault(int(number[1]) if number else 1, {})[site] = path_within(run_dir, path)
     targets = [Target.read(run_dir, row) for row in results.get("targets", [])]
     return Auditable(targets, [releases[number] for number in sorted(releases)])
 

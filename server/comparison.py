@@ -43,7 +43,7 @@ class Comparison:
             logger.warning("├── %s is left out: %s", name, why)
         if contestants and len(impossible) == len(contestants):
             raise StudyFailedError("; ".join(f"{name}: {why}" for name, why in impossible.items()))
-        finished = run_in_turn(c for c in contestants if c.name not in impossible)
+        finished, failed = self._run_in_turn([c for c in contestants if c.name not in impossible])
         outcomes = {name: finished[name] for name in self.study.strategy.compare if name in finished}
         rows = {name: self._row(name, outcome) for name, outcome in outcomes.items()}
         targets = [target for outcome in outcomes.values() for target in outcome.targets()]
@@ -65,10 +65,34 @@ class Comparison:
             "choices": {name: dict(outcome.choices) for name, outcome in outcomes.items() if outcome.choices},
             "releases": self._paths(releases),
             "notes": [
-                *(f"{name} is left out: {why}" for name, why in impossible.items()),
+                *(f"{name} is left out: {why}" for name, why in (impossible | failed).items()),
                 *dict.fromkeys(note for outcome in outcomes.values() for note in outcome.notes),
             ],
         }
+
+    def _run_in_turn(self, contestants: Iterable[Contestant]) -> tuple[dict[str, Outcome], dict[str, str]]:
+        """Start all contestants in their turns, so that no site waits while another works; finish them in the same.
+
+        Returns:
+            What each ended with, and why others could not go on: one bad site can make a model diverge, which must not
+            take the other contestants' results away.
+
+        Raises:
+            StudyFailedError: no contestant is left, or it is the study itself that cannot go on.
+        """
+        started = [(c.name, c.start()) for c in sorted(contestants, key=lambda c: c.turn)]
+        finished: dict[str, Outcome] = {}
+        failed: dict[str, str] = {}
+        for name, finish in started:
+            try:
+                finished[name] = finish()
+            except StudyFailedError as error:
+                failed[name] = str(error)
+                enough = len(self.coordinator.members) >= self.coordinator.least
+                if error.restart or not enough or len(failed) == len(started):
+                    raise
+                logger.warning("├── %s is left out: %s", name, error)
+        return finished, failed
 
     def _forbidden(self, contestant: Contestant) -> str:
         """Return why the sites' policies make a contestant impossible, an empty string where they do not."""
@@ -112,12 +136,6 @@ class Comparison:
                 if (name := str(path.relative_to(self.run_dir))) not in found.setdefault(site, []):
                     found[site].append(name)
         return found
-
-
-def run_in_turn(contestants: Iterable[Contestant]) -> dict[str, Outcome]:
-    """Start all contestants in their turns, so that no site waits while another works, and finish them in the same."""
-    started = [(c.name, c.start()) for c in sorted(contestants, key=lambda c: c.turn)]
-    return {name: finish() for name, finish in started}
 
 
 def global_test_set(study: Study) -> ImageSet | None:

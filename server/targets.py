@@ -11,6 +11,7 @@ from typing import Any
 from fedkr.config import Study
 from fedkr.data import ImageSet
 from fedkr.data.images import Shape
+from fedkr.disk import path_within
 from fedkr.learning.evaluation import measure_utility
 from fedkr.learning.models import load_classifier
 from fedkr.learning.prediction import predict_logits
@@ -69,8 +70,8 @@ class Target:
     @classmethod
     def read(cls, run_dir: Path, row: Mapping[str, Any]) -> Target:
         """Read from a run's folder what :meth:`keep` left there."""
-        model = read_artifact(run_dir / row["model"]) if "model" in row else None
-        by_site = {site: read_artifact(run_dir / path) for site, path in row.get("by_site", {}).items()}
+        model = read_artifact(path_within(run_dir, row["model"])) if "model" in row else None
+        by_site = {site: read_artifact(path_within(run_dir, path)) for site, path in row.get("by_site", {}).items()}
         return cls(row["name"], row["kind"], row["contestant"], model, by_site)
 
 

@@ -10,15 +10,16 @@ from fedkr import wire
 from fedkr.config import Study
 from fedkr.data import ImageSet
 from fedkr.data.images import Shape
-from fedkr.errors import StudyFailedError
+from fedkr.errors import StudyFailedError, UserError
 from fedkr.learning.job import Job
 from fedkr.learning.models import build_classifier, load_weights
 from fedkr.learning.prediction import predict_logits
 from fedkr.learning.runtime import Runtime
 from fedkr.stages import Artifact, model_tensors, read_artifact
+from server.audit import read_auditable
 from server.comparison import Comparison
 from server.contestant import Federation
-from server.targets import measure_model
+from server.targets import Target, measure_model
 
 COSTS = {"seconds", "bytes_up", "bytes_down"}
 
@@ -150,6 +151,23 @@ def test_a_comparison_of_which_the_policies_leave_nothing_says_so(compare):
         compare(prepare)
 
 
+def test_a_contestant_that_fails_is_a_note_and_the_others_go_on(compare, study):
+    """One bad site can make a shared model diverge at the honest sites."""
+
+    def diverged(site, content):
+        reply = weights(site, content)
+        reply[wire.METRICS]["diverged"] = 1
+        return reply
+
+    study.strategy.compare = ["fedavg", "local"]
+    found, _ = compare(lambda coordinator: coordinator.grid.answers.update({wire.TRAIN: diverged}))
+    assert [row["name"] for row in found["strategies"]] == ["local"]
+    assert [note for note in found["notes"] if note.startswith("fedavg is left out: fedavg diverged")]
+    study.strategy.compare = ["fedavg"]
+    with pytest.raises(StudyFailedError, match="fedavg diverged in its first round"):
+        compare(lambda coordinator: coordinator.grid.answers.update({wire.TRAIN: diverged}))
+
+
 def test_two_of_flowers_strategies_are_rows_and_models_of_one_study(compare, study, tmp_path):
     study.strategy.compare = ["fedavg", "fedprox", "fedkr"]
     study.strategy.options |= {"fedprox": {"proximal_mu": 0.25}}
@@ -194,3 +212,13 @@ def test_the_headline_figures_are_those_of_the_global_test_set():
 def test_a_server_without_images_has_no_headline_figures():
     figures = measure_model(Study(), Artifact(), None, Runtime.choose("cpu", "float32", 1))
     assert figures == {"accuracy": None, "balanced_accuracy": None, "auc": None}
+
+
+@pytest.mark.parametrize("name", ["/etc/passwd", "../other/models/student.safetensors", "models/../../x"])
+def test_results_that_name_a_file_outside_their_folder_are_refused(tmp_path, name):
+    row = {"name": "student", "kind": "student", "contestant": "fedkr"}
+    for more in ({"model": name}, {"by_site": {"site-0": name}}):
+        with pytest.raises(UserError, match="which is not in this folder"):
+            Target.read(tmp_path, row | more)
+    with pytest.raises(UserError, match="which is not in this folder"):
+        read_auditable(tmp_path, {"releases": {"site-0": [name]}})
