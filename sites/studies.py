@@ -127,10 +127,12 @@ def _set_by(options: dict[str, Any], name: str) -> Iterator[tuple[str, Any]]:
 def _check_bound(where: str, name: str, bound: Any) -> None:
     known = dict(flat(Study().options()))
     if name not in known and not name.startswith(("generator.options.", "strategy.options.")):
-        raise UserError(f"{where}: studies.bounds.{name}: no such option{nearest(name, known)}")
+        raise UserError(f"{where}: studies.bounds.{brief(name)}: no such option{nearest(name, known)}")
     texts = isinstance(bound, list) and bound and all(isinstance(item, str) for item in bound)
     if not texts and not (_is_range(bound) and bound[0] <= bound[1]):
-        raise UserError(f"{where}: studies.bounds.{name}={bound!r}: expected [least, most], or a list of texts")
+        raise UserError(
+            f"{where}: studies.bounds.{name}={brief(repr(bound))}: expected [least, most], or a list of texts"
+        )
 
 
 def _is_range(bound: Any) -> bool:

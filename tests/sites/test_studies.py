@@ -251,3 +251,9 @@ def test_a_generator_that_blurs_its_images_towards_a_mean_is_outside_the_bounds(
     assert any(f"generator.options.{option}" in line for line in StudyRules().outside(study))
     study.generator.options |= {"sigma_min": 0.002, "sigma_max": 80.0, "guidance": 2.0}
     assert not any("generator.options" in line for line in StudyRules().outside(study))
+
+
+def test_an_endless_bound_is_told_in_a_short_line():
+    with pytest.raises(UserError) as told:
+        StudyRules(bounds={"generator.steps": [1, [[1.0, 2.0]] * 5000]}).check("site.yaml")
+    assert len(str(told.value)) < 500
