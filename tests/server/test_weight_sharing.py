@@ -466,3 +466,31 @@ def test_answers_of_unlike_size_are_no_outliers_and_of_two_nobody_knows_which_is
     pair = list(figures_of_round(**{"num-examples": 10**9}).items())[:2]
     assert outsized(dict(pair)) == {}
     assert outsized(figures_of_round() | {"site-0": {"num-examples": 50, "val-count": 10, "update": 0.0}}) == {}
+
+
+def test_an_answer_far_above_the_others_counts_for_a_bounded_part_and_a_note_says_so(share, sites):
+    honest = sites.train
+    changes = {}
+
+    def train(site, content):
+        reply, sent = honest(site, content), wire.read_weights(content[wire.ARRAYS])
+        if site == "site-2":
+            far = {
+                n: s + 500 * (w - s) for (n, w), s in zip(wire.read_weights(reply[wire.ARRAYS]).items(), sent.values())
+            }
+            reply[wire.ARRAYS] = wire.weights_record({n: t.to(sent[n].dtype) for n, t in far.items()})
+            reply[wire.METRICS].update({"num-examples": 14_000, "val-count": 19_000, "val-correct": 19_000.0})
+        changes[site] = float((wire.read_weights(reply[wire.ARRAYS])["head.weight"] - sent["head.weight"]).norm())
+        changes["start"] = sent["head.weight"]
+        return reply
+
+    sites.train = train
+    result = share(sites=3)
+    assert set(result.costs) == {"site-0", "site-1", "site-2"}
+    assert result.notes == ["fedavg: site-2's num-examples, val-count, update, cut to 20 times the sites' median"]
+    moved = float((weights_of(result)["head.weight"] - changes["start"]).norm())
+    assert moved < 0.2 * changes["site-2"]
+
+
+def test_answers_within_the_caps_are_left_as_they_are(share, sites):
+    assert list(share().notes) == []
