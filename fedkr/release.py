@@ -105,19 +105,27 @@ class ReleasedSets:
 
     @staticmethod
     def of_files(
-        exchanges: Sequence[Sequence[Path]], labels: Mapping[str, NDArray[np.floating]] | None = None
+        exchanges: Sequence[Sequence[Path]],
+        labels: Mapping[str, NDArray[np.floating]] | None = None,
+        kept: Mapping[str, NDArray[np.bool_]] | None = None,
     ) -> ReleasedSets:
         """Return the unions of saved releases, over the exchanges first, then over the slices of each.
 
         For each exchange there are the sites' release files. Memory holds one set of the union at a time. ``labels``
-        ``[N, K]`` stand for those of a release by its file's name, where there are any.
+        ``[N, K]`` stand for those of a release by its file's name, where there are any, and ``kept`` ``[N]`` says which
+        of its images are in the sets, where that is not all.
         """
-        slices, other = max(slice_count(path) for path in exchanges[0]), labels or {}
+        slices, other, some = max(slice_count(path) for path in exchanges[0]), labels or {}, kept or {}
 
         def part(path: Path, index: int) -> SoftSet:
             images, released = read_slice(path, index)
             start = index % slice_count(path) * len(images)
-            return SoftSet(images, other[path.name][start : start + len(images)] if path.name in other else released)
+            here = slice(start, start + len(images))
+            found = SoftSet(images, other[path.name][here] if path.name in other else released)
+            if path.name not in some:
+                return found
+            left = some[path.name][here]
+            return SoftSet(found.images[left], found.soft_labels[left])
 
         def read(index: int) -> SoftSet:
             files = exchanges[index % len(exchanges)]

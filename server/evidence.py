@@ -1,4 +1,4 @@
-"""Evidence against a release, from arrays alone: copies, junk, labels that other sites contradict, and triggers."""
+"""Evidence against a release, from arrays alone: junk, labels that other sites contradict, and triggers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 from sklearn.model_selection import StratifiedKFold, cross_val_predict
 
-from fedkr.audit.attacks.on_releases import Floats, nearest, small_pixels
+from fedkr.audit.attacks.on_releases import Floats, small_pixels
 from fedkr.release import SoftSet
 
 # A class, or a release by which others are judged, is one from so many images on.
@@ -25,6 +25,8 @@ FLAT = 1 / 255
 LEAST_ENTROPY = 0.3
 # Certainty in a wrong label costs so much at most, whatever the classifier thinks of itself.
 LEAST_LIKELY = 1e-3
+# So much more of a class's mass on one other class than another site's student sees there is no doubt of a teacher's.
+MOST_MISPLACED = 0.3
 # Side of a trigger, in pixels; grey levels are compared in sixteenths.
 TRIGGER = 3
 LEVELS = 16
@@ -38,26 +40,26 @@ class Judged:
 
     Attributes:
         images: uint8 ``[N, H, W, C]``.
-        labels: int64 ``[N]``, the class with the most mass.
+        masses: float ``[N, K]``, soft labels.
     """
 
     images: NDArray[np.uint8]
-    labels: NDArray[np.int64]
+    masses: NDArray[np.floating]
 
     @staticmethod
     def of(released: SoftSet) -> Judged:
         """Return a released set as it is judged."""
-        return Judged(released.images, released.soft_labels.argmax(axis=1))
+        return Judged(released.images, released.soft_labels.astype(np.float64))
+
+    @cached_property
+    def labels(self) -> NDArray[np.int64]:
+        """The class with the most mass, int64 ``[N]``."""
+        return self.masses.argmax(axis=1)
 
     @cached_property
     def pixels(self) -> Floats:
         """The images as float64 ``[N, d]`` in 0..1, large ones averaged down."""
         return small_pixels(self.images)
-
-    @cached_property
-    def spacing(self) -> float:
-        """Median distance of an image from the nearest other one; 0 for a single image."""
-        return float(np.median(nearest(self.pixels, self.pixels, itself=False)[1]))
 
     @cached_property
     def patches(self) -> NDArray[np.int64]:
@@ -76,18 +78,40 @@ class Judged:
         return self.labels == label
 
 
+@dataclass(frozen=True)
+class Witness:
+    """Another site, as far as it can speak of a release.
+
+    Attributes:
+        release: what it released.
+        view: the images of the release that is judged, as its student labels them.
+        known: which classes its student knows, bool ``[K]``.
+        party: sites whose releases share images are one party and have one voice.
+    """
+
+    release: Judged
+    view: Judged
+    known: Flags
+    party: str
+
+
+def agreed(values: Sequence[tuple[str, float]]) -> float | None:
+    """Return what two parties at least, and more than half of them, say or exceed; None of fewer than two parties.
+
+    One alone proves nothing: its own site may be the bad one. ``values`` are of a witness's party and what it says; a
+    party says the least of what its members say.
+    """
+    parties: dict[str, float] = {}
+    for party, value in values:
+        parties[party] = min(value, parties.get(party, value))
+    if len(parties) < 2:
+        return None
+    return sorted(parties.values(), reverse=True)[max(2, len(parties) // 2 + 1) - 1]
+
+
 def distinct_share(own: Judged) -> float:
     """Return the share of images that have content and are no repetition of another."""
     return len(np.unique(own.pixels[own.pixels.std(axis=1) > FLAT], axis=0)) / len(own.pixels)
-
-
-def copied_share(own: Judged, other: Judged) -> float:
-    """Return the share of images that lie on an image of another release, some noise aside.
-
-    To lie on one is to be nearer than a twentieth of the spacing of either release.
-    """
-    usual = min(own.spacing, other.spacing)
-    return float((nearest(own.pixels, other.pixels)[1] <= usual / 20).mean())
 
 
 def label_skill(own: Judged) -> float | None:
@@ -111,17 +135,36 @@ def label_skill(own: Judged) -> float | None:
     return 1 - float(log_loss(labels, likely / likely.sum(axis=1, keepdims=True))) / entropy
 
 
+def label_content(own: Judged) -> float | None:
+    """Return which share of what soft labels could tell of single images they do tell: 0 where all rows are alike.
+
+    It is the mutual information of image and class by the soft labels, over the entropy of their mean. None where
+    labels nearly all name one class.
+    """
+    if _entropy(np.bincount(own.labels) / len(own.labels)) < LEAST_ENTROPY:
+        return None
+    all_images = _entropy(own.masses.mean(axis=0))
+    return float(1 - np.mean([_entropy(row) for row in own.masses]) / all_images)
+
+
+def _entropy(shares: NDArray[np.floating]) -> float:
+    """Return an entropy in nats."""
+    return -float((shares[shares > 0] * np.log(shares[shares > 0])).sum())
+
+
 def _components(pixels: Floats) -> PCA:
     return PCA(min(COMPONENTS, *pixels.shape), random_state=0).fit(pixels)
 
 
-def strangeness(own: Judged, others: Sequence[Judged]) -> float:
+def strangeness(own: Judged, witnesses: Sequence[Witness]) -> float:
     """Return how much worse other sites' principal components rebuild these images than images of their own.
 
-    It is the median over the other sites, so that a bad one among them decides nothing; 1 where none has enough images.
+    It is what most other parties say (:func:`agreed`), so that a bad one among them decides nothing; 1 where fewer than
+    two have enough images.
     """
-    ratios = [_strangeness_to(own, other) for other in others if len(other.labels) >= 2 * LEAST_IMAGES]
-    return float(np.median(ratios)) if ratios else 1.0
+    enough = [witness for witness in witnesses if len(witness.release.labels) >= 2 * LEAST_IMAGES]
+    ratio = agreed([(witness.party, _strangeness_to(own, witness.release)) for witness in enough])
+    return 1.0 if ratio is None else ratio
 
 
 def _strangeness_to(own: Judged, other: Judged) -> float:
@@ -137,20 +180,28 @@ def _strangeness_to(own: Judged, other: Judged) -> float:
     return error(own.pixels) / (error(rest) + FLAT)
 
 
-def contradicted_share(own: Judged, views: Sequence[Judged], known: Sequence[Flags]) -> float:
+def contradicted_share(own: Judged, witnesses: Sequence[Witness]) -> float:
     """Return the share of images in classes that most students of other sites see as something else.
 
-    Args:
-        own: the release.
-        views: the same images as each other site's student labels them.
-        known: for each of these students which classes it knows, bool ``[K]``.
+    That is the class with the most mass, or one that gets much more mass there than these students give it.
     """
     labels = [label for label in np.unique(own.labels) if own.of_class(label).sum() >= LEAST_IMAGES]
-    contradicted = [own.of_class(label) for label in labels if _denied(own.of_class(label), label, views, known)]
+    contradicted = [own.of_class(label) for label in labels if _contradicted(own, label, witnesses)]
     return sum(int(images.sum()) for images in contradicted) / len(own.labels)
 
 
-def trigger_share(own: Judged, others: Sequence[Judged], views: Sequence[Judged], known: Sequence[Flags]) -> float:
+def _contradicted(own: Judged, label: int, witnesses: Sequence[Witness]) -> bool:
+    images, knowing = own.of_class(label), [witness for witness in witnesses if witness.known[label]]
+    beside = np.arange(own.masses.shape[1]) != label
+
+    def misplaced(view: Judged) -> float:
+        return float((own.masses[images] - view.masses[images]).mean(axis=0)[beside].max(initial=0.0))
+
+    mass = agreed([(witness.party, misplaced(witness.view)) for witness in knowing])
+    return _denied(images, label, knowing) or (mass is not None and mass > MOST_MISPLACED)
+
+
+def trigger_share(own: Judged, witnesses: Sequence[Witness]) -> float:
     """Return the share of images that hold one small patch at one place which decides their label.
 
     Such a patch is in no other release at that place, all images that hold it have one label, and students who know
@@ -163,17 +214,14 @@ def trigger_share(own: Judged, others: Sequence[Judged], views: Sequence[Judged]
         for value in values[counts >= least]:
             held = own.patches[:, place] == value
             labels = own.labels[held]
-            elsewhere = max(float((other.patches[:, place] == value).mean()) for other in others)
-            if elsewhere < 0.002 and (labels == labels[0]).mean() > 0.98 and _denied(held, labels[0], views, known):
+            elsewhere = max(float((w.release.patches[:, place] == value).mean()) for w in witnesses)
+            if elsewhere < 0.002 and (labels == labels[0]).mean() > 0.98 and _denied(held, labels[0], witnesses):
                 found = max(found, float(held.mean()))
     return found
 
 
-def _denied(images: Flags, label: int, views: Sequence[Judged], known: Sequence[Flags]) -> bool:
-    """Whether two students at least, and more than half of those that know a class, see it in less than half of images.
-
-    One alone proves nothing: its own site may be the bad one.
-    """
-    agreements = [(view.labels[images] == label).mean() for view, k in zip(views, known, strict=True) if k[label]]
-    against = sum(agreement < 0.5 for agreement in agreements)
-    return against >= 2 and against > len(agreements) / 2
+def _denied(images: Flags, label: int, witnesses: Sequence[Witness]) -> bool:
+    """Whether most of the students that know a class (:func:`agreed`) see it in less than half of images."""
+    knowing = [witness for witness in witnesses if witness.known[label]]
+    missed = agreed([(w.party, float((w.view.labels[images] != label).mean())) for w in knowing])
+    return missed is not None and missed > 0.5

@@ -19,6 +19,7 @@ from server.contestant import COSTS, Outcome, Row
 from server.coordinator import card_shape, site_order
 from server.judges import Judges
 from server.labels import LABELS, RELEASED, relabel
+from server.sharing import KEPT, LABEL, fair_parts, named
 from server.student import train_student
 
 logger = logging.getLogger("fedkr.server")
@@ -36,7 +37,8 @@ class Options:
     """Options of the contestant ``fedkr``.
 
     Attributes:
-        quarantine: whether releases are judged before they teach (:mod:`server.quarantine`).
+        quarantine: whether releases are judged before they teach (:mod:`server.quarantine`), shared images teach once,
+            and oversized releases are sampled down (:mod:`server.sharing`).
         labels: what the student learns of released images: ``released``, their site's soft labels as they came, or
             ``consensus`` of all sites' teachers (:mod:`server.consensus`).
     """
@@ -54,12 +56,14 @@ class Released:
         teaching: the same without those in quarantine; there is one at least.
         quarantined: why, by site.
         labels: those that stand for released ones (:func:`server.labels.relabel`); none where all stay.
+        fair: which images teach where not all do (:func:`server.sharing.fair_parts`).
     """
 
     files: Sequence[Mapping[str, Path]]
     teaching: Sequence[Mapping[str, Path]]
     quarantined: Mapping[str, str] = field(default_factory=dict)
     labels: Artifact = field(default_factory=Artifact)
+    fair: Artifact = field(default_factory=Artifact)
 
     @property
     def seconds(self) -> float:
@@ -70,12 +74,16 @@ class Released:
     def notes(self) -> list[str]:
         """What a reader of the results must know."""
         notes = [f"{IN_QUARANTINE.format(site)}: {why}" for site, why in self.quarantined.items()]
+        notes += self.fair.info.get("notes", [])
         shares = [f"{site} {share:.1%}" for site, share in self.labels.info.get("relabelled", {}).items()]
         return notes + ([f"{RELABELLED}: {', '.join(shares)}"] if shares else [])
 
     def sets(self, exchanges: Sequence[Sequence[Path]]) -> ReleasedSets:
         """Return what teaches of files, for each exchange some, with the labels that stand for theirs."""
-        return ReleasedSets.of_files(exchanges, {name: labels.numpy() for name, labels in self.labels.tensors.items()})
+        labels, kept = named(self.fair, LABEL) | self.labels.tensors, named(self.fair, KEPT)
+        return ReleasedSets.of_files(
+            exchanges, {name: rows.numpy() for name, rows in labels.items()}, {n: t.numpy() for n, t in kept.items()}
+        )
 
     def recycling(self) -> tuple[dict[str, Row], dict[str, dict[str, float]]]:
         """Return by site how it came to its releases, and what they cost it."""
@@ -137,7 +145,7 @@ class FromReleases(contestant.Contestant):
                 f"with strategy.options.{LEADING}.quarantine=false"
             )
         teaching = [each for each in teaching if each]
-        return Released(files, teaching, quarantined, self._labels(judges, teaching))
+        return Released(files, teaching, quarantined, self._labels(judges, teaching), self._fair(judges, teaching))
 
     def _judges(self, files: Sequence[Mapping[str, Path]]) -> Judges:
         """Return the quick students of the sites' releases, none of which is trained before it is asked."""
@@ -155,6 +163,17 @@ class FromReleases(contestant.Contestant):
         if self.learning.labels == RELEASED or len(sites) < LEAST_SITES:
             return Artifact()
         return self.coordinator.stages.run("labels", self._key(teaching), lambda: relabel(judges, sites))
+
+    def _fair(self, judges: Judges, teaching: Sequence[Mapping[str, Path]]) -> Artifact:
+        """Return what of the releases teaches: images that several share once, and of none far more than of others."""
+        sites = {site for exchange in teaching for site in exchange}
+        if not self.learning.quarantine or len(sites) < 2:
+            return Artifact()
+        files = {site: paths for site, paths in judges.files.items() if site in sites}
+        fair = self.coordinator.stages.run("fair", self._key(teaching), lambda: fair_parts(files, judges.sharing))
+        for note in fair.info["notes"]:
+            logger.warning("├── %s", note)
+        return fair
 
     def _quarantined(self, judges: Judges) -> dict[str, str]:
         """Return why releases must not teach, by site."""

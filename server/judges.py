@@ -18,6 +18,7 @@ from fedkr.learning.models import load_classifier
 from fedkr.learning.prediction import predict_logits
 from fedkr.release import ReleasedSets
 from fedkr.stages import Artifact
+from server.sharing import sharing_sites
 from server.student import train_student
 
 JUDGE_STEPS = 150
@@ -55,10 +56,10 @@ class Judges:
 
     @cached_property
     def files(self) -> dict[str, list[Path]]:
-        """Each site's files, one an exchange; sites whose first file came first before others."""
+        """Each site's files, one an exchange."""
         files: dict[str, list[Path]] = {}
         for exchange in self.exchanges:
-            for site, path in sorted(exchange.items(), key=lambda item: item[1].stat().st_mtime_ns):
+            for site, path in exchange.items():
                 files.setdefault(site, []).append(path)
         return files
 
@@ -66,6 +67,11 @@ class Judges:
     def sets(self) -> dict[str, ReleasedSets]:
         """Each site's released sets."""
         return {site: ReleasedSets.of_files([[path] for path in paths]) for site, paths in self.files.items()}
+
+    @cached_property
+    def sharing(self) -> list[tuple[str, str]]:
+        """The pairs of sites that released the same images."""
+        return sharing_sites(self.sets)
 
     def logits(self, site: str, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return what a site's student sees, float32 ``[N, K]``, in uint8 images ``[N, H, W, C]``."""

@@ -12,7 +12,7 @@ from fedkr import wire
 from fedkr.config.reading import brief
 from fedkr.documents import check_document
 from fedkr.errors import StudyFailedError, UserError
-from fedkr.release import check_release
+from fedkr.release import Release, check_release
 from fedkr.stages import Artifact
 from server.coordinator import Coordinator, Pending, card_shape
 
@@ -53,11 +53,18 @@ class Releases:
         release = wire.read_release(content)
         check_document(wire.MANIFEST, release.manifest)
         self._check_classes(release.manifest)
+        self._check_slices(release)
         check_release(release, card_shape(self.coordinator.card), where=f"release of {site}")
         artifact = release.as_artifact()
         artifact.info = {"left_out": []} | release.manifest | {"count": len(release)}
         artifact.info |= {"seconds": wire.read_seconds(wire.read_metrics(content))}
         return artifact
+
+    def _check_slices(self, release: Release) -> None:
+        """Raise :class:`UserError` for other slices than the study asks for: as many as the student has rounds."""
+        wanted = self.coordinator.study.recycle.rounds // self.exchanges
+        if (slices := release.manifest.get("slices", 1)) != wanted:
+            raise UserError(f"manifest: {brief(slices)} slices, the study asks for {wanted}")
 
     def _check_classes(self, manifest: Mapping[str, Any]) -> None:
         """Raise :class:`UserError` for a manifest that speaks of other classes than the study has."""

@@ -20,14 +20,18 @@ from fedkr.config import Study
 from fedkr.data import ImageSet, load_source, partition_sites
 from fedkr.data.images import Shape
 from fedkr.disk import write_json
+from fedkr.fingerprint import array_digest
 from fedkr.learning.job import Job
 from fedkr.learning.runtime import Runtime
 from fedkr.release import Release, SoftSet
+from fedkr.stages import Artifact
 from server.composition import compose_study
-from server.judges import Judges
+from server.judges import Judges, Keep
 from server.quarantine import judge_releases
 
 Poison = Callable[[SoftSet, SoftSet, np.random.Generator], SoftSet]
+# By site and by the digest of its release.
+Students = dict[tuple[str, str], Artifact]
 SKEW = ["partition=dirichlet", "partition.alpha=0.1", "federation.sites=5", "teacher.single_class=constant"]
 
 
@@ -73,18 +77,42 @@ def trigger(own: SoftSet, other: SoftSet, rng: np.random.Generator) -> SoftSet:
     return SoftSet(images, labels)
 
 
-POISONS: dict[str, Poison] = {p.__name__: p for p in (noise, blank, random_labels, shifted_labels, replay, trigger)}
+def low_rank(own: SoftSet, other: SoftSet, rng: np.random.Generator) -> SoftSet:
+    """Own images, rebuilt from three of their principal components: all others rebuild badly by them."""
+    rows = own.images.reshape(len(own.images), -1).astype(float)
+    mean = rows.mean(axis=0)
+    _, _, axes = np.linalg.svd(rows - mean, full_matrices=False)
+    low = mean + (rows - mean) @ axes[:3].T @ axes[:3]
+    return SoftSet(np.clip(np.round(low), 0, 255).astype(np.uint8).reshape(own.images.shape), own.soft_labels)
+
+
+def hidden_mass(own: SoftSet, other: SoftSet, rng: np.random.Generator) -> SoftSet:
+    """The right class by a hair, and the next one's name for all the rest."""
+    classes = np.eye(own.soft_labels.shape[1])[own.soft_labels.argmax(axis=1)]
+    return SoftSet(own.images, (0.501 * classes + 0.499 * np.roll(classes, 1, axis=1)).astype(np.float16))
+
+
+def flat_labels(own: SoftSet, other: SoftSet, rng: np.random.Generator) -> SoftSet:
+    """All classes alike but for a hair."""
+    classes = np.eye(own.soft_labels.shape[1])[own.soft_labels.argmax(axis=1)]
+    return SoftSet(own.images, (0.001 * classes + 0.999 / classes.shape[1]).astype(np.float16))
+
+
+# In this order, each of another kind.
+KINDS = (noise, blank, random_labels, shifted_labels, replay, trigger, low_rank, hidden_mass, flat_labels)
+POISONS: dict[str, Poison] = {poison.__name__: poison for poison in KINDS}
 
 
 def measure(study: Study, pool: ImageSet, parts: list[NDArray[np.int64]], victim: int) -> dict[str, Counter[str]]:
     """Return for honest sites and for each poison how many releases were judged and how many went into quarantine."""
     sites = {f"site-{number}": released(pool.subset(part)) for number, part in enumerate(parts)}
     name = f"site-{victim}"
-    found = {"honest": Counter(judged=len(sites), quarantined=len(judge(study, sites)))}
+    students: Students = {}
+    found = {"honest": Counter(judged=len(sites), quarantined=len(judge(study, sites, students)))}
     for kind, poison in POISONS.items():
         others = {site: sets for site, sets in sites.items() if site != name}
         bad = poison(sites[name], next(iter(others.values())), np.random.default_rng(study.seed))
-        reasons = judge(study, others | {name: bad})
+        reasons = judge(study, others | {name: bad}, students)
         found[kind] = Counter(judged=1, quarantined=int(name in reasons))
         found["beside a poisoned one"] = found.get("beside a poisoned one", Counter()) + Counter(
             judged=len(others), quarantined=len(set(reasons) - {name})
@@ -92,7 +120,19 @@ def measure(study: Study, pool: ImageSet, parts: list[NDArray[np.int64]], victim
     return found
 
 
-def judge(study: Study, sites: Mapping[str, SoftSet]) -> dict[str, str]:
+def remembering(students: Students, sites: Mapping[str, SoftSet]) -> Keep:
+    """Return what trains the student of a site's release unless it is among ``students``, and adds it to them."""
+
+    def keep(site: str, train: Callable[[], Artifact]) -> Artifact:
+        key = site, array_digest(sites[site])
+        if key not in students:
+            students[key] = train()
+        return students[key]
+
+    return keep
+
+
+def judge(study: Study, sites: Mapping[str, SoftSet], students: Students) -> dict[str, str]:
     """Judge releases that are given as arrays."""
     with tempfile.TemporaryDirectory() as folder:
         files = {}
@@ -101,7 +141,7 @@ def judge(study: Study, sites: Mapping[str, SoftSet]) -> dict[str, str]:
             Release(images, labels.astype(np.float16), {"site": site}).save(files[site])
         shape = Shape.of_soft(*next(iter(sites.values())))
         job = Job(Runtime.choose(study.device, study.precision, study.threads), seed=(study.seed, "poison"))
-        return judge_releases(Judges([files], study.student, shape, job))
+        return judge_releases(Judges([files], study.student, shape, job, remembering(students, sites)))
 
 
 def main(words: list[str]) -> None:

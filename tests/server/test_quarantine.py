@@ -9,10 +9,21 @@ from fedkr.data.images import Shape
 from fedkr.learning.job import Job
 from fedkr.learning.runtime import Runtime
 from fedkr.release import Release, SoftSet
-from server.evidence import LEAST_IMAGES
+from server.evidence import LEAST_IMAGES, Judged, Witness, agreed, strangeness
 from server.judges import Judges
 from server.quarantine import judge_releases
-from simulations.evidence.poison import blank, noise, random_labels, replay, shifted_labels, trigger
+from simulations.evidence.poison import (
+    blank,
+    flat_labels,
+    hidden_mass,
+    low_rank,
+    noise,
+    random_labels,
+    remembering,
+    replay,
+    shifted_labels,
+    trigger,
+)
 
 SITES, CLASSES, VICTIM = 5, 10, "site-4"
 STUDENT = StudentConfig(arch="resnet8", width=8, steps=70)
@@ -34,15 +45,22 @@ def honest():
     return releases
 
 
+@pytest.fixture(scope="module")
+def students():
+    """Students of releases that tests share are trained once."""
+    return {}
+
+
 @pytest.fixture
-def judge(tmp_path):
+def judge(tmp_path, students):
     def judge(releases, slices=None):
         files = {}
         for site, (images, labels) in releases.items():
             files[site] = tmp_path / f"{site}.safetensors"
             Release(images, labels, {"site": site, "slices": (slices or {}).get(site, 1)}).save(files[site])
         job = Job(Runtime.choose("cpu", "float32", 1), seed=("test",))
-        return judge_releases(Judges([files], STUDENT, Shape(1, 8, CLASSES), job))
+        keep = remembering(students, releases)
+        return judge_releases(Judges([files], STUDENT, Shape(1, 8, CLASSES), job, keep))
 
     return judge
 
@@ -80,12 +98,12 @@ def test_a_release_that_only_others_can_judge_is_found_and_no_other(honest, judg
     assert list(found) == [VICTIM] and reason in found[VICTIM]
 
 
-def test_other_sites_releases_sent_again_are_found_even_with_some_noise(honest, judge):
-    shaken = replay(honest[VICTIM], honest["site-1"], np.random.default_rng(0))
-    found = judge(honest | {"site-3": honest["site-0"], VICTIM: shaken})
-    assert list(found) == ["site-3", VICTIM]
-    for site, original in (("site-3", "site-0"), (VICTIM, "site-1")):
-        assert f"are copies of those of {original}, which came before" in found[site]
+@pytest.mark.parametrize("again", [replay, lambda own, other, rng: other])
+def test_nobody_is_convicted_for_images_that_another_site_sent_too_whoever_was_first(honest, judge, again):
+    copied = again(honest[VICTIM], honest["site-0"], np.random.default_rng(0))
+    for order in (["site-0", VICTIM], [VICTIM, "site-0"]):
+        releases = {"site-0": honest["site-0"], VICTIM: copied}
+        assert judge({site: releases[site] for site in order} | {"site-1": honest["site-1"]}) == {}
 
 
 def test_noise_under_one_label_is_found_by_the_images_of_the_others(honest, judge):
@@ -106,6 +124,44 @@ def test_images_in_an_order_of_a_sites_choice_end_no_study(honest, judge):
     labels = np.eye(CLASSES, dtype=np.float16)[np.repeat([0, 1], few)]
     found = judge({VICTIM: SoftSet(honest[VICTIM].images[: 2 * few], labels), "site-0": honest["site-0"]})
     assert set(found) <= {VICTIM}
+
+
+@pytest.mark.parametrize("others", [1, 2, 4])
+def test_images_that_few_components_rebuild_convict_nobody_but_their_own_site(honest, judge, others):
+    sites = [site for site in honest if site != VICTIM][:others]
+    bad = low_rank(honest[VICTIM], honest["site-0"], np.random.default_rng(0))
+    assert set(judge({site: honest[site] for site in sites} | {VICTIM: bad})) <= {VICTIM}
+
+
+@pytest.mark.parametrize("poison", [one_image, random_labels, noise])
+def test_slices_of_one_image_hide_nothing(honest, judge, poison):
+    bad = poison(honest[VICTIM], None, np.random.default_rng(1))
+    assert list(judge({"site-0": honest["site-0"], VICTIM: bad}, slices={VICTIM: len(bad.images)})) == [VICTIM]
+
+
+def test_mass_on_another_class_behind_the_right_one_is_contradicted(honest, judge):
+    found = judge(honest | {VICTIM: hidden_mass(honest[VICTIM], None, np.random.default_rng(1))})
+    assert list(found) == [VICTIM] and "students of other sites contradict" in found[VICTIM]
+
+
+def test_uncertain_teachers_of_the_right_class_are_no_suspects(honest, judge):
+    unsure = {
+        site: SoftSet(images, (0.65 * labels + 0.035).astype(np.float16)) for site, (images, labels) in honest.items()
+    }
+    assert judge(unsure) == {}
+
+
+def test_soft_labels_that_say_the_same_of_every_image_are_found(honest, judge):
+    found = judge({VICTIM: flat_labels(honest[VICTIM], None, np.random.default_rng(1))})
+    assert found == {VICTIM: "its soft labels say the same of every image"}
+
+
+def test_sites_that_share_images_are_one_witness(honest):
+    release, votes = Judged.of(honest["site-0"]), [("a", 5.0), ("a", 5.0), ("b", 1.0)]
+    assert agreed(votes) == 1.0 and agreed(votes[:2]) is None
+    witness = Witness(release, release, np.ones(CLASSES, bool), "a")
+    junk = Judged.of(SoftSet(noise(honest[VICTIM], None, np.random.default_rng(1)).images, honest[VICTIM].soft_labels))
+    assert strangeness(junk, [witness, witness]) == 1.0
 
 
 def test_a_release_of_one_image_makes_nobody_a_suspect(honest, judge):

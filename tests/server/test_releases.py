@@ -22,9 +22,10 @@ def collect(federation):
 
 
 @pytest.fixture
-def honest(release_of):
+def honest(release_of, study):
     def answer(site, content):
-        return wire.release_reply(release_of(site, int(content[wire.CONFIG]["round"])), 2.5)
+        slices = study.recycle.rounds // study.recycle.exchanges
+        return wire.release_reply(release_of(site, int(content[wire.CONFIG]["round"]), slices=slices), 2.5)
 
     return answer
 
@@ -56,6 +57,18 @@ def test_a_site_whose_manifest_or_seconds_make_no_sense_is_lost_and_the_others_g
 
     _, coordinator, (files,) = collect(answer, min_sites=2)
     assert list(files) == ["site-0", "site-2"] and list(coordinator.missing) == ["site-1"]
+
+
+@pytest.mark.parametrize("slices", [1, 8])
+def test_a_release_of_other_slices_than_the_study_asks_for_loses_its_site(collect, honest, release_of, slices):
+    def answer(site, content):
+        if site != "site-1":
+            return honest(site, content)
+        return wire.release_reply(release_of(site, 1, slices=slices), 2.5)
+
+    _, coordinator, (files,) = collect(answer, min_sites=2)
+    assert list(files) == ["site-0", "site-2"]
+    assert coordinator.missing["site-1"] == f"manifest: {slices} slices, the study asks for 2"
 
 
 def test_every_round_is_an_exchange_of_its_own_when_the_study_says_each(collect, honest, study):

@@ -1,5 +1,8 @@
 """FedKR: the student learns from all releases, is trained once, and what it cost is what its sites paid."""
 
+import dataclasses
+
+import numpy as np
 import pytest
 import torch
 
@@ -16,8 +19,8 @@ from server.strategies.fedkr import Contestant
 def outcome(federation, release_of):
     """Return a function that runs FedKR over sites that release, from what earlier runs left on disk."""
 
-    def run(**options):
-        _, coordinator = federation({wire.RELEASE: lambda site, content: wire.release_reply(release_of(site), 2.5)})
+    def run(released=release_of, **options):
+        _, coordinator = federation({wire.RELEASE: lambda site, content: wire.release_reply(released(site), 2.5)})
         runtime = Runtime.choose("cpu", "float32", 1)
         return Contestant("fedkr", {"quarantine": False} | options, Federation(coordinator, Job(runtime))).start()()
 
@@ -57,6 +60,27 @@ def test_a_release_in_quarantine_teaches_no_student_and_is_named_in_the_results(
     assert taught == [8]
     assert list(found.notes) == ["the release of site-1 is in quarantine, it taught no student: its images are noise"]
     assert set(found.costs) == {"site-0", "site-1", "site-2"}
+
+
+def test_images_that_two_sites_released_teach_once_and_both_are_named(outcome, release_of, monkeypatch):
+    monkeypatch.setattr("server.quarantine.judge_releases", lambda _: {})
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 8, 1), dtype=np.uint8)
+
+    def released(site):
+        # The third site sends what the first does.
+        return dataclasses.replace(release_of(site), images=pixels[int(site[-1]) % 2])
+
+    taught, train = [], server.from_releases.train_student
+
+    def noting(config, sets, job):
+        taught.append([len(sets(number).images) for number in range(len(sets))])
+        return train(config, sets, job)
+
+    monkeypatch.setattr("server.from_releases.train_student", noting)
+    found = outcome(quarantine=True, released=released)
+    assert taught == [[9, 9]]
+    assert [note for note in found.notes if note.startswith("site-0 and site-2 released the same images (100%")]
+    assert [sorted(files) for files in found.releases] == [["site-0", "site-1", "site-2"]]
 
 
 def test_a_study_of_which_every_release_is_in_quarantine_fails_with_the_reasons(outcome):
