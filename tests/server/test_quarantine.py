@@ -9,7 +9,7 @@ from fedkr.data.images import Shape
 from fedkr.learning.job import Job
 from fedkr.learning.runtime import Runtime
 from fedkr.release import Release, SoftSet
-from server.evidence import LEAST_IMAGES, Judged, Witness, agreed, strangeness
+from server.evidence import LEAST_IMAGES, Judged, Witness, agreed, contradicted_share, strangeness
 from server.judges import Judges
 from server.quarantine import judge_releases
 from simulations.evidence.poison import (
@@ -144,11 +144,14 @@ def test_mass_on_another_class_behind_the_right_one_is_contradicted(honest, judg
     assert list(found) == [VICTIM] and "students of other sites contradict" in found[VICTIM]
 
 
-def test_uncertain_teachers_of_the_right_class_are_no_suspects(honest, judge):
-    unsure = {
-        site: SoftSet(images, (0.65 * labels + 0.035).astype(np.float16)) for site, (images, labels) in honest.items()
-    }
-    assert judge(unsure) == {}
+def test_uncertain_teachers_of_the_right_class_are_not_contradicted(honest):
+    images, labels = honest[VICTIM]
+    sure = Judged.of(honest[VICTIM])
+    witnesses = [Witness(sure, sure, np.ones(CLASSES, bool), party) for party in "ab"]
+    assert contradicted_share(Judged(images, 0.65 * labels + 0.035), witnesses) == 0
+    hidden = hidden_mass(honest[VICTIM], None, np.random.default_rng(1))
+    assert contradicted_share(Judged.of(hidden), witnesses) > 0.9
+    assert contradicted_share(Judged.of(hidden), witnesses[:1]) == 0
 
 
 def test_soft_labels_that_say_the_same_of_every_image_are_found(honest, judge):
