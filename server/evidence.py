@@ -191,14 +191,18 @@ def contradicted_share(own: Judged, witnesses: Sequence[Witness]) -> float:
 
 
 def _contradicted(own: Judged, label: int, witnesses: Sequence[Witness]) -> bool:
-    images, knowing = own.of_class(label), [witness for witness in witnesses if witness.known[label]]
-    beside = np.arange(own.masses.shape[1]) != label
+    images = own.of_class(label)
+    others = [other for other in range(own.masses.shape[1]) if other != label]
+    return _denied(images, label, witnesses) or any(_misplaced(own, images, (label, k), witnesses) for k in others)
 
-    def misplaced(view: Judged) -> float:
-        return float((own.masses[images] - view.masses[images]).mean(axis=0)[beside].max(initial=0.0))
 
-    mass = agreed([(witness.party, misplaced(witness.view)) for witness in knowing])
-    return _denied(images, label, knowing) or (mass is not None and mass > MOST_MISPLACED)
+def _misplaced(own: Judged, images: Flags, classes: tuple[int, int], witnesses: Sequence[Witness]) -> bool:
+    """Whether images of the first class have much more mass on the second than students see who know one of them."""
+    label, other = classes
+    mass = own.masses[images, other].mean()
+    knowing = [witness for witness in witnesses if witness.known[label] or witness.known[other]]
+    excess = agreed([(witness.party, float(mass - witness.view.masses[images, other].mean())) for witness in knowing])
+    return excess is not None and excess > MOST_MISPLACED
 
 
 def trigger_share(own: Judged, witnesses: Sequence[Witness]) -> float:
