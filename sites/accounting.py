@@ -28,6 +28,7 @@ UNAPPROVED = "any"
 OWN_MODELS = 4
 # Each model is asked about on these at most.
 ASKED_ON = ("test", "val", "members")
+OF_IMAGES = (wire.DESCRIBE, wire.REFERENCES, wire.COMPARE)
 OWN_KINDS = {wire.LOCAL: "local", wire.RELEASE: RELEASE}
 SPLITS = {
     **dict.fromkeys((wire.LOCAL, wire.PERSONALISE, wire.FINETUNE), "test"),
@@ -125,8 +126,10 @@ def _asked_about(site: Site, message_type: str, request: wire.Request, split: st
     Another study, split or set of references asks something else of it, and so does whoever asks again after the site's
     images changed: answers before and after show what changed.
     """
-    if message_type not in (wire.EVALUATE, *SPLITS):
-        return ""
+    if message_type in OF_IMAGES:
+        # No model's figures leave, but whether work on private images came to its end, and what they are like.
+        shared = [hashlib.sha256(array.tobytes()).hexdigest() for array in request.shared or ()]
+        return digest([own_name(site.study, message_type), request.settings, shared])
     kind = OWN_KINDS.get(message_type)
     if message_type == wire.AUDIT and request.weights is None:
         kind = wire.read_target(request)[1]

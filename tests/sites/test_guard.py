@@ -111,6 +111,17 @@ def test_work_that_fails_is_in_the_ledger_and_spends_the_budget_as_figures_do(as
     assert not Ledger(tmp_path / "site-records").entries()[-1].failed
 
 
+def test_no_number_of_studies_gets_the_blind_baseline_or_a_card_for_nothing(ask):
+    def compared(seed):
+        blind = {"blind": [{"site": "st-mary", "auc": 0.5, "p_value": 0.5}], "paired": []}
+        request = wire.request_content(Study(seed=seed).to_json(), pairs="[]")
+        return ask(answering(wire.document_reply(wire.COMPARISON, blind, 60.0)), wire.COMPARE, request, max_models=1)
+
+    assert not compared(0).has_error() and not compared(0).has_error()
+    assert forbidden(compared(1))
+    assert forbidden(ask(answer, wire.DESCRIBE, wire.request_content(tiny_study().to_json()), max_models=1))
+
+
 def test_a_request_that_the_policy_forbids_never_reaches_its_handler(ask):
     called = []
     assert forbidden(ask(lambda *_: called.append(1), wire.TRAIN))
