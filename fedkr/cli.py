@@ -185,13 +185,16 @@ def check(site: Annotated[Path, typer.Argument(metavar="SITE_YAML", help="The si
 def approve(
     study: Annotated[Path, typer.Argument(metavar="STUDY_JSON", help="The study, as the coordinator sent it.")],
     site: Annotated[Path, typer.Argument(metavar="SITE_YAML", help="The site's own file.")],
+    yes: Annotated[
+        str, typer.Option(metavar="DIGEST", help="Approve it, where this is the digest that was shown.")
+    ] = "",
 ) -> None:
-    """Say what a study would do and send, and approve it: from then on the site answers approved studies only."""
+    """Say what a study would do and send; with --yes approve it, and the site answers approved studies only."""
     _must_exist(study, "study")
     _must_exist(site, "site file")
     from sites.approval import approve_study
 
-    print("\n".join(approve_study(study, site)))
+    print("\n".join(approve_study(study, site, yes)))
 
 
 @site_app.command("join", cls=Command)

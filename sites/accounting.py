@@ -131,8 +131,9 @@ def _asked_about(site: Site, message_type: str, request: wire.Request, split: st
         shared = [hashlib.sha256(array.tobytes()).hexdigest() for array in request.shared or ()]
         return digest([own_name(site.study, message_type), request.settings, shared])
     kind = OWN_KINDS.get(message_type)
-    if message_type == wire.AUDIT and request.weights is None:
-        kind = wire.read_target(request)[1]
+    attacked = wire.read_target(request)[1] if message_type == wire.AUDIT else None
+    if request.weights is None and attacked is not None:
+        kind = attacked
     if message_type in (wire.PERSONALISE, wire.FINETUNE):
         name = personal_name(site.study, request)
     elif kind == PERSONAL:
@@ -144,7 +145,7 @@ def _asked_about(site: Site, message_type: str, request: wire.Request, split: st
     else:
         raise UserError(f"{message_type}: the request holds no model")
     others = SiteAudit(site).others if message_type == wire.AUDIT else None
-    return digest([name, study_digest(site.study), others and others.digest(), split, site.data_digest])
+    return digest([name, study_digest(site.study), others and others.digest(), split, attacked, site.data_digest])
 
 
 def _of_content(content: RecordDict) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from fedkr.config import REFERENCE_ATTACKS, Study, parse_study
+from fedkr.config.reading import brief
 from fedkr.errors import UserError
 from sites.check import may_leave
 from sites.contestants import words_of
@@ -14,27 +15,34 @@ from sites.studies import approve, named_modules, study_digest
 from sites.workspace import SiteFile, read_site_file
 
 
-def approve_study(study_file: Path, site_file: Path) -> list[str]:
-    """Approve the study in a JSON file; return what it would do and send, in plain words.
+def approve_study(study_file: Path, site_file: Path, digest: str = "") -> list[str]:
+    """Return what the study in a JSON file would do and send, in plain words; approve it where ``digest`` is its own.
+
+    The file may be the coordinator's, and change between reading and approving: only a digest says what was read.
 
     Raises:
-        UserError: no study or site file, or records that cannot be written.
+        UserError: no study or site file, another study's digest, or records that cannot be written.
     """
     try:
         study = parse_study(study_file.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{study_file}: cannot be read ({error})") from None
     site = read_site_file(site_file)
-    records = Path(site.records)
-    with private_files(records):
-        approve(records, study)
+    records, own = Path(site.records), study_digest(study)
+    if digest and digest != own:
+        raise UserError(f"{study_file}: this is study {own}, not {brief(digest)}; read it again before you approve it")
+    if digest:
+        with private_files(records):
+            approve(records, study)
     return [
-        f"study {study_digest(study)}",
+        f"study {own}",
         *_work(study),
         *_audit(study),
         *(f"may leave: {line}" for line in may_leave(site)),
         *_warnings(study, site),
-        f"approved: from now on {site.name} answers this study and others in {records}, and no other",
+        f"approved: from now on {site.name} answers this study and others in {records}, and no other"
+        if digest
+        else f"not approved yet; to approve what stands above, add --yes {own}",
     ]
 
 

@@ -60,6 +60,14 @@ def public_count(site: Site, count: int) -> int:
     return count if site.policy.exact_counts else max(COUNT_STEP, round(count / COUNT_STEP) * COUNT_STEP)
 
 
+def least_of_class(site: Site) -> int:
+    """Return how many images a class needs for a figure of its own: up to ``COUNT_STEP`` more, which the site alone
+    knows, where the policy withholds exact counts.
+    """
+    more = int.from_bytes(keyed(site.records, b"least of a class")[:8], "big") % COUNT_STEP
+    return site.policy.min_evaluated + (0 if site.policy.exact_counts else more)
+
+
 def seconds_since(site: Site, started: float) -> float:
     """Return the seconds since ``started`` on the performance counter, as they may leave."""
     seconds = time.perf_counter() - started

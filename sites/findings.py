@@ -15,7 +15,7 @@ from fedkr.audit.findings import Row
 from fedkr.audit.statistics.membership import ENDS, resolvable, tpr_name
 from fedkr.config import AuditConfig
 from sites.coarse import Grid, coarse_p_value
-from sites.figures import audit_grid, public_count
+from sites.figures import audit_grid, least_of_class, public_count
 from sites.policy import COUNT_STEP, PolicyError
 from sites.workspace import Site
 
@@ -109,8 +109,11 @@ def _round_rates(row: Row, grid: Grid) -> None:
 
 
 def _round_classes(site: Site, row: Row, grid: Grid, challenge: Challenge) -> Row:
-    """Round the AUCs of classes; those with too few members or non-members are left out."""
-    least = site.policy.min_evaluated
+    """Round the AUCs of classes; those with too few members or non-members are left out.
+
+    Without exact counts, how many are too few is the site's secret: which classes are left out shows no count.
+    """
+    least = least_of_class(site)
     few = [min(counts) < least for counts in zip(*(side.class_counts() for side in challenge.sides), strict=True)]
 
     def rounded(values: list[Any]) -> list[Any]:

@@ -21,6 +21,8 @@ from sites.records import read_records
 
 APPROVED_FILE = "approved.json"
 ASKED_FILE = "asked.json"
+# Generators that are mixed have theirs below it.
+GENERATOR = "generator.options"
 DIGEST = re.compile("[0-9a-f]{64}")
 # Contestants run at the server alone; these come with fedkr itself.
 OWN_CONTESTANTS = ("server.strategies.", "simulations.")
@@ -116,12 +118,17 @@ class StudyRules:
 
 
 def _set_by(options: dict[str, Any], name: str) -> Iterator[tuple[str, Any]]:
-    """Yield an option of a study with its value, and each contestant's own in place of it."""
+    """Yield an option of a study with its value, and each contestant's or mixed generator's own in place of it."""
     group, _, last = name.rpartition(".")
     for option, value in options.items():
-        of_contestant = group == "strategy" and option.startswith("strategy.options.")
-        if option == name or (of_contestant and option.endswith(f".{last}") and option.count(".") == 3):
+        own = option.endswith(f".{last}")
+        of_contestant = group == "strategy" and option.startswith("strategy.options.") and option.count(".") == 3
+        of_generator = group == GENERATOR and option.startswith(f"{GENERATOR}.")
+        if option == name or (own and (of_contestant or of_generator)):
             yield option, value
+        if of_generator and option.endswith(".members") and isinstance(value, list):
+            for member in (each for each in value if isinstance(each, dict)):
+                yield from _set_by(dict(flat({GENERATOR: member.get("options") or {}})), name)
 
 
 def _check_bound(where: str, name: str, bound: Any) -> None:

@@ -219,10 +219,10 @@ def test_site_approve_prints_what_the_study_would_do(
 ) -> None:
     study, site = tmp_path / "study.json", tmp_path / "site.yaml"
     study.touch()
-    offer(monkeypatch, "sites.approval", approve_study=lambda study, site: [study.stem, site.stem])
+    offer(monkeypatch, "sites.approval", approve_study=lambda study, site, yes: [study.stem, site.stem, yes])
     assert fedkr("site", "approve", str(study), str(site))[2] == f"fedkr: error: {site}: no such site file\n"
     site.touch()
-    assert fedkr("site", "approve", str(study), str(site)) == (0, "study\nsite\n", "")
+    assert fedkr("site", "approve", str(study), str(site), "--yes", "d") == (0, "study\nsite\nd\n", "")
 
 
 @pytest.mark.parametrize("command", [["report"], ["export"], ["site", "check"]])

@@ -101,7 +101,7 @@ def test_the_site_file_sets_its_own_bounds(ask, site_file, study):
 def test_once_a_study_is_approved_no_other_runs(ask, site_file, study, tmp_path):
     other = dataclasses.replace(study, seed=1)
     (tmp_path / "study.json").write_text(study.to_json())
-    lines = approve_study(tmp_path / "study.json", site_file())
+    lines = approve_study(tmp_path / "study.json", site_file(), study_digest(study))
     assert lines[0] == f"study {study_digest(study)}"
     assert list(json.loads((tmp_path / "site-records" / "approved.json").read_text())) == [study_digest(study)]
     assert ask(study) == ""
@@ -110,11 +110,22 @@ def test_once_a_study_is_approved_no_other_runs(ask, site_file, study, tmp_path)
     assert ask(other) == ""
 
 
+def test_only_what_was_shown_is_approved_whatever_the_file_holds_by_then(site_file, study, tmp_path):
+    file, approved = tmp_path / "study.json", tmp_path / "site-records" / "approved.json"
+    file.write_text(study.to_json())
+    shown = approve_study(file, site_file())
+    assert shown[-1].endswith(f"--yes {study_digest(study)}") and not approved.exists()
+    file.write_text(changed(study, "recycle.ratio", 100.0).to_json())
+    with pytest.raises(UserError, match="read it again before you approve it"):
+        approve_study(file, site_file(), study_digest(study))
+    assert not approved.exists()
+
+
 def test_an_approved_study_may_pass_the_bounds(ask, site_file, study, tmp_path):
     study.recycle.ratio = 100.0
     assert ask(study)
     # The study that was refused last is kept for the engineer.
-    lines = approve_study(tmp_path / "site-records" / "asked.json", site_file())
+    lines = approve_study(tmp_path / "site-records" / "asked.json", site_file(), study_digest(study))
     assert any(line.startswith("warning: recycle.ratio=100") for line in lines)
     assert ask(study) == ""
 
@@ -146,7 +157,7 @@ def test_what_is_approved_is_said_in_plain_words(site_file, study, tmp_path):
     study.audit.canaries, study.audit.coins = 4, True
     study.audit.attacks, study.audit.headline = ["loss", "my.attack"], "loss"
     (tmp_path / "study.json").write_text(study.to_json())
-    said = "\n".join(approve_study(tmp_path / "study.json", site_file()))
+    said = "\n".join(approve_study(tmp_path / "study.json", site_file(), study_digest(study)))
     for words in (
         "contestant fedprox: weights of a model trained here, after each of 20 rounds",
         "contestant fedkr: releases of synthetic images with soft labels",
@@ -257,3 +268,11 @@ def test_an_endless_bound_is_told_in_a_short_line():
     with pytest.raises(UserError) as told:
         StudyRules(bounds={"generator.steps": [1, [[1.0, 2.0]] * 5000]}).check("site.yaml")
     assert len(str(told.value)) < 500
+
+
+@pytest.mark.parametrize(
+    "options", [{"options": {"sigma_min": 2.0}}, {"members": [{"kind": "edm", "options": {"sigma_min": 2.0}}]}]
+)
+def test_a_mixture_of_generators_is_held_to_the_bounds_of_each(study, options):
+    study.generator.kind, study.generator.options = "mixture", options
+    assert any("sigma_min=2.0: outside" in line for line in StudyRules().outside(study))
