@@ -9,16 +9,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import Any
-
-from scipy.special import binom
-from scipy.stats import betabinom, norm
 
 from fedkr.audit.statistics.membership import ENDS, resolvable, tpr_name
 
 TPR = tpr_name(0).removesuffix("0")
 # Standard errors from a figure to a limit of its 95 % interval.
-TO_LIMIT = float(norm.isf(0.025))
+TO_LIMIT = NormalDist().inv_cdf(0.975)
 
 Row = Mapping[str, Any]
 
@@ -50,13 +48,14 @@ def auc_claim(shown: Row, rows: Sequence[Row]) -> Claim:
     pairs = [row["members"] * row["nonmembers"] for row in rows]
     weights = [count / sum(pairs) for count in pairs]
     spread = math.hypot(*(w * _spread(row, "auc_low") for w, row in zip(weights, rows, strict=True)))
-    least = math.prod(1 / binom(row["members"] + row["nonmembers"], row["members"]) for row in rows)
-    return Claim(_words("AUC", shown, "auc"), max(float(norm.sf((shown["auc"] - 0.5) / spread)), float(least)))
+    least = math.prod(1 / math.comb(row["members"] + row["nonmembers"], row["members"]) for row in rows)
+    return Claim(_words("AUC", shown, "auc"), max(_tail((shown["auc"] - 0.5) / spread), least))
 
 
 def upper_limit(shown: Row, level: float) -> float:
     """Return the upper end of a one-sided interval of an AUC, from its 95 % interval, at an error of ``level``."""
-    return float(shown["auc"] + max(0.0, shown["auc_high"] - shown["auc"]) / TO_LIMIT * norm.isf(level))
+    spread = max(0.0, shown["auc_high"] - shown["auc"]) / TO_LIMIT
+    return float(shown["auc"] + spread * NormalDist().inv_cdf(1 - level))
 
 
 def below_guessing(rows: Sequence[Row], shown: Row) -> float:
@@ -81,7 +80,7 @@ def tpr_claim(shown: Row, rows: Sequence[Row]) -> Claim | None:
     fpr = min(known)
     sites = [_Hits.of(row, fpr) for row in rows]
     excess, spread = sum(s.hits - s.mean for s in sites), math.sqrt(sum(s.variance for s in sites))
-    p_value = float(norm.sf((excess - 0.5) / spread))
+    p_value = _tail((excess - 0.5) / spread)
     expected = sum(s.mean for s in sites) / sum(row["members"] for row in rows)
     figure = f"{_words(f'TPR at {fpr:.1%} FPR', shown, tpr_name(fpr))}, {expected:.3f} by guessing"
     return Claim(figure, max(p_value, sites[0].exact) if len(sites) == 1 else p_value)
@@ -98,6 +97,9 @@ class _Hits:
 
     @staticmethod
     def of(row: Row, fpr: float) -> _Hits:
+        # Imported here: both apps start without it.
+        from scipy.stats import betabinom
+
         members, nonmembers, name = row["members"], row["nonmembers"], tpr_name(fpr)
         if not resolvable(fpr, nonmembers):
             name = f"unresolved_{name}"
@@ -106,6 +108,11 @@ class _Hits:
         bootstrap = members * (row[name] - row[f"{name}_low"]) / TO_LIMIT
         variance = max(float(guessing.var()), bootstrap**2)
         return _Hits(hits, float(guessing.mean()), variance, float(guessing.sf(hits - 1)))
+
+
+def _tail(z: float) -> float:
+    """Return the chance that a standard normal number is above ``z``."""
+    return math.erfc(z / math.sqrt(2)) / 2
 
 
 def _spread(row: Row, low: str) -> float:

@@ -165,7 +165,7 @@ def described(*parts):
         (described(("b", 2), ("c", 2), ("d", 4)), "the offer is of 3 sites, this one has federation.sites=3"),
         (described(("b", 2), ("b", 2), ("b", 4)), "3 sets, recycle.rounds=2"),
         (described(("../b", 8)), "must not begin with a dot or hold a slash"),
-        (described(("b\n", 8)), "the offer's site"),
+        (described(("b\n", 8)), "a character that cannot be printed"),
     ],
 )
 def test_an_offer_that_no_study_makes_is_refused_before_anything_is_trained(site, study, monkeypatch, text, named):
