@@ -118,6 +118,7 @@ class ReleasedSets:
         slices, other, some = max(slice_count(path) for path in exchanges[0]), labels or {}, kept or {}
 
         def part(path: Path, index: int) -> SoftSet:
+            """Return what of one slice of a release is in the sets."""
             images, released = read_slice(path, index)
             start = index % slice_count(path) * len(images)
             here = slice(start, start + len(images))
@@ -230,6 +231,12 @@ def slice_count(path: Path) -> int:
     """Return into how many slices a saved release divides; raise :class:`UserError` for a file that is none."""
     with open_release(path) as (_, _, slices):
         return slices
+
+
+def image_count(path: Path) -> int:
+    """Return how many images a saved release has; raise :class:`UserError` for a file that is none."""
+    with open_release(path) as (images, _, _):
+        return int(images.get_shape()[0])
 
 
 @contextlib.contextmanager

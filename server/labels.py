@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import scipy
 import torch
 from numpy.typing import NDArray
 
-from fedkr.release import read_slice, slice_count
+from fedkr.release import image_count, read_slice, slice_count
 from fedkr.stages import Artifact
 from server.consensus import consensus
 from server.judges import Judges
@@ -36,7 +35,9 @@ def relabel(judges: Judges, sites: Sequence[str]) -> Artifact:
     changed = {site: found[site].argmax(axis=1) != released[site].argmax(axis=1) for site in sites}
     tensors = dict[str, torch.Tensor]()
     for site in sites:
-        parts = np.split(found[site].astype(np.float16), np.cumsum([_count(path) for path in judges.files[site]])[:-1])
+        parts = np.split(
+            found[site].astype(np.float16), np.cumsum([image_count(path) for path in judges.files[site]])[:-1]
+        )
         tensors |= {path.name: torch.from_numpy(p) for path, p in zip(judges.files[site], parts, strict=True)}
     shares = {site: float(images.mean()) for site, images in changed.items()}
     return Artifact(tensors, {"relabelled": shares, "seconds": time.perf_counter() - started})
@@ -52,8 +53,3 @@ def _opinions(judges: Judges, site: str, peers: Sequence[str]) -> tuple[Floats, 
             for peer, rows in views.items():
                 rows.append(scipy.special.softmax(judges.logits(peer, images), axis=1))
     return np.concatenate(parts), {peer: np.concatenate(rows) for peer, rows in views.items()}
-
-
-def _count(path: Path) -> int:
-    """Return how many images a release has."""
-    return slice_count(path) * len(read_slice(path, 0).images)

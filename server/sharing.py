@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from fedkr.audit.attacks.on_releases import Floats, nearest, small_pixels
-from fedkr.release import ReleasedSets, SoftSet, read_slice, slice_count
+from fedkr.release import ReleasedSets, SoftSet, image_count, read_slice, slice_count
 from fedkr.seeds import numpy_rng
 from fedkr.stages import Artifact
 
@@ -114,8 +114,7 @@ class Part:
 
     def by_file(self) -> dict[str, torch.Tensor]:
         """Return which images teach, and their labels where they changed, by the names of the files."""
-        counts = [slice_count(path) * len(read_slice(path, 0).images) for path in self.paths]
-        cuts = np.cumsum(counts)[:-1]
+        cuts = np.cumsum([image_count(path) for path in self.paths])[:-1]
         tensors = {}
         for number, path in enumerate(self.paths):
             tensors[KEPT + path.name] = torch.from_numpy(np.split(self.kept, cuts)[number])

@@ -17,7 +17,7 @@ from fedkr.config import Study, parse_study
 from fedkr.errors import UserError
 from sites.audit import SiteAudit
 from sites.ledger import Budget, Entry, Ledger
-from sites.naming import digest, model_name, own_name, personal_name
+from sites.naming import digest, model_name, own_name, personal_name, shared_names
 from sites.personal import kept_model
 from sites.studies import study_digest
 from sites.workspace import Site, SiteFile, open_site
@@ -128,8 +128,7 @@ def _asked_about(site: Site, message_type: str, request: wire.Request, split: st
     """
     if message_type in OF_IMAGES:
         # No model's figures leave, but whether work on private images came to its end, and what they are like.
-        shared = [hashlib.sha256(array.tobytes()).hexdigest() for array in request.shared or ()]
-        return digest([own_name(site.study, message_type), request.settings, shared])
+        return digest([own_name(site.study, message_type), request.settings, shared_names(request)])
     kind = OWN_KINDS.get(message_type)
     attacked = wire.read_target(request)[1] if message_type == wire.AUDIT else None
     if request.weights is None and attacked is not None:

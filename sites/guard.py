@@ -19,7 +19,7 @@ from fedkr import wire
 from fedkr.audit.document import AuditQuestion, check_comparison
 from fedkr.config import parse_study
 from fedkr.documents import check_choice
-from fedkr.errors import UserError
+from fedkr.errors import UserError, one_line
 from fedkr.failure import leave_note
 from fedkr.wire import SITE_ERROR
 from sites.accounting import Account, failures_counted, open_account
@@ -99,8 +99,7 @@ def keep_at_site(error: BaseException, message: Message, context: Context) -> No
     """Write what went wrong into the site's own workspace and log, where its engineer looks."""
     reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
     # The server chose much of what an error quotes: not so long that it fills the disk, and no lines of its own.
-    shown = reason if reason.isprintable() else ascii(reason)
-    logger.error("%s failed: %s", message.metadata.message_type, shown[:LONGEST_REASON])
+    logger.error("%s failed: %s", message.metadata.message_type, one_line(reason, LONGEST_REASON))
     # The failure is told to the server in any case; a workspace that cannot be written, or a request that names none,
     # must neither hide it nor raise an error of its own, whose text Flower would send.
     with contextlib.suppress(Exception):

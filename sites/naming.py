@@ -33,9 +33,12 @@ def personal_name(study: Study, request: wire.Request) -> str:
     sent = [str(request.settings.get(name)) for name in ("contestant", wire.OFFER)]
     if request.weights is not None:
         sent.append(model_name(study, request.weights))
-    if request.shared is not None:
-        sent += [hashlib.sha256(array.tobytes()).hexdigest() for array in request.shared]
-    return digest([study_digest(study), "personal", *sent])
+    return digest([study_digest(study), "personal", *sent, *shared_names(request)])
+
+
+def shared_names(request: wire.Request) -> list[str]:
+    """Return 64 hex digits of each array of other sites' releases in a request."""
+    return [hashlib.sha256(array.tobytes()).hexdigest() for array in request.shared or ()]
 
 
 def digest(value: object) -> str:

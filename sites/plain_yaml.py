@@ -20,6 +20,7 @@ class _Loader(yaml.SafeLoader):
     depth = 0
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        """Compose the next node; raise :class:`yaml.YAMLError` for an alias, or for one too deep in others."""
         if self.depth > 2 * DEEPEST:
             raise yaml.YAMLError("groups and lists too deep in one another")
         if self.check_event(yaml.AliasEvent):

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 from fedkr.config import Count, DataConfig, Study, at_most, check_values, parse_study, read_dataclass
 from fedkr.data import ImageSet, SiteData, Source, load_source, partition_sites, prepare_site
@@ -168,7 +168,7 @@ def _open_simulated(partition: int, study_json: str) -> Site:
     name = f"site-{partition}"
     pool = source.pool.subset(_partition(study_json)[partition])
     folder = Path(study.run_dir) / "sites" / name
-    return _open(name, prepare_site(pool, study, name), source, SIMULATED, folder, study, folder)
+    return _open(name, prepare_site(pool, study, name), source, SIMULATED, _Folders(folder, folder), study)
 
 
 @lru_cache(maxsize=2)
@@ -187,12 +187,21 @@ def _open_hospital(site_file: str, study_json: str, contents: str) -> Site:
         study = dataclasses.replace(study, recycle=dataclasses.replace(study.recycle, min_class_count=1))
     source = load_source(site.data)
     data = site.split.prepare(source.pool, study, site.name, site.policy.min_class_count)
-    return _open(site.name, data, source, site.policy, Path(site.workspace), study, Path(site.records))
+    folders = _Folders(Path(site.workspace), Path(site.records))
+    return _open(site.name, data, source, site.policy, folders, study)
 
 
-def _open(name: str, data: SiteData, source: Source, policy: Policy, folder: Path, study: Study, records: Path) -> Site:
+class _Folders(NamedTuple):
+    """Where a site works, and where its ledger and approvals outlive that."""
+
+    workspace: Path
+    records: Path
+
+
+def _open(name: str, data: SiteData, source: Source, policy: Policy, folders: _Folders, study: Study) -> Site:
+    folder = folders.workspace
     runtime = Runtime.choose(study.device, study.precision, study.threads)
     job = site_job(study, name, runtime, FileProgress(folder))
     terms = release_terms(policy, source)
     pipeline = SitePipeline(name, data, study, StageStore(folder / "stages"), job, terms)
-    return Site(name, data, source.test, policy, pipeline, study, records)
+    return Site(name, data, source.test, policy, pipeline, study, folders.records)

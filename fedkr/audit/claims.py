@@ -97,6 +97,7 @@ class _Hits:
 
     @staticmethod
     def of(row: Row, fpr: float) -> _Hits:
+        """Count a site's hits at an FPR, at the threshold that lets no non-member through where it resolves none."""
         # Imported here: both apps start without it.
         from scipy.stats import betabinom
 
