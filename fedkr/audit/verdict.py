@@ -247,7 +247,7 @@ def _stands_out(found: Evidence) -> str:
         if (p_value := below_guessing(each.sites, each.shown)) < LEVEL / len(found.named):
             return (
                 f"members score lower than non-members (AUC {each.shown['auc']:.3f}, p = {p_value:.1g}; "
-                f"{each.attack}): the two sides differ by something else than membership"
+                f"{each.attack}): the two sides may differ by something else than membership"
             )
     return ""
 
