@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 from fedkr.audit.targets import OF_ONE_SITE
-from fedkr.config import RELEASE_ATTACKS
+from fedkr.config import ATTACKS, RELEASE_ATTACKS
 from fedkr.report.audit_fields import AuditRow
 from fedkr.report.results import Results
-from fedkr.report.selection import ADVERSARIES, audited_sites, audited_targets, headline_rows, references_kind
+from fedkr.report.selection import (
+    ADVERSARIES,
+    audited_sites,
+    audited_targets,
+    headline_rows,
+    references_kind,
+    target_kinds,
+)
 from fedkr.report.wording import (
     ADVERSARY_MEANING,
     attack_label,
@@ -27,6 +34,17 @@ MADE_BY = {
     "real run",
 }
 
+NO_REFERENCES = (
+    "attacks with reference models, which are stronger: without them, low figures rule out nothing and the chance "
+    "differences in difficulty between members and holdout stay in every figure"
+)
+NEVER_TESTED = [
+    "an attacker who takes part and poisons what is trained, or who asks for many releases",
+    "reconstruction of images and inference of attributes: the attacks only ask whether an image was trained on",
+    "whether a patient, rather than an image, took part",
+    "another seed: partition, training and sampling were drawn once",
+]
+
 
 def tested(results: Results) -> dict[str, str]:
     """Return, by topic, what the audit did."""
@@ -34,6 +52,28 @@ def tested(results: Results) -> dict[str, str]:
     topics = {**_adversaries(results), "Attacks": _attacks(rows), "Reference models": _references(results)}
     topics |= {"Images": _images(results), "Low false-positive rates": _resolution(results)}
     return topics | _controls(results)
+
+
+def not_tested(results: Results) -> list[str]:
+    """Return what the audit's verdicts say nothing about."""
+    rows, extras = results.get("audit", []), results.get("audit_extras", {})
+    kinds, references = target_kinds(results), {references_kind(row) for row in rows}
+    run = {row["attack"] for row in rows}
+    left_out = [attack_label(attack) for attack in ATTACKS if attack not in run]
+    coins = any("coins" in row for row in extras.get("epsilon", []))
+    gaps = {
+        NO_REFERENCES: not references & MADE_BY.keys(),
+        "references that repeat the whole pipeline, the closest to how a student is made": "direct" in references
+        and "pipeline" not in references,
+        f"attacks left out: {', '.join(left_out)}": bool(references & MADE_BY.keys() and left_out),
+        "the released images themselves": "release" not in kinds,
+        "what the server can make of one site alone: a student of its releases, its last weights": not kinds
+        & {"site-student", "update"},
+        "canaries, which show the worst case that averages hide": not extras.get("canaries"),
+        "a lower bound on epsilon, which needs fair coins (audit.coins or canaries)": not coins,
+        "the blind baseline: whether members and non-members differ without any model": not extras.get("blind"),
+    }
+    return [gap for gap, there in gaps.items() if there] + NEVER_TESTED
 
 
 def _adversaries(results: Results) -> dict[str, str]:

@@ -225,3 +225,16 @@ def verdict_counts(results: Results) -> dict[str, Counter[str]]:
         if row["site"] != ALL_SITES:
             counts[row["target"]][row["verdict"]] += 1
     return counts
+
+
+def verdicts_by_site(results: Results) -> dict[str, dict[str, str]]:
+    """Return the verdicts by target and site."""
+    found: dict[str, dict[str, str]] = defaultdict(dict)
+    for row in verdict_rows(results):
+        found[row["target"]][row["site"]] = row["verdict"]
+    return found
+
+
+def target_kinds(results: Results) -> set[str]:
+    """Return which kinds of targets were attacked."""
+    return {kind_and_owner(results, target)[0] for target in audited_targets(results)}

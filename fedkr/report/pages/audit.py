@@ -7,17 +7,9 @@ from typing import Any
 
 from fedkr.report.audit_fields import AuditRow, PerClassRow
 from fedkr.report.results import Results
-from fedkr.report.selection import audited_targets, kind_and_owner, verdict_rows
+from fedkr.report.selection import audited_targets, verdict_rows
 from fedkr.report.wording import attack_with_references
 from fedkr.site_name import ALL_SITES
-
-
-def verdicts_by_site(results: Results) -> dict[str, dict[str, str]]:
-    """Return the verdicts by target and site."""
-    found: dict[str, dict[str, str]] = defaultdict(dict)
-    for row in verdict_rows(results):
-        found[row["target"]][row["site"]] = row["verdict"]
-    return found
 
 
 def verdict_reasons(results: Results) -> dict[tuple[str, str, str], list[str]]:
@@ -56,8 +48,3 @@ def every_attack(results: Results) -> dict[str, list[AuditRow]]:
         return {}
     ordered = sorted(rows, key=lambda row: row["site"] != ALL_SITES)
     return {target: [row for row in ordered if row["target"] == target] for target in audited_targets(results)}
-
-
-def target_kinds(results: Results) -> set[str]:
-    """Return which kinds of targets were attacked."""
-    return {kind_and_owner(results, target)[0] for target in audited_targets(results)}

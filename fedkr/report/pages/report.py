@@ -1,4 +1,4 @@
-"""The page that a reader opens after a run: one self-contained HTML file, section by section."""
+"""The pages that a reader opens after a run: the report, section by section, and the privacy statement."""
 
 from __future__ import annotations
 
@@ -34,6 +34,13 @@ def render_report(
         "pictures": pictures(figures),
     }
     return render("report.html", view)
+
+
+def render_statement(results: Results) -> str:
+    """Return the privacy statement: what left the sites, what attacks found in it, and what was not tested."""
+    data = results.get("study", {}).get("data") or {}
+    title = f"Privacy statement: Federated Knowledge Recycling on {data.get('name', 'a data set')}"
+    return render("statement.html", {"title": title, "subtitle": _subtitle(results), "results": results})
 
 
 def _subtitle(results: Results) -> str:

@@ -14,6 +14,7 @@ def test_a_run_folder_gets_results_page_figures_and_events(tmp_path, results, sa
     results["strategies"][0]["auc"] = float("nan")
     page = write_report(tmp_path, results, samples)
     assert page == tmp_path / "report.html"
+    assert "Privacy statement" in (tmp_path / "privacy.html").read_text()
     assert "NaN" not in (tmp_path / "results.json").read_text()
     assert load_results(tmp_path)["strategies"][0]["auc"] is None
     assert {p.stem for p in (tmp_path / "figures").glob("*.png")} >= {"accuracy", "roc", "samples-site-0"}

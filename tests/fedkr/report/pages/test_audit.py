@@ -90,9 +90,9 @@ def test_what_was_tested_names_attacks_references_images_and_resolution(full_res
 
 def test_what_was_not_tested_follows_from_what_is_missing(results, full_results):
     light, full = (audit_of(run).split("Not tested")[1].split("</ul>")[0] for run in (results, full_results))
-    for text in ("with reference models", "canaries", "released images", "the server as the attacker", "blind"):
+    for text in ("with reference models", "canaries", "released images", "make of one site alone", "blind"):
         assert text in light
-    for text in ("canaries", "the server as the attacker", "blind"):
+    for text in ("canaries", "make of one site alone", "blind"):
         assert text not in full
     assert "poisons" in light
     assert "poisons" in full

@@ -1,0 +1,134 @@
+"""The privacy statement: what left the sites, what attacks found in it, and what may be concluded.
+
+It is evidence for an assessment of anonymity, never the assessment, and claims no more than the audit shows.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from fedkr.audit.verdict import FOUND, LARGEST_PASS, LEVEL, NONE_FOUND, UNCLEAR
+from fedkr.report.audit_fields import AuditRow
+from fedkr.report.results import Results
+from fedkr.report.selection import (
+    OWNER,
+    audited_targets,
+    headline_by_target,
+    verdict_counts,
+    verdicts_by_site,
+    void_sites,
+)
+from fedkr.report.wording import listing, percent, plural, span, strategy_label, target_label
+from fedkr.site_name import ALL_SITES
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One audited target in a line of the statement.
+
+    Attributes:
+        target, adversary: what was attacked, and who sees it.
+        overall: the verdict over all sites; with one site, its own.
+        sites: how many sites got which verdict.
+        shown: the headline attack over all sites, or at the only one; None where it has no figure.
+        worst: the site's row with the highest AUC, where there are several.
+    """
+
+    target: str
+    adversary: str
+    overall: str
+    sites: Counter[str]
+    shown: AuditRow | None
+    worst: AuditRow | None
+
+
+def left_the_sites(results: Results) -> list[str]:
+    """Return what left the sites in this run, and whether a formal guarantee limits what it says."""
+    lines = [line for line in (_released(results), _weights(results), _counts(results), _oracle(results)) if line]
+    return [*lines, "No differential privacy: no proof bounds what attacks other than those below could learn."]
+
+
+def _released(results: Results) -> str:
+    images = [count for site in results.get("recycling", {}).values() if (count := site.get("images"))]
+    if not images:
+        return ""
+    return (
+        f"Synthetic images with soft labels: {span(images)} from each of {plural(len(images), 'site')}, "
+        f"{sum(images):,} in all. They cannot be called back: whoever holds them can attack them at any later time."
+    )
+
+
+def _weights(results: Results) -> str:
+    shared = [strategy_label(row["contestant"]) for row in results.get("targets", []) if row["kind"] == "weights"]
+    return f"Model weights, round by round, for {listing(shared)}." if shared else ""
+
+
+def _counts(results: Results) -> str:
+    sites = results.get("sites", [])
+    told = sum(site.get("counts") is not None for site in sites)
+    return f"Images per class and split: told by {told} of {plural(len(sites), 'site')}." if sites else ""
+
+
+def _oracle(results: Results) -> str:
+    centralised = any(row["kind"] == "oracle" for row in results.get("targets", []))
+    return "In this simulation alone, all private images in one place, as a reference." if centralised else ""
+
+
+def findings(results: Results) -> list[Finding]:
+    """Return a line for each audited target, in the report's order."""
+    counts, headlines, verdicts = verdict_counts(results), headline_by_target(results), verdicts_by_site(results)
+    lines = []
+    for target, adversary in audited_targets(results).items():
+        rows = [row for row in headlines.get(target, []) if row.get("auc") is not None]
+        single = [row for row in rows if row["site"] != ALL_SITES]
+        worst = max(single, key=lambda row: row["auc"] or 0.0) if len(single) > 1 else None
+        shown = rows[-1] if rows else None
+        lines.append(Finding(target, adversary, _overall(verdicts.get(target, {})), counts[target], shown, worst))
+    return lines
+
+
+def site_verdicts(line: Finding) -> str:
+    """Return how many sites got which verdict, as in '2 leakage found, 1 cannot tell'."""
+    return ", ".join(
+        f"{line.sites[verdict]} {verdict}" for verdict in (FOUND, NONE_FOUND, UNCLEAR) if line.sites[verdict]
+    )
+
+
+def _overall(by_site: Mapping[str, str]) -> str:
+    """Return the verdict over all sites; where none was given, the sites' own if they agree or one found leakage."""
+    own = set(by_site.values())
+    if ALL_SITES in by_site:
+        return by_site[ALL_SITES]
+    return FOUND if FOUND in own else own.pop() if len(own) == 1 else UNCLEAR
+
+
+def conclusion(results: Results) -> str:
+    """Return what the findings come to for all that leaves the sites, in one or two sentences."""
+    lines = [line for line in findings(results) if line.adversary != OWNER]
+    if not lines:
+        return "Nothing was attacked: this run gives no evidence of what its outputs reveal."
+    leaking = [target_label(line.target, results) for line in lines if line.overall == FOUND or line.sites[FOUND]]
+    passed = [target_label(line.target, results) for line in lines if _passed(line)]
+    rest = [target_label(line.target, results) for line in lines if not _passed(line)]
+    rest = [label for label in rest if label not in leaking]
+    parts = [f"Leakage of membership was found, at one site at least, in: {listing(leaking)}."] if leaking else []
+    parts += [f"No leakage was found by attacks that could have found it in: {listing(passed)}."] if passed else []
+    parts += [f"The audit cannot tell, which is no pass, for: {listing(rest)}."] if rest else []
+    return " ".join(parts)
+
+
+def _passed(line: Finding) -> bool:
+    return line.overall == NONE_FOUND and set(line.sites) == {NONE_FOUND}
+
+
+def confidence(results: Results) -> str:
+    """Return with which confidence the verdicts hold, and what the controls say of the attacks' strength."""
+    void = void_sites(results)
+    text = (
+        f"Over all targets and sites together, the chance that any 'leakage found' is a mistake is {percent(LEVEL, 0)} "
+        f"at most (Holm). 'No leakage found' takes attacks with reference models whose AUC is {LARGEST_PASS} at "
+        "most at the upper end of its interval, and that detect the site's own teacher; 'cannot tell' is all else."
+    )
+    return text + (f" Void, as members and non-members differ by their images alone: {listing(void)}." if void else "")

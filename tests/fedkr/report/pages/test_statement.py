@@ -1,0 +1,76 @@
+"""The privacy statement: it says what left, what was found and what was not tested, and never more."""
+
+import re
+
+import pytest
+
+from fedkr.report.pages.report import render_statement
+from fedkr.report.statement import conclusion, findings, left_the_sites
+
+
+def judged(results, **verdicts):
+    """Give each named target its verdict at both sites and over all."""
+    rows = [
+        {"target": target, "site": site, "verdict": verdict, "reason": "made up"}
+        for target, verdict in verdicts.items()
+        for site in ("site-0", "site-1", "all sites")
+    ]
+    results["audit_extras"] = {"verdicts": rows}
+    return results
+
+
+def test_what_cannot_be_told_is_no_pass(results):
+    text = conclusion(judged(results, student="cannot tell", fedavg="leakage found", teacher="leakage found"))
+    assert text == (
+        "Leakage of membership was found, at one site at least, in: FedAvg model. "
+        "The audit cannot tell, which is no pass, for: FedKR student."
+    )
+
+
+def test_a_target_passes_only_where_every_site_and_all_together_pass(results):
+    judged(results, student="no leakage found", fedavg="no leakage found")
+    assert "could have found it in: FedKR student and FedAvg model" in conclusion(results)
+    results["audit_extras"]["verdicts"][0]["verdict"] = "leakage found"
+    results["audit_extras"]["verdicts"][3]["verdict"] = "cannot tell"
+    text = conclusion(results)
+    assert "at one site at least, in: FedKR student" in text
+    assert "no pass, for: FedAvg model" in text
+
+
+def test_what_never_leaves_a_site_is_in_no_conclusion(results):
+    assert "teacher" not in conclusion(judged(results, student="cannot tell", teacher="leakage found"))
+
+
+def test_without_an_audit_there_is_no_evidence(results):
+    results["audit"] = []
+    assert conclusion(results).startswith("Nothing was attacked")
+    assert "What the attacks found" not in render_statement(results)
+
+
+def test_each_line_has_the_figure_over_all_sites_and_that_of_the_most_exposed(results):
+    student = next(line for line in findings(results) if line.target == "student")
+    assert student.shown["site"] == "all sites" and student.worst["site"] in ("site-0", "site-1")
+    assert student.adversary == "outsider" and sum(student.sites.values()) == 2
+
+
+def test_it_lists_what_left_the_sites(results):
+    assert left_the_sites(results) == [
+        "Synthetic images with soft labels: 40 from each of 1 site, 40 in all. They cannot be called back: whoever "
+        "holds them can attack them at any later time.",
+        "Model weights, round by round, for FedAvg.",
+        "Images per class and split: told by 2 of 2 sites.",
+        "In this simulation alone, all private images in one place, as a reference.",
+        "No differential privacy: no proof bounds what attacks other than those below could learn.",
+    ]
+
+
+@pytest.mark.parametrize(
+    "said", ["it does not say that the outputs", "28/2024", "whether a patient", "Holm", "canaries"]
+)
+def test_it_says_what_it_is_and_what_was_not_tested(results, said):
+    assert said in re.sub(r"\s+", " ", render_statement(results))
+
+
+def test_names_from_data_are_escaped(results):
+    results["study"]["data"]["name"] = "<script>alert(1)</script>"
+    assert "<script>" not in render_statement(results)
