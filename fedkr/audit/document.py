@@ -23,6 +23,7 @@ from fedkr.audit.statistics.epsilon import one_run_bound
 from fedkr.audit.statistics.membership import ENDS, ROC_POINTS, resolvable, tpr_name
 from fedkr.audit.targets import RELEASE, adversary_of, headline_key, row_key, row_names
 from fedkr.config import AuditConfig
+from fedkr.config.reading import brief
 from fedkr.errors import UserError
 from fedkr.strict_json import (
     Count,
@@ -236,7 +237,7 @@ def check_comparison(pairs: Sequence[Pair], site: str, document: Document) -> No
         check_strict(object_of("comparison", lists), document)
         for pair, row in zip(pairs, document["paired"], strict=True):
             if not pair.names(site).items() <= row.items() or row["low"] > row["high"]:
-                raise UserError(f"{row} is not the comparison of {pair.names(site)}")
+                raise UserError(f"{brief(row)} is not the comparison of {pair.names(site)}")
     except UserError as error:
         raise UserError(f"comparison at {site}: {error}; is the site's fedkr of the same version?") from None
 

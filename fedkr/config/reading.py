@@ -13,6 +13,8 @@ from fedkr.errors import UserError
 T = TypeVar("T")
 # What an error repeats of a value that it refuses.
 LONGEST_QUOTE = 120
+# Beyond it, float64 does not hold every whole number.
+LARGEST_INT = 2**53
 
 
 def read_dataclass(kind: type[T], values: Any, where: str) -> T:
@@ -75,7 +77,6 @@ def _read_value(hint: Any, value: Any, where: str) -> Any:
 
 
 def _as_float(value: int, where: str) -> float:
-    try:
-        return float(value)
-    except OverflowError:
-        raise UserError(f"{where}: a whole number of {value.bit_length()} bits is too large") from None
+    if abs(value) > LARGEST_INT:
+        raise UserError(f"{where}: a whole number of {value.bit_length()} bits is too large")
+    return float(value)

@@ -5,15 +5,15 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from fedkr.config.reading import brief
+from fedkr.config.reading import LARGEST_INT, brief
 from fedkr.errors import UserError
 
 LONGEST_STUDY = 1_000_000
 LONGEST_TEXT = 4096
 LONGEST_LIST = 1000
 DEEPEST = 8
-# Beyond these, float64 does not hold every whole number, and float32 hardly any number.
-LARGEST_INT, LARGEST_FLOAT = 2**53, 1e38
+# Beyond it, float32 holds hardly any number.
+LARGEST_FLOAT = 1e38
 
 
 def check_sizes(value: Any, where: str = "", depth: int = 0) -> None:

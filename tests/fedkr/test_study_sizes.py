@@ -39,6 +39,8 @@ def with_value(path: str, value: Any) -> str:
         ("teacher.width", 10**6),
         ("teacher.lr", math.inf),
         ("teacher.mixup", math.inf),
+        # A whole number for a float, which would be another one.
+        ("student.weight_decay", 2**53 + 1),
         ("student.batch", 10**9),
         ("generator.steps", 10**9),
         ("generator.checkpoints", 10**6),

@@ -16,6 +16,7 @@ import fedkr
 from fedkr import wire
 from fedkr.audit.document import AuditQuestion, Pair, audit_extras, check_comparison
 from fedkr.config import AuditConfig
+from fedkr.errors import UserError
 from fedkr.release import ROW_SUM_TOLERANCE
 from server.audit import with_summaries
 from server.releases import Releases
@@ -344,6 +345,14 @@ def test_what_is_read_as_a_comparison_is_one(rng):
     check = partial(check_comparison, [PAIR], SITE)
     accepted, document = read_bounded("comparison", read_document, wire.COMPARISON, check, content)
     assert not accepted or is_comparison(document, PAIR)
+
+
+def test_a_long_name_in_a_comparison_is_refused_in_a_short_line():
+    document = comparison()
+    document["paired"][0]["site"] = "s" * 10_000
+    with pytest.raises(UserError, match="is not the comparison of") as refused:
+        check_comparison([PAIR], SITE, document)
+    assert len(str(refused.value)) < 1000
 
 
 def test_the_answers_that_these_tests_start_from_are_read_and_allowed(coordinator, releases, release_of):

@@ -144,9 +144,10 @@ def test_a_study_that_may_run_is_within_the_sites_bounds_and_names_no_module(rng
     if accepted:
         values, study = json.loads(written), parse_study(written)
         assert is_study(values) and not list(named_modules(study)) and "." not in study.data.name
+        strategies = values.get("strategy", {}).get("options", {})
         for option, most in BOUNDED.items():
             group, name = option.split(".")
-            rows = [values.get(group, {}), *(values["strategy"]["options"].values() if group == "strategy" else [])]
+            rows = [values.get(group, {}), *(strategies.values() if group == "strategy" else [])]
             for value in [row[name] for row in rows if name in row]:
                 assert max(value if isinstance(value, list) else [value], default=0) <= most
         assert not study.audit.coins and study.recycle.refuse_collapsed
