@@ -1,4 +1,8 @@
-"""What an answer counts as in the ledger: which model's figures leave, on whose images, and how many images leave."""
+"""What an answer counts as in the ledger: which model's figures leave, on whose images, and how many images leave.
+
+All of it is known before the images are read. That they cannot be read, split or prepared for a study is an answer as
+well, and has its place in the budget like any other.
+"""
 
 from __future__ import annotations
 
@@ -9,18 +13,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from flwr.app import ArrayRecord, Context, Message, RecordDict
+from flwr.app import ArrayRecord, Message, RecordDict
 
 from fedkr import wire
 from fedkr.audit.targets import PERSONAL, RELEASE
 from fedkr.config import Study, parse_study
+from fedkr.data.registry import file_digest
 from fedkr.errors import UserError
-from sites.audit import SiteAudit
+from sites.audit import kept_others
 from sites.ledger import Budget, Entry, Ledger
 from sites.naming import digest, model_name, own_name, personal_name, shared_names
-from sites.personal import kept_model
 from sites.studies import study_digest
-from sites.workspace import Site, SiteFile, open_site
+from sites.workspace import SiteFile, stages_at, study_at
 
 # Studies that nobody approved by their digest share one budget: a server can make any number of them.
 UNAPPROVED = "any"
@@ -41,28 +45,28 @@ class Account:
     """What one request costs a hospital's budget.
 
     Args:
-        site: opened for the request's study.
+        file: the site's own.
         message_type: what is asked.
         request: the question, as it came in.
         scope: whose budget it is of: the study's digest, or :data:`UNAPPROVED`.
     """
 
-    def __init__(self, site: Site, message_type: str, request: wire.Request, scope: str) -> None:
-        self.site = site
-        self.ledger, self.budget = Ledger(site.records), budget_of(site)
+    def __init__(self, file: SiteFile, message_type: str, request: wire.Request, scope: str) -> None:
+        self.file, self.study = file, study_at(file, parse_study(request.study))
+        self.ledger, self.budget = Ledger(Path(file.records)), budget_of(file, self.study)
         asked = str(request.settings.get("split", "test")) if message_type == wire.EVALUATE else ""
         split = SPLITS.get(message_type, asked)
         self.entry = Entry(
-            study=study_digest(site.study),
+            study=study_digest(self.study),
             scope=scope,
             message=message_type,
-            model=_asked_about(site, message_type, request, split),
+            model=self._asked_about(message_type, request, split),
             split=split,
         )
 
-    def check(self) -> None:
-        """Raise :class:`~sites.policy.PolicyError` where the budget has no room, before any work is done."""
-        self.ledger.check(self.entry, self.budget)
+    def begin(self) -> None:
+        """Take the question's place in the budget; raise :class:`~sites.policy.PolicyError` where there is none."""
+        self.ledger.begin(self.entry, self.budget)
 
     def settle(self, content: RecordDict) -> None:
         """Write an answer into the ledger; raise :class:`UserError` where it may not leave."""
@@ -71,6 +75,41 @@ class Account:
     def fail(self) -> None:
         """Write down that the answer is a failure, which costs as much as one with figures."""
         self.ledger.write(dataclasses.replace(self.entry, failed=True), self.budget)
+
+    def _asked_about(self, message_type: str, request: wire.Request, split: str) -> str:
+        """Return the digest of a question: a model, and all that its answer depends on.
+
+        Another study, split or set of references asks something else of it, and so does whoever asks again after the
+        site's images changed: answers before and after show what changed.
+        """
+        study = study_digest(self.study)
+        images = file_digest(self.file.data)
+        if message_type in OF_IMAGES:
+            # No model's figures leave, but whether work on private images ended well, and what they are like.
+            sent = [own_name(self.study, message_type), request.settings, shared_names(request)]
+            return digest([*sent, images])
+        attacked = wire.read_target(request)[1] if message_type == wire.AUDIT else None
+        others = kept_others(stages_at(Path(self.file.workspace)), self.study) if attacked else None
+        name = self._model(message_type, request, attacked)
+        return digest([name, study, others and others.digest(), split, attacked, images])
+
+    def _model(self, message_type: str, request: wire.Request, attacked: str | None) -> str:
+        """Return the digest of the model that a message is about; ``attacked`` is the kind of an audit's target."""
+        if message_type in (wire.PERSONALISE, wire.FINETUNE):
+            return personal_name(self.study, request)
+        if request.weights is not None and message_type not in OWN_KINDS:
+            return model_name(self.study, request.weights)
+        kind = OWN_KINDS.get(message_type, attacked)
+        if kind == PERSONAL:
+            return digest([own_name(self.study, kind), wire.read_target(request)[0], self._personal()])
+        if kind is None:
+            raise UserError(f"{message_type}: the request holds no model")
+        return own_name(self.study, kind)
+
+    def _personal(self) -> list[str]:
+        """Return what this study's personalised models were made of so far: the last of them are what is kept."""
+        made = (entry for entry in self.ledger.entries() if entry.study == study_digest(self.study))
+        return sorted({entry.model for entry in made if entry.message in (wire.PERSONALISE, wire.FINETUNE)})
 
 
 @contextlib.contextmanager
@@ -86,23 +125,21 @@ def failures_counted(account: Account | None) -> Iterator[None]:
         raise
 
 
-def open_account(message: Message, context: Context, file: SiteFile) -> Account:
-    """Return what the answer to a message will cost; raise :class:`UserError` where the budget has no room for it."""
+def open_account(message: Message, file: SiteFile) -> Account:
+    """Return what an answer will cost, already paid for; raise :class:`UserError` where the budget has no room."""
     request = wire.read_request(message)
-    study = parse_study(request.study)
     approved = file.studies.all_approved(Path(file.records))
-    site = open_site(context.node_config, study)
-    account = Account(site, message.metadata.message_type, request, study_digest(study) if approved else UNAPPROVED)
-    account.check()
+    scope = study_digest(parse_study(request.study)) if approved else UNAPPROVED
+    account = Account(file, message.metadata.message_type, request, scope)
+    account.begin()
     return account
 
 
-def budget_of(site: Site) -> Budget:
+def budget_of(file: SiteFile, study: Study) -> Budget:
     """Return how many models' figures may leave, those that the study can produce, and images, within the policy's."""
-    most = site.policy.max_models
-    return Budget(
-        min(most, producible(site.study, "weights" in site.policy.allow)), most, images=site.policy.max_images
-    )
+    policy = file.policy
+    known = producible(study, "weights" in policy.allow)
+    return Budget(min(policy.max_models, known), policy.max_models, images=policy.max_images)
 
 
 def producible(study: Study, weights: bool) -> int:
@@ -118,33 +155,6 @@ def producible(study: Study, weights: bool) -> int:
         searched = len(own["lrs"]) * len(own["local_epochs"]) * own["search_rounds"]
         models += searched + own["rounds"] + 2 if weights else 1
     return len(ASKED_ON) * models
-
-
-def _asked_about(site: Site, message_type: str, request: wire.Request, split: str) -> str:
-    """Return the digest of a question: a model, and all that its answer depends on.
-
-    Another study, split or set of references asks something else of it, and so does whoever asks again after the site's
-    images changed: answers before and after show what changed.
-    """
-    if message_type in OF_IMAGES:
-        # No model's figures leave, but whether work on private images came to its end, and what they are like.
-        return digest([own_name(site.study, message_type), request.settings, shared_names(request)])
-    kind = OWN_KINDS.get(message_type)
-    attacked = wire.read_target(request)[1] if message_type == wire.AUDIT else None
-    if request.weights is None and attacked is not None:
-        kind = attacked
-    if message_type in (wire.PERSONALISE, wire.FINETUNE):
-        name = personal_name(site.study, request)
-    elif kind == PERSONAL:
-        name = str(kept_model(site, wire.read_target(request)[0]).info["name"])
-    elif kind is not None:
-        name = own_name(site.study, kind)
-    elif request.weights is not None:
-        name = model_name(site.study, request.weights)
-    else:
-        raise UserError(f"{message_type}: the request holds no model")
-    others = SiteAudit(site).others if message_type == wire.AUDIT else None
-    return digest([name, study_digest(site.study), others and others.digest(), split, attacked, site.data_digest])
 
 
 def _of_content(content: RecordDict) -> dict[str, Any]:

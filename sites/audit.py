@@ -28,13 +28,14 @@ from fedkr.audit.statistics.paired import paired_difference
 from fedkr.audit.subject import Subject
 from fedkr.audit.targets import OF_ONE_SITE, RELEASE, row_key
 from fedkr.audit.verdict import NEEDS_PIPELINE
+from fedkr.config import Study
 from fedkr.data import ImageSet, content_digest
 from fedkr.data.images import joined
 from fedkr.errors import UserError
 from fedkr.learning.prediction import predict_logits
 from fedkr.release import Release, ReleasedSets
 from fedkr.seeds import derive_seed, numpy_rng
-from fedkr.stages import Artifact, read_artifact, write_artifact
+from fedkr.stages import Artifact, StageStore, read_artifact, write_artifact
 from sites.coarse import finite
 from sites.findings import public_config
 from sites.workspace import Site
@@ -58,17 +59,12 @@ class SiteAudit:
 
     def keep_others(self, others: ReleasedSets | None) -> None:
         """Keep the other sites' releases for the references of pooled models; None forgets earlier ones."""
-        write_artifact(self._others_path, Artifact() if others is None else others.as_artifact())
+        write_artifact(_others_path(self.stages, self.study), Artifact() if others is None else others.as_artifact())
 
     @cached_property
     def others(self) -> ReleasedSets | None:
         """The other sites' releases, None where the server sent none."""
-        kept = read_artifact(self._others_path) if self._others_path.exists() else Artifact()
-        return ReleasedSets.from_artifact(kept) if kept.tensors else None
-
-    @property
-    def _others_path(self) -> Path:
-        return self.stages.path("others", {"study": self.study.identity()})
+        return kept_others(self.stages, self.study)
 
     def train_references(self, kind: str) -> list[ReferenceSignals]:
         """Return what the reference models for a kind of target answer, training those that are not there yet."""
@@ -246,3 +242,14 @@ class SiteAudit:
     def _halves(self, kind: str, count: int) -> Bools:
         rng = numpy_rng(self.study.seed, self.site.name, "references", kind)
         return balanced_membership(count, len(self.candidates), rng)
+
+
+def kept_others(stages: StageStore, study: Study) -> ReleasedSets | None:
+    """Return the other sites' releases that a site keeps for a study's references, None where it was sent none."""
+    path = _others_path(stages, study)
+    kept = read_artifact(path) if path.exists() else Artifact()
+    return ReleasedSets.from_artifact(kept) if kept.tensors else None
+
+
+def _others_path(stages: StageStore, study: Study) -> Path:
+    return stages.path("others", {"study": study.identity()})

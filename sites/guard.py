@@ -51,19 +51,22 @@ def _guarded(message: Message, context: Context, call_next: ClientAppCallable) -
     _, file = permit(context.node_config, message_type, study)
 
     def work() -> tuple[Message, dict[str, tuple[int, ...]], Check | None, Account | None]:
-        # Read before the handler runs, which could change the request in place.
-        weights, answers = weight_shapes(message.content), answer_check(message, context)
-        account = None if file is None else open_account(message, context, file)
+        # What is refused up to here is refused by rule, for what the message and the site's own records say. From here
+        # on an answer of any kind could depend on an image, and counts.
+        account = None if file is None else open_account(message, file)
         with failures_counted(account):
+            if file is not None:
+                keep_split(file)
+            # Read before the handler runs, which could change the request in place.
+            weights, answers = weight_shapes(message.content), answer_check(message, context)
             return call_next(message, context), weights, answers, account
 
     if file is None:
         reply, weights, answers, account = work()
     else:
         check_settings(message_type, wire.settings_of(message), parse_study(study))
-        keep_split(file)
-        rules = file.studies
-        reply, weights, answers, account = within_limits(work, Path(file.workspace), rules.hours, rules.gigabytes)
+        rules, folders = file.studies, [Path(file.workspace), Path(file.records)]
+        reply, weights, answers, account = within_limits(work, folders, rules.hours, rules.gigabytes)
     with failures_counted(account):
         if reply.has_error():
             raise PolicyError("the handler answered with an error of its own, whose text may not leave")
@@ -75,7 +78,7 @@ def _guarded(message: Message, context: Context, call_next: ClientAppCallable) -
             )
         check_reply(policy, message_type, reply.content, weights, answers)
         if account is not None:
-            check_promises(account.site, message_type, reply.content)
+            check_promises(open_site(context.node_config, parse_study(study)), message_type, reply.content)
             account.settle(reply.content)
     # A new message: only the checked content leaves, not what a handler wrote into the metadata.
     return Message(reply.content, reply_to=message)

@@ -1,9 +1,8 @@
 """The ledger: one line for each answer that left a site, kept beside the site file whatever becomes of the workspace.
 
-That work on private images failed is an answer, too: whoever chooses what fails could ask by it.
-
-A line is written, and on the disk, before its answer leaves. So a process that dies in between counts an answer too
-many, never one too few.
+That work on private images failed is an answer, too: whoever chooses what fails could ask by it. So a question that is
+new has its place in the budget before any image is read, and its answer's line is on the disk before that leaves. A
+process that dies in between counts an answer too many, never one too few.
 """
 
 from __future__ import annotations
@@ -41,6 +40,7 @@ class Entry:
         images: how many those are.
         guesses: how many coins an audit guessed.
         failed: no figure left, only that the work failed or that its result may not leave.
+        begun: the work began; the line counts as long as none of its answer stands below, as a failure.
         epsilon: of what differential privacy the answer has, None where it has none.
         when: seconds since 1970.
     """
@@ -54,6 +54,7 @@ class Entry:
     images: int = 0
     guesses: int = 0
     failed: bool = False
+    begun: bool = False
     epsilon: float | None = None
     when: float = dataclasses.field(default=0.0, compare=False)
 
@@ -77,15 +78,26 @@ class Ledger:
         self.path = records / LEDGER_FILE
 
     def entries(self) -> list[Entry]:
-        """Return all answers, oldest first; raise :class:`UserError` when the file cannot be read."""
+        """Return all answers, and what began without one, oldest first; raise :class:`UserError` for an unread file."""
         if not self.path.exists():
             return []
         with self._locked() as handle:
-            return _read(handle)
+            lines = _read(handle)
+        answered = {_question(entry) for entry in lines if not entry.begun}
+        return [entry for entry in lines if not entry.begun or _question(entry) not in answered]
 
-    def check(self, entry: Entry, budget: Budget) -> None:
-        """Raise :class:`~sites.policy.PolicyError` for an answer on one model more than the budget has."""
-        _check_models(self.entries(), entry, budget)
+    def begin(self, entry: Entry, budget: Budget) -> None:
+        """Give a question that is new its place in the budget, before any work on it.
+
+        Raises:
+            PolicyError: the budget is spent.
+            UserError: the ledger cannot be written, so that no work may begin.
+        """
+        with self._locked() as handle:
+            before = _read(handle)
+            _check_models(before, entry, budget)
+            if _question(entry) not in map(_question, before):
+                _append(handle, dataclasses.replace(entry, begun=True, failed=True))
 
     def write(self, entry: Entry, budget: Budget) -> None:
         """Check an answer and add it, in one step for all processes; it may leave once this returns.
@@ -98,10 +110,7 @@ class Ledger:
             before = _read(handle)
             _check_models(before, entry, budget)
             _check_images(before, entry, budget)
-            line = json.dumps(dataclasses.asdict(entry) | {"when": time.time()})
-            handle.write(_newline_if_torn(handle) + line.encode() + b"\n")
-            handle.flush()
-            os.fsync(handle.fileno())
+            _append(handle, entry)
 
     @contextmanager
     def _locked(self) -> Iterator[IO[bytes]]:
@@ -126,6 +135,17 @@ def _entry(line: bytes) -> Entry | None:
         return Entry(**json.loads(line))
     except (ValueError, TypeError):
         return None
+
+
+def _append(handle: IO[bytes], entry: Entry) -> None:
+    line = json.dumps(dataclasses.asdict(entry) | {"when": time.time()})
+    handle.write(_newline_if_torn(handle) + line.encode() + b"\n")
+    handle.flush()
+    os.fsync(handle.fileno())
+
+
+def _question(entry: Entry) -> tuple[str, str, str]:
+    return entry.study, entry.scope, entry.model
 
 
 def _newline_if_torn(handle: IO[bytes]) -> bytes:

@@ -7,7 +7,7 @@ import ctypes
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -25,15 +25,15 @@ class _Stop(BaseException):
     """What ends the work from outside; nothing that handles mistakes of the work itself catches it."""
 
 
-def within_limits(work: Callable[[], T], workspace: Path, hours: float, gigabytes: float) -> T:
-    """Return what ``work`` does; end it once it takes longer, or the workspace holds more, than is allowed.
+def within_limits(work: Callable[[], T], folders: Sequence[Path], hours: float, gigabytes: float) -> T:
+    """Return what ``work`` does; end it once it takes longer, or ``folders`` together hold more, than is allowed.
 
     The work ends between two steps of Python: a call into other code, such as one matrix product, comes to its end.
 
     Raises:
         LimitError: a limit was passed, before the work or during it.
     """
-    watch = _Watch(workspace, hours, gigabytes)
+    watch = _Watch(folders, hours, gigabytes)
     watch.check_disk()
     watcher = threading.Thread(target=watch.run, args=(threading.get_ident(),), daemon=True)
     # All in one function: between a context manager and its block the exception could come where nothing catches it.
@@ -51,19 +51,19 @@ def within_limits(work: Callable[[], T], workspace: Path, hours: float, gigabyte
 
 
 class _Watch:
-    """Looks at the clock and the workspace until the work is over, and stops it once."""
+    """Looks at the clock and the folders until the work is over, and stops it once."""
 
-    def __init__(self, workspace: Path, hours: float, gigabytes: float) -> None:
-        self.workspace, self.hours, self.gigabytes = workspace, hours, gigabytes
+    def __init__(self, folders: Sequence[Path], hours: float, gigabytes: float) -> None:
+        self.folders, self.hours, self.gigabytes = folders, hours, gigabytes
         self.until = time.monotonic() + hours * 3600
         self.over, self.reason = threading.Event(), ""
 
     def check_disk(self) -> None:
-        """Raise :class:`LimitError` when the workspace holds too much."""
-        if folder_bytes(self.workspace) > self.gigabytes * 1e9:
+        """Raise :class:`LimitError` when the folders hold too much."""
+        if bytes_of(self.folders) > self.gigabytes * 1e9:
             raise LimitError(
-                f"{self.workspace}: holds more than studies.gigabytes={self.gigabytes:g}; delete stages of earlier "
-                "studies, or raise the limit in the site file"
+                f"{', '.join(map(str, self.folders))}: holds more than studies.gigabytes={self.gigabytes:g}; delete "
+                "stages of earlier studies from the workspace, or raise the limit in the site file"
             )
 
     def run(self, thread: int) -> None:
@@ -78,6 +78,12 @@ class _Watch:
             if self.reason:
                 ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), ctypes.py_object(_Stop))
                 return
+
+
+def bytes_of(folders: Sequence[Path]) -> int:
+    """Return the bytes of all files in some folders; one that lies in another counts once."""
+    whole = {folder.resolve() for folder in folders}
+    return sum(folder_bytes(folder) for folder in whole if not whole & {*folder.parents})
 
 
 def folder_bytes(folder: Path) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import logging
 import re
 import time
 from collections.abc import Iterator
@@ -19,8 +20,12 @@ from fedkr.errors import UserError
 from sites.contestants import searches
 from sites.records import read_records
 
+logger = logging.getLogger(__name__)
+
 APPROVED_FILE = "approved.json"
-ASKED_FILE = "asked.json"
+# Studies that were refused, by their digests: so many at most, so that no coordinator fills the disk or makes another's
+# go. A study of the largest lists that fedkr takes has fewer bytes.
+ASKED_FOLDER, MOST_ASKED, LARGEST_ASKED = "asked", 32, 1_000_000
 # Generators that are mixed have theirs below it.
 GENERATOR = "generator.options"
 DIGEST = re.compile("[0-9a-f]{64}")
@@ -72,7 +77,7 @@ class StudyRules:
             that are not named keep their place in :data:`BOUNDS`.
         modules: dotted names of modules that a study may name.
         hours: after so long the work for a message ends.
-        gigabytes: most that the workspace may hold.
+        gigabytes: most that workspace and records may hold.
     """
 
     approved: list[str] = field(default_factory=list)
@@ -193,13 +198,28 @@ def study_digest(study: Study) -> str:
     return hashlib.sha256(json.dumps(options, sort_keys=True).encode()).hexdigest()
 
 
+def asked_file(records: Path, study: Study) -> Path:
+    """Return where a study that was refused lies, for the engineer to read and to approve."""
+    return records / ASKED_FOLDER / f"{study_digest(study)}.json"
+
+
 def keep_asked(records: Path, study: Study) -> None:
-    """Keep the study that was refused last, for the engineer to read and to approve."""
-    write_atomic(records / ASKED_FILE, study.to_json().encode())
+    """Keep a study that was refused, for the engineer to read and to approve.
+
+    Where :data:`MOST_ASKED` are kept the others stay, and this one is not kept until some are approved or removed.
+    """
+    path, content = asked_file(records, study), study.to_json().encode()
+    if path.exists() or len(content) > LARGEST_ASKED:
+        return
+    if len(list(path.parent.glob("*.json"))) >= MOST_ASKED:
+        logger.warning("%s: holds %d refused studies; remove some to see others", path.parent, MOST_ASKED)
+        return
+    write_atomic(path, content)
 
 
 def approve(records: Path, study: Study) -> str:
     """Write a study's digest to the approved ones; return it."""
     digest, path = study_digest(study), records / APPROVED_FILE
     write_json(path, read_records(path) | {digest: time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())})
+    asked_file(records, study).unlink(missing_ok=True)
     return digest

@@ -180,15 +180,26 @@ def _partition(study_json: str) -> list[Any]:
 @lru_cache(maxsize=8)
 def _open_hospital(site_file: str, study_json: str, contents: str) -> Site:
     """Open a hospital; ``contents`` is only there to tell an edited site file, or other images, from those before."""
-    site, study = read_site_file(Path(site_file)), parse_study(study_json)
-    study = dataclasses.replace(study, device=site.device, threads=site.threads)
-    if not site.policy.exact_counts:
-        # Which classes are left out must not answer a server that asks with one least count after the other.
-        study = dataclasses.replace(study, recycle=dataclasses.replace(study.recycle, min_class_count=1))
+    site = read_site_file(Path(site_file))
+    study = study_at(site, parse_study(study_json))
     source = load_source(site.data)
     data = site.split.prepare(source.pool, study, site.name, site.policy.min_class_count)
     folders = _Folders(Path(site.workspace), Path(site.records))
     return _open(site.name, data, source, site.policy, folders, study)
+
+
+def study_at(site: SiteFile, study: Study) -> Study:
+    """Return a study as a hospital runs it: on its own device, and with its policy's own least count of a class."""
+    study = dataclasses.replace(study, device=site.device, threads=site.threads)
+    if site.policy.exact_counts:
+        return study
+    # Which classes are left out must not answer a server that asks with one least count after the other.
+    return dataclasses.replace(study, recycle=dataclasses.replace(study.recycle, min_class_count=1))
+
+
+def stages_at(workspace: Path) -> StageStore:
+    """Return the stages in a site's workspace."""
+    return StageStore(workspace / "stages")
 
 
 class _Folders(NamedTuple):
@@ -203,5 +214,5 @@ def _open(name: str, data: SiteData, source: Source, policy: Policy, folders: _F
     runtime = Runtime.choose(study.device, study.precision, study.threads)
     job = site_job(study, name, runtime, FileProgress(folder))
     terms = release_terms(policy, source)
-    pipeline = SitePipeline(name, data, study, StageStore(folder / "stages"), job, terms)
+    pipeline = SitePipeline(name, data, study, stages_at(folder), job, terms)
     return Site(name, data, source.test, policy, pipeline, study, folders.records)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import hashlib
 import importlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from fedkr.config import DataConfig, check_values, one_of, read_dataclass
 from fedkr.data.images import ImageSet, content_digest
@@ -62,13 +65,44 @@ def load_source(config: DataConfig) -> Source:
     return _load_once(json.dumps(dataclasses.asdict(config), sort_keys=True), file_stamp(config))
 
 
-def file_stamp(config: DataConfig) -> tuple[int, ...]:
-    """Return what changes when the dataset's file is replaced; empty where there is no file (yet)."""
-    try:
-        found = Path(config.path).stat()
-    except OSError:
-        return ()
-    return found.st_ino, found.st_size, found.st_mtime_ns
+def file_stamp(config: DataConfig) -> tuple[Any, ...]:
+    """Return what changes when the dataset's file, or one of a folder's, is replaced; empty where there is none."""
+    stamps = []
+    for path in _files(config.path):
+        with contextlib.suppress(OSError):
+            found = path.stat()
+            stamps.append((str(path), found.st_ino, found.st_size, found.st_mtime_ns))
+    return tuple(stamps)
+
+
+def file_digest(config: DataConfig) -> str:
+    """Return 64 hex digits of the bytes of the dataset's file or folder, whether they are images or not.
+
+    A file that cannot be read counts by its name alone. Where ``config`` names no path there is nothing to read: then
+    the digest says nothing of the images.
+    """
+    return _digest_once(config.path, file_stamp(config))
+
+
+@lru_cache(maxsize=4)
+def _digest_once(path: str, stamp: tuple[Any, ...]) -> str:
+    """Read all files; ``stamp`` is only there to tell them from those before."""
+    whole = hashlib.sha256()
+    for file in _files(path):
+        content = hashlib.sha256()
+        with contextlib.suppress(OSError), file.open("rb") as handle:
+            content = hashlib.file_digest(handle, "sha256")
+        whole.update(f"{file.relative_to(path)}\0{content.hexdigest()}\0".encode(errors="surrogateescape"))
+    return whole.hexdigest()
+
+
+def _files(path: str) -> list[Path]:
+    # An empty path would be the folder that the process happens to be in.
+    if not path:
+        return []
+    root = Path(path)
+    inner = [file for depth in ("*", "*/*") for file in sorted(root.glob(depth))] if root.is_dir() else [root]
+    return [file for file in inner if file.is_file()]
 
 
 def set_apart_test(everything: ImageSet, fraction: float, where: str) -> Source:
@@ -90,7 +124,7 @@ def set_apart_test(everything: ImageSet, fraction: float, where: str) -> Source:
 
 
 @lru_cache(maxsize=2)
-def _load_once(config_json: str, stamp: tuple[int, ...]) -> Source:
+def _load_once(config_json: str, stamp: tuple[Any, ...]) -> Source:
     config = read_dataclass(DataConfig, json.loads(config_json), "data")
     check_values(config, "data")
     source = find_loader(config.name)(config)

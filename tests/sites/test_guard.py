@@ -111,6 +111,43 @@ def test_work_that_fails_is_in_the_ledger_and_spends_the_budget_as_figures_do(as
     assert not Ledger(tmp_path / "site-records").entries()[-1].failed
 
 
+def too_many_canaries(seed=0):
+    """A study that no site of the fixture's size can be opened for."""
+    study = tiny_study()
+    study.seed, study.audit.canaries, study.audit.canary_kinds = seed, 100, ["noise"]
+    return wire.request_content(study.to_json())
+
+
+@pytest.mark.parametrize("message_type", [wire.DESCRIBE, wire.LOCAL])
+def test_a_failure_while_a_site_opens_its_images_is_in_the_ledger_and_its_budget(ask, message_type, tmp_path):
+    assert forbidden(ask(answer, message_type, too_many_canaries(), max_models=1), "UserError")
+    (entry,) = Ledger(tmp_path / "site-records").entries()
+    assert (entry.message, entry.failed) == (message_type, True)
+    assert forbidden(ask(answer, message_type, too_many_canaries(), max_models=1), "UserError"), (
+        "asked again for nothing"
+    )
+    (tmp_path / "images.npz").write_bytes(b"other images, which cannot be read")
+    assert forbidden(ask(answer, message_type, too_many_canaries(), max_models=1)), "the budget is spent before"
+    assert forbidden(ask(answer, message_type, too_many_canaries(seed=1), max_models=1))
+
+
+def test_a_failure_of_what_an_answer_is_checked_by_is_counted(ask, tmp_path):
+    request = wire.request_content(tiny_study().to_json(), target="teacher")
+    (tmp_path / "images.npz").write_bytes(b"no images")
+    assert forbidden(ask(answer, wire.AUDIT, request), "UserError")
+    assert [entry.failed for entry in Ledger(tmp_path / "site-records").entries()] == [True]
+
+
+def test_images_that_were_split_otherwise_before_are_counted(ask, release_content, tmp_path):
+    assert not ask(answering(release_content())).has_error()
+    path = tmp_path / "site-records" / "split.json"
+    path.write_text(path.read_text().replace('"seed": 0', '"seed": 1'))
+    assert forbidden(
+        ask(answering(release_content()), request=wire.request_content(Study(seed=1).to_json())), "UserError"
+    )
+    assert [entry.failed for entry in Ledger(tmp_path / "site-records").entries()] == [False, True]
+
+
 def test_no_number_of_studies_gets_the_blind_baseline_or_a_card_for_nothing(ask):
     def compared(seed):
         blind = {"blind": [{"site": "st-mary", "auc": 0.5, "p_value": 0.5}], "paired": []}

@@ -35,7 +35,7 @@ def test_the_same_model_asked_again_costs_nothing_and_one_more_than_the_budget_i
     for model in ("a", "b", "c", "a", "b", "c"):
         ledger.write(about(model), ROOM)
     with pytest.raises(PolicyError, match=r"3 models left for this study, which can have 3"):
-        ledger.check(about("d"), ROOM)
+        ledger.begin(about("d"), ROOM)
     with pytest.raises(PolicyError):
         ledger.write(about("d"), ROOM)
     ledger.write(about("d", study="t"), ROOM)
@@ -48,6 +48,17 @@ def test_an_answer_without_a_models_figures_needs_no_room(ledger):
     for _ in range(9):
         ledger.write(Entry("s", "any", "query.describe"), Budget(1, 1))
     assert len(ledger.entries()) == 9
+
+
+def test_work_that_begins_has_its_place_in_the_budget_and_counts_as_failed_until_it_is_answered(ledger):
+    ledger.begin(about("a"), Budget(1, 1))
+    with pytest.raises(PolicyError, match="1 models left"):
+        ledger.begin(about("b"), Budget(1, 1))
+    assert [(entry.model, entry.failed) for entry in ledger.entries()] == [("a", True)], "its process may be dead"
+    ledger.write(about("a"), Budget(1, 1))
+    ledger.begin(about("a"), Budget(1, 1))
+    assert ledger.entries() == [about("a")]
+    assert len(ledger.path.read_text().splitlines()) == 2
 
 
 def test_a_line_that_a_dying_process_tore_hides_no_other(ledger):

@@ -12,7 +12,7 @@ from flwr.app import Context, Message, Metadata, RecordDict
 from fedkr import wire
 from sites.app import app
 from sites.guard import REFUSED, guard, keep_at_site
-from sites.limits import LimitError, folder_bytes, within_limits
+from sites.limits import LimitError, bytes_of, folder_bytes, within_limits
 
 FOREVER = 60.0
 
@@ -87,6 +87,23 @@ def test_a_workspace_that_is_full_takes_no_work(ask, stopped, tmp_path):
     assert "studies.gigabytes=2e-06" in reason(tmp_path)
 
 
+def test_the_records_count_as_well_and_a_folder_within_another_once(ask, stopped, tmp_path):
+    (tmp_path / "site-records").mkdir()
+    (tmp_path / "site-records" / "ledger.jsonl").write_bytes(bytes(3000))
+    edited(tmp_path / "site.yaml", studies={"gigabytes": 2e-6})
+    assert ask(lambda *_: None).error.reason == REFUSED
+    assert stopped == ["LimitError"]
+    assert "site-records: holds more than studies.gigabytes=2e-06" in reason(tmp_path)
+    assert bytes_of([tmp_path, tmp_path / "site-records", tmp_path / "none"]) == folder_bytes(tmp_path)
+
+
+def test_a_full_disk_is_told_before_data_are_opened_and_fills_no_ledger(ask, tmp_path):
+    (tmp_path / "work").mkdir(exist_ok=True)
+    (tmp_path / "work" / "stage").write_bytes(bytes(3000))
+    edited(tmp_path / "site.yaml", studies={"gigabytes": 2e-6})
+    assert ask(lambda *_: None).has_error() and not (tmp_path / "site-records" / "ledger.jsonl").exists()
+
+
 def test_work_that_fills_the_workspace_ends(tmp_path, monkeypatch):
     monkeypatch.setattr("sites.limits.POLL_SECONDS", 0.05)
 
@@ -96,20 +113,20 @@ def test_work_that_fills_the_workspace_ends(tmp_path, monkeypatch):
         busy(FOREVER)
 
     with pytest.raises(LimitError, match="holds more than"):
-        within_limits(fill, tmp_path, 1.0, 2e-6)
+        within_limits(fill, [tmp_path], 1.0, 2e-6)
     assert folder_bytes(tmp_path) == 3000
 
 
 def test_work_within_its_limits_is_returned_and_its_own_errors_pass(tmp_path):
-    assert within_limits(lambda: busy(0.1) or 3, tmp_path, 1.0, 1.0) == 3
+    assert within_limits(lambda: busy(0.1) or 3, [tmp_path], 1.0, 1.0) == 3
     with pytest.raises(ZeroDivisionError):
-        within_limits(lambda: 1 / 0, tmp_path, 1.0, 1.0)
+        within_limits(lambda: 1 / 0, [tmp_path], 1.0, 1.0)
 
 
 def test_work_that_ends_when_its_time_does_is_returned_or_ended_and_nothing_comes_afterwards(tmp_path):
     for _ in range(300):
         try:
-            assert within_limits(lambda: busy(0.003) or 3, tmp_path, 0.003 / 3600, 1.0) == 3
+            assert within_limits(lambda: busy(0.003) or 3, [tmp_path], 0.003 / 3600, 1.0) == 3
         except LimitError as error:
             assert "studies.hours" in str(error)
     busy(0.1)

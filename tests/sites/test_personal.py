@@ -22,7 +22,7 @@ from sites.handlers import HANDLERS
 from sites.naming import personal_name
 from sites.policy import PolicyError, check_reply
 from sites.promises import check_promises
-from sites.workspace import open_site
+from sites.workspace import open_site, read_site_file
 
 EXACT = {"exact_counts": True}
 TOLD = {"how": "val", "judged": 80, "own": 0.5, "candidates": []}
@@ -224,13 +224,13 @@ def test_the_studys_own_contestants_may_ask_and_those_of_a_named_module_may(stud
     check_settings(wire.PERSONALISE, {"contestant": "mine"}, study)
 
 
-def test_each_other_offer_and_each_other_model_is_one_model_more_of_the_budget(site, study):
+def test_each_other_offer_and_each_other_model_is_one_model_more_of_the_budget(hospital, study):
     requests = [offer(study, {"b": sets(1)}), offer(study, {"b": sets(2)}), offer(study, {"c": sets(1)})]
     requests += [tuning(study), tuning(study, "other"), tuning(study, contestant="mine")]
     assert len({personal_name(study, request) for request in requests}) == len(requests)
     assert personal_name(study, offer(study, {"b": sets(1)})) == personal_name(study, requests[0])
     entries = {
-        Account(site(), kind, request, "any").entry
+        Account(read_site_file(hospital()), kind, request, "any").entry
         for kind, request in [
             (wire.PERSONALISE, requests[0]),
             (wire.PERSONALISE, requests[1]),

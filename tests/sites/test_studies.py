@@ -10,12 +10,12 @@ import yaml
 from flwr.app import Context, Message, Metadata, RecordDict
 
 from fedkr import wire
-from fedkr.config import Study
+from fedkr.config import Study, parse_study
 from fedkr.errors import UserError
 from server.composition import compose_study
 from sites.app import app
 from sites.approval import approve_study
-from sites.studies import BOUNDS, StudyRules, study_digest
+from sites.studies import BOUNDS, StudyRules, asked_file, keep_asked, study_digest
 from sites.workspace import read_site_file
 
 IMPORTED = "imported.by.a.study"
@@ -124,10 +124,31 @@ def test_only_what_was_shown_is_approved_whatever_the_file_holds_by_then(site_fi
 def test_an_approved_study_may_pass_the_bounds(ask, site_file, study, tmp_path):
     study.recycle.ratio = 100.0
     assert ask(study)
-    # The study that was refused last is kept for the engineer.
-    lines = approve_study(tmp_path / "site-records" / "asked.json", site_file(), study_digest(study))
+    # A study that was refused is kept for the engineer.
+    lines = approve_study(asked_file(tmp_path / "site-records", study), site_file(), study_digest(study))
     assert any(line.startswith("warning: recycle.ratio=100") for line in lines)
     assert ask(study) == ""
+
+
+def test_each_refused_study_is_kept_by_its_digest_until_it_is_approved_and_none_displaces_another(
+    ask, site_file, study, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("sites.studies.MOST_ASKED", 2)
+    records = tmp_path / "site-records"
+    asked = [changed(study, "recycle.ratio", 100.0 + number) for number in range(3)]
+    for each in [*asked, *asked]:
+        assert ask(each)
+    assert [asked_file(records, each).exists() for each in asked] == [True, True, False]
+    assert parse_study(asked_file(records, asked[0]).read_text()) == asked[0]
+    approve_study(asked_file(records, asked[0]), site_file(), study_digest(asked[0]))
+    assert ask(asked[2])
+    assert [asked_file(records, each).exists() for each in asked] == [False, True, True]
+
+
+def test_a_refused_study_that_is_too_large_is_not_kept(study, tmp_path, monkeypatch):
+    monkeypatch.setattr("sites.studies.LARGEST_ASKED", len(study.to_json()) - 1)
+    keep_asked(tmp_path, study)
+    assert not asked_file(tmp_path, study).exists()
 
 
 def test_a_digest_is_of_all_options_but_where_the_study_runs_and_how_long_it_waits(study):
