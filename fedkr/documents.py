@@ -111,7 +111,7 @@ DOCUMENTS: dict[str, type[Strict]] = {
             "allow": list_of(Text, LONGEST_LIST),
             "recipients": Text,
             "threads": Count,
-            "data": Annotated[str, Field(pattern="^[0-9a-f]{16}$")],
+            "data": Annotated[str, Field(pattern="^[0-9a-f]{64}$")],
         },
     ),
     # What the sets of a message are, in their order: one site's come one after the other.

@@ -1,4 +1,4 @@
-"""Names for values: the digest that stage files and run folders are told apart by."""
+"""Names for values: whole digests, so that nobody can make two values that one name stands for."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ if TYPE_CHECKING:  # the command line starts without NumPy
 
 
 def fingerprint(value: Any) -> str:
-    """Return 10 hex digits that name a JSON-able value."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:10]
+    """Return 64 hex digits that name a JSON-able value."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def array_digest(arrays: Iterable[NDArray[Any]]) -> str:
-    """Return 16 hex digits that name arrays: their values, shapes and dtypes, in their order."""
+    """Return 64 hex digits that name arrays: their values, shapes and dtypes, in their order."""
     digest = hashlib.sha256()
     for array in arrays:
         digest.update(repr((array.shape, array.dtype.str)).encode() + array.tobytes())
-    return digest.hexdigest()[:16]
+    return digest.hexdigest()

@@ -29,7 +29,7 @@ def import_named(option: str, name: str, *needed: str, remedy: str = "add it") -
 
 
 def module_digest(module: ModuleType) -> str:
-    """Return 10 hex digits of a module's source; of a package, of all the source in it."""
+    """Return 64 hex digits of a module's source; of a package, of all the source in it."""
     path = Path(str(inspect.getsourcefile(module)))
     files = sorted(path.parent.rglob("*.py")) if hasattr(module, "__path__") else [path]
     return fingerprint([file.read_text() for file in files])

@@ -30,12 +30,14 @@ LONGEST_REASON = 200
 HOUSE = Path(__file__).parents[1]
 # Of this code, what computes no stage; of the libraries, those whose versions change numbers.
 COMPUTES_NOTHING = ("benchmarks", "report", "cli.py", "progress.py")
+# Of a digest, in a file's name: 128 bits, which nobody makes meet, and room for the longest names of sites and targets.
+NAME_DIGITS = 32
 LIBRARIES = ("torch", "torchvision", "diffusers", "numpy", "scipy", "scikit-learn", "flwr")
 
 
 @lru_cache
 def code_version(house: Path = HOUSE) -> str:
-    """Return 16 hex digits of the code that computes stages: the source of all three floors, and library versions.
+    """Return 64 hex digits of the code that computes stages: the source of all three floors, and library versions.
 
     Nobody has to bump it: any change of a source file does, but for those of pages, timing and commands. So a
     workspace never answers with what older code made; it computes again.
@@ -47,7 +49,7 @@ def code_version(house: Path = HOUSE) -> str:
                 digest.update(f"{path.relative_to(house)}\0".encode() + path.read_bytes())
     versions = package_versions()
     digest.update(json.dumps([(name, versions.get(name)) for name in LIBRARIES]).encode())
-    return digest.hexdigest()[:16]
+    return digest.hexdigest()
 
 
 @dataclass
@@ -99,7 +101,8 @@ class StageStore:
 
     def path(self, stage: str, depends: Mapping[str, Any]) -> Path:
         """Return the file of a stage: its name and a digest of all that it depends on, the code's version included."""
-        return self.folder / f"{stage}-{fingerprint({'code': code_version(), **depends})}.safetensors"
+        digest = fingerprint({"code": code_version(), **depends})
+        return self.folder / f"{stage}-{digest[:NAME_DIGITS]}.safetensors"
 
     def run(self, stage: str, depends: Mapping[str, Any], compute: Callable[[], Artifact]) -> Artifact:
         """Return the stage's artifact, computing it only when its file is not there yet."""

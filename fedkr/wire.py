@@ -372,7 +372,7 @@ def read_seconds(metrics: Mapping[str, Any]) -> float:
 
 
 def weights_digest(weights: Mapping[str, Tensor] | None) -> str:
-    """Return 10 hex digits that name a model's weights, or an empty string for no model."""
+    """Return 64 hex digits that name a model's weights, or an empty string for no model."""
     if weights is None:
         return ""
     return fingerprint({name: array_digest([tensor.detach().cpu().numpy()]) for name, tensor in weights.items()})

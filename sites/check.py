@@ -109,7 +109,7 @@ def may_leave(file: SiteFile) -> list[str]:
 
 
 def _card(site: Site) -> dict[str, Any]:
-    return site_card(site) | {"data": "16 hex digits, keyed by a secret of this site, that change when its images do"}
+    return site_card(site) | {"data": "64 hex digits, keyed by a secret of this site, that change when its images do"}
 
 
 def _workspace_problem(folder: Path) -> list[str]:

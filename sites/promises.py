@@ -42,7 +42,7 @@ def check_promises(site: Site, message_type: str, content: RecordDict) -> None:
 def _check_card(site: Site, card: dict[str, Any]) -> None:
     known = site_card(site)
     for name in card.keys() | known.keys():
-        # The digest of the images is 16 hex digits, keyed by the site's secret.
+        # The digest of the images is 64 hex digits, keyed by the site's secret.
         if name != "data" and card.get(name) != known.get(name):
             raise PolicyError(f"card: {name}={card.get(name)!r} is not this site's")
 

@@ -78,14 +78,14 @@ class Site:
 
     @cached_property
     def data_digest(self) -> str:
-        """16 hex digits that tell the server when this site's images are others than before, and nothing else of them.
+        """64 hex digits that tell the server when this site's images are others than before, and nothing else of them.
 
         Keyed by a secret that stays at the site: who guesses at images cannot try the guess.
         """
         data = self.data
         splits = [data.train, data.val, data.test, data.holdout, self.global_test]
         content = "".join(content_digest(split) for split in splits).encode()
-        return keyed(self.records, content).hex()[:16]
+        return keyed(self.records, content).hex()
 
     @property
     def most_images(self) -> int:

@@ -291,8 +291,11 @@ class Study:
         return values
 
     def folder_name(self) -> str:
-        """Return the name of the run's folder: readable, and different for studies with different numbers."""
-        return f"{self.data.name.split('.')[-1]}-{self.partition.kind}-seed{self.seed}-{self.identity()}"
+        """Return the name of the run's folder: readable, and all but surely another for studies with other numbers.
+
+        What lies in the folder goes by the whole identity.
+        """
+        return f"{self.data.name.split('.')[-1]}-{self.partition.kind}-seed{self.seed}-{self.identity()[:10]}"
 
     def run_folder(self, prefix: str = "") -> Path:
         """Return the absolute run folder: the one named, else one in ``out`` that is named after the study."""
@@ -300,7 +303,7 @@ class Study:
         return folder.expanduser().absolute()
 
     def identity(self) -> str:
-        """Return 10 hex digits of all that the numbers depend on (not the backend, folders or deadlines).
+        """Return 64 hex digits of all that the numbers depend on (not the backend, folders or deadlines).
 
         Images are known by their content, where ``data_digest`` names it; else by the file that they come from.
         """

@@ -166,11 +166,11 @@ def joined(parts: Sequence[ImageSet]) -> ImageSet:
 
 
 def content_digest(data: ImageSet) -> str:
-    """Return a digest of images, labels, classes and groups, so that a stage is never reused for other data."""
+    """Return 64 hex digits of images, labels, classes and groups, so that a stage is never reused for other data."""
     digest = hashlib.sha256(repr((data.images.shape, data.classes)).encode())
     for array in (data.images, data.labels, *(() if data.groups is None else (data.groups,))):
         digest.update(np.ascontiguousarray(array).tobytes())
-    return digest.hexdigest()[:16]
+    return digest.hexdigest()
 
 
 def image_digests(images: NDArray[np.uint8]) -> list[bytes]:

@@ -47,7 +47,7 @@ def test_every_answer_is_kept_with_its_bytes_in_the_sites_order(federation, ask_
 def test_a_site_whose_images_changed_is_asked_again_and_the_others_are_not(federation, ask_all):
     grid, coordinator = federation({wire.LOCAL: figures})
     ask_all(coordinator)
-    coordinator.members["site-1"].card["data"] = "0123456789abcdef"
+    coordinator.members["site-1"].card["data"] = "0123456789abcdef" * 4
     grid.asked.clear()
     ask_all(coordinator)
     assert grid.asked == [(wire.LOCAL, "site-1")]

@@ -77,7 +77,7 @@ def is_card(card):
                 and all(map(whole, counts))
                 for split, counts in card.get("counts", {}).items()
             ),
-            "data" not in card or (len(card["data"]) == 16 and {*card["data"]} <= {*"0123456789abcdef"}),
+            "data" not in card or (len(card["data"]) == 64 and {*card["data"]} <= {*"0123456789abcdef"}),
         ]
     )
 
@@ -191,7 +191,7 @@ def is_comparison(document, pair):
 # What an honest site answers.
 
 CARD = {"site": SITE, "version": fedkr.__version__, "classes": CLASSES, "size": 8, "channels": 1, "threads": 1}
-CARD |= {"allow": ["metrics", "release", "weights"], "recipients": "server", "data": "0123456789abcdef"}
+CARD |= {"allow": ["metrics", "release", "weights"], "recipients": "server", "data": "0123456789abcdef" * 4}
 CARD |= {"counts": {split: [5, 6, 7] for split in ("train", "val", "test", "holdout")}}
 UTILITY = {"accuracy": 0.5, "balanced_accuracy": 0.5, "auc": 0.5, "loss": 1.0, "confusion": [1, 0, 0, 1], "count": 2}
 ROUND = {"num-examples": 4, "val-correct": 1.0, "val-loss": 1.0, "val-count": 2, "diverged": 0, "seconds": 3.0}

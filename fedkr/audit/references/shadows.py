@@ -28,7 +28,7 @@ from fedkr.recycle import SitePipeline
 from fedkr.recycle.distill import distill_student
 from fedkr.recycle.pipeline import site_job
 from fedkr.release import ReleasedSets
-from fedkr.stages import Artifact, StageStore, model_tensors
+from fedkr.stages import NAME_DIGITS, Artifact, StageStore, model_tensors
 
 
 class ShadowPipeline(SitePipeline):
@@ -78,7 +78,7 @@ class PipelineShadows:
 
     def release(self, m: int) -> ReleasedSets:
         """Return what shadow ``m`` releases; its teacher and generator are removed from the disk afterwards."""
-        folder = self.target.stages.folder / f"shadow-{m}-{fingerprint(self._key(m))}"
+        folder = self.target.stages.folder / f"shadow-{m}-{fingerprint(self._key(m))[:NAME_DIGITS]}"
 
         def compute() -> Artifact:
             releases = self._pipeline(m, StageStore(folder)).releases(self.max_images)
