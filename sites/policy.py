@@ -77,7 +77,8 @@ class Policy:
         exact_counts: whether exact class counts may leave.
         recipients: ``server`` or ``federation`` (other sites as well).
         near_copies: what becomes of drawn images that are near-copies of any of the site's own: ``redraw`` draws them
-            again and leaves out what stays one, ``refuse`` stops the release then, ``allow`` looks for none.
+            again until none is left, and stops the release after 64 redraws or 4 times its images; ``refuse`` stops it
+            after 4 redraws; ``allow`` looks for none.
         label_digits: decimals of soft labels that leave, 0 for the first choice alone; from 5 on, all that there are.
         label_classes: how many classes of a soft label keep mass; 0 for all.
         min_evaluated: a figure of a model on fewer images leaves for nobody.

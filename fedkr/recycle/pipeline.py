@@ -258,7 +258,7 @@ class SitePipeline:
         (slices, count), drawer = self.slices(max_images), self.drawer("regenerate")
         rng = numpy_rng(*self.job.seed, "labels", round_number)
         asked = np.concatenate([drawer.classes(count, rng) for _ in range(slices)])
-        (images, soft), counted = self.terms.draw(drawer, asked, slices, round_number)
+        (images, soft), counted = self.terms.draw(drawer, asked, round_number)
         found = self.stages.path("near-copies", self._release_key(round_number, max_images))
         write_artifact(found, Artifact({}, vars(counted)))
         manifest = self._manifest() | {"round": round_number, "slices": slices, "count": len(images)}

@@ -15,18 +15,19 @@ from fedkr.release import SoftSet
 
 # From so many decimals on, float16 rounds more than they do.
 EXACT = 5
-# A generator that has nothing but copies must not keep a site drawing for ever.
-COPY_REDRAWS = 4
-STILL_COPIES = f"are near-copies of real ones after {COPY_REDRAWS} redraws: nothing is released"
-REMEDY = "train the generator with fewer steps or on more images"
+# A generator that has nothing but copies must not keep a site drawing for ever: so many redraws at most, and so many
+# times the release's images.
+MOST_REDRAWS, MOST_TIMES = 64, 4
+# Where a policy refuses what a few redraws do not clean.
+FEW_REDRAWS = 4
 
 
 @dataclass
 class Counted:
-    """What the search for near-copies came to: images drawn again, and images that were left out in the end."""
+    """What the search for near-copies came to: how many images were drawn again, in how many redraws."""
 
     redrawn: int = 0
-    dropped: int = 0
+    redraws: int = 0
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,8 @@ class Terms:
         classes: how many classes of a soft label keep mass; 0 for all.
         withheld: classes that get no mass at all, by index.
         is_copy: tells near-copies among uint8 images ``[N, H, W, C]``; None where nobody looks for them.
-        refuse_copies: whether near-copies that are left after all redraws stop the release; else they are left out.
+        refuse_copies: whether near-copies that are left after ``FEW_REDRAWS`` stop the release; else it takes
+            ``MOST_REDRAWS``, or ``MOST_TIMES`` as many images drawn again as the release has.
         names: what tells these terms from others in a stage's key.
     """
 
@@ -66,30 +68,36 @@ class Terms:
         rows /= rows.sum(axis=1, keepdims=True)
         return rows if self.digits >= EXACT else _rounded(rows, self.digits)
 
-    def draw(self, drawer: Drawer, asked: NDArray[np.int64], slices: int, *seed: object) -> tuple[SoftSet, Counted]:
-        """Draw an image for each of ``asked``, ``slices`` equal parts in a row, without near-copies of real images.
+    def draw(self, drawer: Drawer, asked: NDArray[np.int64], *seed: object) -> tuple[SoftSet, Counted]:
+        """Draw an image for each of ``asked``, none of them a near-copy of a real image.
 
-        What is left of a part after ``COPY_REDRAWS`` draws is without them, and every part as long as the shortest.
+        As many images leave as were asked for, or none: a shorter release would tell its receiver how many were copies,
+        and of which classes.
 
         Raises:
-            UserError: near-copies that are left where these terms refuse the release, or a part of nothing else.
+            UserError: near-copies that are left after all redraws.
         """
         drawn, counted = drawer.draw(asked, *seed), Counted()
         if self.is_copy is None:
             return drawn, counted
         copies = np.flatnonzero(self.is_copy(drawn.images))
-        for attempt in range(COPY_REDRAWS):
-            if not len(copies):
-                return drawn, counted
-            counted.redrawn += len(copies)
-            fresh = drawer.draw(asked[copies], *seed, "copies", attempt)
+        while len(copies) and self._goes_on(counted, len(asked)):
+            fresh = drawer.draw(asked[copies], *seed, "copies", counted.redraws)
+            counted = Counted(counted.redrawn + len(copies), counted.redraws + 1)
             drawn.images[copies], drawn.soft_labels[copies] = fresh
             copies = copies[self.is_copy(fresh.images)]
-        if len(copies) and self.refuse_copies:
-            raise UserError(f"{len(copies)} of {len(asked)} images {STILL_COPIES} (near_copies: refuse); {REMEDY}")
-        kept = _equal_parts(len(asked), slices, copies)
-        counted.dropped = len(asked) - len(kept)
-        return SoftSet(drawn.images[kept], drawn.soft_labels[kept]), counted
+        if len(copies):
+            policy = "refuse" if self.refuse_copies else "redraw"
+            raise UserError(
+                f"{len(copies)} of {len(asked)} images are near-copies of real ones after {counted.redraws} redraws: "
+                f"nothing is released (near_copies: {policy}); train the generator with fewer steps or on more images"
+            )
+        return drawn, counted
+
+    def _goes_on(self, counted: Counted, count: int) -> bool:
+        if self.refuse_copies:
+            return counted.redraws < FEW_REDRAWS
+        return counted.redraws < MOST_REDRAWS and counted.redrawn < MOST_TIMES * count
 
 
 # A simulation's: everything leaves as it is.
@@ -103,12 +111,3 @@ def _rounded(rows: NDArray[np.float64], digits: int) -> NDArray[np.float64]:
     missing = np.rint(scale - whole.sum(axis=1, keepdims=True))
     order = np.argsort(np.argsort(whole - rows * scale, axis=1, kind="stable"), axis=1, kind="stable")
     return (whole + (order < missing)) / scale
-
-
-def _equal_parts(count: int, slices: int, dropped: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return which of ``count`` images are kept; raise :class:`UserError` where a part has none left."""
-    parts = [np.setdiff1d(part, dropped) for part in np.split(np.arange(count), slices)]
-    size = min(map(len, parts))
-    if not size:
-        raise UserError(f"{len(dropped)} of {count} images {STILL_COPIES}; {REMEDY}")
-    return np.concatenate([part[:size] for part in parts])

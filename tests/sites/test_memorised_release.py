@@ -93,6 +93,8 @@ def test_copies_among_other_images_are_drawn_again_and_none_leaves(ward, study, 
     release = wire.read_release(train_release(site, ROUND))
     assert not set(image_digests(release.images)) & set(image_digests(real.images))
     assert site.pipeline.near_copies(1, site.most_images).redrawn > len(release) / 4
+    slices, count = site.pipeline.slices(site.most_images)
+    assert len(release) == slices * count, "as many as agreed, whatever was drawn again"
 
 
 def test_a_policy_of_refuse_stops_a_release_that_redraws_do_not_clean(ward, study, copying):

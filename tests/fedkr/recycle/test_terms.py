@@ -1,4 +1,4 @@
-"""What a site's policy makes of a release: near-copies drawn again or left out, labels of few digits and classes."""
+"""What a site's policy makes of a release: near-copies drawn again, labels of few digits and classes."""
 
 import dataclasses
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fedkr.errors import UserError
-from fedkr.recycle.terms import COPY_REDRAWS, NO_TERMS, Terms
+from fedkr.recycle.terms import FEW_REDRAWS, MOST_REDRAWS, MOST_TIMES, NO_TERMS, Terms
 from fedkr.release import SoftSet
 
 
@@ -37,38 +37,44 @@ def numbers(drawn):
 
 def test_what_is_no_near_copy_stays_and_nothing_is_drawn_again():
     drawer = Drawing([11, 12, 13, 14])
-    drawn, counted = TERMS.draw(drawer, ASKED, 2, 1)
+    drawn, counted = TERMS.draw(drawer, ASKED, 1)
     assert numbers(drawn) == [11, 12, 13, 14] and len(drawer.calls) == 1
-    assert (counted.redrawn, counted.dropped) == (0, 0)
+    assert (counted.redrawn, counted.redraws) == (0, 0)
 
 
 def test_near_copies_are_drawn_again_for_the_same_classes_and_counted():
     drawer = Drawing([11, 2, 13, 4], [3, 15], [16])
-    drawn, counted = TERMS.draw(drawer, ASKED, 2, 1)
+    drawn, counted = TERMS.draw(drawer, ASKED, 1)
     assert numbers(drawn) == [11, 16, 13, 15]
     assert [call[0] for call in drawer.calls] == [[0, 1, 0, 1], [1, 1], [1]]
     assert drawn.soft_labels.argmax(1).tolist() == ASKED.tolist()
-    assert (counted.redrawn, counted.dropped) == (3, 0)
+    assert (counted.redrawn, counted.redraws) == (3, 2)
 
 
-def test_what_stays_a_near_copy_is_left_out_and_slices_stay_equal():
-    drawer = Drawing([11, 2, 13, 14], [2])
-    drawn, counted = TERMS.draw(drawer, ASKED, 2, 1)
-    assert numbers(drawn) == [11, 13]
-    assert len(drawer.calls) == 1 + COPY_REDRAWS
-    assert (counted.redrawn, counted.dropped) == (COPY_REDRAWS, 2)
+@pytest.mark.parametrize("copies", range(1, 4))
+def test_as_many_images_leave_as_were_asked_for_however_many_were_copies(copies):
+    first = [1] * copies + [12] * (4 - copies)
+    drawn, counted = TERMS.draw(Drawing(first, *[first[:copies]] * (FEW_REDRAWS + 1), [15] * copies), ASKED, 1)
+    assert len(drawn.images) == len(drawn.soft_labels) == 4 and not is_private(drawn.images).any()
+    assert counted.redraws == FEW_REDRAWS + 2
 
 
-def test_a_slice_of_near_copies_alone_stops_the_release():
-    with pytest.raises(UserError, match="2 of 4 images are near-copies of real ones after 4 redraws: nothing is"):
-        TERMS.draw(Drawing([1, 2, 13, 14], [3, 4]), ASKED, 2, 1)
+def test_copies_that_no_redraw_replaces_stop_the_release_within_a_bound():
+    drawer = Drawing([1, 2, 13, 14], [3, 4])
+    with pytest.raises(UserError, match="2 of 4 images are near-copies of real ones after 8 redraws: nothing is rel"):
+        TERMS.draw(drawer, ASKED, 1)
+    assert sum(len(call[0]) for call in drawer.calls[1:]) == MOST_TIMES * 4
+    drawer, many = Drawing([1, *[99] * 99], [2]), np.zeros(100, int)
+    with pytest.raises(UserError, match="1 of 100 images"):
+        TERMS.draw(drawer, many, 1)
+    assert len(drawer.calls) == 1 + MOST_REDRAWS
 
 
 def test_a_policy_that_refuses_stops_a_release_with_one_near_copy_left():
     terms = dataclasses.replace(TERMS, refuse_copies=True)
     with pytest.raises(UserError, match=r"1 of 4 images .*near_copies: refuse"):
-        terms.draw(Drawing([11, 2, 13, 14], [2]), ASKED, 2, 1)
-    assert numbers(terms.draw(Drawing([11, 2, 13, 14], [12]), ASKED, 2, 1)[0]) == [11, 12, 13, 14]
+        terms.draw(Drawing([11, 2, 13, 14], [2]), ASKED, 1)
+    assert numbers(terms.draw(Drawing([11, 2, 13, 14], [12]), ASKED, 1)[0]) == [11, 12, 13, 14]
 
 
 def soft(rows=200, classes=7, seed=0):
