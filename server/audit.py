@@ -19,7 +19,7 @@ from fedkr import wire
 from fedkr.audit.document import AuditQuestion, Document, Pair, audit_extras, check_comparison, keyed
 from fedkr.audit.statistics.blind import holm_reject
 from fedkr.audit.statistics.pooling import pooled_rows, worst_site
-from fedkr.audit.targets import RELEASE, headline_key
+from fedkr.audit.targets import CONTROL, PLANTED_CONTROL, RELEASE, headline_key
 from fedkr.audit.verdict import RELEASE_STUDENT, Blind, site_verdicts
 from fedkr.disk import path_within
 from fedkr.fingerprint import fingerprint
@@ -54,8 +54,8 @@ class Auditable:
     releases: list[Mapping[str, Path]] = field(default_factory=list)
 
     def wanted(self, names: Iterable[str]) -> list[Target]:
-        """Return what ``audit.targets`` names, in its order: of what contestants left and what any release gives."""
-        kinds = (RELEASE, RELEASE_STUDENT) if self.releases else ()
+        """Return what ``audit.targets`` names, in its order: of what contestants left, any release gives, or a site makes."""
+        kinds = (CONTROL, *((RELEASE, RELEASE_STUDENT, PLANTED_CONTROL) if self.releases else ()))
         known = [*self.targets, *(Target(kind, kind, "") for kind in kinds)]
         return list({target.name: target for name in names for target in known if target.is_called(name)}.values())
 
@@ -128,7 +128,7 @@ class ServerAudit:
             return dict.fromkeys(self.sites, target.model.tensors)
         if target.by_site:
             return {site: model.tensors for site, model in target.by_site.items() if site in self.sites}
-        if target.kind not in (RELEASE, RELEASE_STUDENT):
+        if target.kind not in (RELEASE, RELEASE_STUDENT, PLANTED_CONTROL):
             return dict.fromkeys(self.sites)
         released = dict.fromkeys(site for files in self.found.releases for site in files if site in self.sites)
         return {site: self._site_student(site) if target.kind == RELEASE_STUDENT else None for site in released}

@@ -16,7 +16,7 @@ from typing import Any
 from flwr.app import ArrayRecord, Message, RecordDict
 
 from fedkr import wire
-from fedkr.audit.targets import PERSONAL, RELEASE
+from fedkr.audit.targets import CONTROLS, PERSONAL, RELEASE
 from fedkr.config import Study, parse_study
 from fedkr.data.registry import file_digest
 from fedkr.errors import UserError
@@ -148,7 +148,7 @@ def producible(study: Study, weights: bool) -> int:
     Where no weights leave, a contestant ends with one model that all share. Where they do, it has one a round, in the
     search for each of its settings, and the site's own update of the chosen round.
     """
-    strategy, models = study.strategy, OWN_MODELS
+    strategy, models = study.strategy, OWN_MODELS + len({*CONTROLS} & {*study.audit.targets})
     for name in strategy.compare:
         own = {option: getattr(strategy, option) for option in ("rounds", "search_rounds", "lrs", "local_epochs")}
         own |= {option: value for option, value in strategy.options.get(name, {}).items() if option in own}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from fedkr.audit.attacks.observed import Bools
 from fedkr.audit.attacks.queries import Queries
 from fedkr.audit.attacks.with_references import ReferenceModels, ReferenceSignals, reference_signals
 from fedkr.audit.challenge import candidates, site_challenge, site_population
+from fedkr.audit.control import train_control, train_planted
 from fedkr.audit.copies import ReleaseCopies, check_copies
 from fedkr.audit.document import Pair
 from fedkr.audit.findings import AuditReport, Row
@@ -26,7 +27,7 @@ from fedkr.audit.run import audit_model, audit_release
 from fedkr.audit.statistics.blind import blind_baseline
 from fedkr.audit.statistics.paired import paired_difference
 from fedkr.audit.subject import Subject
-from fedkr.audit.targets import OF_ONE_SITE, RELEASE, row_key
+from fedkr.audit.targets import CONTROL, OF_ONE_SITE, RELEASE, row_key
 from fedkr.audit.verdict import NEEDS_PIPELINE
 from fedkr.config import Study
 from fedkr.data import ImageSet, content_digest
@@ -35,7 +36,7 @@ from fedkr.errors import UserError
 from fedkr.learning.prediction import predict_logits
 from fedkr.release import Release, ReleasedSets
 from fedkr.seeds import derive_seed, numpy_rng
-from fedkr.stages import Artifact, StageStore, read_artifact, write_artifact
+from fedkr.stages import Artifact, StageStore, model_tensors, read_artifact, write_artifact
 from sites.coarse import finite
 from sites.findings import public_config
 from sites.workspace import Site
@@ -76,6 +77,17 @@ class SiteAudit:
         if self.config.pipeline_references and kind in NEEDS_PIPELINE:
             found.append(self._pipeline(others))
         return found
+
+    def control(self, kind: str) -> Artifact:
+        """Return a positive control of the site's own (:mod:`fedkr.audit.control`), training it if it is not there."""
+        members, student, job = self.challenge.members, self.study.student, self.pipeline.job.seeded(kind)
+        key = self.pipeline.key("teacher", "generator", "recycle") | {"members": content_digest(members)}
+        if kind == CONTROL:
+            return self.stages.run(kind, key, lambda: Artifact(model_tensors(train_control(student, members, job))))
+        released = ReleasedSets.of_releases(self.releases())
+        key |= {"released": released.digest()}
+        train = partial(train_planted, student, released, members, job)
+        return self.stages.run(kind, key, lambda: Artifact(model_tensors(train())))
 
     def report(self, target: str, model: nn.Module, kind: str = "") -> AuditReport:
         """Attack a model (see :meth:`attack`); nothing is kept."""

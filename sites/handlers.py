@@ -16,7 +16,7 @@ from torch import Tensor, nn
 import fedkr
 from fedkr import wire
 from fedkr.audit.document import audit_document
-from fedkr.audit.targets import PERSONAL, RELEASE
+from fedkr.audit.targets import CONTROLS, PERSONAL, RELEASE
 from fedkr.config.reading import brief
 from fedkr.data.images import Shape
 from fedkr.errors import UserError
@@ -207,13 +207,15 @@ def compare(site: Site, request: wire.Request) -> RecordDict:
 
 
 def audited_model(site: Site, request: wire.Request, kind: str, target: str = "") -> nn.Module:
-    """Return the model under audit: the one received, else the site's own teacher, local or personalised model."""
+    """Return the model under audit: the one received, else one that the site has or makes itself."""
     if request.weights is not None:
         return received_model(site, request)
     if kind == "teacher":
         return site.pipeline.labeller().teacher
     if kind == "local":
         return own_model(site)
+    if kind in CONTROLS:
+        return _classifier(site, SiteAudit(site).control(kind).tensors)
     if kind == PERSONAL:
         return _classifier(site, kept_model(site, target).tensors)
     raise UserError(f"evaluate.audit: kind={kind!r} came without a model")

@@ -8,16 +8,18 @@ from fedkr.audit.attacks.with_references import KINDS
 from fedkr.config import REFERENCE_ATTACKS, RELEASE_ATTACKS
 
 RELEASE = "release"
+# Trained for the audit alone (fedkr.audit.control): without a pipeline, and by one.
+CONTROL, PLANTED_CONTROL = CONTROLS = ("control", "control-student")
 # What a site makes for itself of what others share; it stays there.
 PERSONAL = "personal"
 # Named beforehand: nearest neighbours in feature space find copies and near-copies alike, whatever the image's size.
 RELEASE_HEADLINE = "distance-features"
 # Kinds of what is trained on one site's images alone, directly or by its releases: so are their references.
-OF_ONE_SITE = frozenset({"teacher", "local", "site-student"})
+OF_ONE_SITE = frozenset({"teacher", "local", "site-student", *CONTROLS})
 # Everybody else sees the final model only.
 _ADVERSARIES = {
     **dict.fromkeys(("site-student", "update", RELEASE), "server"),
-    **dict.fromkeys(("teacher", "local", PERSONAL), "owner"),
+    **dict.fromkeys(("teacher", "local", PERSONAL, *CONTROLS), "owner"),
 }
 
 

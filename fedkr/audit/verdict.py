@@ -14,7 +14,7 @@ from typing import Any
 from fedkr.audit.claims import Claim, auc_claim, below_guessing, tpr_claim, upper_limit
 from fedkr.audit.statistics.blind import holm_reject
 from fedkr.audit.statistics.pooling import pooled_rows
-from fedkr.audit.targets import RELEASE
+from fedkr.audit.targets import CONTROL, PLANTED_CONTROL, RELEASE
 from fedkr.site_name import ALL_SITES
 
 NONE_FOUND, FOUND, UNCLEAR = VERDICTS = ("no leakage found", "leakage found", "cannot tell")
@@ -25,10 +25,16 @@ LEVEL = 0.05
 STRONGEST = "rmia"
 # Beside it, the first of these that was run.
 LIRA = ("lira-online", "lira-online-fixed", "lira-offline", "lira-offline-fixed")
-CONTROL = "teacher"
+# What is to be found, the strongest first: a teacher may have been stopped before it knew its images.
+TO_BE_FOUND = (CONTROL, "teacher")
+CONTROL_WORDS = {
+    CONTROL: "the classifier that was overfitted to the site's images",
+    PLANTED_CONTROL: "the student of a release with planted images",
+    "teacher": "the site's own teacher",
+}
 RELEASE_STUDENT = "site-student"
 # Kinds trained on releases: a direct reference never saw a generator, and would attack another kind of model.
-NEEDS_PIPELINE = frozenset({"student", RELEASE_STUDENT})
+NEEDS_PIPELINE = frozenset({"student", RELEASE_STUDENT, PLANTED_CONTROL})
 Row = Mapping[str, Any]
 
 
@@ -61,7 +67,7 @@ class Evidence:
             student of this site's releases.
         beside: further attacks, which a pass needs to show nothing.
         canaries: the headline attack on images that were planted, where some were.
-        control: the headline attack on the site's teacher, or None.
+        control: the headline attack on what it must find there, or None.
         void: whether the blind baseline told members from non-members.
         untested: whether it gave no answer; a difference between the two could then hide a leak.
     """
@@ -120,7 +126,9 @@ def site_verdicts(rows: Iterable[Row], blind: Blind | None = None, canaries: Ite
       :data:`LEVEL` over their number: neither AUC nor TPR at the lowest FPR that the non-members resolve, nor planted
       canaries, nor any other attack on a release;
     * members do not score significantly *lower* either: then the two sides differ by something else;
-    * RMIA detects the site's teacher, which knows its images, and the blind baseline was tested.
+    * RMIA detects the control, and the blind baseline was tested. The control is a classifier overfitted to the site's
+      images; for what was trained on releases, a student of a release with planted images; where a study audits
+      neither, the site's teacher.
 
     Everything else is ``cannot tell``. A release has no model: RMIA reaches it only through a student trained on that
     site's releases alone, and its own attacks are weak, so that a release passes only where both find nothing. The
@@ -170,10 +178,20 @@ def _evidence(
         [*named, *of_student],
         beside=[each for each in figures[place] if each not in named] if target == RELEASE else [],
         canaries=[_canary_claim(row) for row in planted],
-        control=next(iter(_named(figures.get((site, CONTROL), []))), None),
+        control=_control(site, target, figures),
         void=site in blind.void,
         untested=site in blind.untested,
     )
+
+
+def _control(site: str, target: str, figures: Mapping[tuple[str, str], list[Figures]]) -> Figures | None:
+    """Return the headline attack on the control that stands behind a target's verdict."""
+    kinds = {each.shown.get("kind", target) for each in figures[site, target]}
+    released = target == RELEASE or bool(kinds & NEEDS_PIPELINE)
+    for name in ((PLANTED_CONTROL,) if released else ()) + TO_BE_FOUND:
+        if found := _named(figures.get((site, name), [])):
+            return found[0]
+    return None
 
 
 def _named(found: Sequence[Figures]) -> list[Figures]:
@@ -275,17 +293,20 @@ def _hidden(found: Evidence) -> str:
 def _without_control(found: Evidence) -> str:
     control = found.control
     if control is None or control.shown["attack"] != STRONGEST:
-        return "nothing was found, but RMIA was not tried on the site's teacher, so its power here is unknown"
+        return "nothing was found, but RMIA was not tried on a control, so its power here is unknown"
     if auc_claim(control.shown, control.sites).p_value > LEVEL / 2:
-        return "nothing was found, but the same attack does not detect the site's own teacher either"
+        return f"nothing was found, but the same attack does not detect {CONTROL_WORDS[control.shown['target']]} either"
     return ""
 
 
 def _passed(found: Evidence) -> str:
     limits = [upper_limit(each.shown, 0.025 / len(found.named)) for each in found.named]
     claims = len(found.claims) + sum(len(each.claims) for each in found.beside)
-    control = found.control.attack if found.control else ""
     return (
         f"the AUCs end at {max(limits):.3f}, at most {LARGEST_PASS}, none of {claims} claims is significant, and the "
-        f"site's teacher is detected ({control})"
+        f"control is detected ({_of_control(found.control)})"
     )
+
+
+def _of_control(control: Figures | None) -> str:
+    return f"{CONTROL_WORDS[control.shown['target']]}, {control.attack}" if control else ""

@@ -31,9 +31,12 @@ REFERENCE_ATTACKS = ("lira-online", "lira-online-fixed", "lira-offline", "lira-o
 ATTACKS = THRESHOLD_ATTACKS + REFERENCE_ATTACKS
 RELEASE_ATTACKS = ("distance-pixels", "distance-features", "monte-carlo", "domias")
 # Kinds of what contestants leave: models that all see, those that stay at a site, then what the server alone sees: a
-# student of one site's releases, a site's last update, the released images. A single one of a kind goes by its own
-# name, such as fedavg or centralised.
-AUDIT_TARGETS = ("student", "weights", "oracle", "teacher", "local", "personal", "site-student", "update", "release")
+# student of one site's releases, a site's last update, the released images; last the controls (fedkr.audit.control),
+# which each site trains for the audit alone. A single one of a kind goes by its own name, such as fedavg.
+AUDIT_TARGETS = (
+    *("student", "weights", "oracle", "teacher", "local", "personal", "site-student", "update", "release"),
+    *("control", "control-student"),
+)
 # Each image needs two references that trained on it and two that did not, with masks of half the references.
 LEAST_REFERENCES = 4
 # True-positive rates at many false-positive rates would give single scores away.

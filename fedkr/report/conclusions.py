@@ -6,7 +6,7 @@ from statistics import fmean
 
 import scipy
 
-from fedkr.audit.verdict import CHANCE, VERDICTS
+from fedkr.audit.verdict import CHANCE, TO_BE_FOUND, VERDICTS
 from fedkr.report.audit_fields import AuditRow
 from fedkr.report.results import Results, StrategyResult
 from fedkr.report.selection import headline_rows, strategy_by_name, verdict_rows
@@ -129,17 +129,20 @@ def _places(sites: list[str]) -> str:
 
 
 def _power(rows: list[AuditRow]) -> str:
-    teachers = [row for row in rows if row["target"] == "teacher" and row.get("auc") is not None]
-    if not teachers:
+    known = [row for row in rows if row.get("auc") is not None]
+    target = next((name for name in TO_BE_FOUND if any(row["target"] == name for row in known)), None)
+    if target is None:
         return ""
-    detected = sum((row.get("auc_low") or 0.0) > CHANCE for row in teachers)
-    mean = decimal(fmean(row["auc"] or 0.0 for row in teachers), 2)
+    controls = [row for row in known if row["target"] == target]
+    detected = sum((row.get("auc_low") or 0.0) > CHANCE for row in controls)
+    mean = decimal(fmean(row["auc"] or 0.0 for row in controls), 2)
+    what = "teachers" if target == "teacher" else "overfitted classifiers"
     if detected == 0:
         return (
-            f"The same attack does not find the sites' own teachers either (mean AUC {mean}), "
+            f"The same attack does not find the sites' own {what} either (mean AUC {mean}), "
             "so it has little power here: read low figures as 'cannot tell'."
         )
     return (
-        f"As a control, the teachers, which never leave their sites, are detected at {detected} of "
-        f"{len(teachers)} sites (mean AUC {mean})."
+        f"As a control, the {what}, which never leave their sites, are detected at {detected} of "
+        f"{len(controls)} sites (mean AUC {mean})."
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fedkr.audit.targets import OF_ONE_SITE
+from fedkr.audit.verdict import CONTROL_WORDS
 from fedkr.config import ATTACKS, RELEASE_ATTACKS
 from fedkr.report.audit_fields import AuditRow
 from fedkr.report.results import Results
@@ -147,8 +148,9 @@ def _resolution(results: Results) -> str:
 def _controls(results: Results) -> dict[str, str]:
     extras = results.get("audit_extras", {})
     topics = {}
-    if any(row["target"] == "teacher" for row in results.get("audit", [])):
-        topics["Positive control"] = "Each site's teacher, which never leaves it: the same attack must find it."
+    attacked = {row["target"] for row in results.get("audit", [])}
+    if controls := [words for name, words in CONTROL_WORDS.items() if name in attacked]:
+        topics["Positive control"] = f"The same attack must find {listing(controls)}, which never leave their site."
     if blind := extras.get("blind"):
         topics["Negative control"] = f"A classifier that sees images and no model, at {len(blind)} sites."
     if canaries := extras.get("canaries"):

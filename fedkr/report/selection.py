@@ -9,14 +9,25 @@ from typing import Any, cast
 
 from fedkr.audit.statistics.membership import accuracy_over_privacy
 from fedkr.audit.statistics.pooling import pooled_rows
-from fedkr.audit.targets import adversary_of
+from fedkr.audit.targets import CONTROLS, adversary_of
 from fedkr.audit.verdict import Blind, site_verdicts
 from fedkr.report.audit_fields import AuditRow, VerdictRow
 from fedkr.report.results import Candidate, Results, SiteResult, SiteScores, StrategyResult
 from fedkr.site_name import ALL_SITES
 
 OUTSIDER, SERVER, OWNER = ADVERSARIES = ("outsider", "server", "owner")
-_ORDER = ("student", "weights", "oracle", "site-student", "update", "release", "teacher", "local", "personal")
+_ORDER = (
+    "student",
+    "weights",
+    "oracle",
+    "site-student",
+    "update",
+    "release",
+    "teacher",
+    "local",
+    "personal",
+    *CONTROLS,
+)
 _STRENGTH = {"direct": 1, "pipeline": 2}
 
 
@@ -194,8 +205,8 @@ def plane_points(results: Results) -> list[PlanePoint]:
     points = []
     for target in audited_targets(results):
         kind, name = kind_and_owner(results, target)
-        # A contestant's accuracy says nothing of the teachers that it has on the way.
-        accuracy = None if kind == "teacher" else accuracies.get(name)
+        # A contestant's accuracy says nothing of the teachers that it has on the way, nor of an audit's controls.
+        accuracy = None if kind in ("teacher", *CONTROLS) else accuracies.get(name)
         if accuracy is not None:
             points += [PlanePoint(name, kind, accuracy, row) for row in _pooled_headlines(results, target)]
     return points

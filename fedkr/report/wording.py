@@ -36,6 +36,8 @@ TARGET_LABELS = {
     "centralised": "Centralised model",
     "site-student": "Student of one site's releases",
     "release": "Released images",
+    "control": "Control: overfitted classifier",
+    "control-student": "Control: student of planted images",
 }
 _OF_CONTESTANT = {
     **dict.fromkeys(("student", "weights", "oracle"), " model"),

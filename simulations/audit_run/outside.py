@@ -14,7 +14,6 @@ from rich.table import Table
 
 import fedkr
 from fedkr.audit.outside.model import OutsideAudit, OutsideAuditor, read_outside
-from fedkr.audit.verdict import CONTROL
 from fedkr.config import LEAST_REFERENCES, AuditConfig, ClassifierConfig
 from fedkr.data.images import Shape
 from fedkr.disk import write_atomic, write_json
@@ -133,9 +132,8 @@ def print_outside(document: dict[str, Any], out: Path) -> None:
     for title in ("target", "attack", "AUC [95 %]", "TPR at 1 % FPR [95 %]"):
         table.add_column(title)
     for row in document["audit"]:
-        name = "control" if row["target"] == CONTROL else row["target"]
         style = "bold" if row["headline"] else ""
-        table.add_row(name, attack_with_references(row), auc_interval(row), tpr_interval(row), style=style)
+        table.add_row(row["target"], attack_with_references(row), auc_interval(row), tpr_interval(row), style=style)
     console.print(table)
     for line in document["notes"]:
         console.print(f"note: {line}", highlight=False, soft_wrap=True)

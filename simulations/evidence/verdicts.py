@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 
 from fedkr.audit.statistics.membership import membership_figures
-from fedkr.audit.verdict import CONTROL, FOUND, VERDICTS, site_verdicts
+from fedkr.audit.targets import CONTROL
+from fedkr.audit.verdict import FOUND, VERDICTS, site_verdicts
 from fedkr.disk import write_json
 from fedkr.site_name import ALL_SITES
 

@@ -1,8 +1,7 @@
 """The audit of a classifier that fedkr did not train: its owner's images, direct references, and a control of our own.
 
 The rule of the verdict is the sites' (:mod:`fedkr.audit.verdict`). It lets a model pass only where the same attack
-detects a teacher that knows the members by heart. An outside model has no such teacher, so the audit trains one:
-without augmentation, decay or early stopping, for many epochs. It never leaves this audit.
+detects a control that knows the members by heart (:mod:`fedkr.audit.control`), which the audit trains itself.
 """
 
 from __future__ import annotations
@@ -18,6 +17,7 @@ import numpy as np
 from fedkr.audit.attacks.queries import Queries
 from fedkr.audit.attacks.with_references import ReferenceSignals, reference_signals
 from fedkr.audit.challenge import Challenge, build_challenge, candidates, population_of
+from fedkr.audit.control import train_control
 from fedkr.audit.document import audit_document, audit_extras
 from fedkr.audit.findings import AuditReport
 from fedkr.audit.references.direct import balanced_membership, reference_task, train_references
@@ -25,12 +25,12 @@ from fedkr.audit.references.shadows import scaled_steps
 from fedkr.audit.run import Predict, audit_model
 from fedkr.audit.statistics.blind import BlindResult, blind_baseline, holm_reject
 from fedkr.audit.subject import Subject
-from fedkr.audit.verdict import CONTROL, Blind, SiteVerdict, site_verdicts
+from fedkr.audit.targets import CONTROL
+from fedkr.audit.verdict import Blind, SiteVerdict, site_verdicts
 from fedkr.config import AuditConfig, ClassifierConfig
 from fedkr.data.images import ImageSet, Shape, content_digest
 from fedkr.data.sources.npz import NpzFile, read_splits
 from fedkr.errors import UserError
-from fedkr.learning.classifier import train_on_real
 from fedkr.learning.job import Job
 from fedkr.learning.models import load_classifier
 from fedkr.learning.prediction import predict_logits
@@ -41,9 +41,6 @@ from fedkr.stages import Artifact, StageStore, model_tensors
 NONMEMBERS = ("holdout", "val")
 # Of the non-members, where the file has no other images that no model trained on.
 POPULATION_SHARE = 0.25
-# Enough for a small network to know every member by heart.
-CONTROL_EPOCHS = 30
-CONTROL_STAGE = "control"
 
 
 @dataclass(frozen=True)
@@ -196,16 +193,11 @@ class OutsideAuditor:
 
     def _control(self) -> Predict:
         """Return the control's predictions: a classifier of the recipe's architecture, overfitted to the members."""
-        steps = CONTROL_EPOCHS * len(self.members) // self.recipe.batch
-        plain: dict[str, Any] = {"augment": "none", "weight_decay": 0.0, "label_smoothing": 0.0, "mixup": 0.0}
-        config = replace(self.recipe, **plain, steps=max(self.recipe.steps, steps))
-        members = self.members
-        key = self.key | {"control": dataclasses.asdict(config), "members": content_digest(members)}
+        members, key = self.members, self.key | {"members": content_digest(self.members)}
 
         def train() -> Artifact:
-            plainly = replace(self.job.seeded("control"), flip="none")
-            return Artifact(model_tensors(train_on_real(config, members, plainly, CONTROL_STAGE)))
+            return Artifact(model_tensors(train_control(self.recipe, members, self.job.seeded("control"))))
 
-        weights, runtime = self.stages.run(CONTROL_STAGE, key, train).tensors, self.job.runtime
-        model = load_classifier(config, Shape.of(members), weights, runtime)
+        weights, runtime = self.stages.run("control", key, train).tensors, self.job.runtime
+        model = load_classifier(self.recipe, Shape.of(members), weights, runtime)
         return partial(predict_logits, model, runtime=runtime)

@@ -11,7 +11,7 @@ from fedkr.report.plots.audit import forest_chart, roc_chart
 from fedkr.report.results import check_results
 
 CONTROL = (
-    "'Site's teacher' below: a classifier of the same architecture that this audit itself overfitted to the members. "
+    "A classifier of the same architecture that this audit itself overfitted to the members. "
     "An attack that does not detect it proves nothing by finding nothing in the model."
 )
 DIRECT = "{} direct ones: classifiers trained on random halves of members and non-members together."
