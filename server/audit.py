@@ -54,7 +54,7 @@ class Auditable:
     releases: list[Mapping[str, Path]] = field(default_factory=list)
 
     def wanted(self, names: Iterable[str]) -> list[Target]:
-        """Return what ``audit.targets`` names, in its order: of what contestants left, any release gives, or a site makes."""
+        """Return what ``audit.targets`` names, in its order: what contestants left, releases give, or sites make."""
         kinds = (CONTROL, *((RELEASE, RELEASE_STUDENT, PLANTED_CONTROL) if self.releases else ()))
         known = [*self.targets, *(Target(kind, kind, "") for kind in kinds)]
         return list({target.name: target for name in names for target in known if target.is_called(name)}.values())

@@ -129,6 +129,6 @@ def confidence(results: Results) -> str:
     text = (
         f"Over all targets and sites together, the chance that any 'leakage found' is a mistake is {percent(LEVEL, 0)} "
         f"at most (Holm). 'No leakage found' takes attacks with reference models whose AUC is {LARGEST_PASS} at "
-        "most at the upper end of its interval, and that detect a control which knows the images; 'cannot tell' is all else."
+        "most at the upper end of its interval, and that find a control that knows the images; else 'cannot tell'."
     )
     return text + (f" Void, as members and non-members differ by their images alone: {listing(void)}." if void else "")

@@ -113,6 +113,7 @@ def sites(study):
     audit.enabled, audit.attacks, audit.headline, audit.bootstrap = True, ["rmia", "loss"], "rmia", 5
     audit.direct_references, audit.pipeline_references = 4, 4
     audit.targets = ["student", "weights", "teacher", "local", "oracle", "site-student", "update", "release"]
+    audit.targets += ["control", "control-student"]
     study.strategy.options = {"centralised": {"driver": True}}
     REPORTS.clear()
     return Sites(study)
@@ -156,6 +157,7 @@ def audit(federation, sites, found):
 def test_every_target_has_rows_of_every_site_and_of_all_sites_together(audit):
     rows, _, _ = audit()
     names = {"student", "fedavg", "teacher", "local", "site-student", "fedavg-update", "release"}
+    names |= {"control", "control-student"}
     assert {(row["target"], row["site"]) for row in rows} == {
         (t, s) for t in names for s in ("site-0", "site-1", "site-2", "all sites")
     }
@@ -204,7 +206,7 @@ def test_each_site_attacks_its_own_update_and_the_student_of_its_own_releases(au
 
 def test_models_that_a_site_has_itself_are_not_sent(audit, sites):
     audit()
-    for target in ("teacher", "local", "release"):
+    for target in ("teacher", "local", "release", "control", "control-student"):
         assert all(wire.ARRAYS not in content for content in sites.requests(wire.AUDIT, target=target).values())
 
 

@@ -66,10 +66,10 @@ def kinds(work, target):
 def test_each_target_is_attacked_with_references_that_went_its_way(site, others):
     work = SiteAudit(site)
     work.keep_others(others)
-    assert kinds(work, "teacher") == kinds(work, "local") == [("direct", False)]
+    assert kinds(work, "teacher") == kinds(work, "local") == kinds(work, "control") == [("direct", False)]
     assert kinds(work, "weights") == kinds(work, "oracle") == kinds(work, "update") == [("direct", True)]
     assert kinds(work, "student") == [("direct", True), ("pipeline", True)]
-    assert kinds(work, "site-student") == [("direct", False), ("pipeline", False)]
+    assert kinds(work, "site-student") == kinds(work, "control-student") == [("direct", False), ("pipeline", False)]
     assert kinds(work, "release") == []
 
 

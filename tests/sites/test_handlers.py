@@ -241,6 +241,16 @@ def test_the_audited_model_is_the_received_one_else_the_sites_own(site, study):
         audited_model(opened, none, "student")
 
 
+def test_a_site_makes_its_controls_once(site, study, monkeypatch):
+    opened, none = site(), wire.Request("", {}, None)
+    models = [audited_model(opened, none, kind) for kind in ("control", "control-student")]
+    for trained in ("train_control", "train_planted"):
+        monkeypatch.setattr(f"sites.audit.{trained}", lambda *a: pytest.fail("trained again"))
+    again = [audited_model(opened, none, kind) for kind in ("control", "control-student")]
+    for first, second in zip(models, again, strict=True):
+        assert torch.equal(first.state_dict()["head.weight"], second.state_dict()["head.weight"])
+
+
 def test_a_restarted_site_trains_its_own_model_no_second_time(site, ask, study, monkeypatch):
     first = wire.read_metrics(ask(site(), wire.LOCAL))
     monkeypatch.setattr("fedkr.recycle.pipeline.train_on_real", lambda *a, **k: pytest.fail("trained again"))

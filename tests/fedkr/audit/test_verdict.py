@@ -37,12 +37,12 @@ def judge(*rows, control=TEACHER, target="student", canaries=(), **blind):
     return next(verdict for verdict in verdicts if (verdict.site, verdict.target) == ("a", target))
 
 
-def test_low_upper_limits_pass_where_nothing_stands_out_and_the_teacher_is_detected():
+def test_low_upper_limits_pass_where_nothing_stands_out_and_the_control_is_detected():
     verdict = judge(*both())
     assert verdict.verdict == "no leakage found"
     # 0.5 + 2.24 standard errors: the limit is corrected for two attacks.
     assert "end at 0.522" in verdict.reason and "none of 4 claims" in verdict.reason
-    assert "teacher is detected (rmia, direct references)" in verdict.reason
+    assert "control is detected (the site's own teacher, rmia, direct references)" in verdict.reason
 
 
 def test_an_auc_that_is_significant_among_all_claims_is_leakage():
@@ -85,8 +85,8 @@ def test_members_that_score_significantly_lower_are_no_pass():
     ("rows", "control", "words"),
     [
         (both(), row("teacher", 0.505, references="direct"), "does not detect"),
-        (both(), None, "not tried on the site's teacher"),
-        (both(), row("teacher", 0.8, attack="loss", references="none"), "not tried on the site's teacher"),
+        (both(), None, "not tried on a control"),
+        (both(), row("teacher", 0.8, attack="loss", references="none"), "not tried on a control"),
         (both(references="direct"), TEACHER, "pipeline references"),
         ([row(attack="modified-entropy", references="none")], TEACHER, "only RMIA"),
         ([row()], TEACHER, "LiRA beside RMIA"),
@@ -97,6 +97,31 @@ def test_an_attack_without_proven_power_cannot_pass_a_model(rows, control, words
     verdict = judge(*rows, control=control)
     assert verdict.verdict == "cannot tell"
     assert words in verdict.reason
+
+
+CONTROL = row("control", 0.9, references="direct")
+PLANTED = row("control-student", 0.7)
+
+
+@pytest.mark.parametrize(
+    ("target", "controls", "words"),
+    [
+        ("student", [CONTROL, PLANTED], "the student of a release with planted images, rmia, pipeline references"),
+        ("student", [CONTROL], "the classifier that was overfitted to the site's images, rmia, direct references"),
+        ("fedavg", [CONTROL, PLANTED], "the classifier that was overfitted to the site's images"),
+        ("fedavg", [PLANTED], "the site's own teacher"),
+    ],
+)
+def test_a_pass_names_the_control_of_its_kind(target, controls, words):
+    references = "pipeline" if target == "student" else "direct"
+    verdict = judge(*both(target, references=references), *controls, target=target)
+    assert verdict.verdict == "no leakage found" and f"control is detected ({words}" in verdict.reason
+
+
+def test_a_control_of_its_kind_that_is_not_found_speaks_against_a_pass_whatever_else_is_found():
+    verdict = judge(*both(), CONTROL, row("control-student", 0.505))
+    assert verdict.verdict == "cannot tell"
+    assert "does not detect the student of a release with planted images either" in verdict.reason
 
 
 def test_direct_references_pass_what_was_trained_on_real_images():
