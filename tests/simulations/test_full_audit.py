@@ -20,6 +20,8 @@ TARGETS = {
     "release": ("server", set()),
     "teacher": ("owner", {"direct"}),
     "local": ("owner", {"direct"}),
+    "control": ("owner", {"direct"}),
+    "control-student": ("owner", {"direct", "pipeline"}),
 }
 WITH_OTHERS = {"student", "fedavg", "centralised", "fedavg-update"}
 
@@ -59,7 +61,7 @@ def test_every_target_has_its_adversary_and_its_references_at_every_site_and_ove
 
 def test_the_headline_of_what_is_trained_on_releases_has_pipeline_references(results):
     headlines = {row["target"]: (row["attack"], row["references"]) for row in results["audit"] if row["headline"]}
-    assert headlines["student"] == headlines["site-student"] == ("rmia", "pipeline")
+    assert headlines["student"] == headlines["site-student"] == headlines["control-student"] == ("rmia", "pipeline")
     assert headlines["fedavg"] == headlines["teacher"] == ("rmia", "direct")
     assert headlines["release"] == ("distance-features", "none")
 

@@ -102,9 +102,9 @@ def test_members_that_differ_without_any_model_void_the_audit(audited):
 
 def test_the_control_is_attacked_beside_the_model_and_trained_once(audited, monkeypatch):
     found = audited(arrays("val", 40, 2))
-    assert [report.target for report in found.reports] == ["model", "teacher"]
+    assert [report.target for report in found.reports] == ["model", "control"]
     assert [row["auc"] for row in found.reports[0].rows if row["attack"] == "loss"] == [0.5] and not found.void
-    monkeypatch.setattr("fedkr.audit.outside.model.train_on_real", lambda *a, **k: pytest.fail("trained again"))
+    monkeypatch.setattr("fedkr.audit.outside.model.train_control", lambda *a, **k: pytest.fail("trained again"))
     assert audited(arrays("val", 40, 2)).as_results() == found.as_results()
 
 
