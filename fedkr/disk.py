@@ -6,26 +6,37 @@ import contextlib
 import json
 import os
 import secrets
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
 from fedkr.errors import UserError
 
 
-def write_atomic(path: Path, content: bytes) -> None:
-    """Write bytes under a temporary name, flush them to the disk, then rename; raise :class:`UserError` on failure."""
+def write_atomic(path: Path, content: bytes, mode: int = 0o666) -> None:
+    """Write bytes as :func:`write_atomic_stream` does."""
+    write_atomic_stream(path, lambda handle: handle.write(content), mode)
+
+
+def write_atomic_stream(path: Path, write: Callable[[IO[bytes]], Any], mode: int = 0o666) -> None:
+    """Have ``write`` fill a file under a temporary name, flush it to the disk, then rename it.
+
+    The umask takes from ``mode``. Raises :class:`UserError` on failure, which leaves nothing behind.
+    """
     temporary = temporary_name(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with create(temporary) as handle:
-            handle.write(content)
+        with create(temporary, mode) as handle:
+            write(handle)
             handle.flush()
             os.fsync(handle.fileno())
         temporary.rename(path)
     except OSError as error:
         with contextlib.suppress(OSError):
             temporary.unlink()
-        raise UserError(f"{path}: cannot be written ({error.strerror}); free space or choose another folder") from None
+        raise UserError(
+            f"{path}: cannot be written ({error.strerror or error}); free space or choose another folder"
+        ) from None
 
 
 def temporary_name(path: Path) -> Path:
@@ -33,9 +44,9 @@ def temporary_name(path: Path) -> Path:
     return path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
 
 
-def create(path: Path) -> IO[bytes]:
+def create(path: Path, mode: int = 0o666) -> IO[bytes]:
     """Open a file that must not be there yet, as the process's umask has it; a link is there, wherever it leads."""
-    return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666), "wb")
+    return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb")
 
 
 def write_json(path: Path, value: Any) -> None:

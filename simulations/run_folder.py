@@ -16,6 +16,7 @@ from rich.console import Console
 from fedkr.config import Study, parse_study
 from fedkr.data import SiteData, Source, load_source, partition_sites, prepare_site
 from fedkr.data.images import Shape
+from fedkr.data.listing import write_left_out
 from fedkr.disk import write_atomic
 from fedkr.errors import StudyFailedError, UserError
 from fedkr.failure import clear_note, read_note
@@ -35,6 +36,8 @@ from simulations.study.oracles import oracle_of
 from simulations.study.samples import collect_samples
 
 Results = Mapping[str, Any]
+# Of the files that gave no image; the run's folder lists all of them.
+MOST_NAMED = 20
 
 
 class RunFolder:
@@ -57,6 +60,8 @@ class RunFolder:
         study = dataclasses.replace(study, data_digest=source.digest())
         run = RunFolder(dataclasses.replace(study, run_dir=str(study.run_folder(prefix))))
         run.warn(*source.warnings)
+        for item in source.left_out[:MOST_NAMED]:
+            run.say(f"left out: {item.name}: {item.reason}", "yellow")
         _check_models(study, source)
         run._check_no_other_study()
         return run
@@ -112,6 +117,7 @@ class RunFolder:
         """Hold the folder, say where it is, and show the progress of its ``parts`` while the block runs."""
         with self.held():
             write_atomic(self.files.study, self.study.to_json().encode())
+            write_left_out(self.files.folder, self.source.left_out)
             self.say(f"run folder: {self.files.folder}")
             with live_view(parts):
                 yield

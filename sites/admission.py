@@ -5,21 +5,23 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import logging
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from fedkr.config import parse_study
-from fedkr.data import load_source
 from fedkr.data.images import content_digest
+from fedkr.data.listing import LEFT_OUT_FILE
 from fedkr.disk import write_json
-from fedkr.errors import UserError
+from fedkr.errors import UserError, one_line
 from sites.policy import SIMULATED, Policy, check_request
 from sites.private_files import private_files
 from sites.records import read_records
 from sites.studies import keep_asked
-from sites.workspace import SiteFile, read_site_file
+from sites.workspace import DECODED_FOLDER, SiteFile, read_site_file, site_source
 
+logger = logging.getLogger(__name__)
 SPLIT_FILE = "split.json"
 
 
@@ -69,6 +71,15 @@ def keep_split(file: SiteFile) -> None:
         write_json(path, kept | now)
 
 
+def tell_of_data(file: SiteFile) -> None:
+    """Log what is to be known of a site's images, such as files that gave none; their names are in its workspace."""
+    source = site_source(file)
+    for line in source.warnings:
+        logger.warning("%s", one_line(line))
+    if source.left_out:
+        logger.warning("which files are left out: %s", Path(file.workspace) / DECODED_FOLDER / LEFT_OUT_FILE)
+
+
 def check_split(file: SiteFile) -> tuple[Path, dict[str, Any], dict[str, Any]]:
     """Return the file of the splits that a site had, what is in it, and the split of its images as it is now.
 
@@ -76,7 +87,7 @@ def check_split(file: SiteFile) -> tuple[Path, dict[str, Any], dict[str, Any]]:
         UserError: the site file's split, or its name, is not that of an earlier study of the same images, whose
             holdout would become training images.
     """
-    path, key = Path(file.records) / SPLIT_FILE, content_digest(load_source(file.data).pool)
+    path, key = Path(file.records) / SPLIT_FILE, content_digest(site_source(file).pool)
     now = {"site": file.name, **dataclasses.asdict(file.split)}
     del now["canary_kinds"], now["min_images"]
     kept = read_records(path)

@@ -56,6 +56,7 @@ def check_site(path: Path) -> dict[str, Any]:
         **runtime.describe(),
         "threads": file.threads,
         "warnings": source.warnings,
+        "left_out": [f"{item.name}: {item.reason}" for item in source.left_out],
         "problems": problems,
     }
 

@@ -23,7 +23,7 @@ from fedkr.errors import UserError, one_line
 from fedkr.failure import leave_note
 from fedkr.wire import SITE_ERROR
 from sites.accounting import Account, failures_counted, open_account
-from sites.admission import keep_split, permit, workplace
+from sites.admission import keep_split, permit, tell_of_data, workplace
 from sites.asked import check_settings
 from sites.limits import within_limits
 from sites.policy import Check, PolicyError, check_reply, weight_shapes
@@ -56,6 +56,7 @@ def _guarded(message: Message, context: Context, call_next: ClientAppCallable) -
         account = None if file is None else open_account(message, file)
         with failures_counted(account):
             if file is not None:
+                tell_of_data(file)
                 keep_split(file)
             # Read before the handler runs, which could change the request in place.
             weights, answers = weight_shapes(message.content), answer_check(message, context)

@@ -28,6 +28,9 @@ from sites.splits import SiteSplit
 from sites.studies import StudyRules
 from sites.terms import release_terms
 
+# In the workspace; with the list of the files that gave no image.
+DECODED_FOLDER = "decoded"
+
 
 @dataclass
 class Connection:
@@ -126,6 +129,11 @@ def read_site_file(path: Path) -> SiteFile:
     return site
 
 
+def site_source(file: SiteFile) -> Source:
+    """Return a hospital's dataset; images of single files are decoded once and kept in its workspace."""
+    return load_source(file.data, Path(file.workspace) / DECODED_FOLDER)
+
+
 def _beside(site_file: Path, name: str) -> str:
     """Return the path that a site file names, which is relative to the file itself."""
     try:
@@ -182,7 +190,7 @@ def _open_hospital(site_file: str, study_json: str, contents: str) -> Site:
     """Open a hospital; ``contents`` is only there to tell an edited site file, or other images, from those before."""
     site = read_site_file(Path(site_file))
     study = study_at(site, parse_study(study_json))
-    source = load_source(site.data)
+    source = site_source(site)
     data = site.split.prepare(source.pool, study, site.name, site.policy.min_class_count)
     folders = _Folders(Path(site.workspace), Path(site.records))
     return _open(site.name, data, source, site.policy, folders, study)

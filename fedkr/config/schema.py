@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from fedkr.config.constraints import (
+    LARGEST,
     Count,
     Must,
     Natural,
@@ -43,6 +44,12 @@ LEAST_REFERENCES = 4
 MOST_FPRS = 16
 CANARY_KINDS = ("mislabelled", "noise", "near-duplicate")
 
+
+def is_range(values: list[float]) -> bool:
+    """Whether values are none, or the two ends of a range of numbers."""
+    return not values or (len(values) == 2 and -LARGEST <= values[0] < values[1] <= LARGEST)
+
+
 OrNoChoice = Annotated[int, Must(lambda n: n >= 0, "must be 0 (no choice) or more")]
 Seconds = Annotated[Positive, at_most(100 * 24 * 3600)]
 Steps = Annotated[Count, at_most(1_000_000)]
@@ -61,7 +68,7 @@ Balance = Annotated[str, OneOf("histogram", "balanced", "tempered")]
 
 @dataclass
 class DataConfig:
-    """Where the images come from (group ``dataset``)."""
+    """Where the images come from (group ``dataset``), and how files become 8-bit squares of one size."""
 
     name: str = "digits"
     root: str = "data"
@@ -72,6 +79,16 @@ class DataConfig:
     flip: Annotated[str, OneOf("none", "horizontal", "both")] = "none"
     limit: OrNoChoice = 0
     test_fraction: float = 0.2
+    channels: Annotated[int, Must(lambda n: n in (0, 1, 3), "must be 0 (as the files are), 1 (grey) or 3 (colour)")] = 0
+    fit: Annotated[str, OneOf("crop", "pad", "stretch")] = "crop"
+    background: Annotated[Natural, at_most(255)] = 0
+    scale: Annotated[str, OneOf("type", "image")] = "type"
+    range: Annotated[list[float], Must(is_range, "must be [] or two finite numbers, the lower one first")] = field(
+        default_factory=list
+    )
+    frames: Annotated[str, OneOf("first", "all")] = "first"
+    patients: Annotated[str, OneOf("auto", "none", "folder")] = "auto"
+    least_usable: Annotated[float, Must(lambda x: 0 <= x <= 1, "a share of the files, from 0 to 1")] = 0.95
 
     def located(self) -> DataConfig:
         """Return the same with absolute paths, ``~`` being the user's home: apps run in folders of their own."""

@@ -7,6 +7,7 @@ import dataclasses
 import hashlib
 import importlib
 import json
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -15,6 +16,7 @@ from typing import Any
 
 from fedkr.config import DataConfig, check_values, one_of, read_dataclass
 from fedkr.data.images import ImageSet, content_digest
+from fedkr.data.listing import LeftOut, same_text, walk
 from fedkr.data.stratify import deal
 from fedkr.errors import UserError
 from fedkr.foreign import import_named
@@ -27,7 +29,10 @@ BUILT_IN = {
     "cifar100": "fedkr.data.sources.torchvision_sets",
     "npz": "fedkr.data.sources.npz",
     "folder": "fedkr.data.sources.folder",
+    "table": "fedkr.data.sources.table",
 }
+# Their files are decoded one by one, which a cache spares later processes.
+OF_SINGLE_FILES = ("folder", "table")
 
 
 @dataclass(frozen=True)
@@ -39,19 +44,21 @@ class Source:
         test: the one global test set, the same for every strategy and every study seed.
         warnings: one line each, to be shown once.
         val: how many images at the end of ``pool`` are the official val split; 0 where there is none.
+        left_out: files that gave no image, and why; for whoever holds the data alone.
     """
 
     pool: ImageSet
     test: ImageSet
     warnings: list[str] = field(default_factory=list)
     val: int = 0
+    left_out: tuple[LeftOut, ...] = ()
 
     def digest(self) -> str:
         """Return what names the data: pixels, labels, classes, groups and official splits, wherever they lie."""
         return content_digest(self.pool) + content_digest(self.test) + (f"-{self.val}" if self.val else "")
 
 
-def load_source(config: DataConfig) -> Source:
+def load_source(config: DataConfig, cache: Path | None = None) -> Source:
     """Return the dataset that ``config`` names; loaded once per process, so treat its arrays as read-only.
 
     A file that was replaced since is loaded anew.
@@ -59,50 +66,74 @@ def load_source(config: DataConfig) -> Source:
     ``config.name`` is a built-in set, a MedMNIST set, or the dotted name of an importable module that has a
     ``load(config: DataConfig) -> Source``.
 
+    Args:
+        config: the dataset.
+        cache: a folder of this account's own, where images that are decoded from single files are kept for later
+            processes.
+
     Raises:
         UserError: an unknown dataset, or a file that is missing, corrupt or of another layout.
     """
-    return _load_once(json.dumps(dataclasses.asdict(config), sort_keys=True), file_stamp(config))
+    return _load_once(_Wanted(json.dumps(dataclasses.asdict(config), sort_keys=True), file_stamp(config), cache))
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """A dataset as it is on disk now, wherever decoded images are kept."""
+
+    config: str
+    stamp: tuple[Any, ...]
+    cache: Path | None = field(compare=False)
 
 
 def file_stamp(config: DataConfig) -> tuple[Any, ...]:
-    """Return what changes when the dataset's file, or one of a folder's, is replaced; empty where there is none."""
+    """Return what changes when the dataset's file, or one of its files, is replaced; empty where there is none."""
     stamps = []
-    for path in _files(config.path):
-        with contextlib.suppress(OSError):
+    for path in _files(config):
+        with contextlib.suppress(OSError, ValueError):
             found = path.stat()
-            stamps.append((str(path), found.st_ino, found.st_size, found.st_mtime_ns))
+            # Of a file that is copied over with its time of change, the inode's still changes.
+            stamps.append((str(path), found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns))
     return tuple(stamps)
 
 
 def file_digest(config: DataConfig) -> str:
-    """Return 64 hex digits of the bytes of the dataset's file or folder, whether they are images or not.
+    """Return 64 hex digits of the bytes of the dataset's file, folder or table, whether they are images or not.
 
     A file that cannot be read counts by its name alone. Where ``config`` names no path there is nothing to read: then
     the digest says nothing of the images.
     """
-    return _digest_once(config.path, file_stamp(config))
+    return _digest_once(config.path, tuple(_files(config)), file_stamp(config))
 
 
 @lru_cache(maxsize=4)
-def _digest_once(path: str, stamp: tuple[Any, ...]) -> str:
+def _digest_once(path: str, files: tuple[Path, ...], stamp: tuple[Any, ...]) -> str:
     """Read all files; ``stamp`` is only there to tell them from those before."""
     whole = hashlib.sha256()
-    for file in _files(path):
+    for file in files:
         content = hashlib.sha256()
-        with contextlib.suppress(OSError), file.open("rb") as handle:
-            content = hashlib.file_digest(handle, "sha256")
-        whole.update(f"{file.relative_to(path)}\0{content.hexdigest()}\0".encode(errors="surrogateescape"))
+        with contextlib.suppress(OSError, ValueError):
+            if file.is_file():  # a pipe would be waited for
+                with file.open("rb") as handle:
+                    content = hashlib.file_digest(handle, "sha256")
+        name = os.path.relpath(file, path)
+        whole.update(f"{name}\0{content.hexdigest()}\0".encode(errors="surrogateescape"))
     return whole.hexdigest()
 
 
-def _files(path: str) -> list[Path]:
+def _files(config: DataConfig) -> list[Path]:
+    """Return all files that decide a dataset: its own, those in its folder, those that its table lists."""
     # An empty path would be the folder that the process happens to be in.
-    if not path:
+    if not config.path:
         return []
-    root = Path(path)
-    inner = [file for depth in ("*", "*/*") for file in sorted(root.glob(depth))] if root.is_dir() else [root]
-    return [file for file in inner if file.is_file()]
+    root = Path(config.path)
+    with contextlib.suppress(UserError):  # whoever loads the dataset is told
+        if root.is_dir():
+            return sorted(walk(root))
+        if config.name == "table":
+            table = importlib.import_module(BUILT_IN["table"])
+            return [root, *(entry.file for entry in table.listing(config).entries)]
+    return [root] if root.is_file() else []
 
 
 def set_apart_test(everything: ImageSet, fraction: float, where: str) -> Source:
@@ -124,15 +155,16 @@ def set_apart_test(everything: ImageSet, fraction: float, where: str) -> Source:
 
 
 @lru_cache(maxsize=2)
-def _load_once(config_json: str, stamp: tuple[Any, ...]) -> Source:
-    config = read_dataclass(DataConfig, json.loads(config_json), "data")
+def _load_once(wanted: _Wanted) -> Source:
+    config = read_dataclass(DataConfig, json.loads(wanted.config), "data")
     check_values(config, "data")
-    source = find_loader(config.name)(config)
+    load = find_loader(config.name)
+    source = load(config, wanted.cache) if config.name in OF_SINGLE_FILES else load(config)
     _check(source, config)
     return _limited(source, config.limit)
 
 
-def find_loader(name: str) -> Callable[[DataConfig], Source]:
+def find_loader(name: str) -> Callable[..., Source]:
     """Return the ``load`` function of the family that ``name`` belongs to; raise :class:`UserError` for no family."""
     if "." in name:
         module = import_named("data.name", name, "function load", remedy="add load(config) that returns a Source")
@@ -157,7 +189,7 @@ def _check(source: Source, config: DataConfig) -> None:
             f"data.size={config.size}: the images of {config.name!r} have {pool.size} x {pool.size} pixels; "
             f"use data.size=0 or {pool.size}"
         )
-    if config.classes and tuple(config.classes) != pool.classes:
+    if config.classes and [same_text(name) for name in config.classes] != [same_text(name) for name in pool.classes]:
         raise UserError(
             f"data.classes: {config.name!r} brings its own classes {list(pool.classes)}; use data.classes=[]"
         )

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from fedkr.data.sources.folder import SUFFIXES, open_image
+from fedkr.data.pictures.image_file import SUFFIXES, open_image
 from fedkr.data.sources.npz import NpzFile, read_images
 from fedkr.errors import UserError
 from simulations.export.bundle import (

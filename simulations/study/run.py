@@ -67,7 +67,8 @@ def finished(run: RunFolder) -> bool:
 def _compute(run: RunFolder) -> Results:
     started, oracles = time.time(), _run_apps(run)
     results = with_audit(run.study, run.files.folder, merged(run.server_results(), oracles))
-    return results | {"seconds": time.time() - started}
+    told = [line for line in run.source.warnings if line not in results["notes"]]
+    return results | {"notes": [*told, *results["notes"]], "seconds": time.time() - started}
 
 
 def _run_apps(run: RunFolder) -> dict[str, OracleOutcome]:

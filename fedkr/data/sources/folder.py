@@ -1,117 +1,151 @@
-"""A folder of images with one sub-folder a class."""
+"""A folder of images with one sub-folder a class, under folders ``train``, ``val`` and ``test`` or not."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from io import BytesIO
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-from PIL import Image, ImageOps
-
 from fedkr.config import DataConfig, nearest
-from fedkr.data.images import ImageSet
-from fedkr.data.registry import Source, set_apart_test
+from fedkr.data.decoding import source_of
+from fedkr.data.listing import (
+    HIDDEN,
+    SPLITS,
+    Entry,
+    Listing,
+    check_lookalikes,
+    passed_over,
+    same_text,
+    unlistable,
+    walk,
+)
+from fedkr.data.pictures import dicom, image_file
+from fedkr.data.registry import Source
 from fedkr.errors import UserError
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
-# Pillow tries every format that it knows, some of which start other programs (EPS) or are rarely tested.
-FORMATS = ("PNG", "JPEG", "BMP", "TIFF")
-# A header that promises more is an error, whatever follows it; and no format packs so many pixels into a byte.
-MOST_PIXELS, PIXELS_A_BYTE, SMALL = 64_000_000, 1_100, 1_000_000
-GREY_MODES = ("1", "L", "LA")
-# Modes with more than 8 bits a channel: Pillow would clip them to white without a word.
-DEEP_MODES = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")
-LONGEST_REASON = 200
 
-
-def load(config: DataConfig) -> Source:
-    """Return the images under ``config.path``, cropped at the centre and resized to ``config.size`` if that is given.
+def load(config: DataConfig, cache: Path | None = None) -> Source:
+    """Return the images under ``config.path``; :mod:`fedkr.data.pictures` says what becomes of which format.
 
     Classes are ``config.classes`` in that order (a class without a sub-folder has no images here), else the names of
-    the sub-folders in alphabetical order. Images stay grey if all of them are.
+    the sub-folders in alphabetical order. Folders inside a class's folder are walked; with ``data.patients=folder``
+    each of them is one patient. Folders ``train``, ``val`` and ``test`` are the official splits; without ``test`` a
+    share is set apart (``config.test_fraction``). Images stay grey if all of them are.
+
+    Args:
+        config: the dataset.
+        cache: a folder for the decoded images, of this account alone; None keeps none.
 
     Raises:
-        UserError: a missing folder, fewer than two classes, an unreadable or deep image, mixed sizes without a size.
+        UserError: a missing folder, fewer than two classes, too many unreadable images, mixed sizes without a size.
     """
+    return source_of(listing(config), config, cache)
+
+
+def listing(config: DataConfig) -> Listing:
+    """Return the files under ``config.path``; raise :class:`UserError` as :func:`load` does."""
     if not config.path:
         raise UserError("data.path='': name the folder that holds one sub-folder a class")
     root = Path(config.path).expanduser()
-    classes = _classes(root, config.classes)
-    files = [(file, label) for label, name in enumerate(classes) for file in _image_files(root / name)]
-    if not files:
-        raise UserError(f"{root}: no images ({', '.join(SUFFIXES)}) in its sub-folders; put them there")
-    images = _same_size([(file, _read(file, config.size)) for file, _ in files])
-    labels = np.array([label for _, label in files], dtype=np.int64)
-    return set_apart_test(ImageSet(images, labels, classes), config.test_fraction, str(root))
-
-
-def _classes(root: Path, wanted: Sequence[str]) -> tuple[str, ...]:
     if not root.is_dir():
         raise UserError(f"{root}: no such folder; data.path must name a folder with one sub-folder a class")
-    found = sorted(p.name for p in root.iterdir() if p.is_dir() and not p.name.startswith((".", "__")))
-    for name in found:
-        if wanted and name not in wanted:
-            raise UserError(f"{root / name}: not in data.classes{nearest(name, wanted)}")
-        if not wanted and not _image_files(root / name):
-            raise UserError(f"{root / name}: a class without images; add some, remove it, or name data.classes")
-    classes = tuple(wanted or found)
+    parts = _split_folders(root, config.classes)
+    found = {part: _class_files(folder) for part, folder in parts.items()}
+    classes = _classes(root, found, config.classes)
+    entries = [
+        Entry(file, file.relative_to(root).as_posix(), label, part, _patient(file.relative_to(folder), config.patients))
+        for part in ("", "train", "val", "test")
+        for label, name in enumerate(classes)
+        for folder, files in found.get(part, {}).get(name, [])
+        for file in files
+        if is_image(file)
+    ]
+    if not entries:
+        raise UserError(
+            f"{root}: no images ({', '.join(image_file.SUFFIXES)} or DICOM) in its sub-folders; put them there"
+        )
+    return Listing(str(root), classes, entries, warnings=_warnings(root, parts, found, entries))
+
+
+def is_image(file: Path) -> bool:
+    """Whether a file is one of the kinds that are read, by the end of its name or, for DICOM, by how it begins."""
+    suffix = file.suffix.lower()
+    return suffix in image_file.SUFFIXES or suffix in dicom.SUFFIXES or dicom.is_dicom(file)
+
+
+ClassFiles = dict[str, list[tuple[Path, list[Path]]]]
+
+
+def _split_folders(root: Path, wanted: Sequence[str]) -> dict[str, Path]:
+    """Return the folder of each official split; the root alone, under an empty name, where there are none."""
+    folders = _folders(root)
+    known = [folder for folder in folders if folder.name.lower() in SPLITS]
+    named = {same_text(name) for name in wanted}
+    splits = {SPLITS[folder.name.lower()]: folder for folder in known}
+    if "train" not in splits or len(known) < 2 or any(folder.name in named for folder in known):
+        return {"": root}
+    if not all(_folders(folder) for folder in known):
+        return {"": root}
+    if len(splits) < len(known) or len(known) < len(folders):
+        names = ", ".join(sorted(folder.name for folder in folders))
+        raise UserError(
+            f"{root}: has folders of official splits beside others ({names}); leave train, val and test, one each, or "
+            "name the classes in data.classes"
+        )
+    return splits
+
+
+def _folders(folder: Path) -> list[Path]:
+    try:
+        return [path for path in sorted(folder.iterdir()) if path.is_dir() and not path.name.startswith(HIDDEN)]
+    except OSError as error:
+        raise unlistable(error) from None
+
+
+def _class_files(part: Path) -> ClassFiles:
+    """Return all files of each class by its name, with the folder that they are in (two, if both spell one name)."""
+    found: ClassFiles = {}
+    for folder in _folders(part):
+        found.setdefault(same_text(folder.name), []).append((folder, sorted(walk(folder))))
+    return found
+
+
+def _classes(root: Path, found: dict[str, ClassFiles], wanted: Sequence[str]) -> tuple[str, ...]:
+    names = sorted({name for classes in found.values() for name in classes})
+    known = tuple(same_text(name) for name in wanted)
+    for name in names:
+        folders = [folder for classes in found.values() for folder in classes.get(name, [])]
+        if known and name not in known:
+            raise UserError(f"{folders[0][0]}: not in data.classes{nearest(name, known)}")
+        if not known and not any(is_image(file) for _, files in folders for file in files):
+            raise UserError(f"{folders[0][0]}: a class without images; add some, remove it, or name data.classes")
+    if not known:
+        check_lookalikes(str(root), names)
+    classes = known or tuple(names)
     if len(classes) < 2:
         raise UserError(f"{root}: {len(classes)} sub-folder(s); at least two classes are needed, one sub-folder each")
     return classes
 
 
-def _image_files(folder: Path) -> list[Path]:
-    if not folder.is_dir():
-        return []
-    files = sorted(folder.iterdir())
-    return [file for file in files if file.suffix.lower() in SUFFIXES and not file.name.startswith(".")]
+def _patient(within: Path, rule: str) -> str:
+    """Return the first folder inside a class's folder, by which ``data.patients=folder`` tells patients."""
+    return same_text(within.parts[0]) if rule == "folder" and len(within.parts) > 1 else ""
 
 
-def open_image(file: Path) -> Image.Image:
-    """Return an upright picture, in mode L where it is grey and RGB where not.
-
-    Raises:
-        UserError: a file that is no image, or one with more than 8 bits a channel or with several frames.
-    """
-    try:
-        # From memory: a length that a damaged header promises is not set aside before it is read.
-        with Image.open(BytesIO(file.read_bytes()), formats=FORMATS) as image:
-            _check_header(file, image)
-            return ImageOps.exif_transpose(image).convert("L" if image.mode in GREY_MODES else "RGB")
-    except UserError:
-        raise
-    except Exception as error:  # the parser of a damaged image raises whatever its bytes lead it to
-        reason = " ".join(str(error).split())[:LONGEST_REASON] or type(error).__name__
-        raise UserError(f"{file}: not a readable image ({reason}); replace or remove it") from None
-
-
-def _check_header(file: Path, image: Image.Image) -> None:
-    pixels = image.width * image.height
-    if pixels > MOST_PIXELS or pixels > PIXELS_A_BYTE * file.stat().st_size + SMALL:
-        raise UserError(f"{file}: {image.width} x {image.height} pixels, more than can be; save it smaller")
-    if image.mode in DEEP_MODES or getattr(image, "n_frames", 1) > 1:
-        what = "several frames" if getattr(image, "n_frames", 1) > 1 else "more than 8 bits a pixel"
-        raise UserError(f"{file}: has {what}; save it as one image of 8 bits a channel")
-
-
-def _read(file: Path, size: int) -> NDArray[np.uint8]:
-    """Return uint8 ``[H, W, 1 or 3]``."""
-    upright = open_image(file)
-    if size:
-        upright = ImageOps.fit(upright, (size, size), Image.Resampling.BICUBIC)
-    pixels = np.asarray(upright, dtype=np.uint8)
-    return pixels[..., None] if pixels.ndim == 2 else pixels
-
-
-def _same_size(images: Sequence[tuple[Path, NDArray[np.uint8]]]) -> NDArray[np.uint8]:
-    height, width = images[0][1].shape[:2]
-    for file, pixels in images:
-        if pixels.shape[:2] != (height, width) or height != width:
-            raise UserError(
-                f"{file}: {pixels.shape[1]} x {pixels.shape[0]} pixels, where all must be square and of one size; "
-                "set data.size to crop and resize, as in data.size=64"
-            )
-    channels = max(pixels.shape[2] for _, pixels in images)
-    return np.stack([np.broadcast_to(pixels, (height, width, channels)) for _, pixels in images])
+def _warnings(root: Path, parts: dict[str, Path], found: dict[str, ClassFiles], entries: Sequence[Entry]) -> list[str]:
+    taken = {entry.file for entry in entries}
+    every = [
+        file for classes in found.values() for folders in classes.values() for _, files in folders for file in files
+    ]
+    loose = [
+        file
+        for folder in {root, *parts.values()}
+        for file in folder.iterdir()
+        if not file.name.startswith(".") and is_image(file) and file.is_file()
+    ]
+    lines = passed_over(file for file in every if file not in taken)
+    if loose:
+        lines.append(f"{len(loose)} image(s) lie beside the classes' folders, in none of them, and are not taken")
+    inner = {file.parts[len(root.parts) + 1].lower() for file in taken if len(file.parts) > len(root.parts) + 2}
+    if "" in parts and len(inner & set(SPLITS)) > 1:
+        lines.append("folders train and test inside a class's folder are no official splits: their images are one pool")
+    return lines

@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from fedkr.data.sources.folder import open_image
+from fedkr.data.pictures.image_file import open_image
 from fedkr.data.sources.npz import MOST_CLASSES, NpzFile, read_source
 from fedkr.errors import UserError
 
@@ -194,11 +194,13 @@ def test_an_image_whose_header_promises_more_than_its_file_can_hold_is_refused(t
     content = bytearray(PICTURES["BMP", "L"])
     content[18:26] = (7000).to_bytes(4, "little") + (7000).to_bytes(4, "little")
     (tmp_path / "large.bmp").write_bytes(content)
-    with pytest.raises(UserError, match=r"large.bmp: 7000 x 7000 pixels, more than can be"):
+    with pytest.raises(
+        UserError, match=r"large.bmp: not a readable image \(7000 x 7000 pixels, more than can be in \d+ bytes\)"
+    ):
         open_image(tmp_path / "large.bmp")
 
 
-@pytest.mark.parametrize("kind", ["GIF", "EPS", "PPM", "WEBP", "ICO"])
+@pytest.mark.parametrize("kind", ["GIF", "EPS", "PPM", "JPEG2000", "ICO"])
 def test_other_formats_are_no_images_whatever_their_names_say(kind, tmp_path):
     Image.new("RGB", (32, 32)).save(tmp_path / "scan.png", kind)
     with pytest.raises(UserError, match=r"scan.png: not a readable image"):

@@ -1,0 +1,220 @@
+"""DICOM files: pixel data as a viewer would first show them, and of the header only whose they are, as a digest.
+
+No text of a header enters a message, a log or a file: reasons are those of this file, never pydicom's, whose messages
+quote values. Decoders are those that pydicom finds installed; the extra ``fedkr[dicom]`` brings free ones for all
+transfer syntaxes but JPEG Lossless, JPEG of 12 bits and video.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import logging
+import secrets
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from fedkr.config import DataConfig
+from fedkr.data.pictures.frame import MOST_PIXELS, Frame, Pictures, UnreadableError, check_file, check_pixels
+from fedkr.data.pictures.geometry import fitted
+from fedkr.data.pictures.levels import scaled
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
+
+SUFFIXES = (".dcm", ".dicom", ".ima")
+PREFIX_AT, PREFIX = 128, b"DICM"
+PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
+MONOCHROME = ("MONOCHROME1", "MONOCHROME2")
+MOST_FRAMES = 10_000
+# Drawn anew by each process and kept nowhere: the digest of a patient's id only tells, within one reading, which files
+# are one patient's. Nobody, this site included, can lead it back or compare it with another's.
+PATIENT_KEY = secrets.token_bytes(32)
+
+
+def is_dicom(file: Path) -> bool:
+    """Whether a file begins as the standard says (PS3.10, 7.1); False for one that cannot be read."""
+    try:
+        # A pipe would be waited for.
+        if not file.is_file():
+            return False
+        with file.open("rb") as handle:
+            return handle.read(PREFIX_AT + len(PREFIX))[PREFIX_AT:] == PREFIX
+    except (OSError, ValueError):
+        return False
+
+
+def read_dicom(file: Path, config: DataConfig) -> Pictures:
+    """Return a file's first frame, or all of them (``config.frames``), as grey levels or RGB.
+
+    Grey values are rescaled by the modality's rule (slope and intercept, or its table), then mapped to 0..255 by
+    ``config.range`` in the rescaled units; by the picture's own least and greatest value with ``config.scale=image``;
+    else by the file's first window or table of values of interest. A file without one is mapped by its own least and
+    greatest value, padding left aside, but for 8-bit values, which stay. MONOCHROME1 is inverted. Of colours with more
+    than 8 bits the upper 8 count.
+
+    Raises:
+        UnreadableError: pydicom or a decoder is missing, or the file is damaged or holds no pictures.
+    """
+    with _quiet():
+        dataset = _header(file)
+        count = _frame_count(dataset)
+        frames = []
+        for index in range(count if config.frames == "all" else 1):
+            pixels = _as_levels(stored_pixels(dataset, index), _View(dataset, index), config)
+            frames.append(Frame(np.asarray(fitted(Image.fromarray(pixels), config), dtype=np.uint8)))
+        return Pictures(frames, _patient(dataset), count - len(frames))
+
+
+def stored_pixels(dataset: Dataset, index: int) -> NDArray[Any]:
+    """Return one frame's values ``[H, W]`` or ``[H, W, 3]`` as stored, YCbCr made RGB; palettes are indices.
+
+    Raises:
+        UnreadableError: no decoder for the transfer syntax is installed, or the pixel data are damaged.
+    """
+    from pydicom.pixels import pixel_array
+
+    try:
+        return pixel_array(dataset, index=index)
+    except Exception:  # a decoder raises whatever the bytes lead it to, and quotes what it read
+        raise UnreadableError(f"its pixel data cannot be decoded ({_syntax(dataset)})") from None
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep pydicom from saying anything: what it warns of and logs quotes headers."""
+    log = logging.getLogger("pydicom")
+    before = log.level
+    log.setLevel(logging.CRITICAL + 1)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    except UnreadableError:
+        raise
+    except MemoryError:
+        raise UnreadableError("does not fit into memory") from None
+    except Exception:  # as in stored_pixels
+        raise UnreadableError("its header is damaged or contradicts itself") from None
+    finally:
+        log.setLevel(before)
+
+
+def _header(file: Path) -> Dataset:
+    try:
+        from pydicom import dcmread
+    except ImportError:
+        raise UnreadableError("DICOM is read by an optional package: pip install 'fedkr[dicom]'") from None
+    check_file(file)
+    if not is_dicom(file):
+        raise UnreadableError("no DICOM file: the prefix DICM is missing")
+    try:
+        dataset = dcmread(file)
+    except Exception:  # as in stored_pixels
+        raise UnreadableError("its header cannot be read") from None
+    if not any(name in dataset for name in PIXELS):
+        raise UnreadableError("holds no pixel data")
+    if "TransferSyntaxUID" not in dataset.file_meta:
+        raise UnreadableError("does not say how its pixel data are encoded (transfer syntax)")
+    missing = [name for name in ("Rows", "Columns", "BitsAllocated", "SamplesPerPixel") if dataset.get(name) is None]
+    if missing:
+        raise UnreadableError(f"its header lacks {', '.join(missing)}")
+    width, height = int(dataset.Columns), int(dataset.Rows)
+    if width * height > MOST_PIXELS:
+        raise UnreadableError(f"{width} x {height} pixels, more than {MOST_PIXELS}")
+    check_pixels(width, height, file.stat().st_size)
+    return dataset
+
+
+def _frame_count(dataset: Dataset) -> int:
+    count = int(dataset.get("NumberOfFrames") or 1)
+    if not 1 <= count <= MOST_FRAMES:
+        raise UnreadableError(f"{count} frames; 1 to {MOST_FRAMES} are taken")
+    return count
+
+
+def _syntax(dataset: Dataset) -> str:
+    """Return the name that pydicom has for a transfer syntax; what a file says of it is never repeated."""
+    uid = dataset.file_meta.TransferSyntaxUID
+    return str(uid.name) if uid.is_transfer_syntax and not uid.is_private else "an unknown transfer syntax"
+
+
+def _patient(dataset: Dataset) -> bytes | None:
+    known = str(dataset.get("PatientID") or "").strip()
+    return hashlib.blake2b(known.encode(errors="surrogatepass"), key=PATIENT_KEY).digest() if known else None
+
+
+class _View:
+    """Where one frame's rules for its values stand: in the file's functional groups, its own or shared, or beside."""
+
+    def __init__(self, dataset: Dataset, index: int) -> None:
+        self.dataset = dataset
+        own, shared = dataset.get("PerFrameFunctionalGroupsSequence"), dataset.get("SharedFunctionalGroupsSequence")
+        self.groups = [own[index]] if own and index < len(own) else []
+        self.groups += [shared[0]] if shared else []
+
+    def of(self, sequence: str) -> Dataset:
+        """Return what holds the elements of a functional group; the file itself for one without the group."""
+        found = (group.get(sequence) for group in self.groups)
+        return next((items[0] for items in found if items), self.dataset)
+
+
+def _as_levels(values: NDArray[Any], view: _View, config: DataConfig) -> NDArray[np.uint8]:
+    from pydicom.pixels import apply_color_lut
+
+    photometric = str(view.dataset.get("PhotometricInterpretation", ""))
+    if photometric == "PALETTE COLOR":
+        values = apply_color_lut(values, view.dataset)
+        return _upper_bits(values, 8 * values.dtype.itemsize)
+    if values.ndim == 3:
+        return _upper_bits(values, int(view.dataset.get("BitsStored") or view.dataset.BitsAllocated))
+    grey = _grey_levels(values, view, config)
+    return 255 - grey if photometric == "MONOCHROME1" else grey
+
+
+def _upper_bits(values: NDArray[Any], bits: int) -> NDArray[np.uint8]:
+    return (values >> max(0, bits - 8)).astype(np.uint8)
+
+
+def _grey_levels(values: NDArray[Any], view: _View, config: DataConfig) -> NDArray[np.uint8]:
+    from pydicom.pixels import apply_modality_lut
+
+    real = apply_modality_lut(values, view.of("PixelValueTransformationSequence"))
+    if not np.isfinite(real).all():
+        raise UnreadableError("holds NaN or infinite values")
+    if config.range:
+        return scaled(real, config.range[0], config.range[1])
+    shown = None if config.scale == "image" else _as_windowed(real, view)
+    if shown is not None:
+        return shown
+    whole = values.dtype == np.uint8 and int(view.dataset.get("BitsStored") or 8) == 8
+    if config.scale == "type" and whole and np.array_equal(values, real):
+        return values.astype(np.uint8)
+    padding = view.dataset.get("PixelPaddingValue")
+    inside = real if padding is None or (values == padding).all() else real[values != padding]
+    return scaled(real, float(inside.min()), float(inside.max()))
+
+
+def _as_windowed(real: NDArray[Any], view: _View) -> NDArray[np.uint8] | None:
+    """Return rescaled values through the file's first table or window (PS3.3, C.11.2); None where it has none."""
+    from pydicom import Dataset
+    from pydicom.pixels import apply_voi, apply_windowing
+
+    rules = view.of("FrameVOILUTSequence")
+    tables = rules.get("VOILUTSequence")
+    if tables and np.issubdtype(real.dtype, np.integer):
+        return scaled(apply_voi(real, rules, 0), 0, 2 ** int(tables[0].LUTDescriptor[2]) - 1)
+    if rules.get("WindowCenter") is None or rules.get("WindowWidth") is None:
+        return None
+    # Asked for a window onto 8 bits, so that pydicom's own formula gives grey levels.
+    window = Dataset()
+    window.PhotometricInterpretation, window.BitsStored, window.PixelRepresentation = "MONOCHROME2", 8, 0
+    window.WindowCenter, window.WindowWidth = rules.WindowCenter, rules.WindowWidth
+    window.VOILUTFunction = rules.get("VOILUTFunction") or "LINEAR"
+    return scaled(apply_windowing(real, window), 0, 255)

@@ -1,0 +1,54 @@
+"""Values of more than 8 bits as grey levels from 0 to 255, by a rule that the dataset's options state."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedkr.config import DataConfig
+from fedkr.data.pictures.frame import Frame, UnreadableError
+
+# Values are scaled in floating point, so many at a time: a large picture is not held in eight bytes a pixel.
+BLOCK = 1 << 20
+HIGHEST = 65_535
+
+
+def levels(values: NDArray[np.generic], config: DataConfig) -> Frame:
+    """Return values ``[H, W]`` of any number type as grey levels.
+
+    ``data.range`` gives the values that become 0 and 255; ``data.scale=image`` takes the picture's own least and
+    greatest value; else whole numbers are 16 bits, of which the upper 8 count, and floating-point ones from 0 to 1.
+
+    Raises:
+        UnreadableError: values that are not numbers, or outside what their type's own range is.
+    """
+    low, high = float(values.min()), float(values.max())
+    if not (math.isfinite(low) and math.isfinite(high)):
+        raise UnreadableError("holds NaN or infinite values")
+    if config.range:
+        return Frame(scaled(values, config.range[0], config.range[1]))
+    if config.scale == "image":
+        return Frame(scaled(values, low, high))
+    if values.dtype == np.uint8:
+        return Frame(values.astype(np.uint8))
+    whole = np.issubdtype(values.dtype, np.integer)
+    if low < 0 or high > (HIGHEST if whole else 1):
+        raise UnreadableError(f"values from {low:g} to {high:g}; set data.range=[{low:g},{high:g}] or data.scale=image")
+    return Frame((values.astype(np.uint16) >> 8).astype(np.uint8), int(high)) if whole else Frame(scaled(values, 0, 1))
+
+
+def scaled(values: NDArray[np.generic], low: float, high: float) -> NDArray[np.uint8]:
+    """Return uint8 of the same shape: ``low`` and below become 0, ``high`` and above 255, rounded in between."""
+    found = np.zeros(values.shape, np.uint8)
+    if high > low:
+        for part, into in zip(_blocks(values), _blocks(found), strict=True):
+            into[:] = np.rint((part.astype(np.float64).clip(low, high) - low) * (255 / (high - low)))
+    return found
+
+
+def _blocks(array: NDArray[np.generic]) -> Iterator[NDArray[np.generic]]:
+    rows = max(1, BLOCK // max(1, math.prod(array.shape[1:])))
+    return (array[start : start + rows] for start in range(0, len(array), rows))
