@@ -18,7 +18,7 @@ from torch import Tensor
 from fedkr import wire
 from fedkr.audit.document import AuditQuestion, Document, Pair, audit_extras, check_comparison, keyed
 from fedkr.audit.statistics.blind import holm_reject
-from fedkr.audit.statistics.pooling import pooled_rows, worst_site
+from fedkr.audit.statistics.pooling import outweighing, pooled_rows, worst_site
 from fedkr.audit.targets import CONTROL, PLANTED_CONTROL, RELEASE, headline_key
 from fedkr.audit.verdict import RELEASE_STUDENT, Blind, site_verdicts
 from fedkr.disk import path_within
@@ -78,7 +78,11 @@ def with_summaries(rows: Iterable[Row], extras: Extras) -> tuple[list[Row], Extr
     void = [site for site, rejected in blind.items() if rejected]
     untested = {row["site"] for row in own} - set(blind)
     worst = worst_site(row for row in own if row.get("headline"))
+    notes = [
+        f"{site} says it has more images than all others: it counts for as much as they do" for site in outweighing(own)
+    ]
     return [*own, *pooled_rows(own)], extras | {
+        "notes": list(dict.fromkeys([*extras.get("notes", []), *notes])),
         "verdicts": [
             verdict.as_row() for verdict in site_verdicts(own, Blind(void, untested), extras.get("canaries", []))
         ],

@@ -38,6 +38,7 @@ MOST_TIMES = 1000
 # An answer counts for so many times the median at most. Of 10 simulated sites, the largest had up to 5.4 times the
 # median by Dirichlet(0.05) and Dirichlet(0.1) over classes, and 9.5 times where their sizes differ by Dirichlet(1).
 CAP_TIMES = 20
+CUT = f"cut to {CAP_TIMES} times the sites' median"
 
 # Val accuracy and negative val loss.
 Score = tuple[float, float]
@@ -127,8 +128,11 @@ class WeightSharing(Contestant):
         # after[i] is the score of the model that run[i] ended with; of the untrained model there is none.
         after = [later.score for later in run[1:]]
         tried = [(r.candidate, r.number - 1, r.score) for r in rounds]
+        notes = _clip_notes(self.name, rounds)
         if len(run) == self.search.rounds:
-            after.append(self._final_score(run[-1]))
+            score, lowered = self._final_score(run[-1])
+            notes += [f"{self.name}: {site}'s {what}" for site, what in lowered.items()]
+            after.append(score)
             tried.append((best, self.search.rounds, after[-1]))
         if not after:
             raise StudyFailedError(f"{self.name} diverged in its first round: lower strategy.lrs={self.search.lrs}")
@@ -140,7 +144,7 @@ class WeightSharing(Contestant):
             costs=_total_costs(rounds),
             model=Target(self.name, "weights", self.name, model=Artifact(_part(kept, MODEL), kept.info)),
             leaves=[Target(f"{self.name}-update", "update", self.name, by_site=updates)] if updates else [],
-            notes=list(dict.fromkeys(_clip_notes(self.name, rounds))),
+            notes=list(dict.fromkeys(notes)),
             search=[
                 {"strategy": self.name, **asdict(candidate), "round": number, "val_accuracy": score[0]}
                 for candidate, number, score in tried
@@ -212,13 +216,13 @@ class WeightSharing(Contestant):
                 write_artifact(_updates_folder(path) / f"{site}.safetensors", Artifact(weights))
             # Flower averages every metric that it finds, and fails on one that not all sites sent.
             message.content = wire.round_content(weights, figures)
-            return message, figures | cost | {"update": _distance(weights, sent)}
+            return message, figures | cost | {"update": _distance(weights, sent, self._learned)}
 
         replies = self.coordinator.exchange(messages, accept)
         for site, why in outsized({site: figures for site, (_, figures) in replies.items()}).items():
             self.coordinator.lose(site, why)
             del replies[site]
-        replies, clipped = _within_caps(replies, sent)
+        replies, clipped = _within_caps(replies, sent, self._learned)
         arrays, _ = strategy.aggregate_train(number, [message for message, _ in replies.values()])
         if arrays is None:
             raise StudyFailedError(f"{self.name} round {number}: no site answered with weights")
@@ -262,28 +266,41 @@ class WeightSharing(Contestant):
         model = build_classifier(self.study.student, shape, self.study.seed, "server", self.name)
         return Artifact(_named(MODEL, model.state_dict()))
 
-    def _final_score(self, last: Round) -> Score:
-        """Ask for the val score of the last round's model, which no later round reports."""
+    @cached_property
+    def _learned(self) -> list[str]:
+        """The tensors that training moves: counters, such as a normalisation's of its batches, are no distance.
+
+        By the model as it is built: a strategy averages counters to fractions.
+        """
+        model = _part(self._untrained(), MODEL)
+        return [name for name, tensor in model.items() if tensor.is_floating_point()]
+
+    def _final_score(self, last: Round) -> tuple[Score, dict[str, str]]:
+        """Ask for the val score of the last round's model, which no later round reports.
+
+        Return it, and by site what was lowered as in a round.
+        """
         weights = _part(read_artifact(last.path), MODEL)
         content = wire.request_content(self.coordinator.study_json, weights, split="val")
         contents = dict.fromkeys(self.coordinator.allowing("metrics"), content)
         about = wire.weights_digest(weights)
         pending = self.coordinator.send(self.coordinator.compose(f"{self.name}-val", wire.EVALUATE, contents, about))
         answers = self.coordinator.collect_metrics(pending, lambda _, metrics: wire.read_utility(metrics, "val"))
-        read = (wire.read_utility(answer["metrics"], "val") for answer in answers.values())
-        figures = [utility for utility in read if utility["count"] is not None]
-        counts = [f["count"] for f in figures]
-        most = CAP_TIMES * statistics.median(counts) if len(counts) > 2 else math.inf
-        counts = [min(count, most) for count in counts]
-        total = sum(counts)
+        read = {site: wire.read_utility(answer["metrics"], "val") for site, answer in answers.items()}
+        figures = {site: utility for site, utility in read.items() if utility["count"] is not None}
+        said = {site: f["count"] for site, f in figures.items()}
+        most = CAP_TIMES * statistics.median(said.values()) if len(said) > 2 else math.inf
+        counts = {site: min(count, most) for site, count in said.items()}
+        total = sum(counts.values())
         if not total:
             raise StudyFailedError(
                 f"{self.name}: no site is left that lets metrics leave on its val images, which choosing a round needs"
             )
         accuracy, loss = (
-            sum(f[name] * c for f, c in zip(figures, counts, strict=True)) / total for name in ("accuracy", "loss")
+            sum(f[name] * counts[site] for site, f in figures.items()) / total for name in ("accuracy", "loss")
         )
-        return accuracy, -loss
+        lowered = [site for site, count in said.items() if count > most]
+        return (accuracy, -loss), dict.fromkeys(lowered, f"val-count of the last model, {CUT}")
 
     @property
     def _keeps_updates(self) -> bool:
@@ -334,10 +351,12 @@ def outsized(figures: Mapping[str, wire.Figures]) -> dict[str, str]:
     return reasons
 
 
-def _within_caps(replies: Mapping[str, Reply], sent: Mapping[str, Tensor]) -> tuple[dict[str, Reply], dict[str, str]]:
+def _within_caps(
+    replies: Mapping[str, Reply], sent: Mapping[str, Tensor], learned: Sequence[str]
+) -> tuple[dict[str, Reply], dict[str, str]]:
     """Return answers to a round, each at most ``CAP_TIMES`` the median of three or more, and what was lowered, by site.
 
-    Images and val images count for less, and a change of the weights keeps its direction.
+    Images and val images count for less, and a change of the ``learned`` weights keeps its direction.
     """
     caps = {
         name: CAP_TIMES * statistics.median(figures[name] for _, figures in replies.values())
@@ -353,17 +372,17 @@ def _within_caps(replies: Mapping[str, Reply], sent: Mapping[str, Tensor]) -> tu
         own = figures | {name: figures[name] * fewer for name in ("val-count", "val-correct", "val-loss")}
         own["num-examples"] = max(1, int(figures["num-examples"] * above.get("num-examples", 1.0)))
         weights = wire.read_weights(cast(ArrayRecord, message.content[wire.ARRAYS]))
-        for name in sent if "update" in above else ():
+        for name in learned if "update" in above else ():
             step = (weights[name].double() - sent[name].double()) * above["update"]
             weights[name] = (sent[name].double() + step).to(weights[name].dtype)
         message.content = wire.round_content(weights, {name: own[name] for name in wire.ROUND_FIGURES})
         kept[site] = message, own
-        lowered[site] = f"{', '.join(above)}, cut to {CAP_TIMES} times the sites' median"
+        lowered[site] = f"{', '.join(above)}, {CUT}"
     return kept, lowered
 
 
-def _distance(weights: Mapping[str, Tensor], sent: Mapping[str, Tensor]) -> float:
-    return math.sqrt(sum(float((weights[name].double() - sent[name].double()).square().sum()) for name in sent))
+def _distance(weights: Mapping[str, Tensor], sent: Mapping[str, Tensor], learned: Sequence[str]) -> float:
+    return math.sqrt(sum(float((weights[name].double() - sent[name].double()).square().sum()) for name in learned))
 
 
 def _pooled(figures: Mapping[str, wire.Figures]) -> dict[str, Any]:

@@ -13,10 +13,12 @@ from statistics import NormalDist
 from typing import Any
 
 from fedkr.audit.statistics.membership import ENDS, resolvable, tpr_name
+from fedkr.audit.statistics.pooling import pairs_of, within_reason
 
 TPR = tpr_name(0).removesuffix("0")
 # Standard errors from a figure to a limit of its 95 % interval.
 TO_LIMIT = NormalDist().inv_cdf(0.975)
+MANY = 1000
 
 Row = Mapping[str, Any]
 
@@ -45,10 +47,10 @@ def auc_claim(shown: Row, rows: Sequence[Row]) -> Claim:
         shown: the row to quote: a site's, or that of all sites.
         rows: of the sites that it pools, or the site's alone.
     """
-    pairs = [row["members"] * row["nonmembers"] for row in rows]
+    pairs = within_reason([pairs_of(row) for row in rows])
     weights = [count / sum(pairs) for count in pairs]
     spread = math.hypot(*(w * _spread(row, "auc_low") for w, row in zip(weights, rows, strict=True)))
-    least = math.prod(1 / math.comb(row["members"] + row["nonmembers"], row["members"]) for row in rows)
+    least = math.prod(_perfect(row["members"], row["nonmembers"]) for row in rows)
     return Claim(_words("AUC", shown, "auc"), max(_tail((shown["auc"] - 0.5) / spread), least))
 
 
@@ -71,7 +73,8 @@ def tpr_claim(shown: Row, rows: Sequence[Row]) -> Claim | None:
     number of the ``m`` members above it is beta-binomial with the parameters ``k`` and ``n + 1 - k``, whatever the
     scores: ``k / (n + 1)`` of them are expected, somewhat more than the FPR. Images of one patient rise and fall
     together, so the p-value is no less than that by a normal distribution with the bootstrap's variance, where that is
-    larger; over several sites that distribution is the only one.
+    larger; over several sites that distribution is the only one, and a site of more members than all others together
+    counts for as many as those (:func:`~fedkr.audit.statistics.pooling.within_reason`).
     """
     fprs = [float(name.removeprefix(TPR)) for name in shown if name.startswith(TPR) and not name.endswith(ENDS[1:])]
     known = [fpr for fpr in fprs if shown[tpr_name(fpr)] is not None]
@@ -79,9 +82,13 @@ def tpr_claim(shown: Row, rows: Sequence[Row]) -> Claim | None:
         return None
     fpr = min(known)
     sites = [_Hits.of(row, fpr) for row in rows]
-    excess, spread = sum(s.hits - s.mean for s in sites), math.sqrt(sum(s.variance for s in sites))
+    members = [row["members"] for row in rows]
+    counted = within_reason(members)
+    parts = [1.0 if count == said else count / said for count, said in zip(counted, members, strict=True)]
+    excess = sum(part * (s.hits - s.mean) for part, s in zip(parts, sites, strict=True))
+    spread = math.sqrt(sum(part**2 * s.variance for part, s in zip(parts, sites, strict=True)))
     p_value = _tail((excess - 0.5) / spread)
-    expected = sum(s.mean for s in sites) / sum(row["members"] for row in rows)
+    expected = sum(part * s.mean for part, s in zip(parts, sites, strict=True)) / sum(counted)
     figure = f"{_words(f'TPR at {fpr:.1%} FPR', shown, tpr_name(fpr))}, {expected:.3f} by guessing"
     return Claim(figure, max(p_value, sites[0].exact) if len(sites) == 1 else p_value)
 
@@ -114,6 +121,12 @@ class _Hits:
 def _tail(z: float) -> float:
     """Return the chance that a standard normal number is above ``z``."""
     return math.erfc(z / math.sqrt(2)) / 2
+
+
+def _perfect(members: int, nonmembers: int) -> float:
+    """Return the chance that guessing ranks all members above all non-members."""
+    # Below the least float64; the number itself would take hours for the most images that a site can say it has.
+    return 0.0 if min(members, nonmembers) > MANY else 1 / math.comb(members + nonmembers, members)
 
 
 def _spread(row: Row, low: str) -> float:

@@ -22,6 +22,7 @@ from fedkr.data.images import Shape
 from fedkr.learning.models import build_classifier
 from fedkr.learning.runtime import Runtime
 from fedkr.progress import SilentProgress
+from fedkr.site_name import ALL_SITES
 from fedkr.stages import Artifact, model_tensors
 from server.audit import Auditable, ServerAudit, common_row, read_auditable, with_summaries
 from server.coordinator import SITE_ERROR
@@ -355,9 +356,13 @@ def test_several_weight_sharing_models_are_attacked_and_compared_each(audit, fou
     }
 
 
-def test_summaries_are_made_anew_from_the_sites_rows(audit):
+def test_summaries_are_made_anew_from_the_sites_rows_and_name_a_site_that_outweighs_all_others(audit):
     rows, extras, _ = audit()
     assert with_summaries(rows, extras) == (rows, extras)
+    others = [{**row, "site": f"{row['site']}-again"} for row in rows if row["site"] != ALL_SITES]
+    loud = [{**row, "members": 10**7, "nonmembers": 10**7} if row["site"] == "site-1" else row for row in rows]
+    _, found = with_summaries([*loud, *others], extras)
+    assert found["notes"] == ["site-1 says it has more images than all others: it counts for as much as they do"]
 
 
 def rows_of(*keys):

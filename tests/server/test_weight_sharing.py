@@ -492,5 +492,37 @@ def test_an_answer_far_above_the_others_counts_for_a_bounded_part_and_a_note_say
     assert moved < 0.2 * changes["site-2"]
 
 
+def test_a_counter_of_batches_is_no_part_of_how_far_a_site_went(share, sites, study):
+    honest = sites.train
+
+    def train(site, content):
+        reply = honest(site, content)
+        if site == "site-2":
+            near = wire.read_weights(reply[wire.ARRAYS])
+            counted = {n: t + 10_000 if n.endswith(COUNTER) else t for n, t in near.items()}
+            reply[wire.ARRAYS] = wire.weights_record(counted)
+        return reply
+
+    sites.train = train
+    result = share(sites=3)
+    assert len(sites.rounds) == 4 * 3 and list(result.notes) == []
+    assert set(result.costs) == {"site-0", "site-1", "site-2"}
+
+
+def test_a_note_says_that_val_images_of_the_last_model_were_cut(share, sites):
+    honest = sites.evaluate
+
+    def evaluate(site, content):
+        reply = honest(site, content)
+        if site == "site-1":
+            reply[wire.METRICS].update({"val/count": 10**6, "val/accuracy": 1.0})
+        return reply
+
+    sites.evaluate = evaluate
+    result = share(sites=3)
+    assert result.notes == ["fedavg: site-1's val-count of the last model, cut to 20 times the sites' median"]
+    assert result.search[-1]["val_accuracy"] == pytest.approx((20 + 0.5 * 2) / 22)
+
+
 def test_answers_within_the_caps_are_left_as_they_are(share, sites):
     assert list(share().notes) == []

@@ -1,4 +1,7 @@
-"""All sites together, from the sites' own figures: counts are added, scores of different sites never compared."""
+"""All sites together, from the sites' own figures: counts are added, scores of different sites never compared.
+
+A site says itself how many images it has. Of three and more, one counts for at most as much as all others together.
+"""
 
 from __future__ import annotations
 
@@ -26,13 +29,33 @@ def pooled_rows(rows: Iterable[Row]) -> list[dict[str, Any]]:
       the sites' weights, separately for the lower and the upper limit (Zou & Donner 2008). Clopper-Pearson would take
       the thresholds, which each site estimated from the same images, for known.
 
+    Where a site has more pairs (members, non-members) than all others together, it counts as if it had as many
+    (:func:`within_reason`).
+
     Of the rows of ``results.json`` those that are pooled already, and those without an AUC, are passed over.
     """
-    by_attack: dict[tuple[Any, ...], list[Row]] = defaultdict(list)
-    for row in rows:
-        if row["site"] != ALL_SITES and row.get("auc") is not None:
-            by_attack[_attack(row)].append(row)
-    return [_pooled(found) for found in by_attack.values()]
+    return [_pooled(found) for found in _by_attack(rows)]
+
+
+def within_reason(counts: Sequence[int]) -> list[int]:
+    """Return counts of three and more sites, none above the sum of all others, and those of fewer as they are."""
+    total = sum(counts)
+    return [min(count, total - count) for count in counts] if len(counts) > 2 else list(counts)
+
+
+def pairs_of(row: Row) -> int:
+    """Return how many pairs of a member and a non-member there are."""
+    return int(row["members"] * row["nonmembers"])
+
+
+def outweighing(rows: Iterable[Row]) -> list[str]:
+    """Return the sites, in order of appearance, that have more pairs in an attack than all others together."""
+    found: dict[str, None] = {}
+    for own in _by_attack(rows):
+        for row, count in zip(own, within_reason([pairs_of(row) for row in own]), strict=True):
+            if count < pairs_of(row):
+                found[row["site"]] = None
+    return list(found)
 
 
 def worst_site(rows: Iterable[Row]) -> list[Row]:
@@ -49,13 +72,22 @@ def worst_site(rows: Iterable[Row]) -> list[Row]:
     return list(worst.values())
 
 
+def _by_attack(rows: Iterable[Row]) -> Iterable[list[Row]]:
+    """Return the sites' rows that have an AUC, for each target, attack and kind of references."""
+    found: dict[tuple[Any, ...], list[Row]] = defaultdict(list)
+    for row in rows:
+        if row["site"] != ALL_SITES and row.get("auc") is not None:
+            found[_attack(row)].append(row)
+    return found.values()
+
+
 def _attack(row: Row) -> tuple[Any, ...]:
     return row["target"], row["attack"], row.get("references", "none")
 
 
 def _pooled(rows: Sequence[Row]) -> dict[str, Any]:
     members, nonmembers = (sum(row[side] for row in rows) for side in ("members", "nonmembers"))
-    pairs = [row["members"] * row["nonmembers"] for row in rows]
+    pairs = within_reason([pairs_of(row) for row in rows])
     pooled = {key: rows[0].get(key) for key in ("target", "attack", "references", "adversary")}
     # A model from elsewhere is of no kind.
     pooled |= {"kind": rows[0]["kind"]} if "kind" in rows[0] else {}
@@ -63,17 +95,17 @@ def _pooled(rows: Sequence[Row]) -> dict[str, Any]:
     pooled |= with_limits("auc", _combined([_interval(row, "auc") for row in rows], pairs))
     for key in rows[0]:
         if key.startswith(TPR) and not key.endswith(ENDS[1:]):
-            pooled |= with_limits(key, _pooled_tpr(rows, key, nonmembers))
+            pooled |= with_limits(key, _pooled_tpr(rows, key))
     pooled |= with_limits("balanced_accuracy", None) | {"members": members, "nonmembers": nonmembers}
     pooled["duplicates"] = sum(row.get("duplicates", 0) for row in rows)
     return pooled | {"headline": int(all(row.get("headline") for row in rows)), "roc": None}
 
 
-def _pooled_tpr(rows: Sequence[Row], key: str, nonmembers: int) -> Interval | None:
-    if not resolvable(float(key.removeprefix(TPR)), nonmembers):
+def _pooled_tpr(rows: Sequence[Row], key: str) -> Interval | None:
+    if not resolvable(float(key.removeprefix(TPR)), sum(within_reason([row["nonmembers"] for row in rows]))):
         return None
     rates = [_interval(row, key) or _interval(row, f"unresolved_{key}") for row in rows]
-    return _combined(rates, [row["members"] for row in rows])
+    return _combined(rates, within_reason([row["members"] for row in rows]))
 
 
 def _interval(row: Row, key: str) -> Interval | None:

@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
 
+from fedkr.audit.claims import auc_claim, tpr_claim
 from fedkr.audit.statistics.membership import membership_figures
-from fedkr.audit.statistics.pooling import pooled_rows, worst_site
+from fedkr.audit.statistics.pooling import outweighing, pooled_rows, within_reason, worst_site
 from fedkr.site_name import ALL_SITES
 
 
@@ -39,6 +40,35 @@ def test_a_tpr_that_all_nonmembers_together_cannot_resolve_is_none():
     assert [pooled[f"tpr_at_fpr_0.01{end}"] for end in ("", "_low", "_high")] == [None] * 3
     (pooled,) = pooled_rows([row("a", nonmembers=50), row("b", nonmembers=50)])
     assert pooled["tpr_at_fpr_0.01"] == pytest.approx(0.1)
+
+
+LOUD = {"members": 10_000_000, "nonmembers": 10_000_000}
+
+
+NONE_FOUND = {f"tpr_at_fpr_0.01{end}": 0.0 for end in ("", "_low", "_high")}
+
+
+def test_a_site_that_says_it_has_ever_so_many_images_counts_for_as_much_as_all_others_together():
+    resolved = {"tpr_at_fpr_0.01": 0.4, "tpr_at_fpr_0.01_low": 0.3, "tpr_at_fpr_0.01_high": 0.5, "nonmembers": 100}
+    honest = [row(site, auc=0.8, auc_low=0.75, auc_high=0.85, **resolved) for site in "abc"]
+    silent = row("d", auc=0.5, auc_low=0.499, auc_high=0.501, **(LOUD | NONE_FOUND))
+    (pooled,) = pooled_rows([*honest, silent])
+    assert pooled["auc"] == pytest.approx((0.8 + 0.5) / 2)
+    assert pooled["tpr_at_fpr_0.01"] == pytest.approx((0.4 + 0.0) / 2)
+    assert outweighing([*honest, silent]) == ["d"] and outweighing(honest) == []
+    for claim in (auc_claim, tpr_claim):
+        assert claim(pooled, [*honest, silent]).p_value < 1e-3, "what the others found is not hidden"
+
+
+def test_no_number_of_non_members_of_one_site_resolves_an_fpr_for_all():
+    (pooled,) = pooled_rows([row("a", nonmembers=10), row("b", nonmembers=10), row("c", **LOUD)])
+    assert pooled["tpr_at_fpr_0.01"] is None
+
+
+def test_counts_of_two_sites_and_those_below_the_others_stay():
+    assert within_reason([10, 1000]) == [10, 1000]
+    assert within_reason([10, 20, 30]) == [10, 20, 30]
+    assert within_reason([10, 20, 31]) == [10, 20, 30]
 
 
 def test_targets_attacks_and_kinds_of_references_are_pooled_apart_and_pooled_rows_not_again():
