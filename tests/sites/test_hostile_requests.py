@@ -17,8 +17,9 @@ from fedkr.audit.document import Pair
 from fedkr.config import parse_study
 from fedkr.data.images import Shape
 from fedkr.errors import UserError
-from fedkr.learning.models import build_classifier
-from sites import handlers
+from fedkr.learning.models import build_classifier, load_classifier
+from fedkr.release import ReleasedSets
+from sites import handlers, personal
 from sites.admission import permit
 from sites.asked import check_settings
 from sites.guard import answer_check
@@ -48,17 +49,32 @@ class NoWork:
         pass
 
 
+class NoTraining:
+    """In the place of personalised models."""
+
+    aggregated = staticmethod(cut)
+
+    def __init__(self, pipeline, contestant):
+        self.pipeline = pipeline
+
+    def fine_tuned(self, weights):
+        load_classifier(self.pipeline.study.student, Shape(1, 8, 3), weights, self.pipeline.job.runtime)
+        cut()
+
+
 @pytest.fixture
 def asked(hospital, study, monkeypatch):
     """A hospital that answers everything, for a study that asks for everything; return the function that reads."""
-    study.strategy.compare = ["local", "fedavg", "fedprox", "fedkr"]
-    study.strategy.options = {"fedprox": {"proximal_mu": 0.01}}
+    study.strategy.compare = ["local", "fedavg", "fedprox", "fedkr", "fedkr-dda", "fedkr+ft"]
+    kinds = {"fedkr-dda": {"kind": "fedkr_dda"}, "fedkr+ft": {"kind": "fedkr_ft"}}
+    study.strategy.options = {"fedprox": {"proximal_mu": 0.01}} | kinds
     study.audit.targets, study.federation.sites = ["student", "weights", "teacher"], 3
     path = hospital(allow=["metrics", "release", "weights"])
     context = Context(1, 1, {"site-file": str(path)}, RecordDict(), {})
     for place, name in ((handlers, "figures_of"), (handlers.LocalTraining, "advance"), (handlers, "utility_of")):
         monkeypatch.setattr(place, name, cut if name != "utility_of" else lambda *arguments: None)
     monkeypatch.setattr(handlers, "SiteAudit", NoWork)
+    monkeypatch.setattr(personal, "Personal", NoTraining)
     monkeypatch.setattr(handlers, "check_enough", lambda *arguments: None)
 
     def read(message):
@@ -70,8 +86,13 @@ def asked(hospital, study, monkeypatch):
         answer_check(message, context)
         request = wire.read_request(message)
         site = open_site(context.node_config, parse_study(request.study))
-        received_others(site, request)
-        pipeline = type("Pipeline", (), {"release": cut, "own_model": cut, "labeller": cut, "job": site.pipeline.job})()
+        if message_type == wire.REFERENCES:
+            received_others(site, request)
+        pipeline = type(
+            "Pipeline",
+            (),
+            {"release": cut, "own_model": cut, "labeller": cut, "job": site.pipeline.job, "study": site.study},
+        )()
         try:
             HANDLERS[message_type](dataclasses.replace(site, pipeline=pipeline), request)
         except CutError:
@@ -100,8 +121,12 @@ def messages(study):
         wire.REFERENCES: {"kinds": ["student", "teacher"], "shared": (images, labels), "sizes": [4, 2]},
         wire.AUDIT: {"weights": model, "target": "student", "kind": "student"},
         wire.COMPARE: {"pairs": pairs},
+        wire.FINETUNE: {"weights": model, "contestant": "fedkr+ft"},
     }
-    return {kind: wire.request_content(study.to_json(), **settings) for kind, settings in sent.items()}
+    offered = {"lakeside": ReleasedSets.of_arrays(images, labels, [4, 2])}
+    return {kind: wire.request_content(study.to_json(), **settings) for kind, settings in sent.items()} | {
+        wire.PERSONALISE: wire.offer_content(study.to_json(), "fedkr-dda", offered)
+    }
 
 
 def arrived(content, message_type):
@@ -141,6 +166,15 @@ def is_shared(record, sizes):
     return right and labels.shape == (len(images), 3) and all(whole(n, 6) for n in sizes) and sum(sizes) == len(images)
 
 
+def is_offer(settings, content):
+    sets = json.loads(settings["offer"])["sets"]
+    sizes = [part["size"] for part in sets]
+    named = all(name_of(part["site"]) and part["site"] != "st-mary" for part in sets)
+    if wire.SHARED not in content:
+        return not sets
+    return named and 0 < len(sets) <= 2 * 4 and is_shared(content[wire.SHARED], sizes)
+
+
 def is_request(kind, content, usual):
     settings = dict(content[wire.CONFIG])
     rules = {
@@ -156,8 +190,10 @@ def is_request(kind, content, usual):
         wire.REFERENCES: lambda: isinstance(settings["kinds"], list) and {*settings["kinds"]} <= {*KINDS},
         wire.AUDIT: lambda: name_of(settings["target"]) and settings.get("kind", settings["target"]) in KINDS,
         wire.COMPARE: lambda: all(len(pair) == 6 for pair in json.loads(settings["pairs"])),
+        wire.FINETUNE: lambda: settings["contestant"] == "fedkr+ft",
+        wire.PERSONALISE: lambda: settings["contestant"] == "fedkr-dda" and is_offer(settings, content),
     }
-    needs_model = kind in (wire.TRAIN, wire.EVALUATE)
+    needs_model = kind in (wire.TRAIN, wire.EVALUATE, wire.FINETUNE)
     if needs_model and not is_model(content[wire.ARRAYS], usual[wire.ARRAYS]):
         return False
     if kind == wire.REFERENCES and wire.SHARED in content and not is_shared(content[wire.SHARED], settings["sizes"]):
