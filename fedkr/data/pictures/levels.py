@@ -45,7 +45,7 @@ def scaled(values: NDArray[np.generic], low: float, high: float) -> NDArray[np.u
     found = np.zeros(values.shape, np.uint8)
     if high > low:
         for part, into in zip(_blocks(values), _blocks(found), strict=True):
-            into[:] = np.rint((part.astype(np.float64).clip(low, high) - low) * (255 / (high - low)))
+            into[:] = np.rint((part.astype(np.float64).clip(low, high) - low) * 255 / (high - low))
     return found
 
 

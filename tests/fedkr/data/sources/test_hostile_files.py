@@ -16,7 +16,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from fedkr.data.pictures.image_file import open_image
+from fedkr.config import DataConfig
+from fedkr.data.pictures.frame import UnreadableError
+from fedkr.data.pictures.image_file import open_image, read_image_file
 from fedkr.data.sources.npz import MOST_CLASSES, NpzFile, read_source
 from fedkr.errors import UserError
 
@@ -167,10 +169,24 @@ def test_the_npz_reader_is_total(tmp_path, content):
 
 def pictures():
     found = {}
-    for mode, kinds in {"L": ("PNG", "JPEG", "BMP", "TIFF"), "RGB": ("PNG", "JPEG", "TIFF"), "P": ("PNG",)}.items():
-        for kind in kinds:
-            buffer = io.BytesIO()
-            Image.new(mode, (9, 7), 5 if mode != "RGB" else (5, 6, 7)).save(buffer, kind)
+    kinds = {
+        "L": ("PNG", "JPEG", "BMP", "TIFF"),
+        "RGB": ("PNG", "JPEG", "TIFF", "WEBP", "MPO"),
+        "P": ("PNG", "TIFF"),
+        "RGBA": ("PNG", "WEBP"),
+        "LA": ("PNG", "TIFF"),
+        "CMYK": ("JPEG", "TIFF"),
+        "I;16": ("PNG", "TIFF"),
+        "F": ("TIFF",),
+    }
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for mode, formats in kinds.items():
+        for kind in formats:
+            picture, buffer = Image.effect_noise((9, 7), 80), io.BytesIO()
+            picture = picture.convert("RGB" if mode in ("P", "CMYK") else "F" if mode == "I;16" else "L").convert(mode)
+            more = {"save_all": True, "append_images": [picture]} if kind in ("MPO", "TIFF") else {}
+            picture.save(buffer, kind, **({} if kind == "BMP" else {"exif": exif}), **more)
             found[kind, mode] = buffer.getvalue()
     return found
 
@@ -188,6 +204,37 @@ def picture_files(draw):
 def test_the_image_reader_is_total(tmp_path, content):
     (tmp_path / "case.png").write_bytes(content)
     bounded(open_image, tmp_path / "case.png")
+
+
+OPTIONS = [{}, {"size": 5}, {"size": 5, "fit": "pad", "channels": 1}, {"scale": "image"}, {"range": [0, 300]}]
+
+
+def read_all(path, options):
+    try:
+        pictures = read_image_file(path, DataConfig(frames="all", **options))
+    except UnreadableError as error:
+        assert str(error).isprintable() and str(error)
+        return
+    for frame in pictures.frames:
+        assert frame.pixels.dtype == np.uint8 and frame.pixels.shape[2:] in ((), (3,))
+        assert not options.get("size") or frame.pixels.shape[:2] == (5, 5)
+
+
+@pytest.mark.parametrize("kind", sorted({kind for kind, _ in PICTURES}))
+def test_each_format_as_it_is_can_be_read(tmp_path, kind):
+    for (written, _), content in PICTURES.items():
+        if written == kind:
+            (tmp_path / "case").write_bytes(content)
+            with warnings.catch_warnings():
+                warnings.simplefilter("error")
+                assert read_image_file(tmp_path / "case", DataConfig(scale="image", size=5)).frames
+
+
+@thorough
+@given(picture_files(), st.sampled_from(OPTIONS))
+def test_the_reader_of_a_datasets_files_is_total(tmp_path, content, options):
+    (tmp_path / "case").write_bytes(content)
+    bounded(read_all, tmp_path / "case", options)
 
 
 def test_an_image_whose_header_promises_more_than_its_file_can_hold_is_refused(tmp_path):

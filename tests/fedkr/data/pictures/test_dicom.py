@@ -1,0 +1,219 @@
+"""DICOM: values as pydicom has them, grey levels as the standard's rules say, and nothing of a header anywhere."""
+
+import logging
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fedkr.config import DataConfig
+from fedkr.data import load_source
+from fedkr.data.pictures.dicom import is_dicom, read_dicom, stored_pixels
+from fedkr.data.pictures.frame import UnreadableError
+
+pydicom = pytest.importorskip("pydicom", reason="needs the extra fedkr[dicom]")
+
+SHIPPED = Path(pydicom.__file__).parent / "data" / "test_files"
+FILES = sorted(path for path in SHIPPED.rglob("*") if path.is_file() and path.suffix != ".py")
+REASONS = (
+    "no DICOM file",
+    "its header",
+    "holds no pixel data",
+    "its pixel data cannot be decoded (",
+    "does not say how its pixel data are encoded",
+)
+
+
+def of_pydicom(file):
+    """Return the frames that pydicom itself has of a file ``[frames, ...]``; None where it raises."""
+    try:
+        dataset = pydicom.dcmread(file)
+        pixels = dataset.pixel_array
+    except Exception:
+        return None
+    return pixels if int(dataset.get("NumberOfFrames") or 1) > 1 else pixels[None]
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_every_file_that_pydicom_ships_is_decoded_as_it_does_or_refused_with_a_reason():
+    decoded, refused = 0, 0
+    for file in FILES:
+        wanted = of_pydicom(file)
+        try:
+            found = read_dicom(file, DataConfig(frames="all"))
+        except UnreadableError as error:
+            assert wanted is None and str(error).startswith(REASONS), file
+            refused += 1
+            continue
+        dataset = pydicom.dcmread(file)
+        assert len(found.frames) == len(wanted), file
+        for index, frame in enumerate(found.frames):
+            assert np.array_equal(stored_pixels(dataset, index), wanted[index]), file
+            assert frame.pixels.dtype == np.uint8 and frame.pixels.shape[:2] == wanted[index].shape[:2], file
+        decoded += 1
+    assert decoded > 80 and decoded + refused == len(FILES)
+
+
+def dicom_file(path, values, **header):
+    """Write grey values ``[H, W]`` or ``[frames, H, W]`` as DICOM."""
+    from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
+
+    dataset = pydicom.Dataset()
+    dataset.file_meta = pydicom.dataset.FileMetaDataset()
+    dataset.file_meta.TransferSyntaxUID = header.pop("syntax", ExplicitVRLittleEndian)
+    dataset.SOPClassUID = dataset.file_meta.MediaStorageSOPClassUID = CTImageStorage
+    dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = "1.2.3.4"
+    dataset.Rows, dataset.Columns = values.shape[-2:]
+    if values.ndim == 3:
+        dataset.NumberOfFrames = len(values)
+    dataset.BitsAllocated = dataset.BitsStored = 8 * values.dtype.itemsize
+    dataset.HighBit, dataset.SamplesPerPixel = dataset.BitsStored - 1, 1
+    dataset.PixelRepresentation = int(values.dtype.kind == "i")
+    dataset.PhotometricInterpretation = "MONOCHROME2"
+    dataset.PixelData = values.tobytes()
+    for name, value in header.items():
+        setattr(dataset, name, value)
+    dataset.save_as(path, enforce_file_format=True)
+    return dataset
+
+
+def read(folder, values, options=None, **header):
+    dicom_file(folder / "x.dcm", values, **header)
+    return read_dicom(folder / "x.dcm", DataConfig(**(options or {}))).frames[0].pixels
+
+
+CT = np.array([[0, 500, 1000, 1040, 1064, 2000]], np.uint16)
+RESCALED = {"RescaleSlope": 1, "RescaleIntercept": -1024}
+
+
+def test_values_are_rescaled_then_windowed(tmp_path):
+    # PS3.3, C.11.2.1.2.1: 0 up to c - 0.5 - (w - 1) / 2, 255 above c - 0.5 + (w - 1) / 2.
+    found = read(tmp_path, CT, WindowCenter=16, WindowWidth=101, **RESCALED)
+    units = CT.astype(float) - 1024
+    assert np.array_equal(found, np.rint(np.clip((units - 15.5) / 100 + 0.5, 0, 1) * 255))
+
+
+def test_of_several_windows_the_first_counts(tmp_path):
+    several = read(tmp_path, CT, WindowCenter=[16, 500], WindowWidth=[101, 2000], **RESCALED)
+    assert np.array_equal(several, read(tmp_path, CT, WindowCenter=16, WindowWidth=101, **RESCALED))
+
+
+@pytest.mark.parametrize("function", ["LINEAR_EXACT", "SIGMOID"])
+def test_the_other_window_functions(tmp_path, function):
+    found = read(tmp_path, CT, WindowCenter=16, WindowWidth=101, VOILUTFunction=function, **RESCALED)
+    scale = (CT.astype(float) - 1024 - 16) / 101
+    wanted = np.clip(scale + 0.5, 0, 1) if function == "LINEAR_EXACT" else 1 / (1 + np.exp(-4 * scale))
+    assert abs(found - wanted * 255).max() <= 0.5001
+
+
+def test_monochrome1_is_inverted(tmp_path):
+    usual = read(tmp_path, CT, WindowCenter=16, WindowWidth=101, **RESCALED)
+    inverted = read(tmp_path, CT, WindowCenter=16, WindowWidth=101, PhotometricInterpretation="MONOCHROME1", **RESCALED)
+    assert np.array_equal(inverted, 255 - usual)
+
+
+def test_a_range_is_in_rescaled_units_whatever_the_window(tmp_path):
+    found = read(tmp_path, CT, {"range": [-1024, 976]}, WindowCenter=16, WindowWidth=101, **RESCALED)
+    assert np.array_equal(found, np.rint(CT * (255 / 2000)))
+
+
+@pytest.mark.parametrize("options", [{}, {"scale": "image"}])
+def test_without_a_window_the_pictures_own_values_count_but_for_padding(tmp_path, options):
+    values = np.array([[-2000, 0, 100, 200]], np.int16)
+    found = read(tmp_path, values, options, PixelPaddingValue=-2000)
+    assert found.ravel().tolist() == [0, 0, 128, 255]
+    assert read(tmp_path, values, options).ravel().tolist() == [0, 232, 243, 255]
+
+
+def test_8_bits_without_a_window_stay(tmp_path):
+    values = np.array([[3, 7, 90, 200]], np.uint8)
+    assert np.array_equal(read(tmp_path, values), values)
+    assert read(tmp_path, values, {"scale": "image"}).ravel().tolist()[::3] == [0, 255]
+
+
+def test_a_table_of_values_of_interest(tmp_path):
+    table = pydicom.Dataset()
+    table.LUTDescriptor, table.LUTData = [4, 0, 8], np.array([200, 100, 50, 0], np.uint16).tobytes()
+    found = read(tmp_path, np.array([[0, 1, 2, 9]], np.uint16), VOILUTSequence=[table])
+    assert found.ravel().tolist() == [200, 100, 50, 0]
+
+
+def test_each_frame_of_an_enhanced_file_has_its_own_rules(tmp_path):
+    def group(center):
+        window, item = pydicom.Dataset(), pydicom.Dataset()
+        window.WindowCenter, window.WindowWidth = center, 2
+        item.FrameVOILUTSequence = [window]
+        return item
+
+    values = np.broadcast_to(np.array([[0, 100, 200]], np.uint16), (2, 1, 3))
+    dicom_file(tmp_path / "x.dcm", values, PerFrameFunctionalGroupsSequence=[group(50), group(150)])
+    first = read_dicom(tmp_path / "x.dcm", DataConfig())
+    assert (len(first.frames), first.further) == (1, 1)
+    frames = read_dicom(tmp_path / "x.dcm", DataConfig(frames="all")).frames
+    assert [frame.pixels.ravel().tolist() for frame in frames] == [[0, 255, 255], [0, 0, 255]]
+
+
+@pytest.mark.parametrize("syntax", ["RLELossless", "JPEG2000Lossless", "JPEGLSLossless"])
+def test_lossless_compression_changes_no_value(tmp_path, syntax):
+    values = np.random.default_rng(0).integers(0, 4096, (32, 32), dtype=np.uint16)
+    dataset = dicom_file(tmp_path / "plain.dcm", values)
+    dataset.compress(getattr(pydicom.uid, syntax), generate_instance_uid=False)
+    dataset.save_as(tmp_path / "packed.dcm", enforce_file_format=True)
+    plain, packed = (read_dicom(tmp_path / f"{name}.dcm", DataConfig()) for name in ("plain", "packed"))
+    assert np.array_equal(plain.frames[0].pixels, packed.frames[0].pixels)
+
+
+def test_without_pydicom_the_reason_says_what_to_install(tmp_path, monkeypatch):
+    dicom_file(tmp_path / "x.dcm", CT)
+    monkeypatch.setitem(sys.modules, "pydicom", None)
+    with pytest.raises(UnreadableError, match=r"pip install 'fedkr\[dicom\]'"):
+        read_dicom(tmp_path / "x.dcm", DataConfig())
+
+
+@pytest.fixture
+def hospital(tmp_path):
+    """Forty files of twenty patients, as a PACS names them: no ending, or the end of a UID."""
+    for index in range(40):
+        folder = tmp_path / "scans" / ("healthy", "ill")[index % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        values = np.full((6, 6), index, np.uint8)
+        name = f"IM{index:05}" if index % 3 else f"1.2.840.{index}"
+        dicom_file(folder / name, values, PatientID=f"SECRET{index // 2}", PatientName="SECRET^NAME")
+    return tmp_path / "scans"
+
+
+def load(root, cache=None, **options):
+    return load_source(DataConfig(name="folder", path=str(root), **options), cache)
+
+
+def test_the_patients_of_the_headers_are_never_divided(hospital):
+    (hospital / "ill" / "DICOMDIR").write_bytes(bytes(128) + b"DICM")
+    source = load(hospital)
+    assert source.warnings == [] and len(source.pool) + len(source.test) == 40
+    assert not set(source.pool.groups.tolist()) & set(source.test.groups.tolist())
+    for part in (source.pool, source.test):
+        pairs = {
+            level // 2: group
+            for level, group in zip(part.images[:, 0, 0, 0].tolist(), part.groups.tolist(), strict=True)
+        }
+        assert len(set(pairs.values())) == len(pairs) and set(np.bincount(part.groups)) <= {0, 2}
+    assert load(hospital, patients="none").pool.groups is None
+
+
+def test_nothing_of_a_header_is_kept_or_said(hospital, tmp_path, caplog, capfd):
+    caplog.set_level(logging.DEBUG)
+    whole = (hospital / "ill" / "IM00001").read_bytes()
+    (hospital / "ill" / "cut.dcm").write_bytes(whole[:-20])
+    (hospital / "ill" / "odd.dcm").write_bytes(whole.replace(b"US\x02\x00\x06\x00", b"US\x02\x00SE", 1))
+    (hospital / "ill" / "syntax.dcm").write_bytes(whole.replace(b"1.2.840.10008.1.2.1\0", b"1.2.840.SECRET.1.2.1"))
+    source = load(hospital, tmp_path / "decoded", least_usable=0.5)
+    assert len(source.left_out) == 3
+    kept = b"".join(path.read_bytes() for path in (tmp_path / "decoded").iterdir())
+    said = "".join([*source.warnings, *map(str, source.left_out), caplog.text, *capfd.readouterr()])
+    assert kept and b"SECRET" not in kept and "SECRET" not in said
+
+
+def test_what_begins_otherwise_is_no_dicom(tmp_path):
+    (tmp_path / "x").write_bytes(bytes(200))
+    assert not is_dicom(tmp_path / "x") and not is_dicom(tmp_path / "absent") and not is_dicom(tmp_path)

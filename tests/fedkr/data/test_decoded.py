@@ -1,0 +1,112 @@
+"""Decoded images are kept, for this account alone, and nothing that goes wrong with that costs more than time."""
+
+import errno
+import os
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fedkr.config import DataConfig
+from fedkr.data import decoding, load_source
+from fedkr.data.decoded import Decoded, kept
+from fedkr.data.listing import LeftOut
+from fedkr.data.registry import _load_once
+
+
+@pytest.fixture
+def scans(tmp_path):
+    root = tmp_path / "scans"
+    for label, name in enumerate(("healthy", "ill")):
+        (root / name).mkdir(parents=True)
+        for index in range(15):
+            Image.fromarray(np.full((8, 8), 100 * label + index, np.uint8)).save(root / name / f"{index}.png")
+    (root / "ill" / "broken.png").write_bytes(b"")
+    return root
+
+
+@pytest.fixture
+def load(scans, tmp_path, monkeypatch):
+    """Return a function that loads as a new process does, and says how many files were decoded for it."""
+    reads = []
+    read = decoding._read
+    monkeypatch.setattr(decoding, "_read", lambda file, config: reads.append(file) or read(file, config))
+
+    def load_anew(**options):
+        _load_once.cache_clear()
+        reads.clear()
+        source = load_source(DataConfig(name="folder", path=str(scans), **options), tmp_path / "decoded")
+        return source, len(reads)
+
+    return load_anew
+
+
+def files(tmp_path):
+    return sorted(path.name for path in (tmp_path / "decoded").iterdir() if path.name.startswith("decoded-"))
+
+
+def test_each_file_is_decoded_once(load):
+    (first, decoded), (second, again) = load(), load()
+    assert (decoded, again) == (31, 0)
+    assert first.digest() == second.digest()
+    assert (first.left_out, first.warnings) == (second.left_out, second.warnings)
+    assert len(second.left_out) == 1 and second.warnings
+
+
+def test_what_is_kept_is_for_one_account_alone(load, tmp_path):
+    before = os.umask(0)
+    try:
+        load()
+    finally:
+        os.umask(before)
+    assert {path.stat().st_mode & 0o777 for path in (tmp_path / "decoded").iterdir()} == {0o600}
+    assert (tmp_path / "decoded" / "left-out.txt").read_text().startswith("ill/broken.png: ")
+
+
+def test_another_file_or_option_is_decoded_anew_and_what_was_kept_before_goes(load, scans, tmp_path):
+    load()
+    names = files(tmp_path)
+    Image.fromarray(np.full((8, 8), 9, np.uint8)).save(scans / "ill" / "3.png")
+    assert load()[1] == 31 and len(files(tmp_path)) == 2 and not set(files(tmp_path)) & set(names)
+    assert load(size=4)[1] == 31 and load(size=4, limit=9, test_fraction=0.5)[1] == 0
+    (scans / "ill" / "broken.png").unlink()
+    assert load(size=4)[0].left_out == ()
+    assert (tmp_path / "decoded" / "left-out.txt").read_text() == ""
+
+
+@pytest.mark.parametrize("suffix", ["npy", "json"])
+@pytest.mark.parametrize("content", [b"", b"\x93NUMPY\x01\0", b"{}", b"[]", b"\x80\x04N.", None])
+def test_what_is_damaged_is_decoded_again(load, tmp_path, suffix, content):
+    first, _ = load()
+    (path,) = (tmp_path / "decoded").glob(f"decoded-*.{suffix}")
+    path.write_bytes(path.read_bytes()[:-100] if content is None else content)
+    second, decoded = load()
+    assert decoded == 31 and second.digest() == first.digest()
+    assert load()[1] == 0
+
+
+def test_a_full_disk_costs_only_the_time_to_decode(load, tmp_path, monkeypatch, caplog):
+    def full(handle):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    source, _ = load()
+    assert len(source.pool) + len(source.test) == 30
+    assert list((tmp_path / "decoded").iterdir()) == []
+    assert "decoded images are not kept" in caplog.text and "No space left on device" in caplog.text
+
+
+def test_a_folder_that_cannot_be_made_costs_only_the_time_to_decode(load, tmp_path):
+    (tmp_path / "decoded").write_text("a file")
+    assert load()[1] == load()[1] == 31
+
+
+def test_several_at_once_find_whole_files(tmp_path):
+    images = np.arange(4 * 9, dtype=np.uint8).reshape(4, 3, 3, 1)
+    made = Decoded(images, np.arange(4), np.full(4, -1), [LeftOut("a", "b")], ["w"])
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda index: kept(tmp_path, {"key": index % 2}, lambda: made), range(64)))
+    for one in found:
+        assert np.array_equal(one.images, images) and one.document() == made.document()
+    assert not [path for path in tmp_path.iterdir() if path.suffix == ".tmp"]
