@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-LONGEST_LINE = 500
+from collections.abc import Sequence
+
+LONGEST_LINE, MOST_NAMED = 500, 10
 
 
 class UserError(Exception):
@@ -17,6 +19,12 @@ def one_line(text: str, most: int = LONGEST_LINE) -> str:
     text = " ".join(text[: 2 * most].split())
     line = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
     return line if len(line) <= most else line[: most - 3] + "..."
+
+
+def few(names: Sequence[object], most: int = MOST_NAMED) -> str:
+    """Return the first ``most`` of some names as a message lists them, and how many more there are."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(str(name) for name in names[:most]) + more
 
 
 class StudyFailedError(Exception):

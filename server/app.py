@@ -15,6 +15,7 @@ from flwr.serverapp import Grid, ServerApp
 
 import fedkr
 from fedkr.config import Study, parse_study
+from fedkr.data import load_source
 from fedkr.disk import write_atomic
 from fedkr.environment import hardware, package_versions
 from fedkr.learning.job import Job
@@ -73,6 +74,8 @@ def read_study(context: Context) -> tuple[Study, bool]:
 
     study = compose_study(shlex.split(str(context.run_config.get("overrides", ""))))
     study = replace(study, data=study.data.located(), run_dir=run_dir or study.run_dir)
+    if study.data.name != "none":
+        study = replace(study, data_digest=load_source(study.data).identity)
     return replace(study, run_dir=str(study.run_folder())), False
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from fedkr import wire
 from fedkr.config import Study
-from fedkr.data import ImageSet, load_source
+from fedkr.data import ImageSet, study_source
 from fedkr.errors import StudyFailedError
 from server.audit import Auditable, ServerAudit
 from server.contestant import COSTS, Contestant, Federation, Outcome, Row, make_contestants
@@ -140,4 +140,4 @@ class Comparison:
 
 def global_test_set(study: Study) -> ImageSet | None:
     """Return the test set that the server itself has; None in a deployment whose server has no images."""
-    return None if study.data.name == "none" else load_source(study.data).test
+    return None if study.data.name == "none" else study_source(study).test

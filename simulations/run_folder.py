@@ -9,22 +9,27 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import numpy as np
+from numpy.typing import NDArray
 from rich.console import Console
 
 from fedkr.config import Study, parse_study
-from fedkr.data import SiteData, Source, load_source, partition_sites, prepare_site
+from fedkr.data import SiteData, Source, load_source, partition_sites, prepare_site, study_source
 from fedkr.data.images import Shape
+from fedkr.data.leaks import shared_own_tests
 from fedkr.data.listing import write_left_out
+from fedkr.data.partition import left_out
 from fedkr.disk import write_atomic
-from fedkr.errors import StudyFailedError, UserError
+from fedkr.errors import StudyFailedError, UserError, few
 from fedkr.failure import clear_note, read_note
 from fedkr.generators import build_generator
 from fedkr.learning.job import Job
 from fedkr.learning.models import build_classifier
 from fedkr.learning.runtime import Runtime
-from fedkr.report.results import load_results
+from fedkr.report.results import DataFacts, load_results
+from fedkr.report.selection import data_warnings
 from fedkr.report.tables import print_tables
 from fedkr.report.write import write_report
 from fedkr.run_files import RunFiles
@@ -57,9 +62,8 @@ class RunFolder:
         """
         study = dataclasses.replace(study, data=study.data.located())
         source = load_source(study.data)
-        study = dataclasses.replace(study, data_digest=source.digest())
+        study = dataclasses.replace(study, data_digest=source.identity)
         run = RunFolder(dataclasses.replace(study, run_dir=str(study.run_folder(prefix))))
-        run.warn(*source.warnings)
         for item in source.left_out[:MOST_NAMED]:
             run.say(f"left out: {item.name}: {item.reason}", "yellow")
         _check_models(study, source)
@@ -82,18 +86,26 @@ class RunFolder:
     @cached_property
     def source(self) -> Source:
         """The data of the run; raises :class:`UserError` where others have taken their place since it began."""
-        study, source = self.study, load_source(self.study.data)
-        if study.data_digest and source.digest() != study.data_digest:
-            where = f"data.name={study.data.name}" + (f" ({study.data.path})" if study.data.path else "")
-            raise UserError(f"{self.files.folder}: the images of {where} are not those that the run trained on")
-        return source
+        return study_source(self.study)
+
+    @cached_property
+    def dealt(self) -> list[NDArray[np.int64]]:
+        """Which images of the pool each simulated site has."""
+        return partition_sites(self.source.pool, self.study)
 
     @cached_property
     def sites(self) -> dict[str, SiteData]:
         """Every simulated site's splits, as the sites themselves draw them."""
         pool, study = self.source.pool, self.study
-        dealt = {f"site-{i}": pool.subset(held) for i, held in enumerate(partition_sites(pool, study))}
+        dealt = {f"site-{i}": pool.subset(held) for i, held in enumerate(self.dealt)}
         return {name: prepare_site(images, study, name) for name, images in dealt.items()}
+
+    @cached_property
+    def data_facts(self) -> DataFacts:
+        """What a reader of any figure of the run has to know of its data."""
+        missing = left_out(self.source.pool, self.dealt)
+        told = f"partition={self.study.partition.kind} left classes out, which no site has: {few(missing)}"
+        return facts_of(self.source, *([told] if missing else []), *shared_own_tests(self.sites))
 
     def server_results(self) -> dict[str, Any]:
         """Return what the ServerApp found, nothing where it has not ended."""
@@ -149,9 +161,10 @@ class RunFolder:
         return write_report(self.files.folder, dict(results), collect_samples(results, self.files.folder, self.sites))
 
     def tell(self, report: Path, warnings: Iterable[str]) -> None:
-        """Print the tables of the run's results, warnings, and where the report is."""
-        print_tables(load_results(self.files.folder), self.console)
-        self.warn(*warnings)
+        """Print the tables of the run's results, warnings of its data and others, and where the report is."""
+        results = load_results(self.files.folder)
+        print_tables(results, self.console)
+        self.warn(*data_warnings(results), *warnings)
         self.say(f"report: {report}")
 
     def say(self, line: str, style: str | None = None) -> None:
@@ -180,6 +193,12 @@ class RunFolder:
             f"{self.files.folder}: holds another study ({difference}), which this one would overwrite; set another "
             "run_dir=..., or out=... for a folder of its own"
         )
+
+
+def facts_of(source: Source, *more: str) -> DataFacts:
+    """Return what a reader of figures has to know of a dataset, ``more`` warnings of how it is used beside its own."""
+    leaks = None if source.leaks is None else dataclasses.asdict(source.leaks)
+    return cast(DataFacts, {"warnings": [*source.warnings, *more], "leaks": leaks})
 
 
 @contextlib.contextmanager

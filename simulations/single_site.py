@@ -18,7 +18,7 @@ from fedkr.environment import provenance
 from fedkr.learning.runtime import Runtime
 from fedkr.progress import FileProgress
 from fedkr.recycle.ablation import ABLATION, USUAL, SingleSite, Variant
-from simulations.run_folder import RunFolder
+from simulations.run_folder import RunFolder, facts_of
 from simulations.study.application import compose_and_run
 
 PROGRAM, CONFIG = "fedkr kr", "kr"
@@ -45,14 +45,17 @@ def run_single_site(study: Study, variants: Sequence[Variant]) -> Path:
     run = RunFolder.of_study(study, prefix="kr-")
     folder, study = run.files.folder, run.study
     runtime = Runtime.choose(study.device, study.precision, study.threads)
+    facts = facts_of(run.source)
+    run.warn(*facts["warnings"])
     with run.at_work({"site": folder}):
         site = SingleSite(study, run.source, folder / "stages", runtime, FileProgress(folder))
         # What an earlier ablation trained stays in the results.
         known = [variant for variant in ABLATION if variant in variants or site.knows(variant)]
-        results = measure(site, study, known)
+        results = measure(site, study, known) | {"data": facts}
         write_json(run.files.results, results)
         write_atomic(folder / "tuning.csv", search_csv(results).encode())
     run.console.print(comparison_table(results))
+    run.warn(*facts["warnings"])
     return folder
 
 

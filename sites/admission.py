@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from fedkr.config import parse_study
-from fedkr.data.images import content_digest
 from fedkr.data.listing import LEFT_OUT_FILE
 from fedkr.disk import write_json
 from fedkr.errors import UserError, one_line
+from fedkr.fingerprint import array_digest
 from sites.policy import SIMULATED, Policy, check_request
 from sites.private_files import private_files
 from sites.records import read_records
@@ -84,16 +84,18 @@ def check_split(file: SiteFile) -> tuple[Path, dict[str, Any], dict[str, Any]]:
     """Return the file of the splits that a site had, what is in it, and the split of its images as it is now.
 
     Raises:
-        UserError: the site file's split, or its name, is not that of an earlier study of the same images, whose
-            holdout would become training images.
+        UserError: the site file's split, its name, or the labels or patients in the data, are not those of an earlier
+            study of the same images, whose holdout would become training images.
     """
-    path, key = Path(file.records) / SPLIT_FILE, content_digest(site_source(file).pool)
-    now = {"site": file.name, **dataclasses.asdict(file.split)}
+    pool = site_source(file).pool
+    path, key = Path(file.records) / SPLIT_FILE, array_digest([pool.images])
+    now = {"site": file.name, **dataclasses.asdict(file.split), "labels": array_digest([pool.labels])}
+    now |= {"patients": None if pool.groups is None else array_digest([pool.groups])}
     del now["canary_kinds"], now["min_images"]
     kept = read_records(path)
     if kept.get(key, now) != now:
         raise UserError(
             f"{path}: these images were split by {json.dumps(kept[key])} before, now by {json.dumps(now)}; a holdout "
-            "would become training images: take back the change in the site file"
+            "would become training images: take back the change in the site file or the data"
         )
     return path, kept, {key: now}

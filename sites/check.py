@@ -55,7 +55,7 @@ def check_site(path: Path) -> dict[str, Any]:
         "server_sees": None if site is None else _card(site),
         **runtime.describe(),
         "threads": file.threads,
-        "warnings": source.warnings,
+        "warnings": [*source.warnings, *(site.warnings if site else ())],
         "left_out": [f"{item.name}: {item.reason}" for item in source.left_out],
         "problems": problems,
     }

@@ -25,6 +25,7 @@ from fedkr.wire import SITE_ERROR
 from sites.accounting import Account, failures_counted, open_account
 from sites.admission import keep_split, permit, tell_of_data, workplace
 from sites.asked import check_settings
+from sites.known_data import keep_data
 from sites.limits import within_limits
 from sites.policy import Check, PolicyError, check_reply, weight_shapes
 from sites.promises import check_promises
@@ -58,6 +59,7 @@ def _guarded(message: Message, context: Context, call_next: ClientAppCallable) -
             if file is not None:
                 tell_of_data(file)
                 keep_split(file)
+                keep_data(file, parse_study(study), message_type)
             # Read before the handler runs, which could change the request in place.
             weights, answers = weight_shapes(message.content), answer_check(message, context)
             return call_next(message, context), weights, answers, account

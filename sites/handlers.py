@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -33,9 +34,13 @@ from sites.personal import finetune, kept_model, personalise
 from sites.policy import PolicyError
 from sites.workspace import Site
 
+logger = logging.getLogger(__name__)
+
 
 def describe(site: Site, request: wire.Request) -> RecordDict:
-    """Answer ``query.describe``: the site card."""
+    """Answer ``query.describe``: the site card. What is to be known of its splits stays in the site's own log."""
+    for line in site.warnings:
+        logger.warning("%s", line)
     return RecordDict({wire.CARD: wire.document(site_card(site) | {"data": site.data_digest})})
 
 

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 from fedkr.config import Count, DataConfig, Study, at_most, check_values, parse_study, read_dataclass
-from fedkr.data import ImageSet, SiteData, Source, load_source, partition_sites, prepare_site
+from fedkr.data import ImageSet, SiteData, Source, load_source, partition_sites, prepare_site, study_source
 from fedkr.data.images import content_digest
+from fedkr.data.leaks import shared_own_tests
 from fedkr.data.registry import file_stamp
 from fedkr.errors import UserError
 from fedkr.learning.runtime import Runtime
@@ -69,7 +70,7 @@ class SiteFile:
 
 @dataclass(frozen=True)
 class Site:
-    """A site opened for one study."""
+    """A site opened for one study; a hospital's with ``warnings`` of its splits, for its own engineer."""
 
     name: str
     data: SiteData
@@ -78,6 +79,7 @@ class Site:
     pipeline: SitePipeline
     study: Study
     records: Path
+    warnings: tuple[str, ...] = ()
 
     @cached_property
     def data_digest(self) -> str:
@@ -172,7 +174,7 @@ def _open_simulated(partition: int, study_json: str) -> Site:
             f"node {partition + 1} is one more than federation.sites={study.federation.sites}: "
             'start as many SuperNodes, as in --federation-config "num-supernodes=..."'
         )
-    source = load_source(study.data)
+    source = study_source(study)
     name = f"site-{partition}"
     pool = source.pool.subset(_partition(study_json)[partition])
     folder = Path(study.run_dir) / "sites" / name
@@ -182,7 +184,7 @@ def _open_simulated(partition: int, study_json: str) -> Site:
 @lru_cache(maxsize=2)
 def _partition(study_json: str) -> list[Any]:
     study = parse_study(study_json)
-    return partition_sites(load_source(study.data).pool, study)
+    return partition_sites(study_source(study).pool, study)
 
 
 @lru_cache(maxsize=8)
@@ -193,7 +195,8 @@ def _open_hospital(site_file: str, study_json: str, contents: str) -> Site:
     source = site_source(site)
     data = site.split.prepare(source.pool, study, site.name, site.policy.min_class_count)
     folders = _Folders(Path(site.workspace), Path(site.records))
-    return _open(site.name, data, source, site.policy, folders, study)
+    opened = _open(site.name, data, source, site.policy, folders, study)
+    return dataclasses.replace(opened, warnings=tuple(shared_own_tests({site.name: data})))
 
 
 def study_at(site: SiteFile, study: Study) -> Study:

@@ -89,6 +89,8 @@ class DataConfig:
     frames: Annotated[str, OneOf("first", "all")] = "first"
     patients: Annotated[str, OneOf("auto", "none", "folder")] = "auto"
     least_usable: Annotated[float, Must(lambda x: 0 <= x <= 1, "a share of the files, from 0 to 1")] = 0.95
+    remove_leaks: bool = False
+    near_leaks: Annotated[NonNegative, at_most(255)] = 0.0
 
     def located(self) -> DataConfig:
         """Return the same with absolute paths, ``~`` being the user's home: apps run in folders of their own."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -33,9 +33,9 @@ def partition_sites(pool: ImageSet, study: Study) -> list[Indices]:
     whole to the site that its first image is dealt to.
 
     ``partition.kind`` is ``iid``; ``dirichlet``: each class is shared out by Dirichlet(alpha) (Hsu et al. 2019);
-    ``pathological``: each site draws ``classes_per_site`` classes (McMahan et al. 2017), and no site has those that
-    none drew; or ``quantity``: labels as in the pool, sizes by Dirichlet(alpha) (Li et al. 2022). The seed
-    and the number of the draw decide.
+    ``pathological``: each site draws ``classes_per_site`` classes (McMahan et al. 2017), none a second time before all
+    were drawn once, and no site has those that none drew (:func:`left_out`); or ``quantity``: labels as in the pool,
+    sizes by Dirichlet(alpha) (Li et al. 2022). The seed and the number of the draw decide.
 
     Raises:
         UserError: more sites than images, options that cannot be met, or no valid draw in ``redraws`` redraws.
@@ -51,6 +51,12 @@ def partition_sites(pool: ImageSet, study: Study) -> list[Indices]:
         if not problem:
             return indices
     raise UserError(f"partition={config.kind}: {problem} (after {config.redraws} redraws); {REMEDIES[config.kind]}")
+
+
+def left_out(pool: ImageSet, dealt: Sequence[Indices]) -> list[str]:
+    """Return the classes of the pool that no site was dealt an image of."""
+    held = np.bincount(pool.labels[np.concatenate(dealt)], minlength=len(pool.classes))
+    return [name for name, count, own in zip(pool.classes, pool.class_counts(), held, strict=True) if count and not own]
 
 
 def _check_possible(labels: Indices, first: Indices, study: Study) -> None:
@@ -99,8 +105,31 @@ def _too_few_classes(labels: Indices, groups: Indices | None, split: SplitConfig
 def _draw(labels: Indices, config: PartitionConfig, sites: int, seed: int) -> list[Indices]:
     # Shuffled first: files are often sorted by hospital, date or class, and some partitioners cut contiguous pieces.
     order = np.random.default_rng(seed).permutation(len(labels))
-    draw = _draw_quantity if config.kind == "quantity" else _draw_by_partitioner
+    draw = {"quantity": _draw_quantity, "pathological": _draw_pathological}.get(config.kind, _draw_by_partitioner)
     return [order[piece] for piece in draw(labels[order], config, sites, seed)]
+
+
+def _draw_pathological(labels: Indices, config: PartitionConfig, sites: int, seed: int) -> list[Indices]:
+    """Draw each site's classes, and share each class out evenly among the sites that drew it."""
+    classes, rng = np.unique(labels), np.random.default_rng(derive_seed(seed, "classes"))
+    drawn = _draw_classes(len(classes), config.classes_per_site, sites, rng)
+    held: list[list[Indices]] = [[] for _ in range(sites)]
+    for place, value in enumerate(classes):
+        owners = np.flatnonzero(drawn[:, place])
+        if len(owners):
+            for site, part in zip(owners, np.array_split(np.flatnonzero(labels == value), len(owners)), strict=True):
+                held[site].append(part)
+    return [np.sort(np.concatenate(parts)) for parts in held]
+
+
+def _draw_classes(classes: int, each: int, sites: int, rng: np.random.Generator) -> NDArray[np.bool_]:
+    """Return bool ``[sites, classes]`` with ``each`` true a row; no column is without where there are rows enough."""
+    drawn = np.zeros((sites, classes), dtype=bool)
+    for site in np.tile(rng.permutation(sites), each):
+        free = np.flatnonzero(~drawn[site])
+        unused = free[~drawn[:, free].any(axis=0)]
+        drawn[site, rng.choice(unused if len(unused) else free)] = True
+    return drawn
 
 
 def _draw_quantity(labels: Indices, config: PartitionConfig, sites: int, seed: int) -> list[Indices]:
@@ -117,21 +146,10 @@ def _draw_by_partitioner(labels: Indices, config: PartitionConfig, sites: int, s
 
     if config.kind == "iid":
         dealer: Any = partitioner.IidPartitioner(sites)
-    elif config.kind == "dirichlet":
+    else:
         # No least size here: the partitioner gives up after ten draws of its own, and what makes a site valid is ours.
         dealer = partitioner.DirichletPartitioner(sites, "label", config.alpha, min_partition_size=0, seed=seed)
-    else:
-        dealer = partitioner.PathologicalPartitioner(sites, "label", config.classes_per_site, seed=seed)
     rows = Dataset.from_dict({"index": np.arange(len(labels)), "label": labels})
     # As Arrow columns: the default format hands the partitioner one Python object a row, seconds on large pools.
     dealer.dataset = rows.with_format("arrow")
-    with warnings.catch_warnings():
-        # The pathological one warns of classes that no site drew.
-        warnings.simplefilter("ignore")
-        try:
-            return [np.asarray(dealer.load_partition(site)["index"], dtype=np.int64) for site in range(sites)]
-        except ValueError:
-            if config.kind != "pathological":
-                raise
-            # More sites drew a class than it has images: a draw that leaves a site empty, so it is drawn again.
-            return [np.empty(0, dtype=np.int64)] * sites
+    return [np.asarray(dealer.load_partition(site)["index"], dtype=np.int64) for site in range(sites)]

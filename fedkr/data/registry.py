@@ -10,15 +10,20 @@ import json
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
-from fedkr.config import DataConfig, check_values, one_of, read_dataclass
-from fedkr.data.images import ImageSet, content_digest
+import numpy as np
+from numpy.typing import NDArray
+
+from fedkr.config import DataConfig, Study, check_values, one_of, read_dataclass
+from fedkr.data.identity import identity_of, what_changed
+from fedkr.data.images import ImageSet
+from fedkr.data.leaks import Leaks, find_leaks
 from fedkr.data.listing import LeftOut, same_text, walk
 from fedkr.data.stratify import deal
-from fedkr.errors import UserError
+from fedkr.errors import UserError, few
 from fedkr.foreign import import_named
 from fedkr.seeds import numpy_rng
 
@@ -45,6 +50,7 @@ class Source:
         warnings: one line each, to be shown once.
         val: how many images at the end of ``pool`` are the official val split; 0 where there is none.
         left_out: files that gave no image, and why; for whoever holds the data alone.
+        leaks: what pool and test set have in common, as they were read; None before anyone compared them.
     """
 
     pool: ImageSet
@@ -52,10 +58,18 @@ class Source:
     warnings: list[str] = field(default_factory=list)
     val: int = 0
     left_out: tuple[LeftOut, ...] = ()
+    leaks: Leaks | None = None
 
-    def digest(self) -> str:
-        """Return what names the data: pixels, labels, classes, groups and official splits, wherever they lie."""
-        return content_digest(self.pool) + content_digest(self.test) + (f"-{self.val}" if self.val else "")
+    @cached_property
+    def identity(self) -> str:
+        """What names the data, wherever they lie: all that decides a split or a result (:func:`identity_of`)."""
+        return identity_of(self.pool, self.test, self.val)
+
+    def without(self, gone: NDArray[np.bool_]) -> Source:
+        """Return the same without the images of the pool at bool ``gone [N]``."""
+        kept = np.flatnonzero(~gone)
+        val = int((kept >= len(self.pool) - self.val).sum())
+        return dataclasses.replace(self, pool=self.pool.subset(kept), val=val)
 
 
 def load_source(config: DataConfig, cache: Path | None = None) -> Source:
@@ -136,6 +150,23 @@ def _files(config: DataConfig) -> list[Path]:
     return [root] if root.is_file() else []
 
 
+def study_source(study: Study) -> Source:
+    """Return the dataset that a study began with: the one place where data that are read again are known again.
+
+    Raises:
+        UserError: as :func:`load_source`; or others have taken their place, with what changed of them.
+    """
+    source, began = load_source(study.data), study.data_digest
+    if began and source.identity != began:
+        where = f"data.name={study.data.name}" + (f" ({study.data.path})" if study.data.path else "")
+        changed = ", ".join(what_changed(began, source.identity))
+        raise UserError(
+            f"the data of {where} are not those that the study began with: {changed} changed; put them back, or start "
+            "a new study with these"
+        )
+    return source
+
+
 def set_apart_test(everything: ImageSet, fraction: float, where: str) -> Source:
     """Set a stratified ``fraction`` apart as the global test set of a dataset that has no official one.
 
@@ -161,7 +192,9 @@ def _load_once(wanted: _Wanted) -> Source:
     load = find_loader(config.name)
     source = load(config, wanted.cache) if config.name in OF_SINGLE_FILES else load(config)
     _check(source, config)
-    return _limited(source, config.limit)
+    source = _without_leaks(_limited(source, config.limit), config)
+    leaks = source.leaks.warnings() if source.leaks else []
+    return dataclasses.replace(source, warnings=[*source.warnings, *_class_warnings(source), *leaks])
 
 
 def find_loader(name: str) -> Callable[..., Source]:
@@ -200,5 +233,26 @@ def _limited(source: Source, limit: int) -> Source:
         return source
     share = limit / len(source.pool)
     kept, _ = deal(source.pool.labels, (share, 1 - share), numpy_rng("limit"), least=0)
-    val = int((kept >= len(source.pool) - source.val).sum())
-    return dataclasses.replace(source, pool=source.pool.subset(kept), val=val)
+    return source.without(~np.isin(np.arange(len(source.pool)), kept))
+
+
+def _without_leaks(source: Source, config: DataConfig) -> Source:
+    """Compare pool and test set; take what both have out of the pool where the config says so."""
+    leaks, concerned = find_leaks(source.pool, source.test, config.near_leaks)
+    if not config.remove_leaks:
+        return dataclasses.replace(source, leaks=leaks)
+    if concerned.all():
+        raise UserError("data.remove_leaks=true: it would take every image of the pool; give other test images")
+    leaks = dataclasses.replace(leaks, removed=int(concerned.sum()))
+    return dataclasses.replace(source.without(concerned), leaks=leaks)
+
+
+def _class_warnings(source: Source) -> list[str]:
+    """Return a line for each way in which classes are of no use: without images, or in one of pool and test alone."""
+    pool, test, names = source.pool.class_counts(), source.test.class_counts(), np.array(source.pool.classes)
+    told = {
+        "have no image at all": (pool == 0) & (test == 0),
+        "have test images but none to train on, so that no model can get them right": (pool == 0) & (test > 0),
+        "have no test image, so that no figure says how well they are told apart": (pool > 0) & (test == 0),
+    }
+    return [f"classes that {what}: {few(names[those].tolist())}" for what, those in told.items() if those.any()]

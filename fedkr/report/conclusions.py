@@ -14,6 +14,9 @@ from fedkr.report.wording import attack_with_references, decimal, listing, perce
 from fedkr.site_name import ALL_SITES
 
 NAMED_SITES = 5
+NOT_COMPARED = (
+    "Nobody compared the test images with the sites' images, or these with each other: in a deployment they never meet."
+)
 LEVEL_POINTS = 0.05
 
 
@@ -56,6 +59,26 @@ def _difference(accuracy: float, other: StrategyResult) -> str:
     if abs(points) < LEVEL_POINTS:
         return f"level with {name}"
     return f"{abs(points):.1f} points {'above' if points > 0 else 'below'} {name}"
+
+
+def scored_on(results: Results) -> str:
+    """Return what is known of the images that the comparison is scored on, and no more than was checked."""
+    same = "All strategies are scored on the same test images."
+    facts = results.get("data")
+    leaks = facts["leaks"] if facts else None
+    if leaks is None:
+        return (
+            f"{NOT_COMPARED} Each site compares its own test images with those that it trains and selects on, and "
+            "tells its own operator."
+        )
+    taken = leaks.get("removed") is not None
+    clear = [] if leaks["images"] and not taken else ["none equals an image that a site trained or selected on"]
+    if leaks["patients"] is None:
+        clear.append("whether a patient is on both sides is not known")
+    elif not leaks["patients"] or taken:
+        clear.append("no patient is on both sides")
+    text = "; ".join(clear)
+    return f"{same} {text[:1].upper()}{text[1:]}." if text else same
 
 
 def uncertainty(results: Results) -> str:

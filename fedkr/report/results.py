@@ -100,6 +100,27 @@ class TargetResult(TypedDict, total=False):
     by_site: dict[str, str]
 
 
+class SharedWithTest(TypedDict, total=False):
+    """What pool and global test set have in common: see :class:`fedkr.data.leaks.Leaks`."""
+
+    images: Required[int]
+    near: int | None
+    within: float
+    patients: Required[int | None]
+    removed: int | None
+    test_images: int
+
+
+class DataFacts(TypedDict):
+    """What a reader of any figure has to know of the data: one line each, and how the test set was compared.
+
+    ``leaks`` is null where nobody could compare the sites' images with the global test set.
+    """
+
+    warnings: list[str]
+    leaks: SharedWithTest | None
+
+
 class SearchPoint(TypedDict):
     """Pooled val accuracy of a weight-sharing strategy after one round of one setting."""
 
@@ -147,6 +168,7 @@ class Results(TypedDict, total=False):
     versions: dict[str, Any]
     hardware: dict[str, Any]
     sites: list[SiteResult]
+    data: DataFacts
     strategies: Required[list[StrategyResult]]
     audit: list[AuditRow]
     audit_extras: AuditExtras

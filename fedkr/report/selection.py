@@ -249,3 +249,9 @@ def verdicts_by_site(results: Results) -> dict[str, dict[str, str]]:
 def target_kinds(results: Results) -> set[str]:
     """Return which kinds of targets were attacked."""
     return {kind_and_owner(results, target)[0] for target in audited_targets(results)}
+
+
+def data_warnings(results: Results) -> list[str]:
+    """Return what a reader of any figure has to know of the data, a line each."""
+    facts = results.get("data")
+    return facts["warnings"] if facts else []

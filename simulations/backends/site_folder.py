@@ -11,7 +11,7 @@ import numpy as np
 import yaml
 
 from fedkr.config import CANARY_KINDS, Study
-from fedkr.data import ImageSet, load_source, partition_sites
+from fedkr.data import ImageSet, partition_sites, study_source
 from fedkr.network.certificates import make_private
 from sites.admission import SPLIT_FILE
 from sites.policy import SIMULATED
@@ -29,7 +29,7 @@ def write_site_folders(study: Study, run_dir: Path) -> list[Path]:
     Each holds ``data.npz`` (the site's images and the global test set, MedMNIST layout, mode 0600) and ``site.yaml``,
     and nothing of any other site.
     """
-    source = load_source(study.data)
+    source = study_source(study)
     folders = []
     for site, indices in enumerate(partition_sites(source.pool, study)):
         folder = run_dir.absolute() / "deploy" / f"site-{site}"
@@ -65,13 +65,16 @@ def own_rules(study: Study) -> dict[str, Any]:
 def _write_data(path: Path, train: ImageSet, test: ImageSet) -> None:
     arrays: dict[str, Any] = {
         "train_images": train.images,
-        "train_labels": train.labels,
+        # As names: numbers could be taken for the names of other classes.
+        "train_labels": np.array(train.classes, dtype=np.str_)[train.labels],
         "test_images": test.images,
-        "test_labels": test.labels,
+        "test_labels": np.array(test.classes, dtype=np.str_)[test.labels],
         "classes": np.array(train.classes, dtype=np.str_),
     }
     if train.groups is not None:
         arrays["train_groups"] = train.groups
+    if test.groups is not None:
+        arrays["test_groups"] = test.groups
     np.savez(make_private(path), **arrays)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,7 @@ def export_run(run: Path, out: Path | None = None) -> Path:
     make_folder(out / "releases")
     write_atomic(out / WEIGHTS_FILE, save(student.tensors, description.as_metadata()))
     write_atomic(out / ONNX_FILE, checked_onnx(classifier, description))
-    facts = description.as_json() | _formats(description) | {"study": portable(results["study"])}
+    facts = description.as_json() | _formats(description) | {"study": _public(results["study"])}
     write_json(out / DESCRIPTION_FILE, facts)
     for site, paths in results.get("releases", {}).items():
         write_release(out / "releases" / f"{file_name(site)}.npz", [run / path for path in paths], description.classes)
@@ -93,6 +94,11 @@ def checked_onnx(classifier: nn.Module, description: ModelDescription) -> bytes:
     shape = (COMPARED_IMAGES, description.size, description.size, description.channels)
     check_onnx(model, classifier, numpy_rng("export").integers(0, 256, shape, dtype=np.uint8))
     return model.SerializeToString()
+
+
+def _public(study: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a study for other people: on the digest of private data they could try a guess at them."""
+    return {name: value for name, value in portable(study).items() if name != "data_digest"}
 
 
 def _formats(description: ModelDescription) -> dict[str, Any]:

@@ -76,15 +76,17 @@ def measure_study(study: Study) -> Path:
 
 
 def _measured(run: RunFolder) -> Path:
-    folder = run.files.folder
+    folder, facts = run.files.folder, run.data_facts
+    run.warn(*facts["warnings"])
     with run.at_work(live_folders(folder, run.study.federation.sites)):
         study = dataclasses.replace(run.study, audit=curve_audit(run.study.audit))
-        results = LeakageCurve(study).results(curve_points())
+        results = LeakageCurve(study).results(curve_points()) | {"data": facts}
         command = command_of(run.study)
         results["command"] = command and command.replace(SIMULATE, PROGRAM, 1)
         out = write_results(results, folder / FOLDER)
     for row in results["rows"]:
         run.say(_line(row))
+    run.warn(*facts["warnings"])
     run.say(f"results: {out}")
     return out
 

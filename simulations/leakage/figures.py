@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -26,6 +27,8 @@ AXES = {
 }
 # Points of two curves at one place would hide one another's intervals.
 SHIFT = 1.04
+# Letters of a small line across the figure.
+WRAPPED = 150
 Row = Mapping[str, Any]
 
 
@@ -49,6 +52,8 @@ def as_png(results: Mapping[str, Any]) -> bytes:
             _panel(clean_axes(ax, title if sweep == RATIO else "", grid="y"), rows, results["real"], figure_name)
             if figure_name == "auc":
                 ax.set_xlabel(label, fontsize=9)
+    if told := results.get("data", {}).get("warnings"):
+        figure.suptitle(textwrap.fill("Of the data: " + "; ".join(told), WRAPPED), fontsize=8, color=QUIET)
     figure.legend(handles=_legend(), loc="outside lower center", ncols=5, frameon=False, fontsize=9)
     return to_png(figure)
 

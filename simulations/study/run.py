@@ -28,7 +28,8 @@ def run_study(study: Study) -> Path:
         StudyFailedError: the run ended without completing; the same command continues it.
     """
     run = RunFolder.of_study(study)
-    run.sites  # noqa: B018 - a partition that cannot be is refused before anything is written
+    # A partition that cannot be is refused here, before anything is written.
+    run.warn(*run.data_facts["warnings"])
     with run.at_work(run_folders(run.files.folder, study.federation.sites, study.strategy.names(driver=True))):
         results = finished_results(run) or _compute(run)
         report = run.write_report(results)
@@ -67,8 +68,7 @@ def finished(run: RunFolder) -> bool:
 def _compute(run: RunFolder) -> Results:
     started, oracles = time.time(), _run_apps(run)
     results = with_audit(run.study, run.files.folder, merged(run.server_results(), oracles))
-    told = [line for line in run.source.warnings if line not in results["notes"]]
-    return results | {"notes": [*told, *results["notes"]], "seconds": time.time() - started}
+    return results | {"data": run.data_facts, "seconds": time.time() - started}
 
 
 def _run_apps(run: RunFolder) -> dict[str, OracleOutcome]:

@@ -9,9 +9,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from fedkr.data.identity import what_changed
 from fedkr.errors import UserError
 from fedkr.report.results import load_results
-from fedkr.report.selection import headline_rows
+from fedkr.report.selection import data_warnings, headline_rows
 from simulations.study.command import portable
 
 FIGURES = ("accuracy", "balanced_accuracy", "auc", "bytes_up", "bytes_down", "seconds")
@@ -34,6 +35,7 @@ def summarise(runs: Iterable[Path]) -> dict[str, Any]:
         "seeds": [r["seed"] for r in results],
         "strategies": strategies,
         "audit": _audit(results),
+        "data_warnings": [data_warnings(r) for r in results],
         "missing_sites": [r.get("missing_sites", []) for r in results],
         "wall_seconds": [r.get("seconds") for r in results],
         "backend": results[0].get("backend"),
@@ -53,6 +55,9 @@ def common_study(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     if len(set(seeds)) < len(seeds):
         raise UserError(f"two runs of one seed in {seeds}; name each run once")
     studies = [{name: value for name, value in portable(r["study"]).items() if name != "seed"} for r in results]
+    for seed, study in zip(seeds, studies, strict=True):
+        if changed := what_changed(studies[0].get("data_digest", ""), study.get("data_digest", "")):
+            raise UserError(f"seed {seed} ran on other data than seed {seeds[0]}: {', '.join(changed)} differ")
     if any(study != studies[0] for study in studies):
         raise UserError("these runs differ in more than their seed")
     return studies[0]
@@ -85,6 +90,15 @@ def lost_sites(summary: dict[str, Any]) -> list[str]:
     """Return a line for each seed that some site was lost to: its figures are of fewer sites."""
     lost = zip(summary["seeds"], summary["missing_sites"], strict=True)
     return [f"seed {seed} is without {'; '.join(sites)}" for seed, sites in lost if sites]
+
+
+def warned(summary: dict[str, Any]) -> list[str]:
+    """Return what has to be known of the data behind the figures, each line once, with the seeds that it is of."""
+    found: dict[str, list[str]] = {}
+    for seed, lines in zip(summary["seeds"], summary["data_warnings"], strict=True):
+        for line in lines:
+            found.setdefault(line, []).append(str(seed))
+    return [f"seed {', '.join(seeds)}: {line}" for line, seeds in found.items()]
 
 
 def as_csv(summary: dict[str, Any]) -> str:

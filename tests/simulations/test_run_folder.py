@@ -55,19 +55,24 @@ def test_the_same_content_elsewhere_continues_the_run(finished, tmp_path, stages
 
 @pytest.mark.parametrize("work", [redraw_report, measure_run, lambda run: audit_again(run, ["audit=light"])])
 @pytest.mark.parametrize(
-    "changes", [other_pixels(), {"train_groups": np.arange(160) // 2}], ids=["other pixels", "patients added"]
+    ("changes", "told"),
+    [
+        (other_pixels(), "pixels of the training set, pixels of the test set"),
+        ({"train_groups": np.arange(160) // 2}, "patients of the training set"),
+    ],
+    ids=["other pixels", "patients added"],
 )
-def test_every_command_on_a_run_notices_other_data_under_the_same_name(finished, images, work, changes):
+def test_every_command_on_a_run_notices_other_data_under_the_same_name(finished, images, work, changes, told):
     images(**changes)
     before = {path: path.stat().st_mtime_ns for path in finished.rglob("*")}
-    with pytest.raises(UserError, match=r"own\.npz\) are not those that the run trained on"):
+    with pytest.raises(UserError, match=rf"own\.npz\) are not those that the study began with: .*{told}.* changed"):
         work(finished)
     assert {path: path.stat().st_mtime_ns for path in finished.rglob("*")} == before
 
 
 def test_where_the_official_val_split_begins_is_part_of_what_the_data_are(images):
     source = RunFolder.of_study(compose_study([*QUICK, f"data.path={images()}", "run_dir=run"])).source
-    assert source.digest() != Source(source.pool, source.test, val=20).digest()
+    assert source.identity != Source(source.pool, source.test, val=20).identity
 
 
 def test_another_study_is_not_written_over_a_finished_one(finished, tmp_path):
@@ -87,3 +92,29 @@ def test_a_changed_comparison_goes_on_in_the_folder_and_keeps_the_earlier_result
 def test_a_folder_is_held_by_one_process_at_a_time(tmp_path):
     with only_one_in(tmp_path), pytest.raises(UserError, match="another process"), only_one_in(tmp_path):
         pass
+
+
+def leaky_run(images, tmp_path, capsys, *more):
+    rng = np.random.default_rng(0)
+    train = rng.integers(0, 256, (160, 8, 8), np.uint8)
+    test = np.concatenate([train[:3], rng.integers(0, 256, (27, 8, 8), np.uint8)])
+    labels = {"train_labels": np.arange(160) % 4, "test_labels": np.arange(30) % 4}
+    path = images(train_images=train, test_images=test, **labels)
+    settings = [*QUICK, "partition=pathological", "partition.classes_per_site=1", "teacher.single_class=constant"]
+    run = run_study(compose_study([*settings, f"data.path={path}", f"run_dir={tmp_path}/run", *more]))
+    return (
+        json.loads((run / "results.json").read_text())["data"],
+        (run / "report.html").read_text(),
+        capsys.readouterr().out,
+    )
+
+
+def test_what_is_wrong_with_the_data_stands_in_results_terminal_and_report(images, tmp_path, capsys):
+    data, page, printed = leaky_run(images, tmp_path, capsys)
+    leak, left_out = data["warnings"]
+    assert leak.startswith("of 30 test images 3 equal an image of the pool")
+    assert left_out.startswith("partition=pathological left classes out, which no site has: ")
+    assert data["leaks"]["images"] == 3 and data["leaks"]["removed"] is None
+    for line in (leak, left_out):
+        assert printed.count(f"warning: {line}") == 2 and page.count(line) == 2
+    assert "trained or selected on" not in page

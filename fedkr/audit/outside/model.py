@@ -72,7 +72,13 @@ def read_outside(path: Path, classes: int | None = None, seed: int = 0) -> Outsi
     """
     with NpzFile(path) as file:
         names = () if classes is None else tuple(str(label) for label in range(classes))
-        splits = read_splits(file, ("train", *NONMEMBERS, "test"), names)
+        splits, warnings = read_splits(file, ("train", *NONMEMBERS, "test"), names)
+        # Labels are the places of the model's outputs, which no order of other values tells.
+        if warnings or (file.header("train_labels")[1].kind in "US" and "classes" not in file):
+            raise UserError(
+                f"{path}: labels are not the places of the model's outputs; number them from 0 to one less than it "
+                "has, or name how many it has by --classes"
+            )
     source = next((name for name in NONMEMBERS if name in splits), None)
     if source is None:
         raise UserError(

@@ -43,7 +43,7 @@ def load(config: DataConfig) -> Source:
         source = read_source(file, classes)
     if source.pool.size != size:
         raise UserError(f"{path}: holds images of {source.pool.size} pixels, expected {size}; put the right file there")
-    return dataclasses.replace(source, warnings=_checksum_warnings(path, info[f"MD5{suffix}"]))
+    return dataclasses.replace(source, warnings=[*source.warnings, *_checksum_warnings(path, info[f"MD5{suffix}"])])
 
 
 def _single_label_info(name: str) -> dict[str, Any]:
@@ -80,4 +80,6 @@ def _checksum_warnings(path: Path, expected: str) -> list[str]:
         found = hashlib.file_digest(handle, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
     if found == expected:
         return []
-    return [f"{path}: MD5 {found} is not the official {expected}; used as it is, so compare with no published figure"]
+    return [
+        f"{path.name}: MD5 {found} is not the official {expected}; used as it is, so compare with no published figure"
+    ]

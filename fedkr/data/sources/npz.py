@@ -1,14 +1,16 @@
 """A hospital's own ``.npz`` file in the MedMNIST layout, and the reader that MedMNIST's own files share.
 
-Arrays: ``train_images`` uint8 ``[N, S, S]`` or ``[N, S, S, 1 or 3]`` and ``train_labels`` integer ``[N]`` or
-``[N, 1]``; optional ``val_*`` and ``test_*`` alike; optional integer ``train_groups`` and ``val_groups`` (patients)
-``[N]``; optional text ``classes`` ``[K]``.
+Arrays: ``train_images`` uint8 ``[N, S, S]`` or ``[N, S, S, 1 or 3]`` and ``train_labels`` ``[N]`` or ``[N, 1]``, whole
+numbers or text (:mod:`fedkr.data.sources.labels`); optional ``val_*`` and ``test_*`` alike; optional ``train_groups``,
+``val_groups`` and ``test_groups`` (patients) ``[N]``, whole numbers or text; optional text ``classes`` ``[K]``.
 """
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import math
+import unicodedata
 import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -20,6 +22,7 @@ from numpy.typing import NDArray
 from fedkr.config import DataConfig
 from fedkr.data.images import ImageSet, joined
 from fedkr.data.registry import Source, set_apart_test
+from fedkr.data.sources.labels import LONGEST_NAME, MOST_CLASSES, Values, classes_of, groups_of, texts, whole_numbers
 from fedkr.errors import UserError
 
 # What deflate can do at best, with a little for headers.
@@ -27,10 +30,9 @@ LARGEST_RATIO, SMALL = 1_032, 4_096
 NAMED, LONGEST_REASON = 20, 200
 # Of larger arrays of the wrong type nobody counts what is not a number.
 LOOKED_AT = 16_000_000
-# A label far above all others would have as many class names made up.
-MOST_CLASSES, LONGEST_NAME = 1_000, 4_000
+WITHOUT_TEST_GROUPS = "test_groups is missing, so nobody knows if a patient of train_groups is in the test set too"
 
-Arrays = tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.int64] | None]
+Arrays = tuple[NDArray[np.uint8], Values, Values | None]
 
 
 def load(config: DataConfig) -> Source:
@@ -121,35 +123,48 @@ def read_source(file: NpzFile, classes: Sequence[str] = (), test_fraction: float
 
     Args:
         file: the open file.
-        classes: class names in label order; empty for the file's own (array ``classes``, else the numbers).
+        classes: class names in label order; empty for the file's own (array ``classes``, else what the labels are).
         test_fraction: share of the pool set apart where the file has no ``test_images``.
 
     Raises:
-        UserError: as :func:`read_splits`; or train has groups and val has none, or the other way round.
+        UserError: as :func:`read_splits`; or train has groups and val has none, or the other way round, or test has
+            groups and train has none.
     """
-    splits = read_splits(file, ("train", "val", "test"), classes)
+    splits, warnings = read_splits(file, ("train", "val", "test"), classes)
     test = splits.pop("test", None)
     without = [name for name, part in splits.items() if part.groups is None]
     if without and len(without) < len(splits):
         raise UserError(
             f"{file.path}: {without[0]}_groups is missing while another split has groups; give both or neither"
         )
+    if without and test is not None and test.groups is not None:
+        raise UserError(f"{file.path}: train_groups is missing while test has groups; give both or neither")
     pool = joined(list(splits.values()))
     if test is None:
-        return set_apart_test(pool, test_fraction, str(file.path))
-    return Source(pool, test, val=len(splits["val"]) if "val" in splits else 0)
+        source = set_apart_test(pool, test_fraction, str(file.path))
+        return dataclasses.replace(source, warnings=warnings)
+    if pool.groups is not None and test.groups is None:
+        warnings = [*warnings, f"{file.path.name}: {WITHOUT_TEST_GROUPS}"]
+    return Source(pool, test, warnings, val=len(splits["val"]) if "val" in splits else 0)
 
 
-def read_splits(file: NpzFile, names: Sequence[str], classes: Sequence[str] = ()) -> dict[str, ImageSet]:
+def read_splits(
+    file: NpzFile, names: Sequence[str], classes: Sequence[str] = ()
+) -> tuple[dict[str, ImageSet], list[str]]:
     """Return the splits ``names`` as they stand in the file, ``train`` and those of the others that it has.
+
+    Beside them stand warnings of what their labels were taken for.
 
     Raises:
         UserError: a missing array, a wrong shape or dtype, NaN, counts, sizes or labels that do not fit together.
     """
     splits = {name: _read_split(file, name) for name in names if name == "train" or _has_split(file, name)}
     _check_shapes(file, splits)
-    known = _class_names(file, splits, classes)
-    return {name: ImageSet(images, labels, known, groups) for name, (images, labels, groups) in splits.items()}
+    named, where = tuple(classes) or _stored_names(file), str(file.path)
+    known, labels, warnings = classes_of({name: values for name, (_, values, _) in splits.items()}, named, where)
+    groups = groups_of({name: ids for name, (_, _, ids) in splits.items() if ids is not None})
+    found = {name: ImageSet(images, labels[name], known, groups.get(name)) for name, (images, _, _) in splits.items()}
+    return found, warnings
 
 
 def _has_split(file: NpzFile, split: str) -> bool:
@@ -158,10 +173,8 @@ def _has_split(file: NpzFile, split: str) -> bool:
 
 def _read_split(file: NpzFile, split: str) -> Arrays:
     images = _read_squares(file, f"{split}_images")
-    labels = _read_labels(file, f"{split}_labels", len(images))
-    key = f"{split}_groups"
-    groups = _read_integers(file, key, len(images)) if split != "test" and key in file else None
-    return images, labels, groups
+    labels, key = _read_values(file, f"{split}_labels", len(images)), f"{split}_groups"
+    return images, labels, _read_values(file, key, len(images)) if key in file else None
 
 
 def read_images(file: NpzFile, key: str) -> NDArray[np.uint8]:
@@ -187,21 +200,15 @@ def _read_squares(file: NpzFile, key: str) -> NDArray[np.uint8]:
     return images
 
 
-def _read_labels(file: NpzFile, key: str, count: int) -> NDArray[np.int64]:
-    labels = _read_integers(file, key, count)
-    if labels.min() < 0:
-        raise UserError(f"{file.path}: {key} holds {labels.min()}; labels count from 0")
-    return labels
-
-
-def _read_integers(file: NpzFile, key: str, count: int) -> NDArray[np.int64]:
+def _read_values(file: NpzFile, key: str, count: int) -> Values:
+    """Return labels or patient ids, one an image: int64 or text ``[N]``."""
     (shape, dtype), where = file.header(key), f"{file.path}: {key}"
-    _refuse_nan(file, key, "give every image a whole number")
-    if not np.issubdtype(dtype, np.integer):
-        raise UserError(f"{where} has dtype {dtype}; save it as whole numbers (int64)")
+    if dtype.kind not in "biufUS":
+        raise UserError(f"{where} has dtype {dtype}; save it as whole numbers (int64) or text")
     if shape not in ((count,), (count, 1)):
-        raise UserError(f"{where} has shape {list(shape)} for {count} images; save one number an image, [{count}]")
-    return file.read(key).reshape(count).astype(np.int64)
+        raise UserError(f"{where} has shape {list(shape)} for {count} images; save one value an image, [{count}]")
+    values = file.read(key).reshape(count)
+    return texts(values, where) if dtype.kind in "US" else whole_numbers(values, where)
 
 
 def _refuse_nan(file: NpzFile, key: str, remedy: str) -> None:
@@ -222,22 +229,6 @@ def _check_shapes(file: NpzFile, splits: dict[str, Arrays]) -> None:
             )
 
 
-def _class_names(file: NpzFile, splits: dict[str, Arrays], classes: Sequence[str]) -> tuple[str, ...]:
-    tops = {split: int(labels.max()) for split, (_, labels, _) in splits.items()}
-    if max(tops.values()) >= MOST_CLASSES:
-        raise UserError(f"{file.path}: labels up to {max(tops.values())}; a study has at most {MOST_CLASSES} classes")
-    names = tuple(classes) or _stored_names(file) or tuple(str(label) for label in range(max(tops.values()) + 1))
-    if len(names) < 2:
-        raise UserError(f"{file.path}: only one class; name the study's classes, as in data.classes=[healthy,ill]")
-    for split, top in tops.items():
-        if top >= len(names):
-            raise UserError(
-                f"{file.path}: {split}_labels holds {top}, but there are {len(names)} class names {list(names)}; "
-                f"labels run from 0 to {len(names) - 1}"
-            )
-    return names
-
-
 def _stored_names(file: NpzFile) -> tuple[str, ...]:
     if "classes" not in file:
         return ()
@@ -246,4 +237,4 @@ def _stored_names(file: NpzFile) -> tuple[str, ...]:
         raise UserError(f"{file.path}: classes has dtype {dtype} and shape {list(shape)}; save it as text, [K]")
     if shape[0] > MOST_CLASSES or dtype.itemsize > LONGEST_NAME:
         raise UserError(f"{file.path}: classes has {shape[0]} names of {dtype}; at most {MOST_CLASSES} short ones")
-    return tuple(str(name) for name in file.read("classes"))
+    return tuple(unicodedata.normalize("NFC", str(name)) for name in file.read("classes"))

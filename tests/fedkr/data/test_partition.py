@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 
 from fedkr.config import DataConfig, PartitionConfig, Study
 from fedkr.data import ImageSet, load_source, partition_sites, split_site
+from fedkr.data.partition import left_out
 from fedkr.errors import UserError
 
 LABELS = np.random.default_rng(0).integers(0, 5, 600)
@@ -121,3 +122,27 @@ def test_what_cannot_be_met_is_refused_in_one_line(kind, options, message):
     with pytest.raises(UserError, match=message) as caught:
         partition(kind, **options)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("sites", "each"), [(10, 1), (5, 2), (4, 3), (7, 2), (3, 10)])
+@pytest.mark.parametrize("seed", range(5))
+def test_pathological_deals_every_class_once_before_any_is_dealt_again(sites, each, seed):
+    labels = np.repeat(np.arange(10), 60)
+    pool = ImageSet(np.zeros((600, 1, 1, 1), np.uint8), labels, tuple("0123456789"))
+    study = Study(seed=seed, partition=PartitionConfig(kind="pathological", classes_per_site=each))
+    study.federation.sites, study.split.min_images, study.teacher.single_class = sites, 4, "constant"
+    dealt = partition_sites(pool, study)
+    assert all(len(np.unique(labels[held])) == each for held in dealt)
+    assert left_out(pool, dealt) == [] and len(np.unique(np.concatenate(dealt))) == 600
+
+
+def test_classes_that_no_site_has_are_named_and_those_without_images_are_not():
+    labels = np.repeat([0, 1, 2, 3], 100)
+    pool = ImageSet(np.zeros((400, 1, 1, 1), np.uint8), labels, ("a", "b", "c", "d", "no images"))
+    study = Study(partition=PartitionConfig(kind="pathological", classes_per_site=2))
+    study.federation.sites = 1
+    (held,) = partition_sites(pool, study)
+    missing = left_out(pool, [held])
+    assert len(missing) == 2 and set(missing) == set("abcd") - {pool.classes[label] for label in labels[held]}
+    study.partition.kind = "iid"
+    assert left_out(pool, partition_sites(pool, study)) == []

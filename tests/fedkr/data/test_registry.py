@@ -54,8 +54,9 @@ def own_module(monkeypatch, load):
 def test_a_dotted_name_is_a_module_with_a_load_function(monkeypatch):
     def load(config):
         labels = np.arange(10) % 2
-        data = ImageSet(np.zeros((10, 4, 4, 3), dtype=np.uint8), labels, ("left", "right"))
-        return Source(data, data, [f"limit {config.limit}"])
+        images = np.random.default_rng(0).integers(0, 256, (20, 4, 4, 3), np.uint8)
+        pool, test = (ImageSet(half, labels, ("left", "right")) for half in (images[:10], images[10:]))
+        return Source(pool, test, [f"limit {config.limit}"])
 
     own_module(monkeypatch, load)
     source = load_source(DataConfig(name="ownpackage.scans", limit=6))
@@ -89,3 +90,36 @@ def test_a_bad_option_is_named(options, message):
     with pytest.raises(UserError, match=message) as caught:
         load_source(DataConfig(**options))
     assert "\n" not in str(caught.value)
+
+
+def classes_warned(pool, test, names, monkeypatch):
+    def load(config):
+        def images(count):
+            return np.random.default_rng(count).integers(0, 256, (count, 4, 4, 1), np.uint8)
+
+        sets = [ImageSet(images(len(labels)), np.array(labels), names) for labels in (pool, test)]
+        return Source(*sets, [f"of {pool} {test}"])
+
+    own_module(monkeypatch, load)
+    # Another limit is another entry of the cache.
+    return load_source(
+        DataConfig(name="ownpackage.scans", limit=1000 + hash((tuple(pool), tuple(test))) % 10**6)
+    ).warnings[1:]
+
+
+@pytest.mark.parametrize(
+    ("pool", "test", "told"),
+    [
+        ([0, 1, 2, 0], [0, 1, 2], []),
+        ([0, 1, 0, 1], [0, 1, 2], ["have test images but none to train on, so that no model can get them right: c"]),
+        ([0, 1, 2, 1], [1, 1, 1], ["have no test image, so that no figure says how well they are told apart: a, c"]),
+        ([0, 1, 0, 1], [0, 1, 1], ["have no image at all: c"]),
+    ],
+)
+def test_classes_that_are_of_no_use_are_told(monkeypatch, pool, test, told):
+    assert classes_warned(pool, test, ("a", "b", "c"), monkeypatch) == [f"classes that {line}" for line in told]
+
+
+def test_a_limit_that_loses_a_class_says_so():
+    (warning,) = load_source(DataConfig(limit=9)).warnings
+    assert warning.startswith("classes that have test images but none to train on")

@@ -2,7 +2,14 @@
 
 import pytest
 
-from fedkr.report.conclusions import accuracy_verdict, audit_verdict, most_exposed, uncertainty, wilson_half_width
+from fedkr.report.conclusions import (
+    accuracy_verdict,
+    audit_verdict,
+    most_exposed,
+    scored_on,
+    uncertainty,
+    wilson_half_width,
+)
 from fedkr.report.wording import duration, size, tpr_interval
 
 
@@ -90,3 +97,37 @@ def test_numbers_carry_readable_units():
 def test_tpr_has_its_interval_or_says_that_it_cannot_be_resolved(results):
     assert tpr_interval(results["audit"][0]) == "3.0 % [0.0, 7.0]"
     assert tpr_interval({"tpr_at_fpr_0.01": None}) == "not resolvable"
+
+
+def with_leaks(results, **changes):
+    leaks = {"images": 0, "near": None, "within": 0.0, "patients": 0, "removed": None, "test_images": 360}
+    return {**results, "data": {"warnings": [], "leaks": {**leaks, **changes}}}
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({}, "None equals an image that a site trained or selected on; no patient is on both sides."),
+        (
+            {"patients": None},
+            "None equals an image that a site trained or selected on; whether a patient is on both sides is not known.",
+        ),
+        ({"images": 3}, "No patient is on both sides."),
+        ({"patients": 2}, "None equals an image that a site trained or selected on."),
+        ({"images": 3, "patients": 2}, ""),
+        (
+            {"images": 3, "patients": 2, "removed": 9},
+            "None equals an image that a site trained or selected on; no patient is on both sides.",
+        ),
+    ],
+)
+def test_of_the_test_images_nothing_is_said_that_was_not_checked(results, changes, told):
+    same = "All strategies are scored on the same test images."
+    assert scored_on(with_leaks(results, **changes)) == f"{same} {told}".strip()
+
+
+@pytest.mark.parametrize("facts", [{}, {"data": {"warnings": [], "leaks": None}}])
+def test_where_nobody_could_compare_images_it_is_said_so(results, facts):
+    said = scored_on(results | facts)
+    assert said.startswith("Nobody compared the test images with the sites' images")
+    assert "no" not in said.split("equal")[1:] and "selected on" not in said

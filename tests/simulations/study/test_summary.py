@@ -6,11 +6,12 @@ import json
 import pytest
 
 from fedkr.config import Study
+from fedkr.data.identity import DIGITS, PARTS
 from fedkr.errors import UserError
-from simulations.study.summary import as_csv, lost_sites, summarise
+from simulations.study.summary import as_csv, lost_sites, summarise, warned
 
 
-def finished_run(folder, seed, accuracy, auc=0.5, missing=(), **changes):
+def finished_run(folder, seed, accuracy, auc=0.5, missing=(), told=(), **changes):
     study = dataclasses.asdict(dataclasses.replace(Study(), seed=seed, run_dir=str(folder), **changes))
     row = {"target": "student", "site": "site-0", "attack": "loss", "headline": 1, "auc": auc}
     results = {
@@ -18,6 +19,7 @@ def finished_run(folder, seed, accuracy, auc=0.5, missing=(), **changes):
         "seed": seed,
         "strategies": [{"name": "fedkr", "accuracy": accuracy, "auc": None}],
         "missing_sites": list(missing),
+        "data": {"warnings": list(told), "leaks": None},
         "audit": [row, {**row, "headline": 0, "auc": 0.99}],
     }
     folder.mkdir()
@@ -67,6 +69,20 @@ def test_a_lost_site_is_told_beside_the_means(tmp_path):
     summary = summarise(runs)
     assert summary["missing_sites"] == [[], ["site-2: died"]]
     assert lost_sites(summary) == ["seed 1 is without site-2: died"]
+
+
+def test_what_is_wrong_with_the_data_is_told_once_with_its_seeds(tmp_path):
+    told = (["a leak"], ["a leak", "classes left out"], [])
+    summary = summarise([finished_run(tmp_path / str(seed), seed, 0.9, told=lines) for seed, lines in enumerate(told)])
+    assert summary["data_warnings"] == list(map(list, told))
+    assert warned(summary) == ["seed 0, 1: a leak", "seed 1: classes left out"]
+
+
+def test_seeds_that_ran_on_other_data_are_refused_with_what_differs(tmp_path):
+    same, other = "0" * DIGITS * len(PARTS), "0" * DIGITS * (len(PARTS) - 1) + "1" * DIGITS
+    runs = [finished_run(tmp_path / d[-1], int(d[-1]), 0.9, data_digest=d) for d in (same, other)]
+    with pytest.raises(UserError, match="seed 1 ran on other data than seed 0: patients of the test set differ"):
+        summarise(runs)
 
 
 def test_an_unfinished_run_is_named(tmp_path):

@@ -78,6 +78,25 @@ def test_the_data_may_lack_some_of_the_models_classes(saved):
     assert len(read_outside(saved(TRAIN, arrays("val", 10, 2)), classes=7).challenge.members.classes) == 7
 
 
+@pytest.mark.parametrize(
+    "labels", [lambda y: y + 1, lambda y: y * 2, lambda y: np.array(["ill", "well"])[y]], ids=["from 1", "gap", "text"]
+)
+def test_labels_that_are_no_places_of_outputs_are_refused(saved, labels):
+    parts = [dict(part) for part in (TRAIN, arrays("val", 10, 2))]
+    for part, split in zip(parts, ("train", "val"), strict=True):
+        part[f"{split}_labels"] = labels(np.arange(len(part[f"{split}_labels"])) % 2)
+    with pytest.raises(UserError, match="labels are not the places of the model's outputs"):
+        read_outside(saved(*parts))
+
+
+def test_labels_from_1_are_places_where_the_model_has_an_output_before_them(saved):
+    parts = [dict(part) for part in (TRAIN, arrays("val", 10, 2))]
+    for part, split in zip(parts, ("train", "val"), strict=True):
+        part[f"{split}_labels"] = np.arange(len(part[f"{split}_labels"])) % 2 + 1
+    members = read_outside(saved(*parts), classes=3).challenge.members
+    assert members.classes == ("0", "1", "2") and members.class_counts().tolist() == [0, 20, 20]
+
+
 @pytest.fixture
 def audited(saved, tmp_path):
     """Audit a model that knows nothing of anybody, against the given non-members."""

@@ -69,13 +69,13 @@ BAD_FILES = {
     "mixed sizes": ({"val_images": np.zeros((10, 8, 8), np.uint8)}, r"val_images has images of shape \[8, 8, 1\]"),
     "count": ({"train_labels": np.zeros(39, np.int64)}, r"train_labels has shape \[39\] for 40 images"),
     "multi-label": ({"train_labels": np.zeros((40, 14), np.int64)}, r"train_labels has shape \[40, 14\]"),
-    "float labels": ({"train_labels": np.zeros(40)}, "train_labels has dtype float64"),
+    "float labels": ({"train_labels": np.full(40, 0.5)}, "train_labels holds 0.5; give every image a whole number"),
     "nan labels": ({"train_labels": np.full(40, np.nan)}, "train_labels holds 40 NaN"),
     "negative label": ({"train_labels": np.full(40, -1)}, "train_labels holds -1"),
     "label without a name": ({"classes": np.array(["a", "b"]), "test_labels": np.full(14, 2)}, "test_labels holds 2"),
     "one class": (
         {f"{s}_labels": np.zeros(n, int) for s, n in (("train", 40), ("val", 10), ("test", 14))},
-        "one class",
+        "only one class",
     ),
     "same names": ({"classes": np.array(["a", "a"])}, "two classes have one name"),
     "byte names": ({"classes": np.array([b"a", b"b"])}, "classes has dtype"),
@@ -84,7 +84,7 @@ BAD_FILES = {
         r"train_labels cannot be read \(Python objects\)",
     ),
     "half the groups": ({"train_groups": np.arange(40)}, "val_groups is missing"),
-    "text groups": ({"train_groups": np.array(["p"] * 40)}, "train_groups has dtype"),
+    "complex groups": ({"train_groups": np.zeros(40, complex)}, "train_groups has dtype complex128"),
 }
 
 

@@ -73,3 +73,13 @@ def test_who_chose_whose_images_is_a_table_and_what_a_policy_keeps_is_a_dash(res
     assert re.search(r"site-0\|+cross-validation\|+62\.5 %\|+75\.0 %, chosen\|+50\.0 %\|", page)
     assert re.search(r"site-1\|+val\|+-\|+-\|+-\|", page)
     assert "&lt;b&gt;" in page
+
+
+def test_what_has_to_be_known_of_the_data_stands_where_the_figures_stand(results):
+    leaks = {"images": 2, "patients": None}
+    results["data"] = {"warnings": ["of 360 test images 2 equal an image of the pool <b>"], "leaks": leaks}
+    page = render_report(results, None, figures={})
+    for section in ("result", "comparison"):
+        text = page.split(f'<section id="{section}">')[1].split("</section>")[0]
+        assert "of 360 test images 2 equal an image of the pool &lt;b&gt;" in text
+    assert "trained or selected on" not in page.split('<section id="comparison">')[1].split("</section>")[0]
