@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 
 from hydra import compose, initialize_config_module
 from hydra.core.config_store import ConfigStore
@@ -69,13 +70,23 @@ def _read_contestants(strategy: DictConfig) -> None:
 
 def _file_of(contestant: str, given: DictConfig) -> DictConfig:
     """Return a contestant's file; one whose module (``kind``) is among the options that it was given needs none."""
+    loader = GlobalHydra.instance().config_loader()
     try:
-        return DictConfig(compose(f"{CONTESTANTS}/{contestant}").get(CONTESTANTS) or {})
+        return _composed(contestant, tuple(str(folder.path) for folder in loader.get_search_path().get_path()))
     except MissingConfigException:
         if "kind" in given:
             return DictConfig({})
-        known = GlobalHydra.instance().config_loader().get_group_options(CONTESTANTS)
+        known = loader.get_group_options(CONTESTANTS)
         raise UserError(f"strategy.compare: {contestant!r}: unknown strategy{nearest(contestant, known)}") from None
+
+
+@cache
+def _composed(contestant: str, search_path: tuple[str, ...]) -> DictConfig:
+    """Compose a contestant's file, once for all studies of a process that are composed over the same search path.
+
+    A composition takes Hydra a tenth of a second, and a sweep has many studies. To be read, not to be changed.
+    """
+    return DictConfig(compose(f"{CONTESTANTS}/{contestant}").get(CONTESTANTS) or {})
 
 
 @contextmanager

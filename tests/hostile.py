@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 
 from fedkr.errors import UserError
 
-CASES = int(os.environ.get("FEDKR_HYPOTHESIS_CASES", "40"))
+CASES = int(os.environ.get("FEDKR_HYPOTHESIS_CASES", "15"))
 SECONDS, BYTES = 1.0, 100_000_000
 PAGE = os.sysconf("SC_PAGE_SIZE")
 TALLY = {}
