@@ -13,25 +13,59 @@ from pathlib import Path
 from typing import Annotated, Any, NoReturn, get_type_hints
 
 import typer
-from typer.core import TyperCommand
+from click import ClickException, UsageError
+from click.exceptions import NoArgsIsHelpError
+from typer.core import TyperCommand, TyperGroup
 
 from fedkr import __version__
 from fedkr.benchmarks.options import GeneratorOptions
-from fedkr.errors import UserError
+from fedkr.errors import UserError, one_line
+from fedkr.terminal import print_anywhere
 from simulations.audit_run.options import Request
 
-app = typer.Typer(
-    name="fedkr",
-    help="Federated Knowledge Recycling: sites share regenerated images with soft labels, and audit what leaks.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
+
+class Front(TyperGroup):
+    """The command itself: what it was called with wrongly is one line, as every other mistake."""
+
+    def main(self, *arguments: Any, standalone_mode: bool = True, **settings: Any) -> NoReturn:
+        """Run the command and end the process."""
+        print_anywhere()
+        try:
+            status = super().main(*arguments, standalone_mode=False, **settings)
+        except NoArgsIsHelpError as mistake:
+            mistake.show()
+            status = mistake.exit_code
+        except ClickException as mistake:
+            print(f"fedkr: error: {_explain(mistake)}", file=sys.stderr)
+            status = mistake.exit_code
+        sys.exit(status)
+
+
+def _group(name: str, purpose: str) -> typer.Typer:
+    # Click itself suggests the command that a wrong one is near to.
+    return typer.Typer(
+        cls=Front, name=name, help=purpose, no_args_is_help=True, suggest_commands=False, add_completion=False,
+        pretty_exceptions_enable=False,
+    )  # fmt: skip
+
+
+app = _group(
+    "fedkr", "Federated Knowledge Recycling: sites share regenerated images with soft labels, and audit what leaks."
 )
-site_app = typer.Typer(name="site", help="What a hospital runs on its own machine.", no_args_is_help=True)
+site_app = typer.Typer(
+    name="site", help="What a hospital runs on its own machine.", no_args_is_help=True, suggest_commands=False
+)
 app.add_typer(site_app)
-server_app = typer.Typer(name="server", help="What a coordinator's operator does.", no_args_is_help=True)
+server_app = typer.Typer(
+    name="server", help="What a coordinator's operator does.", no_args_is_help=True, suggest_commands=False
+)
 app.add_typer(server_app)
-bench_app = typer.Typer(name="bench", help="Measure one way of computing against another, here.", no_args_is_help=True)
+bench_app = typer.Typer(
+    name="bench",
+    help="Measure one way of computing against another, here.",
+    no_args_is_help=True,
+    suggest_commands=False,
+)
 app.add_typer(bench_app)
 
 # Flags such as --help, --cfg and --multirun belong to the Hydra application behind `simulate`.
@@ -160,16 +194,20 @@ def predict(
     model: Annotated[Path, typer.Argument(help="Folder that `fedkr export` wrote.")],
     images: Annotated[Path, typer.Argument(help="An image, a folder of images or an npz file.")],
 ) -> None:
-    """Classify images with an exported student; CSV on stdout."""
+    """Classify images with an exported student; CSV on stdout. Files that cannot be read are named on stderr."""
     _must_exist(model, "exported model")
     _must_exist(images, "image, folder or npz file")
     from simulations.export.predict import predict as predict_images
 
-    rows = predict_images(model, images)
+    rows, refused = predict_images(model, images)
     if rows:
         table = csv.DictWriter(sys.stdout, list(rows[0]), lineterminator="\n")
         table.writeheader()
         table.writerows(rows)
+    for reason in refused:
+        print(f"fedkr: warning: {one_line(reason)}", file=sys.stderr)
+    if refused:
+        raise UserError(f"{images}: {len(refused)} of {len(refused) + len(rows)} files not classified, named above")
 
 
 @site_app.command("check", cls=Command)
@@ -321,6 +359,13 @@ def version() -> None:
 def main() -> None:
     """Enter by the console script ``fedkr``."""
     app(prog_name="fedkr")
+
+
+def _explain(mistake: ClickException) -> str:
+    """Return what was wrong with a command line, and which help says more."""
+    text = " ".join(mistake.format_message().split()).rstrip(".")
+    context = mistake.ctx if isinstance(mistake, UsageError) else None
+    return f"{text}; `{context.command_path} --help` lists what there is" if context else text
 
 
 def _application(context: typer.Context, module: str) -> int | None:

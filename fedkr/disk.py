@@ -49,6 +49,14 @@ def create(path: Path, mode: int = 0o666) -> IO[bytes]:
     return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb")
 
 
+def from_home(path: Path) -> Path:
+    """Return a path whose ``~`` is the user's home; a name that begins with ``~`` and no user's name is a file's."""
+    try:
+        return path.expanduser()
+    except RuntimeError:
+        return path
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write a value as JSON for people to read; raise :class:`UserError` when the disk refuses."""
     write_atomic(path, json.dumps(value, indent=1, ensure_ascii=False).encode(errors="backslashreplace") + b"\n")

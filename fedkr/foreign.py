@@ -32,4 +32,4 @@ def module_digest(module: ModuleType) -> str:
     """Return 64 hex digits of a module's source; of a package, of all the source in it."""
     path = Path(str(inspect.getsourcefile(module)))
     files = sorted(path.parent.rglob("*.py")) if hasattr(module, "__path__") else [path]
-    return fingerprint([file.read_text() for file in files])
+    return fingerprint([file.read_text(encoding="utf-8") for file in files])

@@ -181,7 +181,7 @@ def read_progress(folder: Path) -> dict[str, StageState]:
     states = {}
     for path in sorted((folder / PROGRESS_FOLDER).glob("*.json")):
         with contextlib.suppress(OSError, ValueError, TypeError, KeyError, AttributeError, OverflowError):
-            state = _checked(json.loads(path.read_text()))
+            state = _checked(json.loads(path.read_text(encoding="utf-8")))
             if state.over or _is_alive(path):
                 states[path.stem] = state
     return states

@@ -11,10 +11,17 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, ListConfig, OmegaConf
-from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
+from omegaconf.errors import (
+    ConfigAttributeError,
+    ConfigKeyError,
+    GrammarParseError,
+    InterpolationKeyError,
+    OmegaConfBaseException,
+)
 
 from fedkr.config import Study, check_study, nearest, read_dataclass
 from fedkr.errors import UserError
+from server.overrides import with_texts
 
 CONFIG_MODULE = "configs"
 CONFIG_NAME = "config"
@@ -40,7 +47,7 @@ def compose_study(overrides: Sequence[str]) -> Study:
     """
     register_schema()
     with one_line_errors(), initialize_config_module(CONFIG_MODULE, version_base="1.3"):
-        return study_from_config(compose(CONFIG_NAME, overrides=list(overrides)))
+        return study_from_config(compose(CONFIG_NAME, overrides=with_texts(overrides)))
 
 
 def study_from_config(config: DictConfig) -> Study:
@@ -106,7 +113,10 @@ def _explain(error: Exception) -> str:
         group, _, choice = error.missing_cfg_file.partition("/")
         return f"{group}={choice}: no such choice{nearest(choice, error.options)}"
     if isinstance(error, OverrideParseException):
-        return f"{error.override!r}: not an override; write option=value, as in partition.alpha=0.1 or seed=1"
+        return (
+            f"{error.override!r}: not an override; write option=value, as in partition.alpha=0.1 or seed=1, and put "
+            """texts of a list in quotes, as in 'data.classes=["größe","a, b"]'"""
+        )
     if isinstance(error, ConfigCompositionException) and f"'{CONTESTANTS}'" in str(error):
         return f"{CONTESTANTS}=...: not a choice of one; name any number in {CONTESTANTS}.compare=[local,fedprox,fedkr]"
     cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
@@ -128,6 +138,8 @@ def _explain_value(error: OmegaConfBaseException) -> str:
     node = None
     if isinstance(error.parent_node, DictConfig):
         node = OmegaConf.select(error.parent_node, str(error.key), throw_on_resolution_failure=False)
+    if isinstance(error, (InterpolationKeyError, GrammarParseError)):
+        return rf"{error.full_key}: {str(error).splitlines()[0]}; write \${{ where a text itself holds ${{"
     if isinstance(node, ListConfig):
         return f"{error.full_key}: expected a list, as in {error.full_key}=[a,b]"
     if isinstance(node, DictConfig) and len(node):

@@ -21,7 +21,7 @@ from fedkr.data.images import Shape
 from fedkr.data.leaks import shared_own_tests
 from fedkr.data.listing import write_left_out
 from fedkr.data.partition import left_out
-from fedkr.disk import write_atomic
+from fedkr.disk import from_home, write_atomic
 from fedkr.errors import StudyFailedError, UserError, few
 from fedkr.failure import clear_note, read_note
 from fedkr.generators import build_generator
@@ -73,7 +73,7 @@ class RunFolder:
     @staticmethod
     def of_run(folder: Path) -> RunFolder:
         """Return the folder of a run of ``fedkr simulate``, wherever it lies; raise :class:`UserError` for another."""
-        files = RunFiles(folder.expanduser().absolute())
+        files = RunFiles(from_home(folder).absolute())
         if not files.study.exists() and files.results.exists():
             raise UserError(
                 f"{folder}: not a run of `fedkr simulate`; the private images are at its sites, so only they can audit "
@@ -81,7 +81,9 @@ class RunFolder:
             )
         if not files.study.exists():
             raise UserError(f"{files.study}: not there, so this is no finished run of `fedkr simulate`; name one")
-        return RunFolder(dataclasses.replace(parse_study(files.study.read_text()), run_dir=str(files.folder)))
+        return RunFolder(
+            dataclasses.replace(parse_study(files.study.read_text(encoding="utf-8")), run_dir=str(files.folder))
+        )
 
     @cached_property
     def source(self) -> Source:
@@ -110,7 +112,7 @@ class RunFolder:
     def server_results(self) -> dict[str, Any]:
         """Return what the ServerApp found, nothing where it has not ended."""
         with contextlib.suppress(OSError, ValueError):
-            return dict(json.loads(self.files.server_results.read_text()))
+            return dict(json.loads(self.files.server_results.read_text(encoding="utf-8")))
         return {}
 
     @contextlib.contextmanager
@@ -181,7 +183,7 @@ class RunFolder:
         if not self.files.results.exists():
             return
         try:
-            before = parse_study(json.dumps(json.loads(self.files.results.read_text())["study"]))
+            before = parse_study(json.dumps(json.loads(self.files.results.read_text(encoding="utf-8"))["study"]))
         except (OSError, ValueError, KeyError, TypeError, UserError):
             difference = "its results cannot be read"
         else:

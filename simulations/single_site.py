@@ -27,9 +27,8 @@ ABLATION_FLAG = "--ablation"
 
 def main(arguments: Sequence[str]) -> int:
     """Run ``fedkr kr`` on command-line arguments: overrides as in ``fedkr simulate``, and ``--ablation``."""
-    overrides = [argument for argument in arguments if argument != ABLATION_FLAG]
     variants = ABLATION if ABLATION_FLAG in arguments else USUAL
-    return compose_and_run(overrides, lambda study: run_single_site(study, variants), PROGRAM, CONFIG)
+    return compose_and_run(arguments, lambda study: run_single_site(study, variants), PROGRAM, CONFIG, [ABLATION_FLAG])
 
 
 def run_single_site(study: Study, variants: Sequence[Variant]) -> Path:

@@ -23,6 +23,7 @@ from fedkr.config.constraints import (
     at_most,
     no_longer_than,
 )
+from fedkr.disk import from_home
 from fedkr.fingerprint import fingerprint
 
 BACKENDS = ("inline", "ray", "deploy")
@@ -94,7 +95,7 @@ class DataConfig:
 
     def located(self) -> DataConfig:
         """Return the same with absolute paths, ``~`` being the user's home: apps run in folders of their own."""
-        root, path = (text and str(Path(text).expanduser().absolute()) for text in (self.root, self.path))
+        root, path = (text and str(from_home(Path(text)).absolute()) for text in (self.root, self.path))
         return dataclasses.replace(self, root=root, path=path)
 
 
@@ -322,7 +323,7 @@ class Study:
     def run_folder(self, prefix: str = "") -> Path:
         """Return the absolute run folder: the one named, else one in ``out`` that is named after the study."""
         folder = Path(self.run_dir) if self.run_dir else Path(self.out) / f"{prefix}{self.folder_name()}"
-        return folder.expanduser().absolute()
+        return from_home(folder).absolute()
 
     def identity(self) -> str:
         """Return 64 hex digits of all that the numbers depend on (not the backend, folders or deadlines).

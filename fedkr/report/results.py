@@ -194,7 +194,7 @@ def load_results(path: Path) -> Results:
     """
     path = path / RESULTS_FILE if path.is_dir() else path
     try:
-        values = json.loads(path.read_text())
+        values = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; name the folder of a finished run") from None
     except (OSError, ValueError) as error:

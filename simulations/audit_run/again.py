@@ -107,7 +107,7 @@ def describe(audit: AuditConfig) -> str:
 def _audited(study: Study, run: RunFolder, before: Results) -> dict[str, Any]:
     """Run the audit's apps, then the audit of the oracles; return the whole new results."""
     run.run_apps(make_backend(study.backend, SHIM), study)
-    found = json.loads(run.files.server_audit.read_text())
+    found = json.loads(run.files.server_audit.read_text(encoding="utf-8"))
     # Where the numbers came from stays what it was.
     as_audited = dataclasses.asdict(dataclasses.replace(study, backend=run.study.backend))
     results: dict[str, Any] = dict(before)

@@ -32,7 +32,7 @@ def main(grid: Grid, context: Context) -> None:
     run_dir = Path(study.run_dir)
     with failures_noted(run_dir):
         files = RunFiles(run_dir)
-        found = audit_on_server(grid, study, run_dir, json.loads(files.server_results.read_text()))
+        found = audit_on_server(grid, study, run_dir, json.loads(files.server_results.read_text(encoding="utf-8")))
         write_atomic(files.server_audit, json.dumps(found).encode())
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -34,8 +35,18 @@ Classifier = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 Picture = tuple[str, Image.Image]
 
 
-def predict(model: Path, images: Path) -> list[dict[str, Any]]:
-    """Classify images; return a row for each: ``image``, ``class``, ``probability`` and one ``p(<class>)`` a class.
+class Predictions(NamedTuple):
+    """A row for each image (``image``, ``class``, ``probability``, one ``p(<class>)`` a class), and what has none.
+
+    ``refused`` has a line for each file of a folder that cannot be read, which says why.
+    """
+
+    rows: list[dict[str, Any]]
+    refused: list[str]
+
+
+def predict(model: Path, images: Path) -> Predictions:
+    """Classify images; a file of a folder that cannot be read costs itself only.
 
     Args:
         model: an export folder, or its ``student.safetensors`` or ``student.onnx`` (which needs onnxruntime).
@@ -44,18 +55,19 @@ def predict(model: Path, images: Path) -> list[dict[str, Any]]:
             model's are converted, which a note on stderr says once.
 
     Raises:
-        UserError: a model or an image that cannot be read, or a folder without images.
+        UserError: a model, an npz file or a single image that cannot be read, or a folder without images.
     """
     classify, description = load_model(model)
     fitted = Fitting(description)
-    pictures = ((name, fitted(picture)) for name, picture in read_pictures(images))
+    refused: list[str] = []
+    pictures = ((name, fitted(picture)) for name, picture in read_pictures(images, refused))
     rows: list[dict[str, Any]] = []
     while batch := list(islice(pictures, BATCH)):
         probabilities = classify(np.stack([pixels for _, pixels in batch]))
         rows += [_row(name, row, description) for (name, _), row in zip(batch, probabilities, strict=True)]
     for note in fitted.notes():
         print(f"fedkr: note: {note}", file=sys.stderr)
-    return rows
+    return Predictions(rows, refused)
 
 
 def _row(name: str, probabilities: NDArray[np.float32], description: ModelDescription) -> dict[str, Any]:
@@ -115,18 +127,35 @@ class Fitting:
             yield f"{self.recoloured} image(s) converted to {'grey' if self.channels == 1 else 'RGB'}"
 
 
-def read_pictures(path: Path) -> Iterator[Picture]:
-    """Yield name and picture of an image file, of each image in a folder, or of each image in an npz file."""
+def read_pictures(path: Path, refused: list[str]) -> Iterator[Picture]:
+    """Yield name and picture of an image file, of each image in a folder, or of each image in an npz file.
+
+    ``refused`` gets a line for each file, or folder, in a folder that cannot be read.
+    """
     if path.is_dir():
-        files = [file for file in sorted(path.rglob("*")) if file.suffix.lower() in SUFFIXES]
-        shown = [file for file in files if not any(p.startswith(".") for p in file.relative_to(path).parts)]
-        if not shown:
-            raise UserError(f"{path}: no images in it; put {', '.join(SUFFIXES)} files there")
-        yield from ((file.relative_to(path).as_posix(), open_image(file)) for file in shown)
+        yield from _read_folder(path, refused)
     elif path.suffix.lower() == ".npz":
         yield from _read_npz(path)
     else:
         yield str(path), open_image(path)
+
+
+def _read_folder(path: Path, refused: list[str]) -> Iterator[Picture]:
+    def refuse(error: OSError) -> None:
+        refused.append(f"{error.filename}: cannot be read ({error.strerror})")
+
+    found = [Path(folder) / name for folder, _, names in os.walk(path, onerror=refuse) for name in names]
+    files = [file for file in sorted(found) if file.suffix.lower() in SUFFIXES]
+    shown = [file for file in files if not any(part.startswith(".") for part in file.relative_to(path).parts)]
+    if not shown:
+        raise UserError(f"{path}: no images in it; put {', '.join(SUFFIXES)} files there")
+    for file in shown:
+        try:
+            picture = open_image(file)
+        except UserError as error:
+            refused.append(str(error))
+            continue
+        yield file.relative_to(path).as_posix(), picture
 
 
 def _read_npz(path: Path) -> Iterator[Picture]:

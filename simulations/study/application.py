@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import os
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from fedkr.config import Study
 from fedkr.errors import UserError
 from server.composition import CONFIG_MODULE, CONFIG_NAME, one_line_errors, register_schema, study_from_config
+from server.overrides import with_texts
 from simulations.exits import tell_failure
+from simulations.study.flags import SWEEP, flags_apart
 
 PROGRAM = "fedkr simulate"
 
@@ -36,44 +38,54 @@ def main(arguments: Sequence[str]) -> int:
     return compose_and_run(arguments, run, PROGRAM, CONFIG_NAME)
 
 
-def compose_and_run(arguments: Sequence[str], run: Callable[[Study], object], program: str, config_name: str) -> int:
+def compose_and_run(
+    arguments: Sequence[str],
+    run: Callable[[Study], object],
+    program: str,
+    config_name: str,
+    own_flags: Sequence[str] = (),
+) -> int:
     """Compose one study, or with ``--multirun`` several, and ``run`` each; return the worst exit status.
 
     ``arguments`` are overrides and Hydra's flags, ``program`` the command as messages name it, ``config_name`` the
-    primary configuration in ``configs``.
+    primary configuration in ``configs``, ``own_flags`` what the command itself read already. All studies are composed
+    before the first one runs.
     """
-    _check_sweep(arguments)
+    flags, overrides = flags_apart(arguments, own_flags)
+    sweep = any(flag in flags for flag in SWEEP)
     register_schema()
-    statuses: list[int] = []
+    studies: list[tuple[str, Study]] = []
 
     @hydra.main(version_base="1.3", config_path=f"pkg://{CONFIG_MODULE}", config_name=config_name)
     def application(config: DictConfig) -> None:
-        front = HydraConfig.get()
-        if front.mode is RunMode.MULTIRUN:
-            print(f"fedkr: run {front.job.num + 1}: {front.job.override_dirname}", flush=True)
-        statuses.append(run_one(config, run))
+        job = HydraConfig.get().job
+        title = f"run {job.num + 1}: {job.override_dirname}" if sweep else ""
+        studies.append((title, study_from_config(config)))
 
-    with _command_line(program, arguments), one_line_errors():
+    with _command_line(program, [*flags, *with_texts(overrides, sweep)]), one_line_errors():
         application()
-    return max(statuses, default=0)
+    _check_folders([study for _, study in studies])
+    return max((run_one(study, run, title) for title, study in studies), default=0)
 
 
-def _check_sweep(arguments: Sequence[str]) -> None:
-    """Raise :class:`UserError` for one run folder that all studies of a sweep would write into."""
-    folders = [argument for argument in arguments if argument.startswith("run_dir=") and not {",", "$"} & set(argument)]
-    if folders and {"-m", "--multirun"} & set(arguments):
-        raise UserError(f"{folders[0]}: each study of a sweep needs a run folder of its own; set out=... instead")
+def _check_folders(studies: Sequence[Study]) -> None:
+    """Raise :class:`UserError` for two studies that would write into one run folder."""
+    folders = Counter(study.run_folder() for study in studies if study.run_dir)
+    for study in studies:
+        if study.run_dir and folders[study.run_folder()] > 1:
+            raise UserError(
+                f"run_dir={study.run_dir}: each study of a sweep needs a run folder of its own; set out=... instead"
+            )
 
 
-def run_one(config: DictConfig, run: Callable[[Study], object]) -> int:
-    """Run the study that ``config`` describes; return 0, or the status of what stopped it after saying so."""
-    folder = None
+def run_one(study: Study, run: Callable[[Study], object], title: str = "") -> int:
+    """Run one study, of a sweep with a ``title``; return 0, or the status of what stopped it after saying so."""
+    if title:
+        print(f"fedkr: {title}", flush=True)
     try:
-        study = study_from_config(config)
-        folder = Path(study.run_dir or study.out)
         run(study)
     except Exception as error:
-        return tell_failure(error, folder)
+        return tell_failure(error, Path(study.run_dir or study.out))
     return 0
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from fedkr.config import NO_PART_OF_RESULTS, Study
 from fedkr.errors import UserError
 from server.composition import compose_study
+from server.overrides import as_typed
 
 
 def command_of(study: Study) -> str | None:
@@ -19,7 +20,8 @@ def command_of(study: Study) -> str | None:
     Folders of this machine are left out, and a file of the hospital's own is named without its folder.
     """
     # The digest says what the data are, and is found again wherever they lie.
-    study = dataclasses.replace(study, data_digest="")
+    data = dataclasses.replace(study.data, path=Path(study.data.path).name)
+    study = dataclasses.replace(study, data=data, data_digest="")
     for choice in ([f"dataset={study.data.name}"], []):
         try:
             overrides = choice + list(differences(study, compose_study(choice)))
@@ -27,7 +29,7 @@ def command_of(study: Study) -> str | None:
         except UserError:
             continue
         if same:
-            return shlex.join(["fedkr", "simulate", *(_without_folder(override) for override in overrides)])
+            return shlex.join(["fedkr", "simulate", *overrides])
     return None
 
 
@@ -47,7 +49,7 @@ def differences(study: Study, base: Study) -> Iterator[str]:
     known = dict(_leaves(base.options(*NO_PART_OF_RESULTS)))
     for name, value in _leaves(study.options(*NO_PART_OF_RESULTS)):
         if name not in known or known[name] != value:
-            yield f"{'' if name in known else '+'}{name}={_as_override(value)}"
+            yield f"{'' if name in known else '+'}{name}={_as_override(name, value)}"
 
 
 def _leaves(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -58,16 +60,10 @@ def _leaves(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any
             yield f"{prefix}{name}", value
 
 
-def _as_override(value: Any) -> str:
-    """Return a value in Hydra's grammar."""
+def _as_override(name: str, value: Any) -> str:
+    """Return the value of an option in Hydra's grammar."""
     if isinstance(value, list):
-        return f"[{','.join(map(_as_override, value))}]"
+        return f"[{','.join(_as_override(f'{name}[]', item) for item in value)}]"
     if isinstance(value, str):
-        plain = value and all(c.isalnum() or c in "_-./" for c in value) and not value[0].isdigit()
-        return value if plain else "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
+        return as_typed(name, value)
     return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def _without_folder(override: str) -> str:
-    name, _, value = override.partition("=")
-    return f"{name}={Path(value.strip(chr(39))).name}" if name == "data.path" else override

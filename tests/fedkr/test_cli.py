@@ -97,6 +97,58 @@ def test_a_sweep_into_one_run_folder_is_refused_before_the_first_run(fedkr: Run,
     assert [study.run_dir for study in studies] == ["study-0", "study-1"]
 
 
+@pytest.mark.parametrize("folders", ["run_dir=a,b", "run_dir=a,./a", "run_dir='x,y'"])
+def test_no_two_studies_of_a_sweep_share_a_run_folder(fedkr: Run, studies: list[Study], folders: str) -> None:
+    status, _, errors = fedkr("simulate", "--multirun", "seed=0,1", folders)
+    assert (status, studies) == (2, [])
+    assert errors.endswith("each study of a sweep needs a run folder of its own; set out=... instead\n")
+
+
+def test_an_odd_file_name_needs_no_quotes_but_the_shells(fedkr: Run, studies: list[Study]) -> None:
+    assert fedkr("simulate", "--multirun", "run_dir=a=b,größe (1)", "data.path=[v2], {x}.npz")[0] == 0
+    assert [(study.run_dir, study.data.path) for study in studies] == [
+        ("a=b", "[v2]"),
+        ("a=b", "{x}.npz"),
+        ("größe (1)", "[v2]"),
+        ("größe (1)", "{x}.npz"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["simulate", "--multirum", "seed=1"], "--multirum: no such flag; did you mean '--multirun'?"),
+        (["simulate", "--seed=1"], "--seed=1: no such flag"),
+        (["simulate", "-x"], "-x: no such flag"),
+        (["simulate", "--experimental-rerun", "a.pickle"], "--experimental-rerun: no such flag"),
+        (["simulate", "--cfg", "jop"], "--cfg jop: expected one of: job, hydra, all"),
+        (["simulate", "--config-dir"], "--config-dir: expected a value"),
+        (["kr", "--ablatoin"], "--ablatoin: no such flag; did you mean '--ablation'?"),
+        (["leakage", "--multirum"], "--multirum: no such flag; did you mean '--multirun'?"),
+        (["leakage", ".", "--full"], "--full: a run has its options already"),
+        (["report", "--forse", "."], "No such option '--forse'"),
+        (["audit", "--modell", "a.pt"], "No such option '--modell'. (Did you mean '--model'?"),
+        (["summary", "--outt", "a"], "No such option '--outt'. Did you mean '--out'?"),
+        (["site", "chek"], "No such command 'chek'. Did you mean 'check'?;"),
+        (["server", "start", ".", "--lisen", "a"], "No such option '--lisen'. Did you mean '--listen'?"),
+        (["bench", "audit", "--models", "x"], "Invalid value for '--models'"),
+        (["predict", "a"], "Missing argument 'IMAGES'; `fedkr predict --help` lists what there is"),
+    ],
+)
+def test_a_flag_that_is_not_there_is_refused_in_one_line(
+    fedkr: Run, studies: list[Study], arguments: list[str], line: str
+) -> None:
+    status, printed, errors = fedkr(*arguments)
+    assert (status, printed, studies) == (2, "", [])
+    assert errors.startswith("fedkr: error: ") and line in errors and errors.count("\n") == 1
+
+
+def test_flags_may_stand_between_options(fedkr: Run, studies: list[Study]) -> None:
+    status, printed, _ = fedkr("simulate", "seed=5", "--cfg", "job", "threads=2")
+    assert (status, studies) == (0, [])
+    assert printed.startswith("seed: 5\nthreads: 2\n")
+
+
 def test_a_failed_study_does_not_end_the_sweep(fedkr: Run, studies: list[Study]) -> None:
     status, _, errors = fedkr("simulate", "-m", "seed=10,9,1")
     assert status == 2
@@ -203,8 +255,22 @@ def test_a_run_and_a_model_are_not_audited_at_once(fedkr: Run, arguments: list[s
 
 def test_predict_prints_csv(fedkr: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     rows = [{"image": "a, b.png", "class": "cat"}, {"image": "c.png", "class": "dog"}]
-    offer(monkeypatch, "simulations.export.predict", predict=lambda model, images: rows)
+    offer(monkeypatch, "simulations.export.predict", predict=lambda model, images: (rows, []))
     assert fedkr("predict", str(tmp_path), str(tmp_path))[1] == 'image,class\n"a, b.png",cat\nc.png,dog\n'
+
+
+def test_predict_prints_what_it_can_and_then_fails_for_the_rest(
+    fedkr: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    found = ([{"image": "a.png", "class": "cat"}], ["b.png: no image", "c.png: no image"])
+    offer(monkeypatch, "simulations.export.predict", predict=lambda model, images: found)
+    status, printed, errors = fedkr("predict", str(tmp_path), str(tmp_path))
+    assert (status, printed) == (2, "image,class\na.png,cat\n")
+    assert errors.splitlines() == [
+        "fedkr: warning: b.png: no image",
+        "fedkr: warning: c.png: no image",
+        f"fedkr: error: {tmp_path}: 2 of 3 files not classified, named above",
+    ]
 
 
 def test_site_check_prints_the_card(fedkr: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from fedkr.data.listing import (
 )
 from fedkr.data.pictures import dicom, image_file
 from fedkr.data.registry import Source
+from fedkr.disk import from_home
 from fedkr.errors import UserError
 
 
@@ -45,7 +46,7 @@ def listing(config: DataConfig) -> Listing:
     """Return the files under ``config.path``; raise :class:`UserError` as :func:`load` does."""
     if not config.path:
         raise UserError("data.path='': name the folder that holds one sub-folder a class")
-    root = Path(config.path).expanduser()
+    root = from_home(Path(config.path))
     if not root.is_dir():
         raise UserError(f"{root}: no such folder; data.path must name a folder with one sub-folder a class")
     parts = _split_folders(root, config.classes)

@@ -13,6 +13,7 @@ import medmnist
 from fedkr.config import DataConfig
 from fedkr.data.registry import Source
 from fedkr.data.sources.npz import NpzFile, read_source
+from fedkr.disk import from_home
 from fedkr.errors import UserError
 
 NAMES = tuple(medmnist.INFO)
@@ -32,7 +33,7 @@ def load(config: DataConfig) -> Source:
     if size not in SIZES:
         raise UserError(f"data.size={size}: {config.name} comes in {', '.join(map(str, SIZES))} pixels; choose one")
     suffix = "" if size == SIZES[0] else f"_{size}"
-    path = Path(config.root).expanduser() / f"{config.name}{suffix}.npz"
+    path = from_home(Path(config.root)) / f"{config.name}{suffix}.npz"
     if not path.exists():
         _fetch(path, info, size, config.download)
     classes = [info["label"][str(index)] for index in range(len(info["label"]))]

@@ -23,6 +23,7 @@ from fedkr.config import DataConfig
 from fedkr.data.images import ImageSet, joined
 from fedkr.data.registry import Source, set_apart_test
 from fedkr.data.sources.labels import LONGEST_NAME, MOST_CLASSES, Values, classes_of, groups_of, texts, whole_numbers
+from fedkr.disk import from_home
 from fedkr.errors import UserError
 
 # What deflate can do at best, with a little for headers.
@@ -39,7 +40,7 @@ def load(config: DataConfig) -> Source:
     """Return the file at ``config.path``; without ``test_images`` a share is set apart (``config.test_fraction``)."""
     if not config.path:
         raise UserError("data.path='': name the .npz file (train_images, train_labels, ...) to read")
-    with NpzFile(Path(config.path).expanduser()) as file:
+    with NpzFile(from_home(Path(config.path))) as file:
         return read_source(file, config.classes, config.test_fraction)
 
 

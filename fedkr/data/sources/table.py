@@ -13,6 +13,7 @@ from fedkr.config import DataConfig, nearest
 from fedkr.data.decoding import source_of
 from fedkr.data.listing import SPLITS, Entry, LeftOut, Listing, known_classes, same_text, shown
 from fedkr.data.registry import Source
+from fedkr.disk import from_home
 from fedkr.errors import UserError, one_line
 
 NEEDED, KNOWN = ("path", "label"), ("path", "label", "patient", "split")
@@ -48,7 +49,7 @@ def listing(config: DataConfig) -> Listing:
         raise UserError("data.path='': name the table (.csv or .parquet with columns path and label) to read")
     if config.patients == "folder":
         raise UserError("data.patients=folder: a table names patients in its column patient; use data.patients=auto")
-    path = Path(config.path).expanduser()
+    path = from_home(Path(config.path))
     rows = list(_parquet_rows(path) if path.suffix.lower() in (".parquet", ".pq") else _csv_rows(path))
     left_out = [LeftOut(f"row {number}", f"no {missing}") for number, row in rows if (missing := _missing(row))]
     whole = [(number, row) for number, row in rows if not _missing(row)]

@@ -194,5 +194,5 @@ def test_a_command_leaves_out_where_things_lay():
 
 def test_a_study_that_no_command_composes_has_none():
     study = compose_study([])
-    study.data.classes = ["${a}"]
+    study.strategy.compare = ["mine"]
     assert command_of(study) is None

@@ -10,10 +10,14 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from fedkr.errors import UserError
-from simulations.export.predict import predict
+from simulations.export.predict import predict as predictions
 
 CLASSES = ["benign", "a | <b>", "rare"]
 PIXELS = np.random.default_rng(0).integers(0, 256, (5, 12, 12), dtype=np.uint8)
+
+
+def predict(model, images):
+    return predictions(model, images).rows
 
 
 @pytest.fixture
@@ -137,3 +141,15 @@ def test_an_image_that_cannot_be_read_is_one_line(exported, tmp_path, name, cont
 def test_a_folder_without_images_is_one_line(exported, tmp_path):
     with pytest.raises(UserError, match="no images in it"):
         predict(exported, tmp_path)
+
+
+def test_a_file_of_a_folder_that_cannot_be_read_costs_itself_only(exported, folder):
+    expected = predict(exported, folder)
+    (folder / "a" / "0-broken.png").write_bytes(b"no image")
+    (folder / "empty.jpg").touch()
+    rows, refused = predictions(exported, folder)
+    assert rows == expected
+    assert [line.split(": not a readable image")[0] for line in refused] == [
+        str(folder / "a" / "0-broken.png"),
+        str(folder / "empty.jpg"),
+    ]

@@ -1,0 +1,53 @@
+"""The flags of a Hydra application: those that it knows, before its overrides; Hydra wants them apart."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from fedkr.config import nearest
+from fedkr.errors import UserError
+
+# Left out is what reads a pickle (--experimental-rerun).
+SWITCHES = ("--help", "-h", "--hydra-help", "--version", "--resolve", "--run", "-r", "--multirun", "-m")
+SWITCHES += ("--shell-completion", "-sc", "--info", "-i")
+WITH_VALUE = ("--cfg", "-c", "--package", "-p", "--config-path", "-cp", "--config-name", "-cn", "--config-dir", "-cd")
+SWEEP = ("--multirun", "-m")
+PARTS = ("job", "hydra", "all")
+
+
+def flags_apart(arguments: Sequence[str], own: Sequence[str] = ()) -> tuple[list[str], list[str]]:
+    """Return the flags, with their values, and the overrides of a command line, each in their order.
+
+    ``own`` flags of the command are left out.
+
+    Raises:
+        UserError: a flag that there is not, or one without its value.
+    """
+    flags: list[str] = []
+    overrides: list[str] = []
+    left = iter(arguments)
+    for argument in left:
+        name, given, value = argument.partition("=")
+        if not argument.startswith("-"):
+            overrides.append(argument)
+        elif name in WITH_VALUE:
+            flags += _with_value(name, value if given else next(left, ""))
+        elif argument in own:
+            continue
+        elif argument in SWITCHES:
+            flags.append(argument)
+        else:
+            raise UserError(f"{argument}: {_no_such(name, own)}")
+    return flags, overrides
+
+
+def _with_value(name: str, value: str) -> list[str]:
+    if not value or (name in ("--cfg", "-c") and value not in PARTS):
+        what = f"one of: {', '.join(PARTS)}" if name in ("--cfg", "-c") else "a value"
+        raise UserError(f"{name} {value}".rstrip() + f": expected {what}")
+    return [name, value]
+
+
+def _no_such(name: str, own: Sequence[str]) -> str:
+    known = (flag for flag in (*SWITCHES, *WITH_VALUE, *own) if flag.startswith("--"))
+    return f"no such flag{nearest(name, known)}; an option is written without dashes, as in seed=1"
