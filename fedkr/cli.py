@@ -27,11 +27,11 @@ from simulations.audit_run.options import Request
 class Front(TyperGroup):
     """The command itself: what it was called with wrongly is one line, as every other mistake."""
 
-    def main(self, *arguments: Any, standalone_mode: bool = True, **settings: Any) -> NoReturn:
+    def main(self, *arguments: Any, **settings: Any) -> NoReturn:
         """Run the command and end the process."""
         print_anywhere()
         try:
-            status = super().main(*arguments, standalone_mode=False, **settings)
+            status = super().main(*arguments, **settings | {"standalone_mode": False})
         except NoArgsIsHelpError as mistake:
             mistake.show()
             status = mistake.exit_code

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -25,15 +24,14 @@ from fedkr.learning.prediction import predict_logits, to_model_input
 from fedkr.learning.runtime import Runtime
 from fedkr.stages import model_tensors
 from simulations.audit_run.torchscript.model import ConfinedModel
+from simulations.audit_run.weights import as_named, read_state_dict
 from simulations.export.bundle import WEIGHTS_FILE, read_student
 
-# Keys under which training scripts put the weights among other things.
-WRAPPERS = ("state_dict", "model_state_dict", "model", "net")
-# What torch.nn.DataParallel puts before every name.
-PARALLEL = "module."
 # The kernel of ResNet-18's first layer in its form for large images, which torchvision uses at every size.
 LARGE_STEM = 7
 PROBED = 64
+# Of the largest logit; rounding differs between batches by a hundredth of it, in float16 too.
+TOLERANCE = 1e-2
 # Trained on releases, by the rule of the verdict.
 STUDENT = "student"
 SMALLEST_PROBABILITY = 1e-12
@@ -124,18 +122,20 @@ def load_model(path: Path, config: ClassifierConfig, shape: ImageSet) -> Outside
             raise UserError(f"{path}: not a readable safetensors file ({error})") from None
     if _is_torchscript(path):
         return OutsideModel(ConfinedModel(path), "TorchScript")
-    return _of_weights(_read_tensors(path), config, Shape.of(shape), path)
+    return _of_weights(read_state_dict(path), config, Shape.of(shape), path)
 
 
 def check_answers(model: OutsideModel, data: ImageSet, path: Path, runtime: Runtime) -> None:
     """Try the model on a few images, and note whether it gives probabilities.
 
-    Answers other than finite logits ``[N, K]`` for the data's classes are a :class:`UserError`.
+    Answers other than finite logits ``[N, K]`` for the data's classes are a :class:`UserError`, and so are answers that
+    change from call to call, or with the other images of a batch.
     """
     probe, classes = data.images[:PROBED], len(data.classes)
     with torch.inference_mode():
+        x = to_model_input(torch.from_numpy(probe).to(runtime.device))
         try:
-            out = model(to_model_input(torch.from_numpy(probe).to(runtime.device)))
+            out = model(x)
         except UserError:
             raise
         except Exception as error:  # whatever the model's own code raises
@@ -149,8 +149,30 @@ def check_answers(model: OutsideModel, data: ImageSet, path: Path, runtime: Runt
         raise UserError(f"{path}: gives {out.shape[1]} logits an image, the data have {classes} classes{remedy}")
     if not torch.isfinite(out).all():
         raise UserError(f"{path}: gives NaN or infinite logits; check --mean and --std, and the model's weights")
+    _check_same_again(model, x, out, path)
     sums = out.float().sum(dim=1)
     model.gives_probabilities = bool((out >= 0).all() and (sums - 1).abs().max() < 1e-3)
+
+
+def _check_same_again(model: OutsideModel, x: Tensor, out: Tensor, path: Path) -> None:
+    """Raise :class:`UserError` for answers that depend on more than the image: on chance, or on the batch around it."""
+    parts = {"the next time": slice(None), "alone": slice(0, 1), "in a smaller batch": slice(len(x) // 2, None)}
+    for when, part in parts.items():
+        with torch.inference_mode():
+            try:
+                again = model(x[part])
+            except UserError:
+                raise
+            except Exception as error:  # whatever the model's own code raises
+                again, reason = None, f" ({_reason(error)})"
+            else:
+                reason = ""
+        scale = 1 + float(out.abs().max())
+        if again is None or again.shape != out[part].shape or not (again - out[part]).abs().max() < TOLERANCE * scale:
+            raise UserError(
+                f"{path}: gives an image another answer {when}{reason}, so that members cannot be told from chance: "
+                "dropout, BatchNorm or the batch's size was kept as in training; save the model after model.eval()"
+            )
 
 
 def _reason(error: Exception) -> str:
@@ -176,37 +198,14 @@ def _is_torchscript(path: Path) -> bool:
         return False
 
 
-def _read_tensors(path: Path) -> dict[str, Any]:
-    try:
-        with warnings.catch_warnings():
-            # Of files that are refused below in one line.
-            warnings.simplefilter("ignore")
-            values = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception:  # the restricted unpickler raises whatever its bytes happen to lead it to
-        raise UserError(
-            f"{path}: neither TorchScript nor a file of plain tensors; a pickled model is never opened: save its "
-            "state_dict() (torch.save or safetensors), or torch.jit.save the model"
-        ) from None
-    for name in WRAPPERS:
-        if isinstance(values, dict) and isinstance(values.get(name), dict):
-            values = values[name]
-    if not isinstance(values, dict) or not all(isinstance(value, Tensor) for value in values.values()):
-        raise UserError(f"{path}: holds no state_dict (names and tensors); save model.state_dict()")
-    return values
-
-
 def _of_weights(weights: Mapping[str, Tensor], config: ClassifierConfig, shape: Shape, path: Path) -> OutsideModel:
-    plain = {name.removeprefix(PARALLEL): value for name, value in weights.items()}
     network = build_classifier(config, shape, "any")
-    stem = plain.get("conv1.weight")
-    if config.arch == "resnet18" and stem is not None and stem.shape[-1] == LARGE_STEM:
+    if config.arch == "resnet18" and any(value.shape[2:] == (LARGE_STEM, LARGE_STEM) for value in weights.values()):
         # The size only decides the stem.
         network = resnet18(shape.channels, 64, shape.classes, config.norm)
-    expected, found = model_tensors(network), plain.keys()
-    if not expected.keys() & found:
-        raise UserError(f"{path}: not the weights of {config.arch} (--arch), no name is the same")
     try:
-        return OutsideModel(load_weights(network, plain).eval(), f"weights of {config.arch}")
+        named = as_named(weights, model_tensors(network), config.arch)
+        return OutsideModel(load_weights(network, named).eval(), f"weights of {config.arch}")
     except UserError as error:
         hint = f"--arch {config.arch} --width {config.width}, {shape.channels} channel(s), {shape.classes} classes"
         raise UserError(f"{path}: {error}; given were {hint}") from None

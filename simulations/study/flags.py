@@ -8,8 +8,10 @@ from fedkr.config import nearest
 from fedkr.errors import UserError
 
 # Left out is what reads a pickle (--experimental-rerun).
-SWITCHES = ("--help", "-h", "--hydra-help", "--version", "--resolve", "--run", "-r", "--multirun", "-m")
-SWITCHES += ("--shell-completion", "-sc", "--info", "-i")
+SWITCHES = (
+    "--help", "-h", "--hydra-help", "--version", "--resolve", "--run", "-r", "--multirun", "-m", "--shell-completion",
+    "-sc", "--info", "-i",
+)  # fmt: skip
 WITH_VALUE = ("--cfg", "-c", "--package", "-p", "--config-path", "-cp", "--config-name", "-cn", "--config-dir", "-cd")
 SWEEP = ("--multirun", "-m")
 PARTS = ("job", "hydra", "all")

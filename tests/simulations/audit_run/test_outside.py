@@ -246,3 +246,81 @@ def test_a_light_audit_trains_nothing(overfitted, npz, tmp_path, monkeypatch, ca
 def test_options_that_make_no_audit_are_refused(changes, line, npz, tmp_path):
     with pytest.raises(UserError, match=line):
         audit_outside(Request(tmp_path / "model.pt", npz, **changes))
+
+
+# The same weights as training scripts save them.
+
+
+def state(model, before="", within=""):
+    return {f"{before}{name.replace('.', f'.{within}', 1)}": value for name, value in model.state_dict().items()}
+
+
+@pytest.mark.parametrize(
+    "saved",
+    [
+        lambda model: state(model, "_orig_mod."),
+        lambda model: state(model, "module._orig_mod."),
+        lambda model: {"state_dict": state(model, "model."), "epoch": 3, "hyper_parameters": {"lr": 0.1}},
+        lambda model: {"model": {"state_dict": state(model, "net.backbone.")}},
+        lambda model: state(model, within="_orig_mod."),
+        lambda model: {name: value for name, value in state(model).items() if not name.endswith("num_batches_tracked")},
+    ],
+)
+def test_what_training_scripts_put_before_the_names_of_weights_is_no_matter(saved, overfitted, members, tmp_path):
+    torch.save(saved(overfitted), tmp_path / "model.pt")
+    model = load_model(tmp_path / "model.pt", SMALL, members)
+    np.testing.assert_array_equal(model.predict(members.images, CPU), overfitted_logits(overfitted, members))
+
+
+def overfitted_logits(overfitted, members):
+    return OutsideModel(overfitted, "as trained").predict(members.images, CPU)
+
+
+@pytest.mark.parametrize(
+    ("saved", "line"),
+    [
+        (lambda m: state(m, "model.") | {"criterion.weight": torch.ones(3)}, "'criterion.weight' beside the model"),
+        (lambda m: state(m, "model.") | state(m, "ema."), r"holds 2 models, under 'ema\.', 'model\.'"),
+        (lambda m: state(m) | state(m, "module."), "holds two models, a wrapped one and another"),
+        (lambda m: {"a.b": torch.ones(3)}, r"no name is the same: the file has 'a\.b'"),
+        (
+            lambda m: {name.replace("head.", "head.1."): value for name, value in state(m, "model.").items()},
+            r"lacks 'head\.bias', 'head\.weight' and has 'head\.1\.bias', 'head\.1\.weight', which resnet8 has not",
+        ),
+    ],
+)
+def test_weights_that_do_not_fit_are_told_by_what_does_not(saved, line, overfitted, members, tmp_path):
+    torch.save(saved(overfitted), tmp_path / "model.pt")
+    with pytest.raises(UserError, match=line) as error:
+        load_model(tmp_path / "model.pt", SMALL, members)
+    assert "\n" not in str(error.value)
+
+
+class FixedBatch(nn.Module):
+    """Takes batches of one size only, as a model that was exported with that size."""
+
+    def forward(self, x):
+        return x.view(48, -1)[:, :3]
+
+
+@pytest.mark.parametrize(
+    ("layer", "line"),
+    [
+        (nn.Dropout(0.1), "another answer the next time"),
+        (nn.BatchNorm1d(3), "another answer alone"),
+        (FixedBatch(), "another answer alone"),
+    ],
+)
+def test_answers_that_depend_on_chance_or_on_the_batch_are_refused(layer, line, overfitted, members):
+    network = nn.Sequential(overfitted.eval(), layer.train()) if not isinstance(layer, FixedBatch) else layer
+    with pytest.raises(UserError, match=rf"model\.pt: gives an image {line}.*save the model after model\.eval\(\)"):
+        check_answers(OutsideModel(network, "a test"), members, Path("model.pt"), CPU)
+
+
+@confining
+def test_a_model_traced_in_training_mode_is_refused(members, tmp_path):
+    network = nn.Sequential(nn.Conv2d(1, 3, 8), nn.Flatten(), nn.BatchNorm1d(3)).train()
+    traced = torch.jit.trace(network, torch.rand(4, 1, 8, 8), check_trace=False)
+    traced.save(str(tmp_path / "model.pt"))
+    with pytest.raises(UserError, match=r"another answer .*save the model after model\.eval\(\)"):
+        check_answers(load_model(tmp_path / "model.pt", SMALL, members), members, tmp_path / "model.pt", CPU)
