@@ -216,7 +216,10 @@ def check(site: Annotated[Path, typer.Argument(metavar="SITE_YAML", help="The si
     _must_exist(site, "site file")
     from sites.check import check_site
 
-    print(json.dumps(check_site(site), indent=2, ensure_ascii=False))
+    card = check_site(site)
+    print(json.dumps(card, indent=2, ensure_ascii=False))
+    if problems := card["problems"]:
+        raise UserError(f"{site}: would not take part in a study: {'; '.join(problems)}")
 
 
 @site_app.command("approve", cls=Command)

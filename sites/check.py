@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from fedkr.learning.runtime import Runtime
 from sites.admission import check_split
 from sites.handlers import site_card
 from sites.policy import Policy
+from sites.problems import connection_problems, folder_problems, study_problems
 from sites.studies import BOUNDS
 from sites.workspace import Site, SiteFile, open_site, read_site_file
 
@@ -37,10 +37,11 @@ def check_site(path: Path) -> dict[str, Any]:
     file = read_site_file(path)
     source = load_source(file.data)
     runtime = Runtime.choose(file.device, threads=file.threads)
-    problems = _workspace_problem(Path(file.workspace))
+    problems = [*folder_problems(file), *connection_problems(path, file)]
     try:
         check_split(file)
         site = open_site({"site-file": str(path)}, Study())
+        problems += study_problems(site)
     except UserError as error:
         site = None
         problems.append(str(error))
@@ -111,10 +112,3 @@ def may_leave(file: SiteFile) -> list[str]:
 
 def _card(site: Site) -> dict[str, Any]:
     return site_card(site) | {"data": "64 hex digits, keyed by a secret of this site, that change when its images do"}
-
-
-def _workspace_problem(folder: Path) -> list[str]:
-    nearest = next(parent for parent in (folder, *folder.parents) if parent.exists())
-    if nearest.is_dir() and os.access(nearest, os.W_OK):
-        return []
-    return [f"{folder}: cannot be written; name another workspace in the site file"]

@@ -47,6 +47,17 @@ def supernode_command(path: Path, site: SiteFile, home: Path) -> list[str]:
         UserError: a connection that is not whole, or whose files cannot be read.
     """
     connection, publishers = site.connection, home / "publishers.yaml"
+    check_connection(path, site)
+    publishers.write_text(yaml.safe_dump(connection.publishers), encoding="utf-8")
+    command = ["flower-supernode", "--superlink", connection.coordinator, "--root-certificates", connection.authority]
+    command += ["--auth-supernode-private-key", connection.key, "--trusted-entities", str(publishers)]
+    command += ["--node-config", f"site-file={json.dumps(str(path.absolute()))}"]
+    return [*command, "--host", "127.0.0.1", "--port", str(connection.port)]
+
+
+def check_connection(path: Path, site: SiteFile) -> None:
+    """Raise :class:`UserError` for a connection of the site file ``path`` that is not whole, or files not readable."""
+    connection = site.connection
     for name in ("coordinator", "authority", "key", "publishers"):
         if not getattr(connection, name):
             raise UserError(f"{path}: connection.{name} is missing; sites/README.md shows a whole connection")
@@ -55,8 +66,3 @@ def supernode_command(path: Path, site: SiteFile, home: Path) -> list[str]:
             raise UserError(f"{path}: connection.{name}={getattr(connection, name)}: cannot be read")
     for name, key in connection.publishers.items():
         read_publisher(name, key, f"{path}: connection")
-    publishers.write_text(yaml.safe_dump(connection.publishers), encoding="utf-8")
-    command = ["flower-supernode", "--superlink", connection.coordinator, "--root-certificates", connection.authority]
-    command += ["--auth-supernode-private-key", connection.key, "--trusted-entities", str(publishers)]
-    command += ["--node-config", f"site-file={json.dumps(str(path.absolute()))}"]
-    return [*command, "--host", "127.0.0.1", "--port", str(connection.port)]

@@ -72,8 +72,15 @@ def _read_value(hint: Any, value: Any, where: str) -> Any:
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return _as_float(value, where)
     if not isinstance(value, hint) or (hint is not bool and isinstance(value, bool)):
-        raise UserError(f"{where}={brief(repr(value))}: expected {hint.__name__}, got {type(value).__name__}")
+        raise UserError(
+            f"{where}={brief(repr(value))}: expected {hint.__name__}, got {type(value).__name__}{_remedy(hint)}"
+        )
     return value
+
+
+def _remedy(hint: Any) -> str:
+    # YAML reads 123, null and on as other than texts.
+    return "; a text that looks like something else needs quotes" if hint is str else ""
 
 
 def _as_float(value: int, where: str) -> float:

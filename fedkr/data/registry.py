@@ -8,7 +8,7 @@ import hashlib
 import importlib
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -23,6 +23,7 @@ from fedkr.data.images import ImageSet
 from fedkr.data.leaks import Leaks, find_leaks
 from fedkr.data.listing import LeftOut, same_text, walk
 from fedkr.data.stratify import deal
+from fedkr.documents import LONGEST_TEXT, MOST_CLASSES
 from fedkr.errors import UserError, few
 from fedkr.foreign import import_named
 from fedkr.seeds import numpy_rng
@@ -217,6 +218,7 @@ def _check(source: Source, config: DataConfig) -> None:
         raise UserError(f"data.name={config.name!r}: pool and test differ in image shape or classes; make them agree")
     if len(set(pool.classes)) < len(pool.classes):
         raise UserError(f"data.classes: two classes have one name in {list(pool.classes)}; give each its own")
+    _check_names(pool.classes)
     if config.size not in (0, pool.size):
         raise UserError(
             f"data.size={config.size}: the images of {config.name!r} have {pool.size} x {pool.size} pixels; "
@@ -226,6 +228,19 @@ def _check(source: Source, config: DataConfig) -> None:
         raise UserError(
             f"data.classes: {config.name!r} brings its own classes {list(pool.classes)}; use data.classes=[]"
         )
+
+
+def _check_names(classes: Sequence[str]) -> None:
+    """Raise :class:`UserError` for class names that no site's card can carry."""
+    if len(classes) > MOST_CLASSES:
+        raise UserError(f"data.classes: {len(classes)} classes; a study has at most {MOST_CLASSES}")
+    for name in classes:
+        if len(name) > LONGEST_TEXT:
+            raise UserError(
+                f"data.classes: a name of {len(name)} characters ({name[:40]!a}...); {LONGEST_TEXT} at most"
+            )
+        if not name.strip() or not name.isprintable():
+            raise UserError(f"data.classes: {name!a} is no class's name; give it one that can be printed")
 
 
 def _limited(source: Source, limit: int) -> Source:

@@ -1,5 +1,6 @@
 """The command line: what each command opens, what it prints, and how it ends."""
 
+import json
 import re
 import subprocess
 import sys
@@ -270,8 +271,17 @@ def test_predict_prints_what_it_can_and_then_fails_for_the_rest(
 def test_site_check_prints_the_card(fedkr: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     site = tmp_path / "site.yaml"
     site.touch()
-    offer(monkeypatch, "sites.check", check_site=lambda path: {"name": path.stem})
-    assert fedkr("site", "check", str(site)) == (0, '{\n  "name": "site"\n}\n', "")
+    offer(monkeypatch, "sites.check", check_site=lambda path: {"name": path.stem, "problems": []})
+    assert fedkr("site", "check", str(site)) == (0, '{\n  "name": "site",\n  "problems": []\n}\n', "")
+
+
+def test_site_check_fails_where_a_study_would(fedkr: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    site = tmp_path / "site.yaml"
+    site.touch()
+    offer(monkeypatch, "sites.check", check_site=lambda path: {"problems": ["one class", "no room"]})
+    status, printed, errors = fedkr("site", "check", str(site))
+    assert (status, json.loads(printed)) == (2, {"problems": ["one class", "no room"]})
+    assert errors == f"fedkr: error: {site}: would not take part in a study: one class; no room\n"
 
 
 def test_site_approve_prints_what_the_study_would_do(

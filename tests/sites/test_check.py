@@ -1,11 +1,15 @@
 """What ``fedkr site check`` tells the engineer of a site."""
 
 import json
+import re
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import yaml
 
+from fedkr.config import DataConfig
+from fedkr.data import load_source
 from fedkr.errors import UserError
 from sites.admission import keep_split
 from sites.check import check_site
@@ -102,3 +106,61 @@ def test_a_mistake_in_the_site_file_is_one_line(hospital, monkeypatch, values, l
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     with pytest.raises(UserError, match=line):
         check_site(changed(hospital(), **values))
+
+
+def images_of(path, labels, side=8, **arrays):
+    images = np.random.default_rng(0).integers(0, 256, (len(labels), side, side), dtype=np.uint8)
+    np.savez(path.parent / "images.npz", train_images=images, train_labels=labels, **arrays)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("labels", "line"),
+    [
+        (np.zeros(90, int), r"train has images of 1 class\(es\) \(healthy\)"),
+        (np.repeat([0, 1, 2], [60, 5, 5]), r"train has images of 1 class\(es\) \(healthy\).*lower it"),
+        (np.arange(27) % 3, "no image is left in train"),
+    ],
+)
+def test_a_site_of_one_class_or_of_too_few_images_a_class_is_a_problem(hospital, labels, line):
+    (problem,) = check_site(images_of(hospital(), labels))["problems"]
+    assert re.search(line, problem)
+
+
+def test_folders_that_take_no_files_and_a_full_disk_are_problems(hospital, monkeypatch):
+    with monkeypatch.context() as patched:
+        patched.setattr("os.access", lambda folder, rights: False)
+        workspace, records = check_site(hospital())["problems"]
+    assert "work: cannot be written; name another workspace" in workspace
+    assert "site-records: cannot be written; name another records" in records
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=10**8))
+    assert "0.1 GB are free there" in check_site(hospital())["problems"][0]
+
+
+def test_a_connection_that_is_not_whole_is_a_problem(hospital):
+    path = changed(hospital(), connection={"coordinator": "a:8443"})
+    assert "connection.authority is missing" in check_site(path)["problems"][0]
+
+
+@pytest.mark.parametrize(
+    ("name", "line"),
+    [("n" * 121, "a name of 121 characters"), (" ", "no class's name")],
+)
+def test_a_class_name_that_no_card_can_carry_is_refused_by_check_and_study_alike(hospital, name, line):
+    path = images_of(hospital(), np.arange(90) % 2)
+    with pytest.raises(UserError, match=line):
+        check_site(changed(path, data={"name": "npz", "path": "images.npz", "classes": [name, "b"]}))
+    with pytest.raises(UserError, match=line):
+        load_source(DataConfig(name="npz", path=str(path.parent / "images.npz"), classes=[name, "b"]))
+    assert load_source(DataConfig(name="npz", path=str(path.parent / "images.npz"), classes=["n" * 120, "b"]))
+
+
+@pytest.mark.parametrize("value", ["123", "null", "on", "1.5"])
+def test_a_path_that_yaml_takes_for_something_else_says_how_to_write_it(hospital, value):
+    path = hospital()
+    path.write_text(path.read_text().replace("path: images.npz", f"path: {value}"))
+    with pytest.raises(UserError, match=r"data\.path=.*expected str, got .*needs quotes"):
+        check_site(path)
+    path.write_text(path.read_text().replace(f"path: {value}", f"path: '{value}'"))
+    with pytest.raises(UserError, match=f"{value}: no such file"):
+        check_site(path)

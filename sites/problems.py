@@ -1,0 +1,72 @@
+"""What would stop a study with default settings at a site, found before the site joins one."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from fedkr.config import Study
+from fedkr.data.images import Shape
+from fedkr.documents import check_document
+from fedkr.errors import UserError
+from fedkr.generators import build_generator
+from fedkr.learning.models import build_classifier
+from sites.handlers import site_card
+from sites.join import check_connection
+from sites.workspace import Connection, Site, SiteFile
+
+# Checkpoints, reference models and releases of a small study.
+LEAST_FREE = 2**30
+
+
+def folder_problems(file: SiteFile) -> Iterator[str]:
+    """Yield what is wrong with the folders that a site file names: they must take files, and there must be room."""
+    for name, folder in (("workspace", Path(file.workspace)), ("records", Path(file.records))):
+        nearest = next(parent for parent in (folder, *folder.parents) if parent.exists())
+        if not nearest.is_dir() or not os.access(nearest, os.R_OK | os.W_OK | os.X_OK):
+            yield f"{folder}: cannot be written; name another {name} in the site file"
+        elif name == "workspace" and (free := shutil.disk_usage(nearest).free) < LEAST_FREE:
+            yield f"{folder}: {free / 1e9:.1f} GB are free there, a study takes more than {LEAST_FREE / 1e9:.1f}"
+
+
+def connection_problems(path: Path, file: SiteFile) -> Iterator[str]:
+    """Yield what is wrong with how a site would join; a file without a connection yet has nothing wrong."""
+    if file.connection != Connection():
+        with _told() as told:
+            check_connection(path, file)
+        yield from told
+
+
+def study_problems(site: Site) -> Iterator[str]:
+    """Yield what a study would refuse of the site's data: its card, a single class, images that no model takes."""
+    with _told() as told:
+        check_document("card", site_card(site))
+    yield from told
+    train, policy = site.data.train, site.policy
+    left = [name for name, count in zip(train.classes, train.class_counts(), strict=True) if count]
+    if len(left) < 2:
+        yield (
+            f"train has images of {len(left)} class(es) ({', '.join(left) or 'none'}) of which policy.min_class_count="
+            f"{policy.min_class_count} leaves enough; a teacher needs two: add images or lower it"
+        )
+    shape, usual = Shape.of(train), Study()
+    for name, config in (("teacher", usual.teacher), ("student", usual.student)):
+        with _told(f"{name}: ") as told:
+            build_classifier(config, shape, "check")
+        yield from told
+    with _told("generator: ") as told:
+        build_generator(usual.generator, shape, site.pipeline.job)
+    yield from told
+
+
+@contextlib.contextmanager
+def _told(before: str = "") -> Iterator[list[str]]:
+    """Collect, as a line, the error that the block ends with."""
+    lines: list[str] = []
+    try:
+        yield lines
+    except UserError as error:
+        lines.append(f"{before}{error}")
