@@ -216,7 +216,7 @@ def _check(source: Source, config: DataConfig) -> None:
     pool, test = source.pool, source.test
     if pool.images.shape[1:] != test.images.shape[1:] or pool.classes != test.classes:
         raise UserError(f"data.name={config.name!r}: pool and test differ in image shape or classes; make them agree")
-    if len(set(pool.classes)) < len(pool.classes):
+    if len({same_text(name) for name in pool.classes}) < len(pool.classes):
         raise UserError(f"data.classes: two classes have one name in {list(pool.classes)}; give each its own")
     _check_names(pool.classes)
     if config.size not in (0, pool.size):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fedkr.data.listing import same_text
 from fedkr.errors import UserError, few
 
 # A study has no more, and a file of patient ids or of real numbers in the place of labels has.
@@ -39,18 +39,22 @@ def whole_numbers(values: NDArray[Any], where: str) -> NDArray[np.int64]:
     return kept.astype(np.int64)
 
 
-def texts(values: NDArray[Any], where: str) -> NDArray[np.str_]:
-    """Return text or bytes as text in the normal form NFC; raise :class:`UserError` for a missing one."""
+def texts(values: NDArray[Any], where: str, known: Sequence[str] = ()) -> NDArray[np.str_]:
+    """Return text or bytes as text in one form of Unicode.
+
+    Raises:
+        UserError: bytes that are no text, or a missing value that is none of the ``known`` ones.
+    """
     if values.dtype.itemsize > LONGEST_NAME:
         raise UserError(f"{where} holds texts of {values.dtype}; give every image a short one")
     found, index = np.unique(values, return_inverse=True)
     try:
-        names = [text.decode() if isinstance(text, bytes) else str(text) for text in found.tolist()]
+        names = [same_text(text.decode() if isinstance(text, bytes) else text) for text in found.tolist()]
     except UnicodeDecodeError:
         raise UserError(f"{where} holds bytes that are not UTF-8; save it as text") from None
-    if missing := [name for name in names if name.strip() in MISSING]:
+    if missing := [name for name in names if name.strip() in MISSING and name not in known]:
         raise UserError(f"{where} holds {missing[0]!r}, a missing value; give every image one, or leave it out")
-    return np.array([unicodedata.normalize("NFC", name) for name in names], dtype=np.str_)[index]
+    return np.array(names, dtype=np.str_)[index]
 
 
 def classes_of(
@@ -80,7 +84,7 @@ def classes_of(
     classes = tuple(names) or tuple(str(value) for value in _in_order(found))
     if len(classes) < 2:
         raise UserError(f"{where}: only one class; name the study's classes, as in data.classes=[healthy,ill]")
-    place = {name: index for index, name in enumerate(classes)}
+    place = {same_text(name): index for index, name in enumerate(classes)}
     by_name = all(str(value) in place for value in found)
     for split, values in splits.items():
         _check_known(split, values, classes, by_name, where)
@@ -105,12 +109,13 @@ def _check_known(split: str, values: Values, classes: Sequence[str], by_name: bo
     """Raise :class:`UserError` for a label that is neither a name nor the place of one."""
     if by_name:
         return
-    known: Values = np.array(classes) if values.dtype.kind == "U" else np.arange(len(classes))
+    text = values.dtype.kind == "U"
+    known: Values = np.array([same_text(name) for name in classes]) if text else np.arange(len(classes))
     odd = values[~np.isin(values, known)]
     if not len(odd):
         return
-    places = "" if values.dtype.kind == "U" else f"; labels run from 0 to {len(classes) - 1}"
-    value = repr(str(odd[0])) if values.dtype.kind == "U" else str(odd.max())
+    places = "" if text else f"; labels run from 0 to {len(classes) - 1}"
+    value = repr(str(odd[0])) if text else str(odd.max())
     raise UserError(
         f"{where}: {split}_labels holds {value}, but there are {len(classes)} class names ({few(classes)}){places}"
     )

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
-import unicodedata
 import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -21,6 +20,7 @@ from numpy.typing import NDArray
 
 from fedkr.config import DataConfig
 from fedkr.data.images import ImageSet, joined
+from fedkr.data.listing import same_text
 from fedkr.data.registry import Source, set_apart_test
 from fedkr.data.sources.labels import LONGEST_NAME, MOST_CLASSES, Values, classes_of, groups_of, texts, whole_numbers
 from fedkr.disk import from_home
@@ -159,10 +159,11 @@ def read_splits(
     Raises:
         UserError: a missing array, a wrong shape or dtype, NaN, counts, sizes or labels that do not fit together.
     """
-    splits = {name: _read_split(file, name) for name in names if name == "train" or _has_split(file, name)}
+    stored = tuple(classes) or _stored_names(file)
+    splits = {name: _read_split(file, name, stored) for name in names if name == "train" or _has_split(file, name)}
     _check_shapes(file, splits)
-    named, where = tuple(classes) or _stored_names(file), str(file.path)
-    known, labels, warnings = classes_of({name: values for name, (_, values, _) in splits.items()}, named, where)
+    values = {name: labels for name, (_, labels, _) in splits.items()}
+    known, labels, warnings = classes_of(values, stored, str(file.path))
     groups = groups_of({name: ids for name, (_, _, ids) in splits.items() if ids is not None})
     found = {name: ImageSet(images, labels[name], known, groups.get(name)) for name, (images, _, _) in splits.items()}
     return found, warnings
@@ -172,9 +173,9 @@ def _has_split(file: NpzFile, split: str) -> bool:
     return f"{split}_images" in file or f"{split}_labels" in file
 
 
-def _read_split(file: NpzFile, split: str) -> Arrays:
+def _read_split(file: NpzFile, split: str, classes: Sequence[str]) -> Arrays:
     images = _read_squares(file, f"{split}_images")
-    labels, key = _read_values(file, f"{split}_labels", len(images)), f"{split}_groups"
+    labels, key = _read_values(file, f"{split}_labels", len(images), classes), f"{split}_groups"
     return images, labels, _read_values(file, key, len(images)) if key in file else None
 
 
@@ -201,15 +202,15 @@ def _read_squares(file: NpzFile, key: str) -> NDArray[np.uint8]:
     return images
 
 
-def _read_values(file: NpzFile, key: str, count: int) -> Values:
-    """Return labels or patient ids, one an image: int64 or text ``[N]``."""
+def _read_values(file: NpzFile, key: str, count: int, known: Sequence[str] = ()) -> Values:
+    """Return labels or patient ids, one an image: int64 or text ``[N]``; ``known`` are values that are not missing."""
     (shape, dtype), where = file.header(key), f"{file.path}: {key}"
     if dtype.kind not in "biufUS":
         raise UserError(f"{where} has dtype {dtype}; save it as whole numbers (int64) or text")
     if shape not in ((count,), (count, 1)):
         raise UserError(f"{where} has shape {list(shape)} for {count} images; save one value an image, [{count}]")
     values = file.read(key).reshape(count)
-    return texts(values, where) if dtype.kind in "US" else whole_numbers(values, where)
+    return texts(values, where, known) if dtype.kind in "US" else whole_numbers(values, where)
 
 
 def _refuse_nan(file: NpzFile, key: str, remedy: str) -> None:
@@ -238,4 +239,4 @@ def _stored_names(file: NpzFile) -> tuple[str, ...]:
         raise UserError(f"{file.path}: classes has dtype {dtype} and shape {list(shape)}; save it as text, [K]")
     if shape[0] > MOST_CLASSES or dtype.itemsize > LONGEST_NAME:
         raise UserError(f"{file.path}: classes has {shape[0]} names of {dtype}; at most {MOST_CLASSES} short ones")
-    return tuple(unicodedata.normalize("NFC", str(name)) for name in file.read("classes"))
+    return tuple(same_text(str(name)) for name in file.read("classes"))

@@ -50,7 +50,19 @@ def test_text_is_a_classs_name(labelled, zero, one):
 
 
 def test_text_of_one_spelling_in_two_encodings_is_one_class(labelled):
-    assert labelled("größe", "klein", ["größe", "klein"]).pool.class_counts().tolist() == [25, 25]
+    one, other = "gr\u00f6\u00dfe", "gro\u0308\u00dfe"
+    assert labelled(one, "klein", [other, "klein"]).pool.class_counts().tolist() == [25, 25]
+    assert labelled(other, "klein", [one, "klein"]).pool.class_counts().tolist() == [25, 25]
+
+
+def test_what_looks_like_a_missing_value_is_a_class_where_the_study_names_it(labelled):
+    assert labelled("nan", "b", ["nan", "b"]).pool.class_counts().tolist() == [25, 25]
+
+
+def test_two_names_that_read_the_same_are_no_two_classes(labelled):
+    one, other = "gr\u00f6\u00dfe", "gro\u0308\u00dfe"
+    with pytest.raises(UserError, match="two classes have one name"):
+        labelled(0, 1, [one, other])
 
 
 def test_numbered_text_is_in_the_order_of_its_numbers(labelled):
