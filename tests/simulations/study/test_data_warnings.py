@@ -20,7 +20,7 @@ def scans(root):
 def test_a_run_names_the_files_on_its_terminal_and_lists_them_in_its_folder(tmp_path, capsys):
     data = DataConfig(name="folder", path=scans(tmp_path / "scans"))
     study = Study(device="cpu", run_dir=str(tmp_path / "run"), data=data)
-    study.strategy.compare = ["local"]
+    study.strategy.compare, study.partition.kind, study.federation.sites = ["local"], "iid", 2
     run = RunFolder.of_study(study)
     said = capsys.readouterr().out
     assert "left out: a/smith.png: " in said
