@@ -27,7 +27,7 @@ from fedkr.fingerprint import fingerprint
 from fedkr.stages import code_version
 
 logger = logging.getLogger(__name__)
-DECODERS = ("pillow", "pydicom", "pylibjpeg", "pylibjpeg-openjpeg", "pylibjpeg-rle", "pyjpegls", "python-gdcm")
+DECODERS = ("pillow", "pydicom", "pylibjpeg", "pylibjpeg-openjpeg", "pyjpegls", "python-gdcm")
 ABANDONED_SECONDS = 24 * 3600
 
 

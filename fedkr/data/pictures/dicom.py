@@ -79,9 +79,12 @@ def stored_pixels(dataset: Dataset, index: int) -> NDArray[Any]:
         UnreadableError: no decoder for the transfer syntax is installed, or the pixel data are damaged.
     """
     from pydicom.pixels import pixel_array
+    from pydicom.uid import RLELossless
 
+    # Of several decoders of RLE one ends the process where a file is damaged.
+    plugin = "pydicom" if dataset.file_meta.TransferSyntaxUID == RLELossless else ""
     try:
-        return pixel_array(dataset, index=index)
+        return pixel_array(dataset, index=index, decoding_plugin=plugin)
     except Exception:  # a decoder raises whatever the bytes lead it to, and quotes what it read
         raise UnreadableError(f"its pixel data cannot be decoded ({_syntax(dataset)})") from None
 
