@@ -7,7 +7,7 @@ from concurrent.futures import ProcessPoolExecutor
 import pytest
 
 from fedkr.errors import UserError
-from sites.ledger import Budget, Entry, Ledger, images_released, ledger_rows
+from sites.ledger import Budget, Entry, Ledger, images_released, ledger_rows, show_ledger
 from sites.policy import PolicyError
 
 ROOM = Budget(of_study=3, of_scope=4)
@@ -112,6 +112,19 @@ def test_a_table_has_a_row_for_each_study_and_one_of_all():
     assert (one["guesses"], one["epsilon"], one["images"], one["failed"]) == (10, 1.0, 0, 1)
     assert (two["study"], two["images"], two["on val"], two["epsilon"]) == ("t" * 12, 40, 1, None)
     assert (total["study"], total["answers"], total["models"], total["images"]) == ("all", 6, 3, 40)
+
+
+def test_the_command_prints_what_left_by_study_and_in_all(hospital, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    path = hospital()
+    show_ledger(path)
+    assert "all" in capsys.readouterr().out, "a site that answered nothing yet"
+    Ledger(tmp_path / "site-records").write(about("a", study="s" * 64), ROOM)
+    show_ledger(path)
+    shown = capsys.readouterr().out
+    assert (
+        "s" * 12 in shown and "s" * 13 not in shown and "failed" in shown and str(tmp_path) in shown.replace("\n", "")
+    )
 
 
 def of_images(release, images, study="s"):

@@ -1,6 +1,7 @@
 """The near-copy check's evidence: copies of each kind are made, counted, and told from other images."""
 
 import json
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -69,3 +70,10 @@ def test_the_command_writes_figures_and_their_table(tmp_path, monkeypatch):
     results = json.loads((tmp_path / "near.json").read_text())
     assert [row["set"] for row in results["sets"]] == ["digits", "breastmnist"] and results["runs"] == []
     assert (tmp_path / "near.md").read_text() == table(results["sets"])
+
+
+def test_the_page_shows_the_table_of_the_figures_beside_it():
+    results = Path(near_copies.__file__).parents[1] / "results"
+    measured = json.loads((results / "near_copies.json").read_text())["sets"]
+    assert [row["set"] for row in measured] == list(near_copies.SETS)
+    assert table(measured) in (results / "security.md").read_text()
