@@ -26,6 +26,7 @@ from fedkr.network.offline import flower_environment
 from fedkr.network.processes import (
     LOOPBACK,
     complaint,
+    end_with_parent,
     gate_command,
     hub_address,
     hub_command,
@@ -81,8 +82,9 @@ class CoordinatorFolder:
     def flwr(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run Flower's command line against the SuperLink of this folder and return its output."""
         return subprocess.run(
-            ["flwr", *arguments], cwd=self.home, env=self.environment(), text=True, capture_output=True, check=False
-        )
+            ["flwr", *arguments], cwd=self.home, env=self.environment(), encoding="utf-8", errors="replace",
+            capture_output=True, check=False,
+        )  # fmt: skip
 
     def runs(self) -> dict[int, str]:
         """Return the status of each run so far, by its id; raise :class:`StudyFailedError` where nobody answers."""
@@ -182,8 +184,9 @@ def running(
         for name, command in commands.items():
             with (folder.root / f"{name}.log").open("ab") as log:
                 processes[name] = subprocess.Popen(
-                    command, cwd=folder.home, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log
-                )
+                    command, cwd=folder.home, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                    preexec_fn=end_with_parent,
+                )  # fmt: skip
         yield processes
     finally:
         for process in processes.values():
@@ -232,7 +235,7 @@ def run(root: Path, overrides: Sequence[str], run_dir: Path) -> None:
     write_toml(folder.home / "run.toml", config)
     app, before = SignedBundle.read(folder.bundle).app, folder.runs()
     command = ["flwr", "run", app, CONNECTION, "--stream", "--run-config", str(folder.home / "run.toml")]
-    subprocess.run(command, cwd=folder.home, env=folder.environment(), check=False)
+    subprocess.run(command, cwd=folder.home, env=folder.environment(), check=False, preexec_fn=end_with_parent)
     started = {run: status for run, status in folder.runs().items() if run not in before}
     if list(started.values()) != [COMPLETED]:
         raise StudyFailedError(f"the run did not complete ({', '.join(started.values()) or 'Flower did not start it'})")

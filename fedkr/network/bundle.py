@@ -73,8 +73,8 @@ def build_bundle(shim: Path) -> SignedBundle:
         folder = Path(name)
         app = write_bundle(folder / "fedkr", shim)
         built = subprocess.run(
-            ["flwr", "build", "--app", str(app)], cwd=folder, env=flower_environment(folder / "home"), text=True,
-            capture_output=True, check=False,
+            ["flwr", "build", "--app", str(app)], cwd=folder, env=flower_environment(folder / "home"),
+            encoding="utf-8", errors="replace", capture_output=True, check=False,
         )  # fmt: skip
         found = list(folder.glob("*.fab"))
         if built.returncode or len(found) != 1:

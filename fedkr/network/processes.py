@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
+import signal
 import socket
 import sys
 import time
@@ -17,6 +19,9 @@ from fedkr.network.certificates import ServerFiles
 LOOPBACK = "127.0.0.1"
 # A busy machine loads a server's libraries slowly.
 START_DEADLINE = 120.0
+PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG
+# Loaded before any fork, after which little may be done.
+LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 
 
 def gate_command(host: str, port: int, superlink: str, tls: ServerFiles) -> list[str]:
@@ -39,6 +44,12 @@ def superlink_flags(tls: ServerFiles) -> tuple[str, ...]:
     """Return the flags of a SuperLink with TLS that takes registered nodes only."""
     files = ("--ssl-ca-certfile", str(tls.authority), "--ssl-certfile", str(tls.certificate))
     return (*files, "--ssl-keyfile", str(tls.key), "--enable-supernode-auth")
+
+
+def end_with_parent() -> None:
+    """Have Linux end this process, which has not begun its program yet, when its parent is gone without a word."""
+    if LIBC is not None:
+        LIBC.prctl(PARENT_DEATH_SIGNAL, signal.SIGTERM, 0, 0, 0)
 
 
 def wait_for_port(host: str, port: int, server: Popen[bytes]) -> None:

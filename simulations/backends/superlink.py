@@ -77,8 +77,8 @@ class SuperLink:
         command = ["flwr", *arguments]
         try:
             return subprocess.run(
-                command, env=self._environment, cwd=self._home.path, text=True, capture_output=True,
-                timeout=COMMAND_DEADLINE,
+                command, env=self._environment, cwd=self._home.path, encoding="utf-8", errors="replace",
+                capture_output=True, timeout=COMMAND_DEADLINE,
             )  # fmt: skip
         except subprocess.TimeoutExpired:
             raise StudyFailedError(

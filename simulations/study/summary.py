@@ -64,18 +64,29 @@ def common_study(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _strategy(name: str, results: list[Any]) -> dict[str, Any]:
-    rows = [next(row for row in r["strategies"] if row["name"] == name) for r in results]
-    return {figure: spread([row.get(figure) for row in rows]) for figure in FIGURES}
+    """Return a strategy's figures over seeds, and under ``sites`` of how many sites those of each seed are."""
+    none: dict[str, Any] = {}
+    rows = [next((row for row in r["strategies"] if row["name"] == name), none) for r in results]
+    figures = {figure: spread([row.get(figure) for row in rows]) for figure in FIGURES}
+    return figures | {"sites": spread([_sites(r, row) if row else 0 for r, row in zip(results, rows, strict=True)])}
+
+
+def _sites(result: Mapping[str, Any], row: Mapping[str, Any]) -> int:
+    """Return how many sites took part in a row: those with figures of their own, else all that were not lost."""
+    lost = {line.partition(":")[0] for line in result.get("missing_sites", [])}
+    return len(row.get("per_site") or ()) or result["study"]["federation"]["sites"] - len(lost)
 
 
 def _audit(results: list[Any]) -> dict[str, Any]:
-    """Mean over seeds and sites of the headline attack's AUC for each target, and its worst site."""
+    """Mean over seeds and sites of the headline attack's AUC for each target, and its worst site; how many in each seed."""
     found: dict[str, list[float]] = {}
-    for r in results:
+    sites: dict[str, list[int]] = {}
+    for place, r in enumerate(results):
         for row in headline_rows(r):
             if (auc := row.get("auc")) is not None:
                 found.setdefault(row["target"], []).append(auc)
-    return {target: {**spread(aucs), "worst": max(aucs)} for target, aucs in found.items()}
+                sites.setdefault(row["target"], [0] * len(results))[place] += 1
+    return {name: {**spread(aucs), "worst": max(aucs), "sites": sites[name]} for name, aucs in found.items()}
 
 
 def spread(values: Sequence[float | None]) -> dict[str, Any]:

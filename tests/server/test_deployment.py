@@ -1,11 +1,16 @@
 """The coordinator's folder, without any process: what is refused before anything starts."""
 
 import json
+import subprocess
+import sys
+import time
 
+import psutil
 import pytest
 
 from fedkr.errors import UserError
 from server.deployment import CoordinatorFolder, read_address, register, set_up
+from simulations.backends.processes import is_running
 
 
 def test_a_folder_that_is_there_is_not_set_up_again(tmp_path):
@@ -28,3 +33,27 @@ def test_an_address_is_a_host_and_a_port(text):
     assert read_address("0.0.0.0:8443") == ("0.0.0.0", 8443)
     with pytest.raises(UserError, match="no HOST:PORT"):
         read_address(text)
+
+
+OPERATOR = """
+import sys, time
+from pathlib import Path
+from server.deployment import CoordinatorFolder, running
+folder = CoordinatorFolder(Path(sys.argv[1]))
+folder.home.mkdir()
+with running({"gate": [sys.executable, "-S", "-c", "import time; time.sleep(60)"]}, folder, {}) as started:
+    print(started["gate"].pid, flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends the child of a killed process")
+def test_a_coordinator_that_is_killed_takes_its_processes_along(tmp_path):
+    operator = subprocess.Popen([sys.executable, "-c", OPERATOR, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    gate = psutil.Process(int(operator.stdout.readline()))
+    operator.kill()
+    operator.communicate()
+    until = time.monotonic() + 10
+    while is_running(gate) and time.monotonic() < until:
+        time.sleep(0.02)
+    assert not is_running(gate)

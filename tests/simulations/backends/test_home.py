@@ -11,6 +11,7 @@ import pytest
 
 from fedkr.config import Study
 from fedkr.errors import UserError
+from fedkr.network.offline import direct_loopback, flower_environment
 from simulations.backends import processes, watchdog
 from simulations.backends.home import LONGEST_HOME, FlowerHome
 
@@ -51,6 +52,13 @@ def test_processes_call_this_machine_without_its_proxy_and_flowers_makers_not_at
         values = home.environment()
     assert values["no_proxy"] == values["NO_PROXY"] == "intranet.example,localhost,127.0.0.1,::1"
     assert os.environ["no_proxy"] == values["no_proxy"]
+    assert "no_grpc_proxy" not in values
+    monkeypatch.setenv("all_proxy", "socks5://proxy.example:1080")
+    monkeypatch.setenv("https_proxy", "http://proxy.example:3128")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert {"all_proxy", "https_proxy"} & flower_environment(tmp_path).keys() == {"https_proxy"}
+    monkeypatch.setenv("no_grpc_proxy", "intranet.example")
+    assert direct_loopback()["no_grpc_proxy"] == "intranet.example,localhost,127.0.0.1,::1"
     assert (values["FLWR_TELEMETRY_ENABLED"], values["FLWR_DISABLE_UPDATE_CHECK"]) == ("0", "1")
     assert values["FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION"] == "1"
 

@@ -85,6 +85,23 @@ def test_seeds_that_ran_on_other_data_are_refused_with_what_differs(tmp_path):
         summarise(runs)
 
 
+def test_each_figure_says_of_how_many_sites_it_is(tmp_path):
+    runs = [finished_run(tmp_path / "a", 0, 0.9), finished_run(tmp_path / "b", 1, 0.8, missing=["site-2: died"])]
+    summary = summarise(runs)
+    assert summary["strategies"]["fedkr"]["sites"]["values"] == [3, 2]
+    assert summary["audit"]["student"]["sites"] == [1, 1]
+    assert "fedkr,sites,2.5,0.7071067811865476,3,2" in as_csv(summary).splitlines()
+
+
+def test_a_strategy_that_one_seed_lacks_has_no_mean_and_no_sites_there(tmp_path):
+    runs = [finished_run(tmp_path / str(seed), seed, 0.9) for seed in (0, 1)]
+    results = json.loads((runs[1] / "results.json").read_text())
+    (runs[1] / "results.json").write_text(json.dumps(results | {"strategies": []}))
+    figures = summarise(runs)["strategies"]["fedkr"]
+    assert (figures["accuracy"]["mean"], figures["accuracy"]["values"]) == (None, [0.9, None])
+    assert figures["sites"]["values"] == [3, 0]
+
+
 def test_an_unfinished_run_is_named(tmp_path):
     with pytest.raises(UserError, match=r"results\.json"):
         summarise([tmp_path])
