@@ -73,7 +73,8 @@ def tell_failure(error: BaseException, folder: Path | None = None) -> int:
     The traceback of an unexpected error is kept in ``folder``, or in the system's temporary folder if that is None.
 
     Returns:
-        2 for a mistake of the user, 1 for a run that failed or an unexpected error, 128 + N after signal N (Ctrl-C: 2).
+        2 for a mistake of the user or a file that cannot be used, 1 for a run that failed or an unexpected error,
+        128 + N after signal N (Ctrl-C: 2).
     """
     if isinstance(error, KeyboardInterrupt):
         _say("interrupted; the same command continues where this one stopped")
@@ -84,6 +85,9 @@ def tell_failure(error: BaseException, folder: Path | None = None) -> int:
     if isinstance(error, StudyFailedError):
         _say(f"error: {error}")
         return FAILED
+    if isinstance(error, OSError) and error.filename is not None:
+        _say(f"error: {error.filename}: {error.strerror}")
+        return MISTAKEN
     _say(f"error: {type(error).__name__}: {error}; {_keep_traceback(error, folder)}")
     return FAILED
 

@@ -81,9 +81,11 @@ class RunFolder:
             )
         if not files.study.exists():
             raise UserError(f"{files.study}: not there, so this is no finished run of `fedkr simulate`; name one")
-        return RunFolder(
-            dataclasses.replace(parse_study(files.study.read_text(encoding="utf-8")), run_dir=str(files.folder))
-        )
+        try:
+            study = parse_study(files.study.read_text(encoding="utf-8"))
+        except (UserError, OSError, UnicodeDecodeError) as error:
+            raise UserError(f"{files.study}: {error}; the command that began the run writes it anew") from None
+        return RunFolder(dataclasses.replace(study, run_dir=str(files.folder)))
 
     @cached_property
     def source(self) -> Source:

@@ -78,7 +78,7 @@ def _sites(result: Mapping[str, Any], row: Mapping[str, Any]) -> int:
 
 
 def _audit(results: list[Any]) -> dict[str, Any]:
-    """Mean over seeds and sites of the headline attack's AUC for each target, and its worst site; how many in each seed."""
+    """Mean over seeds and sites of the headline attack's AUC for each target, its worst site, and sites by seed."""
     found: dict[str, list[float]] = {}
     sites: dict[str, list[int]] = {}
     for place, r in enumerate(results):

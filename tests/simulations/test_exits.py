@@ -61,3 +61,9 @@ def test_a_run_under_nohup_outlives_its_terminal():
         assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
     finally:
         signal.signal(signal.SIGHUP, before)
+
+
+def test_a_file_or_folder_that_cannot_be_used_is_one_line_without_a_traceback(tmp_path, capsys):
+    (tmp_path / "file").touch()
+    assert guarded(lambda: (tmp_path / "file" / "site.key").write_text("")) == 2
+    assert capsys.readouterr().err == f"fedkr: error: {tmp_path}/file/site.key: Not a directory\n"

@@ -118,3 +118,10 @@ def test_what_is_wrong_with_the_data_stands_in_results_terminal_and_report(image
     for line in (leak, left_out):
         assert printed.count(f"warning: {line}") == 2 and page.count(line) == 2
     assert "trained or selected on" not in page
+
+
+@pytest.mark.parametrize("content", [b'{"seed": ', b"\xff\xfe", b""])
+def test_a_study_that_was_cut_off_is_one_line_that_names_its_file(tmp_path, content):
+    (tmp_path / "study.json").write_bytes(content)
+    with pytest.raises(UserError, match=r"study\.json: .*writes it anew"):
+        RunFolder.of_run(tmp_path)
