@@ -40,6 +40,9 @@ def main(grid: Grid, context: Context) -> None:
     run_dir = Path(study.run_dir)
     with failures_noted(run_dir):
         if not driven:
+            # A driver has named the data that it deals out; here the server's own are named, if it has any.
+            if study.data.name != "none":
+                study = replace(study, data_digest=load_source(study.data).identity)
             # What a site's engineer is sent to approve.
             write_atomic(run_dir / "server" / "study.json", study.to_json().encode())
         results = run_on_server(grid, study, run_dir, driven, read_registered(context))
@@ -74,8 +77,6 @@ def read_study(context: Context) -> tuple[Study, bool]:
 
     study = compose_study(shlex.split(str(context.run_config.get("overrides", ""))))
     study = replace(study, data=study.data.located(), run_dir=run_dir or study.run_dir)
-    if study.data.name != "none":
-        study = replace(study, data_digest=load_source(study.data).identity)
     return replace(study, run_dir=str(study.run_folder())), False
 
 
