@@ -4,12 +4,13 @@ import json
 
 import pytest
 
-pytestmark = pytest.mark.alone
+pytestmark = pytest.mark.alone(minutes=4)
 
-# Every kind of message, each answered by a new process of a site, which loads PyTorch: as few of each as will do.
+# Each message is answered by a new process of a site, which loads PyTorch: as few as make a whole study. The other
+# kinds are compared on Ray.
 ONE_OF_EACH = (
     "strategy.rounds=1 strategy.search_rounds=1 recycle.rounds=1 audit.targets=[student] "
-    "strategy.compare=[local,fedavg,fedkr,fedkr-dda,fedkr+ft,centralised]"
+    "strategy.compare=[fedavg,fedkr,centralised]"
 )
 
 
@@ -23,5 +24,4 @@ def test_a_deployment_gives_the_numbers_of_the_inline_run_bit_by_bit(
     assert found["models"].keys() == expected["models"].keys() == {"student", "fedavg", "centralised"}
     for part, values in expected.items():
         assert found[part] == values, part
-    assert found["choices"]["fedkr-dda"]["site-0"]["candidates"][0]["site"] == "site-1"
     assert not leftovers(folder)

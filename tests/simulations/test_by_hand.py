@@ -15,7 +15,7 @@ from fedkr.config import Study
 from fedkr.network.processes import usable_port
 from simulations.backends.site_folder import write_site_folders
 
-pytestmark = pytest.mark.alone
+pytestmark = pytest.mark.alone(minutes=1)
 
 # Loaded by every Python process of the test before anything else.
 NOTE_LOOKUPS = """

@@ -1,4 +1,4 @@
-"""The audit for papers, made tiny: every target, references of both kinds, canaries; resumed, and the same on Ray."""
+"""The audit for papers, made tiny, and every contestant that its study can have; resumed, and the same on Ray."""
 
 import json
 
@@ -7,7 +7,7 @@ import pytest
 from fedkr.config import RELEASE_ATTACKS
 from fedkr.site_name import ALL_SITES
 
-pytestmark = pytest.mark.alone
+pytestmark = pytest.mark.alone(minutes=5)
 
 SITES = ("site-0", "site-1")
 # What each target's audit shows: who could do it, and which references calibrate the attack on it.
@@ -30,9 +30,17 @@ WITH_OTHERS = {"student", "fedavg", "centralised", "fedavg-update"}
 def overrides(small_overrides):
     less = ("generator.steps=6", "generator.checkpoints=1", "teacher.steps=6", "student.steps=8", "data.limit=240")
     kept = [option for option in small_overrides if not option.startswith("audit.targets")]
+    compare = "strategy.compare=[local,fedavg,fedkr,fedkr-dda,fedkr+ft,centralised]"
     references = ("audit=full", "audit.direct_references=4", "audit.pipeline_references=4")
     coins = ("audit.canaries=8", "audit.guesses=4", "audit.permutations=200", "recycle.refuse_collapsed=false")
-    return [*kept, *less, *references, *coins, "audit.bootstrap=10"]
+    # Each of a site's pipeline references draws and searches again.
+    quick = (
+        "generator.options.steps_sample=2",
+        "recycle.search_steps=2",
+        "recycle.search_images=16",
+        "recycle.ratio=0.5",
+    )
+    return [*kept, *less, compare, *references, *coins, *quick, "audit.bootstrap=10"]
 
 
 @pytest.fixture(scope="module")
@@ -120,4 +128,5 @@ def test_ray_gives_the_numbers_of_the_inline_run_bit_by_bit(full_run, overrides,
     assert found["models"].keys() == expected["models"].keys() == {"student", "fedavg", "centralised"}
     for part, values in expected.items():
         assert found[part] == values, part
+    assert found["choices"]["fedkr-dda"]["site-0"]["candidates"][0]["site"] == "site-1"
     assert not leftovers(folder)

@@ -1,4 +1,4 @@
-"""A run on Ray goes on whichever of its processes dies."""
+"""A run goes on whichever of its processes dies, and ends with the numbers of one that nothing happened to."""
 
 import contextlib
 import json
@@ -9,10 +9,21 @@ import pytest
 
 from simulations.backends.processes import users_of
 
-pytestmark = pytest.mark.alone
+pytestmark = pytest.mark.alone(minutes=3)
 
 # What is killed is at work in these; what follows is as in any other run.
 WITHOUT_THE_REST = "strategy.compare=[fedavg,fedkr] recycle.rounds=1 audit.enabled=false audit.targets=[student]"
+
+
+@pytest.fixture(scope="module")
+def overrides(small_overrides):
+    return [*small_overrides, *WITHOUT_THE_REST.split()]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(run, overrides, numbers, tmp_path_factory):
+    """The numbers of the study on the inline backend, run without any interruption."""
+    return numbers(run(overrides, tmp_path_factory.mktemp("undisturbed") / "run"))
 
 
 def kill_one(folder, wanted):
@@ -27,9 +38,9 @@ def kill_one(folder, wanted):
 
 
 def test_a_ray_run_survives_a_killed_worker_and_a_killed_superlink(
-    command, wait_for_stage, assert_untouched, patience, small_overrides, run, numbers, stages, tmp_path
+    command, wait_for_stage, assert_untouched, patience, overrides, undisturbed, numbers, stages, tmp_path
 ):
-    folder, overrides = tmp_path / "run", [*small_overrides, *WITHOUT_THE_REST.split()]
+    folder = tmp_path / "run"
     process = command([*overrides, "backend=ray"], folder)
     wait_for_stage(folder, "sites/site-0/stages/generator-*", process)
     kill_one(folder, "ray::ClientAppActor")
@@ -38,5 +49,23 @@ def test_a_ray_run_survives_a_killed_worker_and_a_killed_superlink(
     kill_one(folder, "flower-superlink")
     assert process.wait(patience) == 0, folder.with_suffix(".log").read_text()
     assert_untouched(done, stages(folder))
-    assert numbers(folder) == numbers(run(overrides, tmp_path / "inline"))
+    assert numbers(folder) == undisturbed
     assert not (folder / "server" / "failure.json").exists() and not (folder / "flower" / "home.json").exists()
+
+
+def test_a_killed_command_continues_in_the_middle_of_a_generator_and_of_fedavg(
+    command, wait_for_stage, assert_untouched, run, overrides, undisturbed, numbers, stages, tmp_path
+):
+    folder, done = tmp_path / "run", {}
+    for pattern in ("sites/site-1/stages/generator-state-*", "server/stages/fedavg-*-r1-*"):
+        process = command(overrides, folder)
+        wait_for_stage(folder, pattern, process)
+        process.kill()
+        process.wait()
+        assert not (folder / "results.json").exists()
+        assert_untouched(done, stages(folder))
+        done = stages(folder)
+    assert any("fedavg" in path.name for path in done) and any("release" in path.name for path in done)
+    run(overrides, folder)
+    assert_untouched(done, stages(folder))
+    assert numbers(folder) == undisturbed

@@ -10,7 +10,7 @@ from fedkr.errors import UserError
 from simulations.audit_run.again import audit_again, finished_study, with_overrides
 from simulations.run_folder import RunFolder
 
-pytestmark = pytest.mark.alone
+pytestmark = pytest.mark.alone(minutes=2)
 
 STRONGER = ["audit.attacks=[rmia,loss]", "audit.headline=rmia", "audit.direct_references=4", "audit.queries=1"]
 STRONGER += ["audit.pipeline_references=0", "audit.targets=[student,teacher,centralised,update]", "audit.bootstrap=10"]

@@ -21,7 +21,7 @@ from simulations.backends.processes import users_of
 from simulations.backends.ray import RayBackend
 from simulations.backends.superlink import choose_port
 
-pytestmark = pytest.mark.alone
+pytestmark = pytest.mark.alone(minutes=2)
 
 APP = Path(__file__).with_name("tiny_app.py")
 

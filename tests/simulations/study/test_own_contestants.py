@@ -36,9 +36,15 @@ def simulate(*arguments):
 @pytest.fixture
 def tiny(small_overrides):
     less = ("generator.steps=6", "generator.checkpoints=1", "teacher.steps=6", "student.steps=8", "data.limit=240")
+    quick = (
+        "generator.options.steps_sample=2",
+        "recycle.search_steps=2",
+        "recycle.search_images=16",
+        "recycle.ratio=0.5",
+    )
     kept = [o for o in small_overrides if not o.startswith(("audit.targets", "strategy."))]
     sharing = ("strategy.rounds=1", "strategy.lrs=[0.05]", "strategy.local_epochs=[1]")
-    return [*kept, *less, *sharing, "recycle.refuse_collapsed=false", "audit.targets=[weights,largest,release]"]
+    return [*kept, *less, *quick, *sharing, "recycle.refuse_collapsed=false", "audit.targets=[weights,largest,release]"]
 
 
 def test_a_users_own_contestants_are_compared_evaluated_audited_and_reported_like_any_other(shown, tiny):
