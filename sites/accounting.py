@@ -23,6 +23,7 @@ from fedkr.errors import UserError
 from sites.audit import kept_others
 from sites.ledger import Budget, Entry, Ledger
 from sites.naming import digest, model_name, own_name, personal_name, shared_names
+from sites.records import bind
 from sites.studies import study_digest
 from sites.workspace import SiteFile, stages_at, study_at
 
@@ -91,7 +92,9 @@ class Account:
         attacked = wire.read_target(request)[1] if message_type == wire.AUDIT else None
         others = kept_others(stages_at(Path(self.file.workspace)), self.study) if attacked else None
         name = self._model(message_type, request, attacked)
-        return digest([name, study, others and others.digest(), split, attacked, images])
+        # Whether a round's release is refused is an answer of its own.
+        number = request.settings.get("round", 1) if message_type == wire.RELEASE else None
+        return digest([name, study, others and others.digest(), split, attacked, number, images])
 
     def _model(self, message_type: str, request: wire.Request, attacked: str | None) -> str:
         """Return the digest of the model that a message is about; ``attacked`` is the kind of an audit's target."""
@@ -107,9 +110,9 @@ class Account:
         return own_name(self.study, kind)
 
     def _personal(self) -> list[str]:
-        """Return what this study's personalised models were made of so far: the last of them are what is kept."""
+        """Return what this study's last personalised model was made of, since the last one is kept."""
         made = (entry for entry in self.ledger.entries() if entry.study == study_digest(self.study))
-        return sorted({entry.model for entry in made if entry.message in (wire.PERSONALISE, wire.FINETUNE)})
+        return [entry.model for entry in made if entry.message in (wire.PERSONALISE, wire.FINETUNE)][-1:]
 
 
 @contextlib.contextmanager
@@ -130,6 +133,7 @@ def open_account(message: Message, file: SiteFile) -> Account:
     request = wire.read_request(message)
     approved = file.studies.all_approved(Path(file.records))
     scope = study_digest(parse_study(request.study)) if approved else UNAPPROVED
+    bind(Path(file.workspace), Path(file.records))
     account = Account(file, message.metadata.message_type, request, scope)
     account.begin()
     return account
@@ -149,6 +153,7 @@ def producible(study: Study, weights: bool) -> int:
     search for each of its settings, and the site's own update of the chosen round.
     """
     strategy, models = study.strategy, OWN_MODELS + len({*CONTROLS} & {*study.audit.targets})
+    models += study.recycle.exchanges - 1
     for name in strategy.compare:
         own = {option: getattr(strategy, option) for option in ("rounds", "search_rounds", "lrs", "local_epochs")}
         own |= {option: value for option, value in strategy.options.get(name, {}).items() if option in own}

@@ -13,7 +13,7 @@ from fedkr import wire
 from fedkr.audit.document import MOST_PAIRS
 from fedkr.config import AUDIT_TARGETS, SearchConfig, Study
 from fedkr.config.reading import brief
-from sites.contestants import SENT_BY_CONTESTANTS, messages_of, searches
+from sites.contestants import MODULES, SENT_BY_CONTESTANTS, messages_of, searches
 from sites.policy import PolicyError
 
 LONGEST_NAME = 100
@@ -100,7 +100,7 @@ def _check_personal(kind: str, settings: Settings, study: Study) -> None:
     if not isinstance(name, str) or name not in study.strategy.compare:
         raise PolicyError(f"contestant={brief(name)}: not among the study's strategy.compare")
     own = str(study.strategy.options.get(name, {}).get("kind", name))
-    if "." not in own and own != kind:
+    if MODULES.get(own, kind if "." in own else own) != kind:
         raise PolicyError(f"contestant={brief(name)}: the study says it is {own!r}, the message is of {kind!r}")
 
 

@@ -39,6 +39,7 @@ from fedkr.seeds import derive_seed, numpy_rng
 from fedkr.stages import Artifact, StageStore, model_tensors, read_artifact, write_artifact
 from sites.coarse import finite
 from sites.findings import public_config
+from sites.secret import keyed
 from sites.workspace import Site
 
 REPORT_FILE = "audit.html"
@@ -52,6 +53,16 @@ class SiteAudit:
         self.pipeline, self.stages = site.pipeline, site.pipeline.stages
         self.challenge = site_challenge(site.data)
         self.candidates = candidates(self.challenge)
+
+    @cached_property
+    def seed(self) -> int:
+        """Seed of all that an audit draws; a hospital's server cannot know it.
+
+        Whoever knew which images a resample or a guess is of would learn about single ones from figures of many.
+        """
+        if not self.site.policy.coarse:
+            return self.study.seed
+        return int.from_bytes(keyed(self.site.records, f"audit\0{self.study.seed}".encode())[:6], "big")
 
     @cached_property
     def population(self) -> ImageSet:
@@ -122,7 +133,7 @@ class SiteAudit:
 
     def _subject(self, target: str, kind: str = "") -> Subject:
         config = public_config(self.site, self.config, self.challenge)
-        return Subject(target, self.site.name, self.challenge, config, self.study.seed, kind)
+        return Subject(target, self.site.name, self.challenge, config, self.seed, kind)
 
     def releases(self) -> list[Release]:
         """Return all that the site released, as its policy has it."""
@@ -132,13 +143,13 @@ class SiteAudit:
         releases = self.releases()
         key = {
             "site": self.site.name,
-            "seed": self.study.seed,
+            "seed": self.seed,
             "releases": ReleasedSets.of_releases(releases).digest(),
             "candidates": content_digest(self.candidates),
         }
 
         def check() -> Artifact:
-            return check_copies(releases, self.challenge, site=self.site.name, seed=self.study.seed).as_artifact()
+            return check_copies(releases, self.challenge, site=self.site.name, seed=self.seed).as_artifact()
 
         return ReleaseCopies.from_artifact(self.stages.run("copies", key, check))
 
@@ -179,14 +190,14 @@ class SiteAudit:
             self._scores(key, pair.other, pair.other_about),
             len(self.challenge.members),
             self.config.bootstrap,
-            derive_seed(self.study.seed, self.site.name, "audit", "paired"),
+            derive_seed(self.seed, self.site.name, "audit", "paired"),
             joined(self.challenge.sides).groups,
         )
         return pair.names(self.site.name) | vars(found)
 
     def blind(self) -> Row:
         """Return whether members and non-members differ without any model."""
-        seed = derive_seed(self.study.seed, self.site.name)
+        seed = derive_seed(self.seed, self.site.name)
         found = blind_baseline(*self.challenge.sides, seed, self.config.permutations)
         return {"site": self.site.name, **vars(found)}
 
@@ -252,7 +263,7 @@ class SiteAudit:
         }
 
     def _halves(self, kind: str, count: int) -> Bools:
-        rng = numpy_rng(self.study.seed, self.site.name, "references", kind)
+        rng = numpy_rng(self.seed, self.site.name, "references", kind)
         return balanced_membership(count, len(self.candidates), rng)
 
 

@@ -30,10 +30,14 @@ def check_enough(site: Site, challenge: Challenge) -> None:
 
 
 def public_config(site: Site, config: AuditConfig, challenge: Challenge) -> AuditConfig:
-    """Return the settings of an audit; how many coins are guessed follows from a count that may leave."""
-    if site.policy.exact_counts or not config.coins or config.guesses:
+    """Return the settings of an audit; how many coins are guessed follows from a count that may leave.
+
+    One guess is an answer about one image, so that there are as many as a figure needs images.
+    """
+    if site.policy.exact_counts or not config.coins:
         return config
-    return dataclasses.replace(config, guesses=max(1, challenge.natural // COUNT_STEP * COUNT_STEP // 10))
+    usual = challenge.natural // COUNT_STEP * COUNT_STEP // 10
+    return dataclasses.replace(config, guesses=max(config.guesses or usual, site.policy.min_evaluated))
 
 
 def public_findings(site: Site, document: Document, challenge: Challenge) -> Document:
@@ -44,7 +48,10 @@ def public_findings(site: Site, document: Document, challenge: Challenge) -> Doc
             _round_counts(site, row)
         if site.study.audit.coins:
             for row in found["epsilon"]:
-                row |= {"coins": -(-row["coins"] // COUNT_STEP) * COUNT_STEP} if "coins" in row else {}
+                if "coins" in row:
+                    row["coins"] = -(-row["coins"] // COUNT_STEP) * COUNT_STEP
+                    # Down, which makes the bound on epsilon no larger than it is.
+                    row["correct"] -= row["correct"] % PART_STEP
         found["copies"] = [_round_copies(site, row) for row in found["copies"]]
     if site.policy.coarse:
         grid = audit_grid(site, min(len(side) for side in challenge.sides))

@@ -2,10 +2,36 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 
+from fedkr.disk import write_atomic
 from fedkr.errors import UserError
+from sites.secret import keyed
+
+# In the workspace, whose records it belongs to.
+MARKER = "records.id"
+
+
+def bind(workspace: Path, records: Path) -> None:
+    """Hold a workspace to the records that it was first used with: others would have a ledger that knows of nothing.
+
+    Raises:
+        UserError: the workspace was used with other records.
+    """
+    marker, own = workspace / MARKER, keyed(records, b"workspace").hex()[:32]
+    # Nothing of another ledger's lies in a workspace that cannot be written, and the work says why it fails there.
+    with contextlib.suppress(UserError, OSError):
+        if not marker.exists():
+            workspace.mkdir(parents=True, exist_ok=True, mode=0o700)
+            write_atomic(marker, own.encode(), 0o600)
+    known = marker.read_bytes().decode(errors="replace") if marker.is_file() else own
+    if known != own:
+        raise UserError(
+            f"{workspace}: was used with other records than {records}, whose ledger knows nothing of it; name in "
+            "`records` the folder of all studies on these images"
+        )
 
 
 def read_records(path: Path) -> dict[str, object]:

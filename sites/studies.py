@@ -36,6 +36,11 @@ BOUNDS: dict[str, list[Any]] = {
     "generator.batch": [1, 1024],
     "generator.checkpoints": [1, 20],
     # Far from these a generator draws its images behind noise or next to a mean, where fewer copies are found.
+    # With one step, or trained on great noise alone, it draws mixes of images, from which many give the images back.
+    "generator.options.steps_sample": [5, 100],
+    "generator.options.p_mean": [-2.0, 0.0],
+    "generator.options.p_std": [0.8, 2.0],
+    "generator.options.drop_class": [0.0, 0.3],
     "generator.options.sigma_min": [0.0, 0.05],
     "generator.options.sigma_max": [10.0, 200.0],
     "generator.options.sigma_data": [0.1, 1.0],

@@ -277,7 +277,7 @@ def _check_rounded(document: Document, coins: bool) -> None:
     """Check that no count of private images is exact."""
     steps = dict.fromkeys(("members", "nonmembers", "duplicates", "holdout"), COUNT_STEP)
     steps |= {part: PART_STEP for part, whole in COPY_PARTS.items() if whole not in ("released", "suspects")}
-    steps |= {"coins": COUNT_STEP} if coins else {}
+    steps |= {"coins": COUNT_STEP, "correct": PART_STEP} if coins else {}
     for row in (*document["audit"], *document["copies"], *document["epsilon"]):
         for name in row.keys() & steps.keys():
             if row[name] % steps[name]:

@@ -1,5 +1,7 @@
 """A hospital's site file with its data, and replies as the site's own handlers would make them."""
 
+import hashlib
+
 import numpy as np
 import pytest
 import yaml
@@ -7,6 +9,7 @@ import yaml
 from fedkr import wire
 from fedkr.config import Study
 from fedkr.release import Release
+from sites import audit
 
 CLASSES = ["healthy", "ill", "rare"]
 KNOBS = {"guidance": 1.0, "churn": 0.0, "steps": 18.0}
@@ -19,10 +22,18 @@ def study(tmp_path):
     for model in (study.teacher, study.student):
         model.arch, model.width, model.steps, model.batch = "resnet8", 4, 3, 16
     study.generator.steps, study.generator.checkpoints = 2, 1
-    study.generator.options = {"width": 8, "steps_sample": 2}
+    study.generator.options = {"width": 8, "steps_sample": 5}
     study.recycle.search_steps, study.recycle.tuning_budget, study.recycle.views = 2, 1, 1
     study.recycle.rounds, study.recycle.balance, study.audit.bootstrap = 2, "balanced", 10
     return study
+
+
+@pytest.fixture(autouse=True)
+def same_draws(monkeypatch):
+    """Have every hospital's audit draw alike, so that two answers differ by what was asked; return how it really is."""
+    real = audit.keyed
+    monkeypatch.setattr(audit, "keyed", lambda folder, content: hashlib.sha256(content).digest())
+    return real
 
 
 @pytest.fixture
@@ -32,7 +43,7 @@ def hospital(tmp_path):
     It has few images, so that it answers for fewer than a hospital would; with exact counts its figures are exact too.
     """
 
-    def write(**policy):
+    def write(split=None, **policy):
         exact = {"rate_step": 0.0} if policy.get("exact_counts") else {}
         policy = {"min_evaluated": 1} | exact | policy
         values = {
@@ -41,7 +52,7 @@ def hospital(tmp_path):
             "data": {"name": "npz", "path": "images.npz", "classes": CLASSES},
             "device": "cpu",
             "policy": policy,
-        }
+        } | ({"split": split} if split else {})
         (tmp_path / "site.yaml").write_text(yaml.safe_dump(values))
         return tmp_path / "site.yaml"
 

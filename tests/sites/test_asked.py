@@ -103,6 +103,13 @@ def test_a_contestant_of_another_package_may_send_whatever_contestants_send(aske
         check_settings(message_type, ROUND | {"round": 1}, comparing(asked, ["mine"]))
 
 
+@pytest.mark.parametrize("kind", ["server.strategies.local", "server.strategies.fedkr", "fedkr", "fedkr_ft"])
+def test_a_contestant_of_fedkrs_own_is_asked_for_nothing_that_it_does_not_do_by_whatever_name(asked, kind):
+    asked.strategy.options = {"mine": {"kind": kind}}
+    with pytest.raises(PolicyError, match="contestant=mine: the study says it is"):
+        check_settings(wire.PERSONALISE, {"contestant": "mine"}, comparing(asked, ["fedkr", "mine"]))
+
+
 def test_a_study_that_audits_a_contestant_has_only_shared_models_audited(asked):
     asked.audit.targets = ["fedavg"]
     check_settings(wire.AUDIT, {"target": "fedavg", "kind": "weights"}, asked)

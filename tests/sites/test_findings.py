@@ -78,6 +78,25 @@ def test_the_parts_of_a_copy_check_are_rounded_and_no_copy_of_every_byte_is_roun
     assert (row["suspects"], row["verbatim"]) == (5, 5)
 
 
+@pytest.mark.parametrize("guesses", [0, 1, 3])
+def test_coins_are_guessed_for_no_single_image_and_told_in_steps(audited, study, guesses):
+    study.audit.coins, study.audit.guesses = True, guesses
+    site, document, question = audited(split={"coins": True}, min_evaluated=12)
+    (row,) = document["epsilon"]
+    assert row["guesses"] >= 12 and row["correct"] % 5 == 0
+    question.check(site.name, document, exact=False)
+
+
+def test_no_server_knows_what_a_hospitals_audit_draws(audited, same_draws, monkeypatch):
+    monkeypatch.setattr("sites.audit.keyed", same_draws)
+    first, *_ = audited()
+    secret = first.records / "secret"
+    drawn = SiteAudit(first).seed
+    assert drawn == SiteAudit(first).seed != first.study.seed
+    secret.unlink()
+    assert SiteAudit(first).seed != drawn
+
+
 def test_an_audit_of_fewer_images_than_the_policy_asks_for_has_no_answer(audited):
     with pytest.raises(PolicyError, match="an audit needs 50 members and 50 non-members"):
         audited(min_evaluated=50)
@@ -91,8 +110,9 @@ def test_a_p_value_leaves_rounded_up_so_that_nothing_is_rejected_for_it(exact, l
     assert coarse_p_value(exact) == leaves
 
 
-def test_a_comparisons_p_value_leaves_rounded(hospital, study):
+def test_a_comparisons_p_value_leaves_rounded(hospital, study, monkeypatch):
     answers = {}
+    monkeypatch.setattr(SiteAudit, "seed", 0)
     for name, policy in {"coarse": {}, "exact": {"exact_counts": True}}.items():
         site = open_site({"site-file": str(hospital(**policy))}, study)
         content = HANDLERS[wire.COMPARE](site, wire.Request(study.to_json(), {"pairs": "[]"}, None))

@@ -280,7 +280,7 @@ def tiny_study():
     for model in (study.teacher, study.student):
         model.arch, model.width, model.steps = "resnet8", 4, 2
     study.generator.steps, study.generator.checkpoints = 2, 1
-    study.generator.options = {"width": 8, "steps_sample": 2}
+    study.generator.options = {"width": 8, "steps_sample": 5}
     study.recycle.search_steps, study.recycle.tuning_budget, study.recycle.views = 2, 1, 1
     study.recycle.rounds, study.recycle.balance, study.audit.bootstrap = 1, "balanced", 10
     return study

@@ -6,9 +6,13 @@ from concurrent.futures import ProcessPoolExecutor
 
 import pytest
 
+from fedkr import wire
 from fedkr.errors import UserError
+from sites.accounting import Account
 from sites.ledger import Budget, Entry, Ledger, images_released, ledger_rows, show_ledger
 from sites.policy import PolicyError
+from sites.records import bind
+from sites.workspace import read_site_file
 
 ROOM = Budget(of_study=3, of_scope=4)
 
@@ -139,3 +143,19 @@ def test_the_images_of_all_studies_are_counted_together_and_a_release_asked_for_
         ledger.write(of_images("b", 50, study="another"), room)
     ledger.write(of_images("c", 40, study="another"), room)
     assert images_released(ledger.entries()) == 100
+
+
+def test_a_workspace_is_held_to_the_records_that_it_was_first_used_with(tmp_path):
+    work = tmp_path / "work"
+    bind(work, tmp_path / "records")
+    bind(work, tmp_path / "records")
+    with pytest.raises(UserError, match="was used with other records"):
+        bind(work, tmp_path / "second-records")
+
+
+def test_each_round_of_releases_is_a_question_of_its_own(hospital, study):
+    study.recycle.exchange = "each"
+    file = read_site_file(hospital())
+    requests = [wire.Request(study.to_json(), {"round": number}, None) for number in (1, 2, 2)]
+    first, second, again = (Account(file, wire.RELEASE, request, "any").entry.model for request in requests)
+    assert first != second == again
