@@ -59,7 +59,7 @@ def _swept(override: str, value: str) -> list[str]:
         with contextlib.suppress(HydraException):
             return [value] if OverridesParser.create().parse_override(override).is_sweep_override() else []
     # A part is text in quotes, or anything but a comma.
-    parts = re.findall(rf"(?:^|,)((?:{QUOTED.pattern}|[^,])*)", value)
+    parts = re.findall(rf"(?:^|,)((?:{QUOTED.pattern}|\$\{{[^{{}}]*\}}|[^,])*)", value)
     return [_quoted(part.strip()) for part in parts] if len(parts) > 1 else []
 
 

@@ -85,7 +85,7 @@ def tell_failure(error: BaseException, folder: Path | None = None) -> int:
     if isinstance(error, StudyFailedError):
         _say(f"error: {error}")
         return FAILED
-    if isinstance(error, OSError) and error.filename is not None:
+    if folder is None and isinstance(error, OSError) and error.filename is not None:
         _say(f"error: {error.filename}: {error.strerror}")
         return MISTAKEN
     _say(f"error: {type(error).__name__}: {error}; {_keep_traceback(error, folder)}")

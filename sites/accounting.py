@@ -110,9 +110,12 @@ class Account:
         return own_name(self.study, kind)
 
     def _personal(self) -> list[str]:
-        """Return what this study's last personalised model was made of, since the last one is kept."""
-        made = (entry for entry in self.ledger.entries() if entry.study == study_digest(self.study))
-        return [entry.model for entry in made if entry.message in (wire.PERSONALISE, wire.FINETUNE)][-1:]
+        """Return what personalised models were made of, the latest first: each contestant's latest is what is kept.
+
+        Of whatever study, as studies that train alike share what is kept.
+        """
+        made = [entry.model for entry in self.ledger.entries() if entry.message in (wire.PERSONALISE, wire.FINETUNE)]
+        return list(dict.fromkeys(reversed(made)))
 
 
 @contextlib.contextmanager

@@ -49,7 +49,11 @@ def public_findings(site: Site, document: Document, challenge: Challenge) -> Doc
         if site.study.audit.coins:
             for row in found["epsilon"]:
                 if "coins" in row:
+                    if row["guesses"] < site.policy.min_evaluated:
+                        raise PolicyError("an audit's coins are too few (policy.min_evaluated)")
+                    all_guessed = row["guesses"] == row["coins"]
                     row["coins"] = -(-row["coins"] // COUNT_STEP) * COUNT_STEP
+                    row["guesses"] = row["coins"] if all_guessed else row["guesses"]
                     # Down, which makes the bound on epsilon no larger than it is.
                     row["correct"] -= row["correct"] % PART_STEP
         found["copies"] = [_round_copies(site, row) for row in found["copies"]]

@@ -28,17 +28,17 @@ LEAST_EPOCHS, MOST_EPOCHS = 30, 240
 def train_control(recipe: ClassifierConfig, members: ImageSet, job: Job) -> nn.Module:
     """Train a classifier of ``recipe``'s architecture, plainly and from scratch, until it knows the members by heart.
 
-    The epochs double while it does not, up to :data:`MOST_EPOCHS`: labels that contradict each other are never learnt.
+    The steps double while it does not, up to :data:`MOST_EPOCHS`: labels that contradict each other are never learnt.
     """
     plain = dataclasses.replace(recipe, augment="none", weight_decay=0.0, label_smoothing=0.0, mixup=0.0)
-    plainly, epochs = dataclasses.replace(job, flip="none"), LEAST_EPOCHS
+    plainly = dataclasses.replace(job, flip="none")
+    steps, most = (max(recipe.steps, epochs * len(members) // recipe.batch) for epochs in (LEAST_EPOCHS, MOST_EPOCHS))
     while True:
-        steps = max(recipe.steps, epochs * len(members) // recipe.batch)
         model = train_on_real(dataclasses.replace(plain, steps=steps), members, plainly, "control")
         answers = predict_logits(model, members.images, job.runtime).argmax(axis=1)
-        if np.mean(answers == members.labels) >= KNOWN or epochs >= MOST_EPOCHS:
+        if np.mean(answers == members.labels) >= KNOWN or steps >= most:
             return model
-        epochs *= 2
+        steps = min(2 * steps, most)
 
 
 def train_planted(config: StudentConfig, released: ReleasedSets, members: ImageSet, job: Job) -> nn.Module:

@@ -7,6 +7,7 @@ from statistics import fmean
 import scipy
 
 from fedkr.audit.verdict import CHANCE, TO_BE_FOUND, VERDICTS
+from fedkr.config import BACKENDS
 from fedkr.report.audit_fields import AuditRow
 from fedkr.report.results import Results, StrategyResult
 from fedkr.report.selection import headline_rows, strategy_by_name, verdict_rows
@@ -66,6 +67,8 @@ def scored_on(results: Results) -> str:
     same = "All strategies are scored on the same test images."
     facts = results.get("data")
     leaks = facts["leaks"] if facts else None
+    if facts is None and results.get("backend") in BACKENDS:
+        return f"{same} Whether a site trained or selected on equal ones was not recorded."
     if leaks is None:
         return (
             f"{NOT_COMPARED} Each site compares its own test images with those that it trains and selects on, and "

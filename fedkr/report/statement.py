@@ -46,8 +46,11 @@ class Finding:
 
 def left_the_sites(results: Results) -> list[str]:
     """Return what left the sites in this run, and whether a formal guarantee limits what it says."""
-    lines = [line for line in (_released(results), _weights(results), _counts(results), _oracle(results)) if line]
-    return [*lines, "No differential privacy: no proof bounds what attacks other than those below could learn."]
+    parts = (_released, _weights, _figures, _counts, _unfinished, _oracle)
+    return [
+        *(line for part in parts if (line := part(results))),
+        "No differential privacy: no proof bounds what attacks other than those below could learn.",
+    ]
 
 
 def _released(results: Results) -> str:
@@ -63,6 +66,19 @@ def _released(results: Results) -> str:
 def _weights(results: Results) -> str:
     shared = [strategy_label(row["contestant"]) for row in results.get("targets", []) if row["kind"] == "weights"]
     return f"Model weights, round by round, for {listing(shared)}." if shared else ""
+
+
+def _figures(results: Results) -> str:
+    """Return that figures left: of each model on images of the sites, and of each attack on them."""
+    return "Figures of models on the sites' own images, and the attacks' rates, each as the site's policy has it."
+
+
+def _unfinished(results: Results) -> str:
+    named = results.get("study", {}).get("strategy", {}).get("compare", [])
+    lost = [strategy_label(name) for name in named if name not in {row["name"] for row in results["strategies"]}]
+    return (
+        f"Whatever {listing(lost)} had sent before being left out: not counted here, and not attacked." if lost else ""
+    )
 
 
 def _counts(results: Results) -> str:
@@ -113,7 +129,9 @@ def conclusion(results: Results) -> str:
     passed = [target_label(line.target, results) for line in lines if _passed(line)]
     rest = [target_label(line.target, results) for line in lines if not _passed(line)]
     rest = [label for label in rest if label not in leaking]
-    parts = [f"Leakage of membership was found, at one site at least, in: {listing(leaking)}."] if leaking else []
+    parts = (
+        [f"Leakage of membership was found, at a site or over all together, in: {listing(leaking)}."] if leaking else []
+    )
     parts += [f"No leakage was found by attacks that could have found it in: {listing(passed)}."] if passed else []
     parts += [f"The audit cannot tell, which is no pass, for: {listing(rest)}."] if rest else []
     return " ".join(parts)

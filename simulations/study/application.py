@@ -55,15 +55,23 @@ def compose_and_run(
     sweep = any(flag in flags for flag in SWEEP)
     register_schema()
     studies: list[tuple[str, Study]] = []
+    wrong: list[UserError] = []
 
     @hydra.main(version_base="1.3", config_path=f"pkg://{CONFIG_MODULE}", config_name=config_name)
     def application(config: DictConfig) -> None:
         job = HydraConfig.get().job
         title = f"run {job.num + 1}: {job.override_dirname}" if sweep else ""
-        studies.append((title, study_from_config(config)))
+        # Hydra would print lines of its own before an error that passes through it.
+        try:
+            with one_line_errors():
+                studies.append((title, study_from_config(config)))
+        except UserError as error:
+            wrong.append(error)
 
     with _command_line(program, [*flags, *with_texts(overrides, sweep)]), one_line_errors():
         application()
+    if wrong:
+        raise wrong[0]
     _check_folders([study for _, study in studies])
     return max((run_one(study, run, title) for title, study in studies), default=0)
 

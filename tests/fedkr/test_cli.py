@@ -179,6 +179,15 @@ def test_a_mistake_in_an_override_runs_nothing(fedkr: Run, studies: list[Study])
     assert studies == []
 
 
+@pytest.mark.parametrize("override", ["partition.alpha=-1", "strategy.compare=[nonesuch]"])
+def test_a_study_that_cannot_be_is_told_in_one_line_and_no_other(
+    fedkr: Run, studies: list[Study], override: str
+) -> None:
+    status, printed, errors = fedkr("simulate", override)
+    assert (status, printed, studies) == (2, "", [])
+    assert errors.startswith("fedkr: error: ") and len(errors.splitlines()) == 1
+
+
 def test_one_bad_value_of_a_sweep_is_found_before_the_first_run(fedkr: Run, studies: list[Study]) -> None:
     status, _, errors = fedkr("simulate", "-m", "partition.alpha=0.1,abc")
     assert (status, studies) == (2, [])

@@ -285,7 +285,7 @@ def test_what_is_read_as_a_release_is_one(rng, releases, release_of):
 
 def read_round(content):
     weights, read = wire.read_round(content, WEIGHTS)
-    read |= {"bytes_up": 1, "bytes_down": 1, "update": _distance(weights, WEIGHTS)}
+    read |= {"bytes_up": 1, "bytes_down": 1, "update": _distance(weights, WEIGHTS, list(WEIGHTS))}
     everyone = {SITE: read} | {f"site-{i}": dict(read, update=1.0) for i in (2, 3)}
     outsized(everyone)
     # Of a round without any val images there is no figure, whoever answered.

@@ -107,7 +107,7 @@ def test_sites_that_cannot_be_made_of_the_images_are_refused_by_name(refused, tm
         ({"train_images": np.full((80, 8, 8), np.nan)}, ("train_images", "NaN")),
         ({"train_labels": np.arange(79) % 2}, ("train_labels", "[79]")),
         ({"train_labels": np.full(80, -1)}, ("train_labels", "-1")),
-        ({"train_labels": np.array(["ill"] * 80)}, ("train_labels", "dtype")),
+        ({"train_labels": np.array(["ill"] * 80)}, ("only one class", "data.classes=")),
         ({"train_labels": np.array([None] * 80)}, ("train_labels", "Python objects")),
     ],
 )

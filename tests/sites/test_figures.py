@@ -83,6 +83,8 @@ def hospital(hospital, tmp_path):
         if kept is not None:
             own |= {name: own[name][kept] for name in ("train_images", "train_labels")}
         np.savez(tmp_path / "images.npz", **own)
+        # Another hospital, or a study that started again: in the middle of one, other images are refused.
+        (tmp_path / "site-records" / "data.json").unlink(missing_ok=True)
         return hospital(**policy)
 
     write.arrays = arrays

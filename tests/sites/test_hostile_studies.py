@@ -25,7 +25,10 @@ OPTIONS = {
     "": {"seed": (-(2**53), 2**53), "threads": COUNT, "device": str, "precision": ["auto", "float32", "bfloat16"]}
     | {"out": str, "run_dir": str, "data_digest": str},
     "data": {"name": str, "root": str, "path": str, "size": (0, 4096), "download": bool, "classes": [str]}
-    | {"flip": ["none", "horizontal", "both"], "limit": (0, 2**53), "test_fraction": (-1e38, 1e38)},
+    | {"flip": ["none", "horizontal", "both"], "limit": (0, 2**53), "test_fraction": (-1e38, 1e38)}
+    | {"channels": (0, 3), "fit": ["crop", "pad", "stretch"], "background": (0, 255), "scale": ["type", "image"]}
+    | {"range": [(-1e38, 1e38)], "frames": ["first", "all"], "patients": ["auto", "none", "folder"]}
+    | {"least_usable": (0.0, 1.0), "remove_leaks": bool, "near_leaks": (0.0, 255.0)},
     "federation": {"sites": (1, 10_000), "min_sites": NATURAL}
     | {"deadline": (1e-320, 8.64e6), "register_deadline": (1e-320, 8.64e6)},
     "partition": {"kind": ["iid", "dirichlet", "pathological", "quantity"], "alpha": POSITIVE}

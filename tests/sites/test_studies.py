@@ -276,12 +276,20 @@ def test_every_bound_is_of_an_option():
     assert StudyRules().outside(Study()) == []
 
 
-@pytest.mark.parametrize(("option", "value"), [("sigma_min", 2.0), ("sigma_max", 1.0), ("guidance", 0.0)])
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        *(("sigma_min", 2.0), ("sigma_max", 1.0), ("guidance", 0.0)),
+        # Of one step, or trained on great noise alone, a sampler draws mixes of images.
+        *(("steps_sample", 1), ("p_mean", 3.0), ("p_std", 0.05), ("drop_class", 0.99)),
+    ],
+)
 def test_a_generator_that_blurs_its_images_towards_a_mean_is_outside_the_bounds(study, option, value):
     """Such images are copies that only who knows the mean finds again."""
     study.generator.options |= {option: value}
     assert any(f"generator.options.{option}" in line for line in StudyRules().outside(study))
-    study.generator.options |= {"sigma_min": 0.002, "sigma_max": 80.0, "guidance": 2.0}
+    study.generator.options |= {"sigma_min": 0.002, "sigma_max": 80.0, "guidance": 2.0, "steps_sample": 8}
+    study.generator.options |= {"p_mean": -1.2, "p_std": 1.2, "drop_class": 0.1}
     assert not any("generator.options" in line for line in StudyRules().outside(study))
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -49,12 +50,12 @@ def pairs_of(row: Row) -> int:
 
 
 def outweighing(rows: Iterable[Row]) -> list[str]:
-    """Return the sites, in order of appearance, that have more pairs in an attack than all others together."""
+    """Return the sites whose weight in a pooled figure of an attack, AUC or TPR, is cut to that of all others."""
     found: dict[str, None] = {}
     for own in _by_attack(rows):
-        for row, count in zip(own, within_reason([pairs_of(row) for row in own]), strict=True):
-            if count < pairs_of(row):
-                found[row["site"]] = None
+        for weight in (pairs_of, itemgetter("members"), itemgetter("nonmembers")):
+            said = [weight(row) for row in own]
+            found |= {row["site"]: None for row, a, b in zip(own, said, within_reason(said), strict=True) if b < a}
     return list(found)
 
 

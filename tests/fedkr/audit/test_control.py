@@ -39,7 +39,7 @@ def test_the_epochs_double_up_to_a_limit_where_labels_contradict_each_other(nois
     )
     monkeypatch.setattr(control, "MOST_EPOCHS", 60)
     train_control(RECIPE, twice, Job(runtime))
-    assert steps == [30 * 40 // 16, 60 * 40 // 16]
+    assert steps == [75, 150]
 
 
 def test_a_student_of_planted_images_learns_from_the_release_and_from_them(noise, runtime, monkeypatch):

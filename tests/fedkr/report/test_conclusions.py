@@ -126,8 +126,12 @@ def test_of_the_test_images_nothing_is_said_that_was_not_checked(results, change
     assert scored_on(with_leaks(results, **changes)) == f"{same} {told}".strip()
 
 
+def test_of_a_simulation_that_recorded_nothing_nothing_is_said(results):
+    assert scored_on(results).endswith("Whether a site trained or selected on equal ones was not recorded.")
+
+
 @pytest.mark.parametrize("facts", [{}, {"data": {"warnings": [], "leaks": None}}])
 def test_where_nobody_could_compare_images_it_is_said_so(results, facts):
-    said = scored_on(results | facts)
+    said = scored_on(results | {"backend": "flwr run"} | facts)
     assert said.startswith("Nobody compared the test images with the sites' images")
     assert "no" not in said.split("equal")[1:] and "selected on" not in said

@@ -22,7 +22,7 @@ def judged(results, **verdicts):
 def test_what_cannot_be_told_is_no_pass(results):
     text = conclusion(judged(results, student="cannot tell", fedavg="leakage found", teacher="leakage found"))
     assert text == (
-        "Leakage of membership was found, at one site at least, in: FedAvg model. "
+        "Leakage of membership was found, at a site or over all together, in: FedAvg model. "
         "The audit cannot tell, which is no pass, for: FedKR student."
     )
 
@@ -33,7 +33,7 @@ def test_a_target_passes_only_where_every_site_and_all_together_pass(results):
     results["audit_extras"]["verdicts"][0]["verdict"] = "leakage found"
     results["audit_extras"]["verdicts"][3]["verdict"] = "cannot tell"
     text = conclusion(results)
-    assert "at one site at least, in: FedKR student" in text
+    assert "over all together, in: FedKR student" in text
     assert "no pass, for: FedAvg model" in text
 
 
@@ -58,6 +58,7 @@ def test_it_lists_what_left_the_sites(results):
         "Synthetic images with soft labels: 40 from each of 1 site, 40 in all. They cannot be called back: whoever "
         "holds them can attack them at any later time.",
         "Model weights, round by round, for FedAvg.",
+        "Figures of models on the sites' own images, and the attacks' rates, each as the site's policy has it.",
         "Images per class and split: told by 2 of 2 sites.",
         "In this simulation alone, all private images in one place, as a reference.",
         "No differential privacy: no proof bounds what attacks other than those below could learn.",
@@ -69,6 +70,11 @@ def test_it_lists_what_left_the_sites(results):
 )
 def test_it_says_what_it_is_and_what_was_not_tested(results, said):
     assert said in re.sub(r"\s+", " ", render_statement(results))
+
+
+def test_what_a_contestant_sent_that_was_left_out_is_not_passed_over(results):
+    results["study"]["strategy"] = {"compare": ["local", "fedavg", "fedprox", "fedkr"]}
+    assert any(line.startswith("Whatever FedProx had sent") for line in left_the_sites(results))
 
 
 def test_names_from_data_are_escaped(results):
