@@ -27,7 +27,17 @@ from fedkr.fingerprint import fingerprint
 from fedkr.stages import code_version
 
 logger = logging.getLogger(__name__)
-DECODERS = ("pillow", "pydicom", "pylibjpeg", "pylibjpeg-openjpeg", "pyjpegls", "python-gdcm")
+DECODERS = (
+    "pillow",
+    "pydicom",
+    "pylibjpeg",
+    "pylibjpeg-openjpeg",
+    "pylibjpeg-libjpeg",
+    "pylibjpeg-rle",
+    "pyjpegls",
+    "python-gdcm",
+    "gdcm",
+)
 ABANDONED_SECONDS = 24 * 3600
 
 
@@ -41,6 +51,7 @@ class Decoded:
         patient: int64 ``[N]``, numbers of the patients that DICOM headers name, -1 for none.
         left_out: files that gave none.
         warnings: one line each, without names.
+        passing: some files gave none for a reason that may not last, so that this is not kept.
     """
 
     images: NDArray[np.uint8]
@@ -48,10 +59,12 @@ class Decoded:
     patient: NDArray[np.int64]
     left_out: list[LeftOut] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    passing: bool = False
 
     def document(self) -> dict[str, Any]:
-        """Return all but the images, as JSON can hold it."""
-        values = {name.name: getattr(self, name.name) for name in dataclasses.fields(self) if name.name != "images"}
+        """Return all that is kept but the images, as JSON can hold it."""
+        names = [name.name for name in dataclasses.fields(self) if name.name not in ("images", "passing")]
+        values = {name: getattr(self, name) for name in names}
         return {name: value.tolist() if isinstance(value, np.ndarray) else value for name, value in values.items()}
 
     @staticmethod
@@ -65,8 +78,8 @@ class Decoded:
 def kept(folder: Path | None, depends: Mapping[str, Any], decode: Callable[[], Decoded]) -> Decoded:
     """Return what ``folder`` keeps for ``depends``, else what ``decode`` returns, which it keeps from then on.
 
-    A folder that cannot be written, or a damaged file, costs the time to decode and nothing else. Only the newest is
-    kept: images that were taken from the dataset do not stay here. With None nothing is kept.
+    A folder that cannot be written, a damaged file, or a failure that may pass, costs the time to decode and nothing
+    else. Only the newest is kept: images that were taken from the dataset do not stay here. With None nothing is kept.
     """
     if folder is None:
         return decode()
@@ -75,6 +88,8 @@ def kept(folder: Path | None, depends: Mapping[str, Any], decode: Callable[[], D
     with contextlib.suppress(Exception):  # not there, or damaged: the parser raises whatever its bytes lead it to
         return _read(array, document)
     found = decode()
+    if found.passing:
+        return found
     try:
         _write(found, array, document)
     except UserError as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,10 @@ from fedkr.errors import UserError
 LEAST_TOP = 1 << 14
 MOST_NAMED = 50
 # Options of a dataset that decide nothing about the pixels of one file.
-NOT_OF_PIXELS = ("name", "root", "path", "download", "classes", "flip", "limit", "test_fraction", "least_usable")
+NOT_OF_PIXELS = (
+    *("name", "root", "path", "download", "classes", "flip", "limit", "test_fraction", "least_usable"),
+    *("patients", "remove_leaks", "near_leaks"),
+)
 
 
 def source_of(listing: Listing, config: DataConfig, cache: Path | None) -> Source:
@@ -39,7 +42,14 @@ def source_of(listing: Listing, config: DataConfig, cache: Path | None) -> Sourc
     if config.range and config.scale == "image":
         raise UserError(f"data.range={config.range} and data.scale=image: choose one of them")
     depends = {name: value for name, value in dataclasses.asdict(config).items() if name not in NOT_OF_PIXELS}
-    found = kept(cache, depends | {"files": listing.stamp()}, lambda: decode(listing, config))
+    stamp = listing.stamp()
+
+    def decode_as_stamped() -> Decoded:
+        found = decode(listing, config)
+        # A share that went away meanwhile, or files that changed, are not what the stamp stands for.
+        return found if listing.stamp() == stamp else dataclasses.replace(found, passing=True)
+
+    found = kept(cache, depends | {"files": stamp}, decode_as_stamped)
     left_out = [*listing.left_out, *found.left_out]
     if cache is not None:
         write_left_out(cache, left_out)
@@ -70,6 +80,7 @@ class _Decoding:
         self.left_out: list[LeftOut] = []
         self.counts: Counter[str] = Counter()
         self.top = 0
+        self.passing = False
 
     def add(self, index: int, entry: Entry) -> None:
         """Read a file, or note why it cannot be read."""
@@ -77,6 +88,7 @@ class _Decoding:
             found = _read(entry.file, self.config)
         except UnreadableError as error:
             self.left_out.append(LeftOut(shown(entry.name), str(error)))
+            self.passing |= error.passing
             return
         self.counts["frames"] += bool(found.further)
         number = -1 if found.patient is None else self.patients.setdefault(found.patient, len(self.patients))
@@ -108,7 +120,7 @@ class _Decoding:
                 f"65535, so they would be almost black; set data.range=[0,{full}], or [0,65535] if that is meant"
             )
         entry, patient = np.array(self.entry, dtype=np.int64), np.array(self.patient, dtype=np.int64)
-        return Decoded(self._stack(), entry, patient, self.left_out, self._warnings())
+        return Decoded(self._stack(), entry, patient, self.left_out, self._warnings(), self.passing)
 
     def _stack(self) -> NDArray[np.uint8]:
         if not self.pixels or self.pixels[0] is None:
@@ -164,10 +176,11 @@ def _split(listing: Listing, found: Decoded, config: DataConfig) -> Source:
 def _groups(entries: Sequence[Entry], found: Decoded, config: DataConfig) -> tuple[NDArray[np.int64] | None, list[str]]:
     """Return numbers of the images' patients in the order of the files, None where nothing names any.
 
-    Frames of one file are never divided.
+    Frames of one file are never divided, nor a header's patient of whose files a table names only some.
     """
-    files = found.entry.tolist()
-    keys = [_patient(entry, number, config) for entry, number in zip(entries, found.patient.tolist(), strict=True)]
+    files, numbered = found.entry.tolist(), found.patient.tolist()
+    named = {n: entry.patient for entry, n in zip(entries, numbered, strict=True) if entry.patient and n >= 0}
+    keys = [_patient(entry, number, named, config) for entry, number in zip(entries, numbered, strict=True)]
     unnamed = {file for file, key in zip(files, keys, strict=True) if key is None}
     if len(set(files)) == len(files) and all(key is None for key in keys):
         return None, []
@@ -179,12 +192,12 @@ def _groups(entries: Sequence[Entry], found: Decoded, config: DataConfig) -> tup
     return groups, [f"{len(unnamed)} file(s) name no patient, and each counts as a patient of its own"]
 
 
-def _patient(entry: Entry, number: int, config: DataConfig) -> str | int | None:
+def _patient(entry: Entry, number: int, named: Mapping[int, str], config: DataConfig) -> str | int | None:
     if config.patients == "none":
         return None
     if entry.patient:
         return entry.patient
-    return number if config.patients == "auto" and number >= 0 else None
+    return named.get(number, number) if config.patients == "auto" and number >= 0 else None
 
 
 def _check_usable(where: str, total: int, left_out: Sequence[LeftOut], least: float) -> None:

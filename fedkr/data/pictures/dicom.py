@@ -21,7 +21,16 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from fedkr.config import DataConfig
-from fedkr.data.pictures.frame import MOST_PIXELS, Frame, Pictures, UnreadableError, check_file, check_pixels
+from fedkr.data.pictures.frame import (
+    MOST_FRAMES,
+    MOST_PIXELS,
+    Frame,
+    Pictures,
+    UnreadableError,
+    check_file,
+    check_pixels,
+    is_passing,
+)
 from fedkr.data.pictures.geometry import fitted
 from fedkr.data.pictures.levels import scaled
 
@@ -32,7 +41,6 @@ SUFFIXES = (".dcm", ".dicom", ".ima")
 PREFIX_AT, PREFIX = 128, b"DICM"
 PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 MONOCHROME = ("MONOCHROME1", "MONOCHROME2")
-MOST_FRAMES = 10_000
 # Drawn anew by each process and kept nowhere: the digest of a patient's id only tells, within one reading, which files
 # are one patient's. Nobody, this site included, can lead it back or compare it with another's.
 PATIENT_KEY = secrets.token_bytes(32)
@@ -85,8 +93,9 @@ def stored_pixels(dataset: Dataset, index: int) -> NDArray[Any]:
     plugin = "pydicom" if dataset.file_meta.TransferSyntaxUID == RLELossless else ""
     try:
         return pixel_array(dataset, index=index, decoding_plugin=plugin)
-    except Exception:  # a decoder raises whatever the bytes lead it to, and quotes what it read
-        raise UnreadableError(f"its pixel data cannot be decoded ({_syntax(dataset)})") from None
+    except Exception as error:  # a decoder raises whatever the bytes lead it to, and quotes what it read
+        reason = f"its pixel data cannot be decoded ({_syntax(dataset)})"
+        raise UnreadableError(reason, passing=is_passing(error)) from None
 
 
 @contextlib.contextmanager
@@ -102,9 +111,9 @@ def _quiet() -> Iterator[None]:
     except UnreadableError:
         raise
     except MemoryError:
-        raise UnreadableError("does not fit into memory") from None
-    except Exception:  # as in stored_pixels
-        raise UnreadableError("its header is damaged or contradicts itself") from None
+        raise UnreadableError("does not fit into memory", passing=True) from None
+    except Exception as error:  # as in stored_pixels
+        raise UnreadableError("its header is damaged or contradicts itself", passing=is_passing(error)) from None
     finally:
         log.setLevel(before)
 
@@ -119,8 +128,8 @@ def _header(file: Path) -> Dataset:
         raise UnreadableError("no DICOM file: the prefix DICM is missing")
     try:
         dataset = dcmread(file)
-    except Exception:  # as in stored_pixels
-        raise UnreadableError("its header cannot be read") from None
+    except Exception as error:  # as in stored_pixels
+        raise UnreadableError("its header cannot be read", passing=is_passing(error)) from None
     if not any(name in dataset for name in PIXELS):
         raise UnreadableError("holds no pixel data")
     if "TransferSyntaxUID" not in dataset.file_meta:
@@ -211,8 +220,15 @@ def _as_windowed(real: NDArray[Any], view: _View) -> NDArray[np.uint8] | None:
 
     rules = view.of("FrameVOILUTSequence")
     tables = rules.get("VOILUTSequence")
-    if tables and np.issubdtype(real.dtype, np.integer):
-        return scaled(apply_voi(real, rules, 0), 0, 2 ** int(tables[0].LUTDescriptor[2]) - 1)
+    if tables:
+        table = tables[0]
+        count, first, bits = (int(value) for value in table.LUTDescriptor)
+        whole = np.rint(real).clip(first, first + (count or 1 << 16) - 1).astype(np.int64)
+        table.LUTDescriptor[2] = 16  # pydicom counts a table's places in the type of its values: 8 bits would wrap
+        try:
+            return scaled(apply_voi(whole, rules, 0), 0, 2**bits - 1)
+        finally:
+            table.LUTDescriptor[2] = bits  # further frames read it again
     if rules.get("WindowCenter") is None or rules.get("WindowWidth") is None:
         return None
     # Asked for a window onto 8 bits, so that pydicom's own formula gives grey levels.

@@ -11,14 +11,29 @@ from numpy.typing import NDArray
 
 # Larger pictures are reduced as soon as they are read; unpacked they may take so many bytes, of which there are then
 # up to three copies.
-MOST_PIXELS, MOST_BYTES = 64_000_000, 600_000_000
+MOST_PIXELS, MOST_BYTES, MOST_FRAMES = 64_000_000, 600_000_000, 10_000
 # No format packs more pixels into a byte: a header that promises more is an error, whatever follows it.
 PIXELS_A_BYTE, SMALL = 1_100, 1_000_000
 LONGEST_REASON, MOST_FILE_BYTES = 200, 2_000_000_000
 
 
 class UnreadableError(Exception):
-    """One file cannot be taken; the text is the reason, in one line that does not name the file."""
+    """One file cannot be taken; the text is the reason, in one line that does not name the file.
+
+    Attributes:
+        passing: the system failed and not the file, so that another try may go better.
+    """
+
+    def __init__(self, reason: str, *, passing: bool = False) -> None:
+        super().__init__(reason)
+        self.passing = passing
+
+
+def is_passing(error: Exception) -> bool:
+    """Whether the system or its memory failed; that a file is not there is what was found, and so is damage."""
+    # Decoders raise OSError for damage, too, but without a number of the system's.
+    of_system = isinstance(error, OSError) and error.errno is not None and not isinstance(error, FileNotFoundError)
+    return of_system or isinstance(error, MemoryError)
 
 
 @dataclass(frozen=True)
@@ -56,7 +71,7 @@ def check_file(file: Path) -> None:
         if stat.S_ISREG(found.st_mode):
             file.open("rb").close()
     except OSError as error:
-        raise UnreadableError(error.strerror or "cannot be opened") from None
+        raise UnreadableError(error.strerror or "cannot be opened", passing=is_passing(error)) from None
     except ValueError:
         raise UnreadableError("no name that a file can have") from None
     if not stat.S_ISREG(found.st_mode):

@@ -15,12 +15,14 @@ from fedkr.config import DataConfig
 from fedkr.data.pictures.frame import (
     LONGEST_REASON,
     MOST_BYTES,
+    MOST_FRAMES,
     MOST_PIXELS,
     Frame,
     Pictures,
     UnreadableError,
     check_file,
     check_pixels,
+    is_passing,
 )
 from fedkr.data.pictures.geometry import fitted
 from fedkr.data.pictures.levels import levels
@@ -34,7 +36,6 @@ GREY_MODES = ("1", "L", "LA", "La")
 # One value a pixel, of more than 8 bits: Pillow would clip them to white without a word.
 DEEP_MODES = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")
 BYTES_A_PIXEL = {"1": 1, "L": 1, "P": 1, "LA": 4, "I;16": 2, "I;16L": 2, "I;16B": 2, "I;16N": 2}
-MOST_FRAMES = 10_000
 ORIENTATION = 0x0112
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -103,9 +104,9 @@ def _opened(file: Path) -> Iterator[Image.Image]:
     except UnidentifiedImageError:
         raise UnreadableError("none of the formats that are read, or damaged at its beginning") from None
     except MemoryError:
-        raise UnreadableError("does not fit into memory") from None
+        raise UnreadableError("does not fit into memory", passing=True) from None
     except OSError as error:
-        raise UnreadableError(_line(error.strerror or str(error))) from None
+        raise UnreadableError(_line(error.strerror or str(error)), passing=is_passing(error)) from None
     except Exception as error:  # the parser of a damaged image raises whatever its bytes lead it to
         raise UnreadableError(_line(str(error) or type(error).__name__)) from None
     finally:

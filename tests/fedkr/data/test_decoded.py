@@ -3,6 +3,7 @@
 import errno
 import os
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from fedkr.data import decoding, load_source
 from fedkr.data.decoded import Decoded, kept
 from fedkr.data.listing import LeftOut
 from fedkr.data.registry import _load_once
+from fedkr.errors import UserError
 
 
 @pytest.fixture
@@ -70,9 +72,54 @@ def test_another_file_or_option_is_decoded_anew_and_what_was_kept_before_goes(lo
     Image.fromarray(np.full((8, 8), 9, np.uint8)).save(scans / "ill" / "3.png")
     assert load()[1] == 31 and len(files(tmp_path)) == 2 and not set(files(tmp_path)) & set(names)
     assert load(size=4)[1] == 31 and load(size=4, limit=9, test_fraction=0.5)[1] == 0
+    assert load(size=4, patients="none", remove_leaks=True, near_leaks=1.0)[1] == 0
     (scans / "ill" / "broken.png").unlink()
     assert load(size=4)[0].left_out == ()
     assert (tmp_path / "decoded" / "left-out.txt").read_text() == ""
+
+
+def failing(monkeypatch, error):
+    """Have the system or memory fail at each file of one class."""
+    read = Path.read_bytes
+
+    def fail(path):
+        if path.parent.name == "ill":
+            raise error
+        return read(path)
+
+    monkeypatch.setattr(Path, "read_bytes", fail)
+
+
+@pytest.mark.parametrize("error", [OSError(errno.EIO, "I/O error"), PermissionError(errno.EACCES, "no"), MemoryError()])
+def test_a_failure_that_may_pass_is_not_kept(load, tmp_path, monkeypatch, error):
+    with monkeypatch.context() as patch:
+        failing(patch, error)
+        with pytest.raises(UserError, match="16 of 31 files cannot be read"):
+            load()
+        assert files(tmp_path) == []
+    source, decoded = load()
+    assert decoded == 31 and len(source.left_out) == 1 and load()[1] == 0
+
+
+def test_what_changes_while_it_is_decoded_is_not_kept(load, scans, tmp_path, monkeypatch):
+    (scans / "ill" / "broken.png").unlink()
+    away = tmp_path / "away"
+    read = decoding.decode
+
+    def with_share_gone(listing, config):
+        scans.rename(away)
+        try:
+            return read(listing, config)
+        finally:
+            scans.mkdir()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(decoding, "decode", with_share_gone)
+        with pytest.raises(UserError, match="30 of 30 files cannot be read"):
+            load()
+    scans.rmdir()
+    away.rename(scans)
+    assert load()[1] == 30 and load()[1] == 0
 
 
 @pytest.mark.parametrize("suffix", ["npy", "json"])

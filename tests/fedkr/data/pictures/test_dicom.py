@@ -151,6 +151,31 @@ def test_a_table_of_values_of_interest(tmp_path):
     assert found.ravel().tolist() == [200, 100, 50, 0]
 
 
+def interest(descriptor, values):
+    table = pydicom.Dataset()
+    table.LUTDescriptor, table.LUTData = descriptor, np.asarray(values, np.uint16).tobytes()
+    return table
+
+
+def test_a_table_of_8_bits_can_have_more_than_256_entries(tmp_path):
+    table = interest([4096, 0, 8], np.arange(4096) // 16)
+    values = np.array([[[0, 255, 256, 1000, 4095]], [[4095, 1000, 256, 255, 0]]], np.uint16)
+    dicom_file(tmp_path / "x.dcm", values, VOILUTSequence=[table])
+    first, second = read_dicom(tmp_path / "x.dcm", DataConfig(frames="all")).frames
+    assert first.pixels.ravel().tolist() == [0, 15, 16, 62, 255]
+    assert second.pixels.ravel().tolist() == [255, 62, 16, 15, 0]
+
+
+@pytest.mark.parametrize("bits", [8, 12, 16])
+def test_a_table_counts_for_rescaled_values_too(tmp_path, bits):
+    top = 2**bits - 1
+    table = interest([4, 10, bits], [top, top // 2, top // 4, 0])
+    found = read(
+        tmp_path, np.array([[0, 1, 2, 9]], np.uint16), VOILUTSequence=[table], RescaleSlope=1, RescaleIntercept=10
+    )
+    assert abs(found.ravel().astype(int) - [255, 127, 63, 0]).max() <= 1
+
+
 def test_each_frame_of_an_enhanced_file_has_its_own_rules(tmp_path):
     def group(center):
         window, item = pydicom.Dataset(), pydicom.Dataset()
@@ -230,6 +255,22 @@ def test_the_patients_of_the_headers_are_never_divided(hospital):
         }
         assert len(set(pairs.values())) == len(pairs) and set(np.bincount(part.groups)) <= {0, 2}
     assert load(hospital, patients="none").pool.groups is None
+
+
+@pytest.mark.parametrize("named", [(0,), (1,), (0, 1)])
+def test_a_table_that_names_some_of_a_patients_files_names_them_all(hospital, named):
+    """Two files a patient: the first, the second or both have the table's own name for it."""
+    lines = ["path,label,patient,split"]
+    for index in range(40):
+        kind, name = ("healthy", "ill")[index % 2], f"IM{index:05}" if index % 3 else f"1.2.840.{index}"
+        patient = f"P{index // 2}" if index % 2 in named else ""
+        lines.append(f"scans/{kind}/{name},{kind},{patient},")
+    path = hospital.parent / "table.csv"
+    path.write_text("\n".join(lines))
+    source = load_source(DataConfig(name="table", path=str(path)))
+    assert not set(source.pool.groups.tolist()) & set(source.test.groups.tolist())
+    for part in (source.pool, source.test):
+        assert set(np.bincount(part.groups)) <= {0, 2}
 
 
 def test_nothing_of_a_header_is_kept_or_said(hospital, tmp_path, caplog, capfd):
