@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from fedkr.config import nearest
 from fedkr.disk import write_atomic
+from fedkr.documents import MOST_CLASSES
 from fedkr.errors import UserError, one_line
 
 SPLITS = {
@@ -25,8 +26,15 @@ LEFT_OUT_FILE = "left-out.txt"
 # What systems and other programs put beside images.
 NO_IMAGES = {"thumbs.db", "desktop.ini", "ehthumbs.db", "dicomdir"}
 HIDDEN = (".", "__", "@")
-MOST_CLASSES = 1_000
-MOST_KINDS, LONGEST_SUFFIX = 6, 6
+MOST_KINDS = 6
+# Endings of formats and no others: what follows a name's last point may be a patient's name.
+TOLD_ENDINGS = {
+    *(".gif", ".svg", ".heic", ".heif", ".avif", ".jp2", ".j2k", ".psd", ".raw", ".dng", ".pdf", ".eps"),
+    *(".txt", ".csv", ".tsv", ".json", ".xml", ".html", ".md", ".log", ".doc", ".docx", ".xls", ".xlsx", ".yaml"),
+    *(".nii", ".nrrd", ".mha", ".mhd", ".hdr", ".svs", ".ndpi", ".npy", ".npz", ".h5", ".mat", ".pt", ".pkl"),
+    *(".zip", ".gz", ".tar", ".tgz", ".7z", ".rar", ".mp4", ".avi", ".mov", ".mpg", ".db", ".ini", ".bak", ".tmp"),
+    *(".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".dcm"),
+}
 
 
 class LeftOut(NamedTuple):
@@ -150,8 +158,7 @@ def passed_over(files: Iterable[Path]) -> list[str]:
 def _kind(file: Path) -> str:
     """Return the end of a name if it is one of a format, which tells nothing of whose file it is."""
     suffix = file.suffix.lower()
-    plain = 1 < len(suffix) <= LONGEST_SUFFIX and suffix[1:].isalnum() and suffix.isascii() and suffix[1].isalpha()
-    return suffix if plain else "of no known ending"
+    return suffix if suffix in TOLD_ENDINGS else "of no known ending"
 
 
 def walk(folder: Path) -> Iterator[Path]:

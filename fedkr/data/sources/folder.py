@@ -82,15 +82,17 @@ def _split_folders(root: Path, wanted: Sequence[str]) -> dict[str, Path]:
     known = [folder for folder in folders if folder.name.lower() in SPLITS]
     named = {same_text(name) for name in wanted}
     splits = {SPLITS[folder.name.lower()]: folder for folder in known}
-    if "train" not in splits or len(known) < 2 or any(folder.name in named for folder in known):
+    if any(same_text(folder.name) in named for folder in known):
         return {"": root}
-    if not all(_folders(folder) for folder in known):
+    within = [folder for folder in known if _folders(folder)]
+    # A single one without folders in it is a class, as trains are; of two nobody knows.
+    if not within and len(splits) < 2:
         return {"": root}
-    if len(splits) < len(known) or len(known) < len(folders):
+    if "train" not in splits or len(known) < 2 or len(within) < len(folders) or len(splits) < len(known):
         names = ", ".join(sorted(folder.name for folder in folders))
         raise UserError(
-            f"{root}: has folders of official splits beside others ({names}); leave train, val and test, one each, or "
-            "name the classes in data.classes"
+            f"{root}: has folders of official splits beside others ({names}); leave train, val and test, one each, "
+            "with a sub-folder a class in each, or name the classes in data.classes"
         )
     return splits
 

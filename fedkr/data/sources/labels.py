@@ -10,12 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedkr.data.listing import same_text
+from fedkr.documents import MOST_CLASSES
 from fedkr.errors import UserError, few
 
-# A study has no more, and a file of patient ids or of real numbers in the place of labels has.
-MOST_CLASSES, LONGEST_NAME = 1_000, 4_000
-# What pandas and NumPy write for a missing value, once it is text.
-MISSING = ("", "nan", "NaN", "<NA>", "NaT")
+LONGEST_NAME = 4_000
+# What pandas, NumPy, R and databases write for a missing value, once it is text.
+MISSING = ("", "nan", "NaN", "<NA>", "NaT", "NA", "None", "NULL")
 
 Values = NDArray[np.int64] | NDArray[np.str_]
 
@@ -62,9 +62,9 @@ def classes_of(
 ) -> tuple[tuple[str, ...], dict[str, NDArray[np.int64]], list[str]]:
     """Return the classes, each split's labels as indices into them, and warnings.
 
-    Text is a class's name. So are numbers where all of them are among ``names``, as in ``data.classes=[1,2]``; numbers
-    from 0 to one less than there are names are the names' places. Without names the classes are the values that the
-    splits hold, in order: labels 1 and 2 make two classes of these names, never three.
+    Text is a class's name. So are numbers where all of them are among ``names``, as in ``data.classes=['1','2']``;
+    numbers from 0 to one less than there are names are the names' places. Without names the classes are the values that
+    the splits hold, in order: labels 1 and 2 make two classes of these names, never three.
 
     Args:
         splits: int64 or text ``[N]`` by the name of the split.
@@ -101,6 +101,7 @@ def _check_values(splits: Mapping[str, Values], found: Values, where: str) -> No
     if found.dtype.kind == "i" and found[0] < 0:
         split = next(name for name, values in splits.items() if values.min() < 0)
         raise UserError(f"{where}: {split}_labels holds {found[0]}; labels are not negative, leave such images out")
+    # A file of patient ids or of real numbers in the place of labels has more.
     if len(found) > MOST_CLASSES:
         raise UserError(f"{where}: {len(found)} different labels; a study has at most {MOST_CLASSES} classes")
 

@@ -21,14 +21,16 @@ from numpy.typing import NDArray
 from fedkr.config import DataConfig
 from fedkr.data.images import ImageSet, joined
 from fedkr.data.listing import same_text
+from fedkr.data.pictures.frame import LONGEST_REASON
 from fedkr.data.registry import Source, set_apart_test
-from fedkr.data.sources.labels import LONGEST_NAME, MOST_CLASSES, Values, classes_of, groups_of, texts, whole_numbers
+from fedkr.data.sources.labels import LONGEST_NAME, Values, classes_of, groups_of, texts, whole_numbers
 from fedkr.disk import from_home
+from fedkr.documents import MOST_CLASSES
 from fedkr.errors import UserError
 
 # What deflate can do at best, with a little for headers.
 LARGEST_RATIO, SMALL = 1_032, 4_096
-NAMED, LONGEST_REASON = 20, 200
+NAMED = 20
 # Of larger arrays of the wrong type nobody counts what is not a number.
 LOOKED_AT = 16_000_000
 WITHOUT_TEST_GROUPS = "test_groups is missing, so nobody knows if a patient of train_groups is in the test set too"

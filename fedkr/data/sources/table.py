@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 import stat as stat_module
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from fedkr.config import DataConfig, nearest
 from fedkr.data.decoding import source_of
 from fedkr.data.listing import SPLITS, Entry, LeftOut, Listing, known_classes, same_text, shown
+from fedkr.data.pictures.frame import LONGEST_REASON
 from fedkr.data.registry import Source
+from fedkr.data.sources.labels import MISSING
 from fedkr.disk import from_home
 from fedkr.errors import UserError, one_line
 
 NEEDED, KNOWN = ("path", "label"), ("path", "label", "patient", "split")
 DELIMITERS = (",", ";", "\t")
-LONGEST_REASON = 200
+LONGEST_NUMBER = 20
 # A table of more is no list of one hospital's images.
 MOST_BYTES, MOST_ROWS = 500_000_000, 10_000_000
 
@@ -50,7 +53,9 @@ def listing(config: DataConfig) -> Listing:
     if config.patients == "folder":
         raise UserError("data.patients=folder: a table names patients in its column patient; use data.patients=auto")
     path = from_home(Path(config.path))
-    rows = list(_parquet_rows(path) if path.suffix.lower() in (".parquet", ".pq") else _csv_rows(path))
+    read = _parquet_rows if path.suffix.lower() in (".parquet", ".pq") else _csv_rows
+    known = {same_text(name) for name in config.classes}
+    rows = [(number, _without_missing(row, known)) for number, row in read(path)]
     left_out = [LeftOut(f"row {number}", f"no {missing}") for number, row in rows if (missing := _missing(row))]
     whole = [(number, row) for number, row in rows if not _missing(row)]
     if not whole:
@@ -64,12 +69,22 @@ def listing(config: DataConfig) -> Listing:
     return Listing(str(path), classes, entries, left_out)
 
 
+def _without_missing(row: dict[str, str], known: Collection[str]) -> dict[str, str]:
+    """Return a row with nothing for what stands for a missing label or patient, unless it is a known class's name."""
+    return row | {
+        name: ""
+        for name in ("label", "patient")
+        if row.get(name) in MISSING and not (name == "label" and row[name] in known)
+    }
+
+
 def _missing(row: dict[str, str]) -> str:
     return next((name for name in NEEDED if not row.get(name)), "")
 
 
 def _labels(found: set[str]) -> list[str]:
-    return sorted(found, key=int) if all(name.isascii() and name.isdigit() for name in found) else sorted(found)
+    whole = all(name.isascii() and name.isdigit() and len(name) < LONGEST_NUMBER for name in found)
+    return sorted(found, key=lambda name: (int(name), name)) if whole else sorted(found)
 
 
 def _entry(path: Path, number: int, row: dict[str, str], label: int) -> Entry:
@@ -83,7 +98,8 @@ def _entry(path: Path, number: int, row: dict[str, str], label: int) -> Entry:
 def _check_listed_once(path: Path, rows: Sequence[Row]) -> None:
     seen: dict[str, int] = {}
     for number, row in rows:
-        if (other := seen.setdefault(row["path"], number)) != number:
+        file = os.path.normpath(path.parent / row["path"])
+        if (other := seen.setdefault(file, number)) != number:
             raise UserError(f"{path}: rows {other} and {number} list the same file ({shown(row['path'])}); keep one")
 
 

@@ -178,7 +178,30 @@ def test_official_splits_beside_other_folders_are_refused(scans, tmp_path):
 def test_classes_that_are_called_train_and_test_can_be_named(scans):
     (scans / "healthy").rename(scans / "train")
     (scans / "ill").rename(scans / "test")
-    assert load(scans).pool.classes == ("test", "train")
+    assert load(scans, classes=["test", "train"]).pool.classes == ("test", "train")
+    with pytest.raises(UserError, match=r"\(test, train\).*with a sub-folder a class in each, or name the classes"):
+        load(scans)
+
+
+@pytest.mark.parametrize("beside", ["test", "more"])
+@pytest.mark.parametrize("flat", [True, False])
+def test_a_split_beside_what_is_none_is_no_class(scans, tmp_path, beside, flat):
+    shutil.copytree(scans, tmp_path / "splits" / "train")
+    shutil.copytree(scans / "ill" if flat else scans, tmp_path / "splits" / beside)
+    if beside == "test" and not flat:
+        assert load(tmp_path / "splits").pool.classes == ("healthy", "ill")
+        return
+    for options in ({}, {"classes": ["healthy", "ill"]}):
+        with pytest.raises(
+            UserError, match=rf"official splits beside others \({', '.join(sorted([beside, 'train']))}\)"
+        ):
+            load(tmp_path / "splits", **options)
+    assert load(tmp_path / "splits", classes=["train", beside]).pool.classes == ("train", beside)
+
+
+def test_a_class_that_is_called_as_one_split_is_a_class(scans):
+    (scans / "ill").rename(scans / "train")
+    assert load(scans).pool.classes == ("healthy", "train")
 
 
 def test_one_name_in_two_spellings_of_unicode_is_one_class(scans):
@@ -205,6 +228,12 @@ def test_what_is_passed_over_is_counted(scans):
         "4 file(s) were passed over, of no kind that is read: 2 .gif, 1 .txt, 1 of no known ending",
         "1 image(s) lie beside the classes' folders, in none of them, and are not taken",
     ]
+
+
+@pytest.mark.parametrize("name", ["1 .meier", "scan.anna", "x.m1234", "a.Müller"])
+def test_what_follows_a_point_is_told_only_where_it_is_a_formats(scans, name):
+    (scans / "ill" / name).write_bytes(b"nothing that is read")
+    assert load(scans).warnings == ["1 file(s) were passed over, of no kind that is read: 1 of no known ending"]
 
 
 def test_grey_among_colour_is_told_and_can_be_chosen(scans):

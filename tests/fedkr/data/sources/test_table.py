@@ -78,6 +78,38 @@ def test_numbers_as_labels_are_in_the_order_of_numbers(scans):
     assert load(scans, csv_text(rows(label=lambda i: (2, 10)[i % 2]))).pool.classes == ("2", "10")
 
 
+def test_numbers_that_are_equal_and_long_ones_have_an_order(scans):
+    for names in (("1", "01", "2"), ("2", "1", "01")):
+        assert table._labels(dict.fromkeys(names)) == ["01", "1", "2"]
+    long = "7" * 5000
+    with pytest.raises(UserError, match="a name of 5000 characters"):
+        load(scans, csv_text(rows(label=lambda i: (long, "3")[i % 2])))
+
+
+@pytest.mark.parametrize("missing", ["NA", "nan", "NaN", "None", "NULL", "<NA>", " "])
+def test_what_stands_for_a_missing_value_is_no_class_and_no_patient(scans, missing):
+    content = rows(
+        label=lambda i: missing if i == 0 else ("healthy", "ill")[i % 2],
+        patient=lambda i: missing if i < 10 else f"P{i // 2}",
+    )
+    source = load(scans, csv_text(content), least_usable=0.9)
+    assert source.pool.classes == ("healthy", "ill") and len(source.pool) + len(source.test) == 19
+    assert [(item.name, item.reason) for item in source.left_out] == [("row 2", "no label")]
+    assert "9 file(s) name no patient, and each counts as a patient of its own" in source.warnings
+
+
+def test_a_class_that_is_called_none_can_be_named(scans):
+    content = rows(label=lambda i: ("None", "ill")[i % 2])
+    assert load(scans, csv_text(content), classes=["ill", "None"]).pool.class_counts().tolist() == [8, 8]
+
+
+@pytest.mark.parametrize("spelt", ["./images/1.png", "images//1.png", "images/../images/1.png", "{}/images/1.png"])
+def test_one_file_in_two_spellings_is_listed_twice(scans, spelt):
+    content = f"path,label\nimages/1.png,x\n{spelt.format(scans)},y\n"
+    with pytest.raises(UserError, match=r"rows 2 and 3 list the same file"):
+        load(scans, content)
+
+
 def test_named_classes_keep_their_order_and_an_unknown_one_is_refused(scans):
     assert load(scans, csv_text(rows()), classes=["ill", "rare", "healthy"]).pool.class_counts().tolist() == [8, 0, 8]
     with pytest.raises(UserError, match=r"class 'ill' is not in data.classes"):
