@@ -10,6 +10,7 @@ from fedkr.config import Study
 from fedkr.data.identity import what_changed
 from fedkr.disk import write_json
 from fedkr.errors import UserError
+from sites.ledger import Ledger
 from sites.records import read_records
 from sites.studies import study_digest
 from sites.workspace import SiteFile, site_source
@@ -30,7 +31,13 @@ def keep_data(file: SiteFile, study: Study, message_type: str) -> None:
     Raises:
         UserError: data other than those that the study began with, with what changed of them.
     """
-    path, name, now = Path(file.records) / DATA_FILE, study_digest(study), site_source(file).identity
+    records, name, now = Path(file.records), study_digest(study), site_source(file).identity
+    # Studies that begin at one time would write over each other's line.
+    with Ledger(records).locked():
+        _keep(records / DATA_FILE, name, now, message_type)
+
+
+def _keep(path: Path, name: str, now: str, message_type: str) -> None:
     kept = read_records(path)
     if (began := kept.get(name)) == now:
         return

@@ -81,7 +81,7 @@ class Ledger:
         """Return all answers, and what began without one, oldest first; raise :class:`UserError` for an unread file."""
         if not self.path.exists():
             return []
-        with self._locked() as handle:
+        with self.locked() as handle:
             lines = _read(handle)
         answered = {_question(entry) for entry in lines if not entry.begun}
         return [entry for entry in lines if not entry.begun or _question(entry) not in answered]
@@ -93,7 +93,7 @@ class Ledger:
             PolicyError: the budget is spent.
             UserError: the ledger cannot be written, so that no work may begin.
         """
-        with self._locked() as handle:
+        with self.locked() as handle:
             before = _read(handle)
             _check_models(before, entry, budget)
             if _question(entry) not in map(_question, before):
@@ -106,14 +106,15 @@ class Ledger:
             PolicyError: the budget is spent, or these images are more than it has left.
             UserError: the ledger cannot be written, so that nothing may leave.
         """
-        with self._locked() as handle:
+        with self.locked() as handle:
             before = _read(handle)
             _check_models(before, entry, budget)
             _check_images(before, entry, budget)
             _append(handle, entry)
 
     @contextmanager
-    def _locked(self) -> Iterator[IO[bytes]]:
+    def locked(self) -> Iterator[IO[bytes]]:
+        """Keep all other processes from the ledger; raise :class:`UserError` where it cannot be opened."""
         make_records(self.path.parent)
         try:
             with os.fdopen(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600), "r+b") as handle:

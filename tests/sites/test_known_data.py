@@ -1,7 +1,10 @@
 """A hospital's data while a study runs: others in their place are noticed, and by the site alone."""
 
+import dataclasses
 import logging
 import re
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -12,7 +15,7 @@ from sites.admission import check_split, keep_split
 from sites.check import check_site
 from sites.known_data import MOST_STUDIES, keep_data
 from sites.records import read_records
-from sites.workspace import open_site, read_site_file
+from sites.workspace import open_site, read_site_file, site_source
 
 
 @pytest.fixture
@@ -71,6 +74,22 @@ def test_the_records_of_earlier_studies_do_not_grow_without_end(hospital, study,
     for study.seed in range(5):
         keep_data(file, study, wire.DESCRIBE)
     assert MOST_STUDIES > 3 and len(read_records(tmp_path / "site-records" / "data.json")) == 3
+
+
+def test_studies_that_begin_at_one_time_are_all_written_down(hospital, study, tmp_path, monkeypatch):
+    file = read_site_file(hospital())
+    studies = [dataclasses.replace(study, seed=seed) for seed in range(4)]
+    site_source(file)
+
+    def read_slowly(path):
+        found = read_records(path)
+        time.sleep(0.02)
+        return found
+
+    monkeypatch.setattr("sites.known_data.read_records", read_slowly)
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda one: keep_data(file, one, wire.DESCRIBE), studies))
+    assert len(read_records(tmp_path / "site-records" / "data.json")) == 4
 
 
 @pytest.mark.parametrize(
