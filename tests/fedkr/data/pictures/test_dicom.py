@@ -1,5 +1,6 @@
 """DICOM: values as pydicom has them, grey levels as the standard's rules say, and nothing of a header anywhere."""
 
+import errno
 import logging
 import sys
 from pathlib import Path
@@ -218,6 +219,21 @@ def test_a_damaged_file_is_pictures_or_one_line(tmp_path, rng):
 
     accepted, found = read_bounded("DICOM", work)
     assert not accepted or all(frame.pixels.dtype == np.uint8 for frame in found.frames)
+
+
+@pytest.mark.parametrize(
+    ("error", "passing"), [(OSError(errno.EIO, "I/O error"), True), (MemoryError(), True), (ValueError("odd"), False)]
+)
+@pytest.mark.parametrize("where", ["pydicom.dcmread", "pydicom.pixels.pixel_array"])
+def test_a_failure_of_the_system_is_told_from_damage(tmp_path, monkeypatch, error, passing, where):
+    def fail(*args, **options):
+        raise error
+
+    dicom_file(tmp_path / "x.dcm", CT)
+    monkeypatch.setattr(where, fail)
+    with pytest.raises(UnreadableError) as caught:
+        read_dicom(tmp_path / "x.dcm", DataConfig())
+    assert caught.value.passing is passing
 
 
 def test_without_pydicom_the_reason_says_what_to_install(tmp_path, monkeypatch):
