@@ -58,7 +58,7 @@ def own_split(study: Study) -> dict[str, Any]:
 def own_rules(study: Study) -> dict[str, Any]:
     """Return the site file's rules by which any study may run that names the modules of this one."""
     modules = [name for _, name in named_modules(study)]
-    bounds = {name: [0.0, 1e38] for name in BOUNDS}
+    bounds = {name: [-1e38, 1e38] for name in BOUNDS}
     return {"bounds": bounds, "modules": modules, "hours": 1e6, "gigabytes": 1e6}
 
 
