@@ -105,7 +105,7 @@ def findings(results: Results) -> list[Finding]:
     return lines
 
 
-def site_verdicts(line: Finding) -> str:
+def verdicts_in_words(line: Finding) -> str:
     """Return how many sites got which verdict, as in '2 leakage found, 1 cannot tell'."""
     return ", ".join(
         f"{line.sites[verdict]} {verdict}" for verdict in (FOUND, NONE_FOUND, UNCLEAR) if line.sites[verdict]
