@@ -16,14 +16,14 @@ from fedkr.data.decoded import Decoded, kept
 from fedkr.data.images import ImageSet
 from fedkr.data.listing import Entry, LeftOut, Listing, shown, write_left_out
 from fedkr.data.pictures import dicom
+from fedkr.data.pictures.apart import FrameDecoder
 from fedkr.data.pictures.dicom import read_dicom
 from fedkr.data.pictures.frame import Frame, Pictures, UnreadableError
 from fedkr.data.pictures.image_file import SUFFIXES, read_image_file
+from fedkr.data.pictures.levels import Brightest
 from fedkr.data.registry import Source, set_apart_test
 from fedkr.errors import UserError
 
-# Values of 16 bits of which none reaches a quarter of the range were made with fewer bits.
-LEAST_TOP = 1 << 14
 MOST_NAMED = 50
 # Options of a dataset that decide nothing about the pixels of one file.
 NOT_OF_PIXELS = (
@@ -39,8 +39,6 @@ def source_of(listing: Listing, config: DataConfig, cache: Path | None) -> Sourc
         UserError: fewer readable files than ``config.least_usable``, images of several sizes without ``config.size``,
             or values of more than 8 bits that ``config`` maps to almost nothing.
     """
-    if config.range and config.scale == "image":
-        raise UserError(f"data.range={config.range} and data.scale=image: choose one of them")
     depends = {name: value for name, value in dataclasses.asdict(config).items() if name not in NOT_OF_PIXELS}
     stamp = listing.stamp()
 
@@ -62,30 +60,31 @@ def source_of(listing: Listing, config: DataConfig, cache: Path | None) -> Sourc
 
 def decode(listing: Listing, config: DataConfig) -> Decoded:
     """Read each file of a list; raise :class:`UserError` as :func:`source_of` does, for all but too few files."""
-    work = _Decoding(listing.where, config)
-    for index, entry in enumerate(listing.entries):
-        work.add(index, entry)
+    with FrameDecoder() as decoder:
+        work = _Decoding(listing.where, config, decoder)
+        for index, entry in enumerate(listing.entries):
+            work.add(index, entry)
     return work.result()
 
 
 class _Decoding:
     """Frames, one file after the other, and what is to be said of them."""
 
-    def __init__(self, where: str, config: DataConfig) -> None:
-        self.where, self.config = where, config
+    def __init__(self, where: str, config: DataConfig, decoder: FrameDecoder) -> None:
+        self.where, self.config, self.decoder = where, config, decoder
         self.pixels: list[NDArray[np.uint8] | None] = []
         self.entry: list[int] = []
         self.patient: list[int] = []
         self.patients: dict[bytes, int] = {}
         self.left_out: list[LeftOut] = []
         self.counts: Counter[str] = Counter()
-        self.top = 0
+        self.brightest = Brightest()
         self.passing = False
 
     def add(self, index: int, entry: Entry) -> None:
         """Read a file, or note why it cannot be read."""
         try:
-            found = _read(entry.file, self.config)
+            found = _read(entry.file, self.config, self.decoder)
         except UnreadableError as error:
             self.left_out.append(LeftOut(shown(entry.name), str(error)))
             self.passing |= error.passing
@@ -107,18 +106,11 @@ class _Decoding:
             )
         self.pixels.append(frame.pixels)
         self.counts["grey" if frame.pixels.ndim == 2 else "colour"] += 1
-        if frame.top is not None:
-            self.counts["deep"] += 1
-            self.top = max(self.top, frame.top)
+        self.brightest.add(frame.top)
 
     def result(self) -> Decoded:
         """Return all frames as one array."""
-        if self.counts["deep"] and self.top < LEAST_TOP:
-            full = (1 << self.top.bit_length()) - 1
-            raise UserError(
-                f"{self.where}: the brightest pixel of {self.counts['deep']} image(s) of 16 bits is {self.top} of "
-                f"65535, so they would be almost black; set data.range=[0,{full}], or [0,65535] if that is meant"
-            )
+        self.brightest.check(self.where)
         entry, patient = np.array(self.entry, dtype=np.int64), np.array(self.patient, dtype=np.int64)
         return Decoded(self._stack(), entry, patient, self.left_out, self._warnings(), self.passing)
 
@@ -148,9 +140,9 @@ class _Decoding:
         return lines
 
 
-def _read(file: Path, config: DataConfig) -> Pictures:
+def _read(file: Path, config: DataConfig, decoder: FrameDecoder) -> Pictures:
     if file.suffix.lower() in dicom.SUFFIXES or (file.suffix.lower() not in SUFFIXES and dicom.is_dicom(file)):
-        return read_dicom(file, config)
+        return read_dicom(file, config, decoder)
     return read_image_file(file, config)
 
 

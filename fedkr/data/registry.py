@@ -37,6 +37,8 @@ BUILT_IN = {
     "folder": "fedkr.data.sources.folder",
     "table": "fedkr.data.sources.table",
 }
+# Of 255; scikit-learn's digits, for one, have values from 0 to 16.
+LEAST_CONTRAST = 16
 # Their files are decoded one by one, which a cache spares later processes.
 OF_SINGLE_FILES = ("folder", "table")
 
@@ -190,12 +192,15 @@ def set_apart_test(everything: ImageSet, fraction: float, where: str) -> Source:
 def _load_once(wanted: _Wanted) -> Source:
     config = read_dataclass(DataConfig, json.loads(wanted.config), "data")
     check_values(config, "data")
+    if config.range and config.scale == "image":
+        raise UserError(f"data.range={config.range} and data.scale=image: choose one of them")
     load = find_loader(config.name)
     source = load(config, wanted.cache) if config.name in OF_SINGLE_FILES else load(config)
     _check(source, config)
     source = _without_leaks(_limited(source, config.limit), config)
     leaks = source.leaks.warnings() if source.leaks else []
-    return dataclasses.replace(source, warnings=[*source.warnings, *_class_warnings(source), *leaks])
+    warnings = [*source.warnings, *_class_warnings(source), *_contrast_warnings(source.pool), *leaks]
+    return dataclasses.replace(source, warnings=warnings)
 
 
 def find_loader(name: str) -> Callable[..., Source]:
@@ -223,6 +228,11 @@ def _check(source: Source, config: DataConfig) -> None:
         raise UserError(
             f"data.size={config.size}: the images of {config.name!r} have {pool.size} x {pool.size} pixels; "
             f"use data.size=0 or {pool.size}"
+        )
+    if config.channels not in (0, pool.channels):
+        raise UserError(
+            f"data.channels={config.channels}: the images of {config.name!r} have {pool.channels}; "
+            f"use data.channels=0 or {pool.channels}"
         )
     if config.classes and [same_text(name) for name in config.classes] != [same_text(name) for name in pool.classes]:
         raise UserError(
@@ -271,3 +281,11 @@ def _class_warnings(source: Source) -> list[str]:
         "have no test image, so that no figure says how well they are told apart": (pool > 0) & (test == 0),
     }
     return [f"classes that {what}: {few(names[those].tolist())}" for what, those in told.items() if those.any()]
+
+
+def _contrast_warnings(pool: ImageSet) -> list[str]:
+    """Return a line for images that show next to nothing, as values from 0 to 1, or to 16, saved as uint8 do."""
+    low, high = (int(end) for end in (pool.images.min(initial=255), pool.images.max(initial=0)))
+    if high - low > LEAST_CONTRAST:
+        return []
+    return [f"all pixels of all images are from {low} to {high} of 255, so they show next to nothing: are they scaled?"]

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from fedkr.data.pictures.image_file import SUFFIXES, open_image
-from fedkr.data.sources.npz import NpzFile, read_images
+from fedkr.data.sources.npz_file import NpzFile
+from fedkr.data.sources.npz_images import read_images
 from fedkr.errors import UserError
 from simulations.export.bundle import (
     INPUT,

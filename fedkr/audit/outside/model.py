@@ -27,9 +27,11 @@ from fedkr.audit.statistics.blind import BlindResult, blind_baseline, holm_rejec
 from fedkr.audit.subject import Subject
 from fedkr.audit.targets import CONTROL
 from fedkr.audit.verdict import Blind, SiteVerdict, site_verdicts
-from fedkr.config import AuditConfig, ClassifierConfig
+from fedkr.config import AuditConfig, ClassifierConfig, DataConfig
 from fedkr.data.images import ImageSet, Shape, content_digest
-from fedkr.data.sources.npz import NpzFile, read_splits
+from fedkr.data.sources.npz import read_splits
+from fedkr.data.sources.npz_file import NpzFile
+from fedkr.data.sources.npz_images import check_uint8
 from fedkr.errors import UserError
 from fedkr.learning.job import Job
 from fedkr.learning.models import load_classifier
@@ -72,9 +74,12 @@ def read_outside(path: Path, classes: int | None = None, seed: int = 0) -> Outsi
     """
     with NpzFile(path) as file:
         names = () if classes is None else tuple(str(label) for label in range(classes))
-        splits, warnings = read_splits(file, ("train", *NONMEMBERS, "test"), names)
+        wanted = ("train", *NONMEMBERS, "test")
+        for key in [f"{name}_images" for name in wanted if f"{name}_images" in file]:
+            check_uint8(file, key)  # who trained on more than 8 bits trained on other images than the audit would see
+        splits, told, renamed = read_splits(file, wanted, DataConfig(classes=list(names)))
         # Labels are the places of the model's outputs, which no order of other values tells.
-        if warnings or (file.header("train_labels")[1].kind in "US" and "classes" not in file):
+        if renamed or (file.header("train_labels")[1].kind in "US" and "classes" not in file):
             raise UserError(
                 f"{path}: labels are not the places of the model's outputs; number them from 0 to one less than it "
                 "has, or name how many it has by --classes"
@@ -88,7 +93,7 @@ def read_outside(path: Path, classes: int | None = None, seed: int = 0) -> Outsi
     train, nonmembers = splits["train"], splits[source]
     if (train.groups is None) != (nonmembers.groups is None):
         raise UserError(f"{path}: groups are given for only one of train and {source}; give both or neither")
-    notes = [f"members are the file's train split, non-members its {source} split"]
+    notes = [*told, f"members are the file's train split, non-members its {source} split"]
     if source == "val":
         notes.append(
             "a val split that chose the model's checkpoint or settings is not untouched, which makes leakage look "

@@ -12,7 +12,9 @@ import hashlib
 import logging
 import secrets
 import warnings
+import zlib
 from collections.abc import Iterator
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +23,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from fedkr.config import DataConfig
+from fedkr.data.pictures.apart import DecoderEndedError, FrameDecoder, RefusedError
 from fedkr.data.pictures.frame import (
     MOST_FRAMES,
     MOST_PIXELS,
@@ -39,6 +42,11 @@ if TYPE_CHECKING:
 
 SUFFIXES = (".dcm", ".dicom", ".ima")
 PREFIX_AT, PREFIX = 128, b"DICM"
+PREAMBLE, META_GROUP = bytes(PREFIX_AT) + PREFIX, 0x0002
+# The element that says how all others are written: as those are that were deflated.
+EXPLICIT = b"\x02\x00\x10\x00UI\x14\x00" + b"1.2.840.10008.1.2.1\0"
+# Of an unpacked file there are up to three copies.
+MOST_INFLATED = 64_000_000
 PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 MONOCHROME = ("MONOCHROME1", "MONOCHROME2")
 # Drawn anew by each process and kept nowhere: the digest of a patient's id only tells, within one reading, which files
@@ -58,7 +66,7 @@ def is_dicom(file: Path) -> bool:
         return False
 
 
-def read_dicom(file: Path, config: DataConfig) -> Pictures:
+def read_dicom(file: Path, config: DataConfig, decoder: FrameDecoder | None = None) -> Pictures:
     """Return a file's first frame, or all of them (``config.frames``), as grey levels or RGB.
 
     Grey values are rescaled by the modality's rule (slope and intercept, or its table), then mapped to 0..255 by
@@ -67,20 +75,26 @@ def read_dicom(file: Path, config: DataConfig) -> Pictures:
     greatest value, padding left aside, but for 8-bit values, which stay. MONOCHROME1 is inverted. Of colours with more
     than 8 bits the upper 8 count.
 
+    Args:
+        file: a DICOM file.
+        config: the rules.
+        decoder: decodes compressed frames; None for a process of this file's own, which takes long to start.
+
     Raises:
         UnreadableError: pydicom or a decoder is missing, or the file is damaged or holds no pictures.
     """
-    with _quiet():
+    with _quiet(), contextlib.ExitStack() as stack:
         dataset = _header(file)
+        decoder = decoder or stack.enter_context(FrameDecoder())
         count = _frame_count(dataset)
         frames = []
         for index in range(count if config.frames == "all" else 1):
-            pixels = _as_levels(stored_pixels(dataset, index), _View(dataset, index), config)
+            pixels = _as_levels(stored_pixels(file, dataset, index, decoder), _View(dataset, index), config)
             frames.append(Frame(np.asarray(fitted(Image.fromarray(pixels), config), dtype=np.uint8)))
         return Pictures(frames, _patient(dataset), count - len(frames))
 
 
-def stored_pixels(dataset: Dataset, index: int) -> NDArray[Any]:
+def stored_pixels(file: Path, dataset: Dataset, index: int, decoder: FrameDecoder) -> NDArray[Any]:
     """Return one frame's values ``[H, W]`` or ``[H, W, 3]`` as stored, YCbCr made RGB; palettes are indices.
 
     Raises:
@@ -89,12 +103,19 @@ def stored_pixels(dataset: Dataset, index: int) -> NDArray[Any]:
     from pydicom.pixels import pixel_array
     from pydicom.uid import RLELossless
 
+    syntax = dataset.file_meta.TransferSyntaxUID
+    reason = f"its pixel data cannot be decoded ({_syntax(dataset)})"
     # Of several decoders of RLE one ends the process where a file is damaged.
-    plugin = "pydicom" if dataset.file_meta.TransferSyntaxUID == RLELossless else ""
+    plugin = "pydicom" if syntax == RLELossless else ""
     try:
-        return pixel_array(dataset, index=index, decoding_plugin=plugin)
+        if syntax.is_private or not syntax.is_encapsulated:
+            return pixel_array(dataset, index=index)
+        return decoder.frame(file, index, plugin)
+    except DecoderEndedError:
+        raise UnreadableError(f"{reason}: its decoder ended, or took longer than such a frame may") from None
+    except RefusedError as error:
+        raise UnreadableError(reason, passing=error.passing) from None
     except Exception as error:  # a decoder raises whatever the bytes lead it to, and quotes what it read
-        reason = f"its pixel data cannot be decoded ({_syntax(dataset)})"
         raise UnreadableError(reason, passing=is_passing(error)) from None
 
 
@@ -120,14 +141,16 @@ def _quiet() -> Iterator[None]:
 
 def _header(file: Path) -> Dataset:
     try:
-        from pydicom import dcmread
+        import pydicom  # noqa: F401
     except ImportError:
         raise UnreadableError("DICOM is read by an optional package: pip install 'fedkr[dicom]'") from None
     check_file(file)
     if not is_dicom(file):
         raise UnreadableError("no DICOM file: the prefix DICM is missing")
     try:
-        dataset = dcmread(file)
+        dataset = _parsed(file)
+    except UnreadableError:
+        raise
     except Exception as error:  # as in stored_pixels
         raise UnreadableError("its header cannot be read", passing=is_passing(error)) from None
     if not any(name in dataset for name in PIXELS):
@@ -142,6 +165,34 @@ def _header(file: Path) -> Dataset:
         raise UnreadableError(f"{width} x {height} pixels, more than {MOST_PIXELS}")
     check_pixels(width, height, file.stat().st_size)
     return dataset
+
+
+def _parsed(file: Path) -> Dataset:
+    from pydicom import dcmread
+    from pydicom.filereader import read_file_meta_info
+    from pydicom.uid import DeflatedExplicitVRLittleEndian
+
+    if read_file_meta_info(file).get("TransferSyntaxUID") != DeflatedExplicitVRLittleEndian:
+        return dcmread(file)
+    # pydicom would unpack whatever a few bytes promise.
+    return dcmread(BytesIO(PREAMBLE + EXPLICIT + _inflated(file)))
+
+
+def _inflated(file: Path) -> bytes:
+    """Return the deflated part of a file, all that follows its meta elements (PS3.5, A.5)."""
+    from pydicom.filereader import read_dataset, read_preamble
+
+    with file.open("rb") as handle:
+        read_preamble(handle, False)
+        read_dataset(handle, False, True, stop_when=lambda tag, vr, length: tag >> 16 != META_GROUP)
+        inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+        content = inflater.decompress(handle.read(), MOST_INFLATED)
+    if not inflater.eof:
+        large = len(content) >= MOST_INFLATED
+        raise UnreadableError(
+            f"unpacks to more than {MOST_INFLATED:,} bytes" if large else "its packed part is cut off"
+        )
+    return content
 
 
 def _frame_count(dataset: Dataset) -> int:

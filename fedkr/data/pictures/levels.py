@@ -4,26 +4,57 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fedkr.config import DataConfig
 from fedkr.data.pictures.frame import Frame, UnreadableError
+from fedkr.errors import UserError
 
 # Values are scaled in floating point, so many at a time: a large picture is not held in eight bytes a pixel.
 BLOCK = 1 << 20
 HIGHEST = 65_535
+# Values of 16 bits of which none reaches a quarter of the range were made with fewer bits.
+LEAST_TOP = 1 << 14
+
+
+class NoRuleError(UnreadableError):
+    """Values that neither their type nor an option says the range of."""
+
+
+@dataclass
+class Brightest:
+    """The greatest value of pictures of which only the upper 8 of 16 bits are taken."""
+
+    pictures: int = 0
+    top: int = 0
+
+    def add(self, top: int | None, pictures: int = 1) -> None:
+        """Count pictures with what :class:`Frame` has of them."""
+        if top is not None:
+            self.pictures += pictures
+            self.top = max(self.top, top)
+
+    def check(self, where: str) -> None:
+        """Raise :class:`UserError` for pictures that would be almost black."""
+        if self.pictures and self.top < LEAST_TOP:
+            full = (1 << self.top.bit_length()) - 1 or 1
+            raise UserError(
+                f"{where}: the brightest pixel of {self.pictures} image(s) of 16 bits is {self.top} of {HIGHEST}, so "
+                f"they would be almost black; set data.range=[0,{full}], or [0,{HIGHEST}] if that is meant"
+            )
 
 
 def levels(values: NDArray[np.generic], config: DataConfig) -> Frame:
-    """Return values ``[H, W]`` of any number type as grey levels.
+    """Return values ``[H, W]`` of any number type as grey levels; but for ``data.scale=image``, of any other shape too.
 
     ``data.range`` gives the values that become 0 and 255; ``data.scale=image`` takes the picture's own least and
     greatest value; else whole numbers are 16 bits, of which the upper 8 count, and floating-point ones from 0 to 1.
 
     Raises:
-        UnreadableError: values that are not numbers, or outside what their type's own range is.
+        UnreadableError: values that are not numbers; :class:`NoRuleError` for those outside their type's own range.
     """
     low, high = float(values.min()), float(values.max())
     if not (math.isfinite(low) and math.isfinite(high)):
@@ -36,7 +67,7 @@ def levels(values: NDArray[np.generic], config: DataConfig) -> Frame:
         return Frame(values.astype(np.uint8))
     whole = np.issubdtype(values.dtype, np.integer)
     if low < 0 or high > (HIGHEST if whole else 1):
-        raise UnreadableError(f"values from {low:g} to {high:g}; set data.range=[{low:g},{high:g}] or data.scale=image")
+        raise NoRuleError(f"values from {low:g} to {high:g}; set data.range=[{low:g},{high:g}] or data.scale=image")
     return Frame((values.astype(np.uint16) >> 8).astype(np.uint8), int(high)) if whole else Frame(scaled(values, 0, 1))
 
 

@@ -12,7 +12,8 @@ import medmnist
 
 from fedkr.config import DataConfig
 from fedkr.data.registry import Source
-from fedkr.data.sources.npz import NpzFile, read_source
+from fedkr.data.sources.npz import read_source
+from fedkr.data.sources.npz_file import NpzFile
 from fedkr.disk import from_home
 from fedkr.errors import UserError
 
@@ -41,7 +42,7 @@ def load(config: DataConfig) -> Source:
         for split in ("val", "test"):
             if f"{split}_images" not in file:
                 raise UserError(f"{path}: has no {split}_images, so it is not {config.name}; use data.name=npz for it")
-        source = read_source(file, classes)
+        source = read_source(file, dataclasses.replace(config, classes=classes))
     if source.pool.size != size:
         raise UserError(f"{path}: holds images of {source.pool.size} pixels, expected {size}; put the right file there")
     return dataclasses.replace(source, warnings=[*source.warnings, *_checksum_warnings(path, info[f"MD5{suffix}"])])

@@ -5,8 +5,6 @@
 
 import io
 import os
-import time
-import tracemalloc
 import warnings
 import zipfile
 
@@ -19,11 +17,12 @@ from PIL import Image
 from fedkr.config import DataConfig
 from fedkr.data.pictures.frame import UnreadableError
 from fedkr.data.pictures.image_file import open_image, read_image_file
-from fedkr.data.sources.npz import MOST_CLASSES, NpzFile, read_source
+from fedkr.data.sources.npz import MOST_CLASSES, read_source
+from fedkr.data.sources.npz_file import NpzFile
 from fedkr.errors import UserError
+from tests.hostile import read_bounded
 
 CASES = int(os.environ.get("FEDKR_HYPOTHESIS_CASES", "60"))
-SECONDS, BYTES = 1.0, 100_000_000
 thorough = settings(
     max_examples=CASES, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )
@@ -57,25 +56,24 @@ GOOD = {
 }
 
 
-def read(path):
+def read(path, options=None):
     with NpzFile(path) as file:
-        return read_source(file)
+        return read_source(file, DataConfig(**(options or {})))
 
 
-def bounded(work, *arguments):
-    """Run ``work``; it returns or raises a UserError of one line, within the bounds."""
+def bounded(work, path, *options):
+    """Run ``work`` on a file; it returns, or raises a UserError of one line that names the file, within the bounds."""
+
+    def named():
+        try:
+            work(path, *options)
+        except UserError as error:
+            assert str(path) in str(error)
+            raise
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        tracemalloc.start()
-        started = time.process_time()
-        try:
-            work(*arguments)
-        except UserError as error:
-            assert "\n" not in str(error)
-        finally:
-            seconds, peak = time.process_time() - started, tracemalloc.get_traced_memory()[1]
-            tracemalloc.stop()
-    assert seconds < SECONDS and peak < BYTES
+        read_bounded(work.__name__, named)
 
 
 LIES = {
@@ -147,9 +145,17 @@ def mutated(draw, content):
     return bytes(content)
 
 
+PIXELS = np.arange(288).reshape(8, 6, 6)
+OTHER_IMAGES = [PIXELS.astype(kind) for kind in ("<f4", ">f8", "<f2", "<u2", "<i8", "|b1")]
+OTHER_IMAGES += [PIXELS.astype(np.uint8)[:, None], np.repeat(PIXELS[:, None] / 287, 3, axis=1)]
+NPZ_OPTIONS = [{}, {}, {"range": [0, 287]}, {"scale": "image"}]
+
+
 @st.composite
 def npz_files(draw):
     members = dict(GOOD)
+    if draw(st.booleans()):
+        members["train_images"] = plain(draw(st.sampled_from(OTHER_IMAGES)))
     name = draw(st.sampled_from([*GOOD, "classes", "train_groups", "val_images"]))
     sides = st.lists(st.integers(-2, 2**63) | st.integers(0, 9), max_size=5).map(tuple)
     types = st.sampled_from(["|u1", "<i8", "<f8", "|b1", "<U9", "|S3", "<M8[s]", "<m8[D]", "<c16", "|V7", ">i2", "|O"])
@@ -157,16 +163,16 @@ def npz_files(draw):
     if kind == "header":
         members[name] = npy(draw(sides), draw(types), draw(st.binary(max_size=64)), draw(st.booleans()))
     elif kind == "member":
-        members[name] = mutated(draw, GOOD.get(name, GOOD["train_labels"]))
+        members[name] = mutated(draw, members.get(name, GOOD["train_labels"]))
     content = archive(members, draw(st.sampled_from([zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])))
     return mutated(draw, content) if kind == "file" else content
 
 
 @thorough
-@given(npz_files())
-def test_the_npz_reader_is_total(tmp_path, content):
+@given(npz_files(), st.sampled_from(NPZ_OPTIONS))
+def test_the_npz_reader_is_total(tmp_path, content, options):
     (tmp_path / "case.npz").write_bytes(content)
-    bounded(read, tmp_path / "case.npz")
+    bounded(read, tmp_path / "case.npz", options)
 
 
 def pictures():

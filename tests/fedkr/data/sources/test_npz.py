@@ -50,6 +50,85 @@ def test_colour_images_stay_colour(arrays, save):
     assert load(save(arrays)).pool.channels == 3
 
 
+def changed(arrays, change):
+    return {name: change(array) if name.endswith("images") else array for name, array in arrays.items()}
+
+
+MAPPED = {
+    "from 0 to 1": (lambda x: x / 255, {}),
+    "halves": (lambda x: (x / 255).astype(np.float16), {}),
+    "big-endian": (lambda x: x.astype(">f8") / 255, {}),
+    "16 bits": (lambda x: x.astype(np.uint16) * 256 + 7, {}),
+    "whole floats": (lambda x: x.astype(np.float32), {"range": [0, 255]}),
+    "long numbers": (lambda x: x.astype(np.int64), {"range": [0, 255]}),
+    "from -1 to 1": (lambda x: x / 127.5 - 1, {"range": [-1, 1]}),
+    "in another unit": (lambda x: x * 4.0 - 1000, {"range": [-1000, 20]}),
+    "column by column": (lambda x: np.asfortranarray(x / 255), {}),
+    "with an axis": (lambda x: x[..., None] / 255, {}),
+    "with an axis first": (lambda x: x[:, None] / 255, {}),
+}
+
+
+@pytest.mark.parametrize("case", MAPPED)
+def test_images_of_other_types_become_8_bits_as_files_do(case, arrays, save):
+    change, options = MAPPED[case]
+    source, plain = load(save(changed(arrays, change)), **options), load(save(arrays, "plain.npz"))
+    assert np.array_equal(source.pool.images, plain.pool.images)
+    assert np.array_equal(source.test.images, plain.test.images)
+    told = [w for w in source.warnings if "read as [N, channels, S, S]" in w]
+    assert source.warnings == told and bool(told) is (case == "with an axis first")
+
+
+def test_each_image_may_have_its_own_range(arrays, save):
+    source = load(save(changed(arrays, lambda x: x * 3.0 - 100)), scale="image")
+    ends = source.pool.images.min(axis=(1, 2, 3)), source.pool.images.max(axis=(1, 2, 3))
+    assert set(ends[0].tolist()) == {0} and set(ends[1].tolist()) == {255}
+
+
+def test_yes_and_no_become_white_and_black(arrays, save):
+    source = load(save(changed(arrays, lambda x: x > 127)))
+    assert np.array_equal(source.pool.images[:40, :, :, 0], np.where(arrays["train_images"] > 127, 255, 0))
+
+
+def test_colours_that_stand_first_are_moved_and_told_and_three_by_three_is_left(arrays, save):
+    colours = changed(arrays, lambda x: np.stack([x, x // 2, x // 3], axis=3))
+    source = load(save(changed(colours, lambda x: np.moveaxis(x, 3, 1)), "first.npz"))
+    assert np.array_equal(source.pool.images, load(save(colours, "last.npz")).pool.images)
+    assert source.warnings == [
+        "first.npz: train_images, val_images, test_images: read as [N, channels, S, S], since no other axis can be "
+        "colours"
+    ]
+    small = load(save(changed(colours, lambda x: x[:, :3, :3]), "small.npz"))
+    assert np.array_equal(small.pool.images[:40], colours["train_images"][:, :3, :3]) and not small.warnings
+
+
+def test_a_range_for_images_of_8_bits_is_told_to_change_nothing(arrays, save):
+    source = load(save(arrays), range=[0, 100])
+    assert np.array_equal(source.pool.images[:40, :, :, 0], arrays["train_images"])
+    assert source.warnings == [
+        "own.npz: train_images, val_images, test_images: 8 bits, so data.range and data.scale change nothing"
+    ]
+
+
+@pytest.mark.parametrize(("low", "high"), [(0, 1), (0, 16), (250, 255), (0, 0)])
+def test_images_that_show_next_to_nothing_are_told(low, high, arrays, save):
+    dark = changed(arrays, lambda x: (x % (high - low + 1) + low).astype(np.uint8))
+    told = f"all pixels of all images are from {low} to {high} of 255, so they show next to nothing: are they scaled?"
+    assert told in load(save(dark)).warnings
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"channels": 3}, "data.channels=3: the images of 'npz' have 1; use data.channels=0 or 1"),
+        ({"range": [0, 1], "scale": "image"}, "choose one of them"),
+    ],
+)
+def test_options_that_the_file_does_not_fit_are_refused(options, message, arrays, save):
+    with pytest.raises(UserError, match=message):
+        load(save(arrays), **options)
+
+
 def broken(arrays, **changes):
     result = {**arrays, **changes}
     return {key: value for key, value in result.items() if value is not None}
@@ -60,8 +139,23 @@ BAD_FILES = {
     "no images": ({"train_images": None}, "has no array 'train_images'"),
     "no labels": ({"train_labels": None}, "has no array 'train_labels'"),
     "val images alone": ({"val_labels": None}, "has no array 'val_labels'"),
-    "floats": ({"train_images": np.zeros((40, 6, 6), np.float32)}, "train_images has dtype float32; save it as uint8"),
+    "floats": (
+        {"train_images": np.full((40, 6, 6), 7, np.float32), "val_images": np.full((10, 6, 6), -9, np.int64)},
+        r"train_images has dtype float32 and values .*: set data.range=\[-9,7\] or data.scale=image",
+    ),
+    "large numbers": ({"train_images": np.full((40, 6, 6), 70_000)}, r"dtype int64 .*: set data.range=\[70000,70000\]"),
     "nan": ({"train_images": NAN}, "train_images holds 1440 NaN values"),
+    "infinite": ({"train_images": NAN * 0 + np.inf}, "train_images holds"),
+    "complex": ({"train_images": np.zeros((40, 6, 6), complex)}, "train_images has dtype complex128; save it as uint8"),
+    "dates": ({"train_images": np.zeros((40, 6, 6), "M8[s]")}, r"train_images has dtype datetime64\[s\]"),
+    "bytes": ({"train_images": np.array([b"x"] * 40)}, r"train_images has dtype \|S1"),
+    "few bits": (
+        {f"{s}_images": np.full((n, 6, 6), 255) for s, n in (("train", 40), ("val", 10), ("test", 14))},
+        r"the brightest pixel of 64 image\(s\) of 16 bits is 255 of 65535, .*; set data.range=\[0,255\]",
+    ),
+    "slices first": ({"train_images": np.zeros((40, 3, 6, 8), np.uint8)}, r"train_images has shape \[40, 3, 6, 8\]"),
+    "four channels first": ({"train_images": np.zeros((40, 4, 6, 6), np.uint8)}, r"has shape \[40, 4, 6, 6\]"),
+    "images last": ({"train_images": np.zeros((6, 6, 40), np.uint8)}, "train_images has images of 6 x 40 pixels"),
     "flat": ({"train_images": np.zeros((40, 36), np.uint8)}, r"train_images has shape \[40, 36\]"),
     "four channels": ({"train_images": np.zeros((40, 6, 6, 4), np.uint8)}, r"train_images has shape \[40, 6, 6, 4\]"),
     "oblong": ({"train_images": np.zeros((40, 6, 8), np.uint8)}, "train_images has images of 6 x 8 pixels"),
