@@ -33,7 +33,7 @@ def load(scans, tmp_path, monkeypatch):
     """Return a function that loads as a new process does, and says how many files were decoded for it."""
     reads = []
     read = decoding._read
-    monkeypatch.setattr(decoding, "_read", lambda file, config: reads.append(file) or read(file, config))
+    monkeypatch.setattr(decoding, "_read", lambda file, *rest: reads.append(file) or read(file, *rest))
 
     def load_anew(**options):
         _load_once.cache_clear()
