@@ -109,7 +109,7 @@ class SiteAudit:
             # Whether a hospital answers at all must not hang on one image.
             return finite(logits) if self.site.policy.coarse else logits
 
-        population = self.population if references else None
+        population = self.population if self.config.uses_population else None
         return audit_model(predict, self._subject(target, kind), references, population, self.study.data.flip)
 
     def attack(self, target: str, model: nn.Module, about: str = "", kind: str = "") -> AuditReport:

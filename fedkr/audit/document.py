@@ -20,6 +20,7 @@ from fedkr.audit.coins import REASONS
 from fedkr.audit.copies import CopyFigures
 from fedkr.audit.findings import AuditReport, Row
 from fedkr.audit.statistics.epsilon import one_run_bound
+from fedkr.audit.statistics.fdp import epsilon_of_mu, mu_lower_bound
 from fedkr.audit.statistics.membership import ENDS, ROC_POINTS, resolvable, tpr_name
 from fedkr.audit.targets import RELEASE, adversary_of, headline_key, row_key, row_names
 from fedkr.config import AuditConfig
@@ -102,7 +103,12 @@ def _with_bound(row: Row, delta: float) -> Row:
     names = {name: row[name] for name in ("target", "site", "attack", "references")}
     bound: Row = {"epsilon": None}
     if "coins" in row:
-        bound = vars(one_run_bound(row["coins"], row["guesses"], row["correct"], delta=delta))
+        counts = row["coins"], row["guesses"], row["correct"]
+        mu = mu_lower_bound(*counts)
+        bound = vars(one_run_bound(*counts, delta=delta)) | {
+            "mu": mu,
+            "gaussian_epsilon": None if mu is None else epsilon_of_mu(mu, delta),
+        }
     return names | bound | {"reason": row["reason"]}
 
 

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fedkr.audit.attacks.label_only import label_only_score
+from fedkr.audit.attacks.lira import logit_scaled_confidence
 from fedkr.audit.attacks.on_releases import release_scores
+from fedkr.audit.attacks.quantile import Confidences, quantile_score
 from fedkr.audit.attacks.queries import Queries
 from fedkr.audit.attacks.thresholds import attack_score
 from fedkr.audit.attacks.with_references import Answers, Logits, ReferenceSignals, reference_attack_score
@@ -15,7 +20,7 @@ from fedkr.audit.challenge import Challenge, candidates
 from fedkr.audit.findings import AuditReport, report_from_scores
 from fedkr.audit.subject import Subject
 from fedkr.audit.targets import row_key
-from fedkr.config import REFERENCE_ATTACKS
+from fedkr.config import QUERY_ATTACKS, REFERENCE_ATTACKS
 from fedkr.data.images import ImageSet
 from fedkr.errors import UserError
 from fedkr.release import Release
@@ -35,38 +40,85 @@ def audit_model(
 ) -> AuditReport:
     """Attack a model with every attack of ``config.attacks``.
 
-    Attacks without reference models see each image once. Attacks by reference models run once for each kind that is
-    given, on ``config.queries`` views, and not at all where none is.
+    Attacks without reference models see each image once, ``label-only`` altered views of it. Attacks by reference
+    models run once for each kind that is given, on ``config.queries`` views, and not at all where none is.
 
     ``predict`` maps uint8 images ``[N, H, W, C]`` to logits float ``[N, K]``, in evaluation mode. The images of the
-    references' ``population`` are needed with them; ``flip`` allows mirror images among the views, as the references
-    saw them.
+    ``population``, which no model trained on, are needed with references and for ``quantile``; ``flip`` allows mirror
+    images among the views, as the references saw them.
 
     Raises:
         UserError: an unknown attack, a model whose logits are not finite, or references that do not fit.
     """
-    config = subject.config
     try:
-        images, queries = candidates(subject.challenge), Queries(config.queries if references else 1, flip)
-        answers = Answers(_answers(predict, _parts(subject.challenge), queries), images.labels)
+        asked = _Asked(predict, subject, population, Queries(subject.config.queries if references else 1, flip))
         scores = {
-            row_key(name, "none"): attack_score(name, answers.logits[0], images.labels)
-            for name in config.attacks
-            if name not in REFERENCE_ATTACKS
+            row_key(name, "none"): asked.score(name) for name in subject.config.attacks if name not in REFERENCE_ATTACKS
         }
-        if references:
-            if population is None:
-                raise UserError("reference attacks: no population given; pass the images that the references answered")
-            others = Answers(_answers(predict, [population.images], queries), population.labels)
-            scores |= {
-                row_key(name, signals.kind): reference_attack_score(name, answers, others, signals, config.gamma)
-                for name in config.attacks
-                if name in REFERENCE_ATTACKS
-                for signals in references
-            }
+        scores |= {
+            row_key(name, signals.kind): reference_attack_score(
+                name, asked.candidates, asked.population, signals, subject.config.gamma
+            )
+            for name in subject.config.attacks
+            if name in REFERENCE_ATTACKS
+            for signals in references
+        }
         return report_from_scores(scores, subject, {signals.kind: signals.others for signals in references})
     except UserError as error:
         raise UserError(f"audit of {subject.target} at {subject.site}: {error}") from None
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """A model under attack, and what it answered so far."""
+
+    predict: Predict
+    subject: Subject
+    images_of_population: ImageSet | None
+    queries: Queries
+
+    @cached_property
+    def candidates(self) -> Answers:
+        images = candidates(self.subject.challenge)
+        return Answers(_answers(self.predict, _parts(self.subject.challenge), self.queries), images.labels)
+
+    @cached_property
+    def population(self) -> Answers:
+        return Answers(_answers(self.predict, [self._population.images], self.queries), self._population.labels)
+
+    @property
+    def _population(self) -> ImageSet:
+        if self.images_of_population is None:
+            raise UserError("references and quantile: no population given; pass images that no model trained on")
+        return self.images_of_population
+
+    def score(self, name: str) -> NDArray[np.float64]:
+        """Return the scores ``[N]`` of an attack without reference models."""
+        # Checks the answers, too, so that all attacks refuse a model that diverged in the same words.
+        own = attack_score("loss" if name in QUERY_ATTACKS else name, self.candidates.logits[0], self.candidates.labels)
+        if name == "label-only":
+            return self._label_only()
+        return self._quantile() if name == "quantile" else own
+
+    def _label_only(self) -> NDArray[np.float64]:
+        challenge, start = self.subject.challenge, 0
+        parts = []
+        for images in _parts(challenge):
+            parts.append((images, self.candidates.labels[start : start + len(images)]))
+            start += len(images)
+        return label_only_score(
+            self.predict, parts, self.queries.flip, numpy_rng(self.subject.seed, self.subject.site, "label-only")
+        )
+
+    def _quantile(self) -> NDArray[np.float64]:
+        known, asked = (
+            Confidences(images, logit_scaled_confidence(answers.logits[0], answers.labels))
+            for images, answers in (
+                (self._population, self.population),
+                (candidates(self.subject.challenge), self.candidates),
+            )
+        )
+        return quantile_score(asked, known)
 
 
 def audit_release(releases: Sequence[Release], population: ImageSet, subject: Subject) -> AuditReport:

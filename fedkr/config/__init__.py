@@ -23,6 +23,7 @@ from fedkr.config.schema import (
     KEEP_RULES,
     LEAST_REFERENCES,
     NO_PART_OF_RESULTS,
+    QUERY_ATTACKS,
     REFERENCE_ATTACKS,
     RELEASE_ATTACKS,
     THRESHOLD_ATTACKS,

@@ -29,8 +29,13 @@ from fedkr.fingerprint import fingerprint
 BACKENDS = ("inline", "ray", "deploy")
 KEEP_RULES = ("accuracy", "loss", "last")
 THRESHOLD_ATTACKS = ("loss", "modified-entropy", "confidence", "logit-margin")
-REFERENCE_ATTACKS = ("lira-online", "lira-online-fixed", "lira-offline", "lira-offline-fixed", "rmia", "rmia-offline")
-ATTACKS = THRESHOLD_ATTACKS + REFERENCE_ATTACKS
+# Without reference models, too, but by more than the model's answers on the images themselves.
+QUERY_ATTACKS = ("label-only", "quantile")
+REFERENCE_ATTACKS = (
+    *("lira-online", "lira-online-fixed", "lira-offline", "lira-offline-fixed"),
+    *("rmia", "rmia-offline", "bavaria", "bavaria-offline"),
+)
+ATTACKS = THRESHOLD_ATTACKS + QUERY_ATTACKS + REFERENCE_ATTACKS
 RELEASE_ATTACKS = ("distance-pixels", "distance-features", "monte-carlo", "domias")
 # Kinds of what contestants leave: models that all see, those that stay at a site, then what the server alone sees: a
 # student of one site's releases, a site's last update, the released images; last the controls (fedkr.audit.control),
@@ -256,6 +261,11 @@ class AuditConfig:
     def uses_references(self) -> bool:
         """Whether an attack needs reference models, and some are to be trained."""
         return bool(self.direct_references) and any(name in REFERENCE_ATTACKS for name in self.attacks)
+
+    @property
+    def uses_population(self) -> bool:
+        """Whether an attack compares the candidates with images that no model trained on."""
+        return self.uses_references or "quantile" in self.attacks
 
 
 @dataclass

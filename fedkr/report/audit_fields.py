@@ -97,11 +97,14 @@ class CopyRow(TypedDict, total=False):
 class EpsilonRow(AttackNames, total=False):
     """A lower bound on epsilon from one run, or the ``reason`` why there is none.
 
-    ``largest`` is what this many coins could show at most.
+    ``largest`` is what this many coins could show at most; ``mu`` and its ``gaussian_epsilon`` suppose a Gaussian
+    mechanism (:mod:`fedkr.audit.statistics.fdp`).
     """
 
     epsilon: float | None
     largest: float | None
+    mu: float | None
+    gaussian_epsilon: float | None
     delta: float | None
     confidence: float | None
     reason: str

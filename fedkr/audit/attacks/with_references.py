@@ -1,4 +1,4 @@
-"""The attacks by reference models, from logits to one score an image: LiRA in four variants, RMIA in two."""
+"""The attacks by reference models, from logits to one score an image: LiRA, BaVarIA and RMIA in their variants."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import numpy as np
 import scipy
 from numpy.typing import NDArray
 
+from fedkr.audit.attacks.bavaria import bavaria, bavaria_offline
 from fedkr.audit.attacks.lira import lira_offline, lira_online, logit_scaled_confidence
 from fedkr.audit.attacks.observed import Bools, Floats, Observed
 from fedkr.audit.attacks.queries import Queries
@@ -22,11 +23,13 @@ from fedkr.errors import UserError
 Logits = NDArray[np.float32]
 Labels = NDArray[np.int64]
 
-LIRA: dict[str, Callable[[Observed], Floats]] = {
+OF_CONFIDENCE: dict[str, Callable[[Observed], Floats]] = {
     "lira-online": lira_online,
     "lira-online-fixed": partial(lira_online, fixed_variance=True),
     "lira-offline": lira_offline,
     "lira-offline-fixed": partial(lira_offline, fixed_variance=True),
+    "bavaria": bavaria,
+    "bavaria-offline": bavaria_offline,
 }
 # Weakest first: a pipeline shadow goes the whole way that the audited student went.
 KINDS = ("direct", "pipeline")
@@ -108,9 +111,10 @@ def reference_attack_score(
 ) -> Floats:
     """Return the named attack's scores float64 ``[N]``, higher meaning "more like a member".
 
-    LiRA reads the logit-scaled confidence, RMIA the probability of the true class. The ``a`` of ``rmia-offline`` is
-    chosen with a reference model as the target, never on the audited model's challenge. ``gamma`` is RMIA's threshold,
-    1 or more; ``target`` and ``population`` are the audited model's answers on the views that ``signals`` are of.
+    LiRA and BaVarIA read the logit-scaled confidence, RMIA the probability of the true class. The ``a`` of
+    ``rmia-offline`` is chosen with a reference model as the target, never on the audited model's challenge. ``gamma``
+    is RMIA's threshold, 1 or more; ``target`` and ``population`` are the audited model's answers on the views that
+    ``signals`` are of.
 
     Raises:
         UserError: an unknown attack, shapes that do not fit, logits that are not finite, or too few references.
@@ -120,8 +124,8 @@ def reference_attack_score(
     _check_shapes(target.logits, signals.logits, "candidates")
     _check_shapes(population.logits, signals.population, "population images")
     odds, references = _confidence(target.logits[None], target.labels)[0], _confidence(signals.logits, target.labels)
-    if name in LIRA:
-        return LIRA[name](Observed(odds, references, signals.membership))
+    if name in OF_CONFIDENCE:
+        return OF_CONFIDENCE[name](Observed(odds, references, signals.membership))
     probability = scipy.special.expit
     seen = Observed(probability(odds), probability(references), signals.membership)
     others = Population(

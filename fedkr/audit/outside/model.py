@@ -189,7 +189,8 @@ class OutsideAuditor:
 
     def _attack(self, predict: Predict, target: str, references: list[ReferenceSignals]) -> AuditReport:
         subject = Subject(target, self.data.name, self.data.challenge, self.config, self.seed)
-        return audit_model(predict, subject, references, self.data.population if references else None, self.job.flip)
+        population = self.data.population if subject.config.uses_population else None
+        return audit_model(predict, subject, references, population, self.job.flip)
 
     def _signals(self) -> ReferenceSignals:
         images, count = candidates(self.data.challenge), self.config.direct_references

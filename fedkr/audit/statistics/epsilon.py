@@ -60,7 +60,7 @@ def correct_guesses(scores: NDArray[np.float64], included: NDArray[np.bool_], gu
         raise UserError(f"coins: expected a bool for each of {scores.size} scores, got shape {list(included.shape)}")
     if np.isnan(scores).any():
         raise UserError("coins: scores that are NaN; did the model diverge?")
-    _check(len(scores), guesses, 0)
+    check_counts(len(scores), guesses, 0)
     order = np.argsort(scores, kind="stable")
     lowest, highest = order[: guesses // 2], order[len(order) - (guesses - guesses // 2) :]
     return int((~included[lowest]).sum() + included[highest].sum())
@@ -86,7 +86,7 @@ def epsilon_lower_bound(
 
     Counts that do not fit (0 <= correct <= guesses <= coins), or delta or confidence out of range, are a UserError.
     """
-    _check(coins, guesses, correct, delta, confidence)
+    check_counts(coins, guesses, correct, delta, confidence)
     low, high = 0.0, LARGEST_EPSILON
     if p_value(coins, guesses, correct, low, delta) > 1 - confidence:
         return 0.0
@@ -99,7 +99,8 @@ def epsilon_lower_bound(
     return low
 
 
-def _check(coins: int, guesses: int, correct: int, delta: float = 0.0, confidence: float = 0.95) -> None:
+def check_counts(coins: int, guesses: int, correct: int, delta: float = 0.0, confidence: float = 0.95) -> None:
+    """Raise :class:`UserError` unless 0 <= correct <= guesses <= coins, and delta and confidence are probabilities."""
     if not 0 <= correct <= guesses <= coins or coins < 1:
         raise UserError(f"coins={coins}, guesses={guesses}, correct={correct}: each must be at most the one before")
     if not 0 <= delta <= 1:

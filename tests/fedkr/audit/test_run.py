@@ -7,7 +7,7 @@ import torch
 from fedkr.audit.challenge import build_challenge
 from fedkr.audit.run import audit_model
 from fedkr.audit.subject import Subject
-from fedkr.config import AuditConfig
+from fedkr.config import QUERY_ATTACKS, AuditConfig
 from fedkr.data.images import ImageSet
 from fedkr.errors import UserError
 
@@ -51,6 +51,20 @@ def test_a_model_that_learnt_random_labels_by_heart_is_detected_by_every_attack(
     for row in overfitted.rows:
         assert row["auc"] > 0.65, row["attack"]
         assert row["auc_low"] > 0.5, row["attack"]
+
+
+def test_attacks_by_further_queries_need_no_references_and_detect_it_too():
+    torch.set_num_threads(1)
+    rng = np.random.default_rng(0)
+    challenge, population = build_challenge(random_images(rng, 150), random_images(rng, 120)), random_images(rng, 200)
+    config = AuditConfig(attacks=["loss", *QUERY_ATTACKS], headline="loss", bootstrap=50)
+    predict = fit_mlp(challenge.members.images, challenge.members.labels, 0)
+    subject = Subject("student", "site-1", challenge, config, 0)
+    rows = audit_model(predict, subject, population=population).rows
+    assert [row["attack"] for row in rows] == config.attacks
+    assert all(row["auc"] > 0.65 for row in rows)
+    with pytest.raises(UserError, match="student at site-1: references and quantile: no population"):
+        audit_model(predict, subject)
 
 
 def test_a_model_trained_on_other_data_gives_intervals_that_cover_one_half():

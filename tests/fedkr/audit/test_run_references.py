@@ -7,6 +7,7 @@ from fedkr.audit.attacks.with_references import reference_signals
 from fedkr.audit.challenge import candidates, site_challenge, site_population
 from fedkr.audit.document import audit_document, audit_extras, keyed
 from fedkr.audit.run import audit_model
+from fedkr.audit.statistics.fdp import epsilon_of_mu, mu_lower_bound
 from fedkr.audit.subject import Subject
 from fedkr.config import REFERENCE_ATTACKS, THRESHOLD_ATTACKS, AuditConfig
 from fedkr.errors import UserError
@@ -54,6 +55,12 @@ def test_calibration_by_references_finds_members_that_the_loss_cannot_see(full):
     assert aucs["loss"] < 0.65
     for name in REFERENCE_ATTACKS:
         assert aucs[f"{name}@direct"] > 0.75, name
+
+
+def test_a_bound_on_epsilon_has_one_under_a_supposed_gaussian_mechanism_beside_it(full):
+    (row,) = audit_extras(audit_document(full), CONFIG)["epsilon"]
+    mu = mu_lower_bound(row["coins"], row["guesses"], row["correct"])
+    assert (row["mu"], row["gaussian_epsilon"]) == (mu, epsilon_of_mu(mu, CONFIG.delta))
 
 
 def test_a_target_that_trained_on_nothing_is_not_found(audit):
@@ -111,7 +118,7 @@ def test_the_canaries_coins_bound_epsilon_and_their_number_fixes_the_guesses(ful
 
 def test_extras_are_rows_of_plain_values_with_their_target_and_site(full):
     extras = audit_extras(audit_document(full), CONFIG)
-    counts = {"canaries": 13, "per_class": 1, "epsilon": 1, "copies": 0}
+    counts = {"canaries": 1 + 2 * len(REFERENCE_ATTACKS), "per_class": 1, "epsilon": 1, "copies": 0}
     assert {name: len(rows) for name, rows in extras.items()} == counts
     where = {"target": "student", "site": "st-mary", "attack": "rmia", "references": "pipeline"}
     for name in ("per_class", "epsilon"):
@@ -127,7 +134,7 @@ def test_what_does_not_fit_is_named_by_target_and_site(make_world):
     population = site_population(world.data, challenge)
     signals = reference_signals(world.references(8), candidates(challenge), population, Queries(), "direct", False)
     subject = Subject("student", "st-mary", challenge, CONFIG, 0)
-    with pytest.raises(UserError, match="audit of student at st-mary: reference attacks: no population"):
+    with pytest.raises(UserError, match="audit of student at st-mary: references and quantile: no population"):
         audit_model(world.target(), subject, [signals])
     with pytest.raises(UserError, match="audit of student at st-mary: reference models: answered on views"):
         audit_model(world.target(), subject, [signals], population)

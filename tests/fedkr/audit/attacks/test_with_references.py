@@ -3,6 +3,7 @@ import math
 import numpy as np
 import pytest
 
+from fedkr.audit.attacks.bavaria import bavaria, bavaria_offline
 from fedkr.audit.attacks.lira import lira_offline, lira_online
 from fedkr.audit.attacks.observed import Observed
 from fedkr.audit.attacks.queries import Queries
@@ -50,6 +51,8 @@ def test_every_attack_reads_its_signal_of_the_true_class_on_every_view(case, nam
         "lira-online-fixed": lambda: lira_online(odds, fixed_variance=True),
         "lira-offline": lambda: lira_offline(odds),
         "lira-offline-fixed": lambda: lira_offline(odds, fixed_variance=True),
+        "bavaria": lambda: bavaria(odds),
+        "bavaria-offline": lambda: bavaria_offline(odds),
         "rmia": lambda: rmia_online(images, others, gamma=1.5),
         "rmia-offline": lambda: rmia_offline(images, others, gamma=1.5, a=choose_offline_a(images, others)),
     }[name]()

@@ -1,0 +1,70 @@
+"""The quantile attack: what would the model say of such an image, had it not trained on it? (Bertran et al. 2023)
+
+No reference model is trained. A regression learns, on images that the model did not train on, what its confidence in
+the true class is and how far it varies, by what the image shows; a member's confidence lies above that. It is the
+paper's Gaussian variant with a linear regression, as a site has hundreds of such images and not the paper's tens of
+thousands.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedkr.audit.attacks.observed import Floats
+from fedkr.audit.attacks.on_releases import COMPONENTS, principal_components, small_pixels
+from fedkr.data.images import ImageSet
+
+PENALTIES = tuple(float(penalty) for penalty in np.logspace(-1, 5, 13))
+# So many images for each principal component that the regression is told of.
+IMAGES_A_COMPONENT = 5
+# Of a squared residual: an image on which the regression happens to be exact tells little of how far others vary.
+LEAST_SQUARE = 1e-6
+
+
+@dataclass(frozen=True)
+class Confidences:
+    """Images and the model's confidence in their true class.
+
+    Attributes:
+        images: N images, with labels.
+        odds: float64 ``[N]``, the logit-scaled confidence.
+    """
+
+    images: ImageSet
+    odds: Floats
+
+
+def quantile_score(candidates: Confidences, population: Confidences) -> Floats:
+    """Return by how many standard deviations each candidate's confidence exceeds what is expected, float64 ``[N]``.
+
+    No model trained on the ``population``, and none of it is among the candidates.
+    """
+    # Imported here: every process of a site would load scikit-learn for it.
+    from sklearn.linear_model import RidgeCV
+
+    known, asked = _described(population.images, candidates.images)
+    center = RidgeCV(PENALTIES, store_cv_results=True).fit(known, population.odds)
+    # Squared residuals of each image by the regression without it: those of the fit itself are too small.
+    squares = center.cv_results_[:, PENALTIES.index(float(center.alpha_))]
+    spread = RidgeCV(PENALTIES).fit(known, np.log(squares + LEAST_SQUARE))
+    score: Floats = (candidates.odds - center.predict(asked)) / np.exp(spread.predict(asked) / 2)
+    return score
+
+
+def _described(population: ImageSet, candidates: ImageSet) -> tuple[Floats, Floats]:
+    """Return what the regression is told of an image: its place among principal components, and its class."""
+    rows = [small_pixels(part.images) for part in (population, candidates)]
+    count = max(1, min(COMPONENTS, len(population) // IMAGES_A_COMPONENT))
+    places = principal_components(rows[0], rows, count)
+    known, asked = (
+        np.concatenate([place, _one_hot(part.labels, len(population.classes))], axis=1)
+        for place, part in zip(places, (population, candidates), strict=True)
+    )
+    return known, asked
+
+
+def _one_hot(labels: NDArray[np.int64], classes: int) -> Floats:
+    return np.eye(classes)[labels]

@@ -1,0 +1,82 @@
+"""A lower bound on a Gaussian mechanism's mu from one training run (Mahloujifar, Melis & Chaudhuri 2025, ICML).
+
+As for :mod:`fedkr.audit.statistics.epsilon`, m examples were put into the training data by fair coins, of which r were
+guessed and v guessed right. Steinke's bound assumes nothing but (epsilon, delta); this one supposes the privacy that
+noisy training has, a Gaussian trade-off curve, and refutes it by its whole curve. So it is tighter, and answers another
+question: the least mu for which a mu-GDP pipeline would show so many right guesses (Dong, Roth & Su 2022).
+"""
+
+from __future__ import annotations
+
+from math import exp
+
+from scipy.special import ndtr, ndtri
+
+from fedkr.audit.statistics.epsilon import LARGEST_EPSILON, check_counts
+
+LARGEST_MU = 10.0
+# The recursion takes a step for each; more than so many would take a server seconds.
+MOST_GUESSES = 20_000
+
+
+def mu_lower_bound(coins: int, guesses: int, correct: int, *, confidence: float = 0.95) -> float | None:
+    """Return the largest mu that ``correct`` right guesses refute at ``confidence``, 0 if none, 10 at most.
+
+    None for more guesses than :data:`MOST_GUESSES`.
+
+    Counts that do not fit (0 <= correct <= guesses <= coins) or a confidence out of range are a UserError.
+    """
+    check_counts(coins, guesses, correct, confidence=confidence)
+    if guesses > MOST_GUESSES:
+        return None
+    low, high = 0.0, LARGEST_MU
+    if not _refuted(coins, guesses, correct, low, 1 - confidence):
+        return low
+    while high - low > 1e-6:
+        middle = (low + high) / 2
+        if _refuted(coins, guesses, correct, middle, 1 - confidence):
+            low = middle
+        else:
+            high = middle
+    return low
+
+
+def epsilon_of_mu(mu: float, delta: float) -> float:
+    """Return the epsilon that a mu-GDP mechanism has at ``delta`` (Dong, Roth & Su 2022, corollary 1), by bisection.
+
+    At most :data:`~fedkr.audit.statistics.epsilon.LARGEST_EPSILON`, which it is for a ``delta`` of 0 and a mu above 0.
+    """
+    if _delta_at(0.0, mu) <= delta:
+        return 0.0
+    low, high = 0.0, LARGEST_EPSILON
+    while high - low > 1e-9:
+        middle = (low + high) / 2
+        if _delta_at(middle, mu) > delta:
+            low = middle
+        else:
+            high = middle
+    return low
+
+
+def _delta_at(epsilon: float, mu: float) -> float:
+    if mu == 0:
+        return 0.0
+    # exp overflows no float64 at the largest epsilon, and the second factor falls faster than it grows.
+    return float(ndtr(-epsilon / mu + mu / 2) - exp(epsilon) * ndtr(-epsilon / mu - mu / 2))
+
+
+def _refuted(coins: int, guesses: int, correct: int, mu: float, level: float) -> bool:
+    """Return whether ``correct`` or more right guesses are less likely than ``level`` under mu-GDP (algorithm 3).
+
+    Of all distributions of the number of right guesses whose upper tail is ``level``, the trade-off curve bounds from
+    below how much mass lies on each smaller number; where more than 1 would be needed, there is none such.
+    """
+    right = level * correct / coins
+    wrong = level * (guesses - correct) / coins
+    for count in range(correct - 1, -1, -1):
+        least = max(wrong, float(ndtr(ndtri(right) - mu))) if right < 1 else 1.0
+        right += count / (guesses - count) * (least - wrong)
+        wrong = least
+        if right + wrong > guesses / coins:
+            return True
+    return False
