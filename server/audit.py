@@ -84,7 +84,10 @@ def with_summaries(rows: Iterable[Row], extras: Extras) -> tuple[list[Row], Extr
     return [*own, *pooled_rows(own)], extras | {
         "notes": list(dict.fromkeys([*extras.get("notes", []), *notes])),
         "verdicts": [
-            verdict.as_row() for verdict in site_verdicts(own, Blind(void, untested), extras.get("canaries", []))
+            verdict.as_row()
+            for verdict in site_verdicts(
+                own, Blind(void, untested), extras.get("canaries", []), extras.get("two_sample", [])
+            )
         ],
         "worst_site": [{name: value for name, value in row.items() if name != "roc"} for row in worst],
     }

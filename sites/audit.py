@@ -13,9 +13,14 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from fedkr.audit.attacks.observed import Bools
+from fedkr.audit.attacks.observed import Bools, Observed
 from fedkr.audit.attacks.queries import Queries
-from fedkr.audit.attacks.with_references import ReferenceModels, ReferenceSignals, reference_signals
+from fedkr.audit.attacks.with_references import (
+    ReferenceModels,
+    ReferenceSignals,
+    observed_confidence,
+    reference_signals,
+)
 from fedkr.audit.challenge import candidates, site_challenge, site_population
 from fedkr.audit.control import train_control, train_planted
 from fedkr.audit.copies import ReleaseCopies, check_copies
@@ -23,18 +28,21 @@ from fedkr.audit.document import Pair
 from fedkr.audit.findings import AuditReport, Row
 from fedkr.audit.references.direct import balanced_membership, reference_task, train_references
 from fedkr.audit.references.shadows import PipelineShadows, scaled_steps
-from fedkr.audit.run import audit_model, audit_release
+from fedkr.audit.run import answers_of, audit_model
+from fedkr.audit.run_release import ReferenceReleases, audit_release
 from fedkr.audit.statistics.blind import blind_baseline
 from fedkr.audit.statistics.paired import paired_difference
 from fedkr.audit.subject import Subject
-from fedkr.audit.targets import CONTROL, OF_ONE_SITE, RELEASE, row_key
+from fedkr.audit.targets import CONTROL, OF_ONE_SITE, RELEASE, RELEASED, row_key
 from fedkr.audit.verdict import NEEDS_PIPELINE
 from fedkr.config import Study
 from fedkr.data import ImageSet, content_digest
-from fedkr.data.images import joined
+from fedkr.data.images import Shape, joined
 from fedkr.errors import UserError
+from fedkr.learning.models import load_classifier
 from fedkr.learning.prediction import predict_logits
-from fedkr.release import Release, ReleasedSets
+from fedkr.recycle.distill import distill_student
+from fedkr.release import Release, ReleasedSets, SoftSet
 from fedkr.seeds import derive_seed, numpy_rng
 from fedkr.stages import Artifact, StageStore, model_tensors, read_artifact, write_artifact
 from sites.coarse import finite
@@ -80,12 +88,12 @@ class SiteAudit:
 
     def train_references(self, kind: str) -> list[ReferenceSignals]:
         """Return what the reference models for a kind of target answer, training those that are not there yet."""
-        # A release has no model that references could stand beside.
-        if not self.config.uses_references or kind == RELEASE:
+        if not self.config.uses_references:
             return []
         others = None if kind in OF_ONE_SITE else self.others
-        found = [self._direct(others)]
-        if self.config.pipeline_references and kind in NEEDS_PIPELINE:
+        # A release has no model that classifiers could stand beside, but pipelines make releases like it.
+        found = [] if kind == RELEASE else [self._direct(others)]
+        if self.config.pipeline_references and kind in (*NEEDS_PIPELINE, RELEASE):
             found.append(self._pipeline(others))
         return found
 
@@ -103,14 +111,14 @@ class SiteAudit:
     def report(self, target: str, model: nn.Module, kind: str = "") -> AuditReport:
         """Attack a model (see :meth:`attack`); nothing is kept."""
         references = self.train_references(kind or target)
-
-        def predict(images: NDArray[np.uint8]) -> NDArray[np.float32]:
-            logits = predict_logits(model, images, self.site.runtime)
-            # Whether a hospital answers at all must not hang on one image.
-            return finite(logits) if self.site.policy.coarse else logits
-
         population = self.population if self.config.uses_population else None
+        predict = partial(self._predict, model)
         return audit_model(predict, self._subject(target, kind), references, population, self.study.data.flip)
+
+    def _predict(self, model: nn.Module, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        logits = predict_logits(model, images, self.site.runtime)
+        # Whether a hospital answers at all must not hang on one image.
+        return finite(logits) if self.site.policy.coarse else logits
 
     def attack(self, target: str, model: nn.Module, about: str = "", kind: str = "") -> AuditReport:
         """Attack a model, on the runtime's device, and keep the scores of single images here.
@@ -126,10 +134,41 @@ class SiteAudit:
         return report
 
     def attack_releases(self) -> tuple[AuditReport, ReleaseCopies]:
-        """Attack all that the site released, without a model, and check it for copies of members."""
-        report = audit_release(self.releases(), self.population, self._subject(RELEASE))
+        """Attack all that the site released, and check it for copies of members."""
+        found = self._reference_releases(), self._auxiliary()
+        report = audit_release(self.releases(), self.population, self._subject(RELEASE), *found)
         self._keep_scores(report, self._scores_path(RELEASE, ""))
         return report, self._copies()
+
+    def _reference_releases(self) -> list[ReferenceReleases]:
+        """Return what the other sites released, where it was sent, and what pipelines on halves of the images did."""
+        found, count = list[ReferenceReleases](), self.config.pipeline_references
+        if not self.config.uses_references:
+            return found
+        if (others := self.others) is not None:
+            nobody = np.zeros((1, len(self.candidates)), bool)
+            found.append(ReferenceReleases(RELEASED, [lambda: others.arrays()[0]], nobody))
+        if count:
+            shadows = self._shadows(count)
+            sets = [partial(_release_of, shadows, m) for m in range(count)]
+            found.append(ReferenceReleases("pipeline", sets, shadows.membership))
+        return found
+
+    def _auxiliary(self) -> Observed | None:
+        """Return what a student of the site's own releases says of the candidates, beside the pipelines' students.
+
+        The site trains it, so that no answer about a release depends on what a server sends.
+        """
+        signals = [found for found in self.train_references(RELEASE) if found.kind == "pipeline"]
+        if not signals:
+            return None
+        released, job = ReleasedSets.of_releases(self.releases()), self.pipeline.job.seeded("auxiliary")
+        key = self.pipeline.key("teacher", "generator", "recycle") | {"released": released.digest()}
+        train = partial(distill_student, self.study.student, released, job, "student of the own releases")
+        kept = self.stages.run("auxiliary", key, lambda: Artifact(model_tensors(train())))
+        model = load_classifier(self.study.student, Shape.of(self.candidates), kept.tensors, self.site.runtime)
+        queries = Queries(self.config.queries, self.study.data.flip)
+        return observed_confidence(answers_of(partial(self._predict, model), self.challenge, queries), signals[0])
 
     def _subject(self, target: str, kind: str = "") -> Subject:
         config = public_config(self.site, self.config, self.challenge)
@@ -236,10 +275,12 @@ class SiteAudit:
         key |= {"checkpoint": choice["checkpoint"], "knobs": choice["knobs"], "max_images": self.site.most_images}
 
         def train() -> ReferenceModels:
-            halves, most = self._halves("pipeline", count), self.site.most_images
-            return PipelineShadows(self.pipeline, self.candidates, halves, most).students(others)
+            return self._shadows(count).students(others)
 
         return self._signals("pipeline", key, train, others is not None)
+
+    def _shadows(self, count: int) -> PipelineShadows:
+        return PipelineShadows(self.pipeline, self.candidates, self._halves("pipeline", count), self.site.most_images)
 
     def _signals(
         self, kind: str, key: dict[str, Any], train: Callable[[], ReferenceModels], others: bool
@@ -265,6 +306,10 @@ class SiteAudit:
     def _halves(self, kind: str, count: int) -> Bools:
         rng = numpy_rng(self.seed, self.site.name, "references", kind)
         return balanced_membership(count, len(self.candidates), rng)
+
+
+def _release_of(shadows: PipelineShadows, number: int) -> SoftSet:
+    return shadows.release(number).arrays()[0]
 
 
 def kept_others(stages: StageStore, study: Study) -> ReleasedSets | None:

@@ -61,6 +61,7 @@ def public_findings(site: Site, document: Document, challenge: Challenge) -> Doc
         grid = audit_grid(site, min(len(side) for side in challenge.sides))
         for row in (*found["audit"], *found["canaries"]):
             _round_rates(row, grid)
+        found["two_sample"] = [row | {"p_value": coarse_p_value(row["p_value"])} for row in found["two_sample"]]
         found["per_class"] = [_round_classes(site, row, grid, challenge) for row in found["per_class"]]
     return found
 

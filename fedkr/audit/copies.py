@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from fedkr.audit.attacks.on_releases import CopyCheck, copy_check, nearest, small_pixels
 from fedkr.audit.challenge import Challenge
-from fedkr.audit.run import released_images
+from fedkr.audit.run_release import released_part
 from fedkr.audit.statistics.membership import Floats
 from fedkr.data.images import ImageSet, image_digests
 from fedkr.errors import UserError
@@ -150,7 +150,7 @@ def check_copies(releases: Sequence[Release], challenge: Challenge, *, site: str
         UserError: no release, one of another image shape, or fewer than two members.
     """
     try:
-        images, chosen = released_images(releases, challenge, site=site, seed=seed)
+        (images, _), chosen = released_part(releases, challenge, site=site, seed=seed)
         released, members, holdout = map(small_pixels, (images, challenge.members.images, challenge.nonmembers.images))
         check = copy_check(members, released)
     except UserError as error:

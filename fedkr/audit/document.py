@@ -1,9 +1,9 @@
 """The documents in which an audit travels, and their one check: by the site before they leave, by the server after.
 
 ``evaluate.audit`` is answered by a document with the lists ``audit`` (rows of ``results["audit"]``), ``canaries``,
-``per_class``, ``epsilon`` and ``copies`` (of ``results["audit_extras"]``), ``evaluate.compare`` by one with ``blind``
-and ``paired``. Each row is spelled as in ``results.json``. What follows from counts (the bound on epsilon, the copy
-check's p-value) does not travel: who reads the document works it out.
+``per_class``, ``epsilon``, ``two_sample`` and ``copies`` (of ``results["audit_extras"]``), ``evaluate.compare`` by one
+with ``blind`` and ``paired``. Each row is spelled as in ``results.json``. What follows from counts (the bound on
+epsilon, the copy check's p-value) does not travel: who reads the document works it out.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from fedkr.audit.findings import AuditReport, Row
 from fedkr.audit.statistics.epsilon import one_run_bound
 from fedkr.audit.statistics.fdp import epsilon_of_mu, mu_lower_bound
 from fedkr.audit.statistics.membership import ENDS, ROC_POINTS, resolvable, tpr_name
-from fedkr.audit.targets import RELEASE, adversary_of, headline_key, row_key, row_names
+from fedkr.audit.targets import RELEASE, RELEASED, adversary_of, headline_key, row_key, row_names
 from fedkr.config import AuditConfig
 from fedkr.config.reading import brief
 from fedkr.errors import UserError
@@ -87,13 +87,13 @@ class Pair:
 
 def audit_document(report: AuditReport, copies: Iterable[Row] = ()) -> Document:
     """Return all of a report that may leave its site, with the counts of the copy check beside a release's."""
-    lists = {"canaries": report.canaries, "per_class": report.per_class, "epsilon": report.epsilon}
+    lists = {name: getattr(report, name) for name in ("canaries", "per_class", "epsilon", "two_sample")}
     return {"audit": report.rows, **lists, "copies": list(copies)}
 
 
 def audit_extras(document: Document, config: AuditConfig) -> dict[str, list[Row]]:
     """Return a document's part of ``audit_extras``, with all that follows from its counts."""
-    return {name: document[name] for name in ("canaries", "per_class")} | {
+    return {name: document[name] for name in ("canaries", "per_class", "two_sample")} | {
         "epsilon": [_with_bound(row, config.delta) for row in document["epsilon"]],
         "copies": [CopyFigures.of_counts(row).as_row(row["site"]) for row in document["copies"]],
     }
@@ -147,7 +147,7 @@ class AuditQuestion:
             "target": one_of(self.target),
             "site": one_of(site),
             "attack": one_of(*dict(asked)),
-            "references": one_of("none", *KINDS),
+            "references": one_of("none", *KINDS, RELEASED),
         }
         tprs = [f"{tpr_name(fpr)}{end}" for fpr in self.config.fprs for end in ENDS]
         unresolved = [f"unresolved_{name}" for name in tprs]
@@ -174,6 +174,7 @@ class AuditQuestion:
             "epsilon": list_of(
                 object_of("coin row", names | {"reason": one_of("", *REASONS)}, _GUESSED), planted or coins
             ),
+            "two_sample": list_of(object_of("two-sample row", {"site": one_of(site), "p_value": Rate}), copies),
             "copies": list_of(object_of("copy row", {"site": one_of(site)} | counts), copies, copies),
         }
         return object_of("document", rows)

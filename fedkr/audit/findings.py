@@ -24,6 +24,7 @@ class AuditReport:
         canaries: of ``audit_extras``: each attack on the planted images, those put in against those left out.
         per_class: of ``audit_extras``: the headline attack within each class, None where it has too few images.
         epsilon: of ``audit_extras``: how many coins the headline attack guessed right, from which the bound follows.
+        two_sample: of ``audit_extras``: the test whether a release lies closer to members than to the holdout.
         scores: by row key, float64 ``[N]`` of members and then non-members. Figures of single images: they stay at the
             site, and no document holds them.
         canary_scores: by row key, float64 ``[m]``; the same holds.
@@ -34,6 +35,7 @@ class AuditReport:
     canaries: list[Row] = field(default_factory=list)
     per_class: list[Row] = field(default_factory=list)
     epsilon: list[Row] = field(default_factory=list)
+    two_sample: list[Row] = field(default_factory=list)
     scores: Mapping[str, Floats] = field(default_factory=dict, compare=False, repr=False)
     canary_scores: Mapping[str, Floats] = field(default_factory=dict, compare=False, repr=False)
 

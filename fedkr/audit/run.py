@@ -1,4 +1,4 @@
-"""The audit of one target at one site: a model by every configured attack, a release without any model."""
+"""The audit of one model at one site, by every configured attack."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from fedkr.audit.attacks.label_only import label_only_score
 from fedkr.audit.attacks.lira import logit_scaled_confidence
-from fedkr.audit.attacks.on_releases import release_scores
 from fedkr.audit.attacks.quantile import Confidences, quantile_score
 from fedkr.audit.attacks.queries import Queries
 from fedkr.audit.attacks.thresholds import attack_score
@@ -23,12 +22,9 @@ from fedkr.audit.targets import row_key
 from fedkr.config import QUERY_ATTACKS, REFERENCE_ATTACKS
 from fedkr.data.images import ImageSet
 from fedkr.errors import UserError
-from fedkr.release import Release
 from fedkr.seeds import numpy_rng
 
 Predict = Callable[[NDArray[np.uint8]], Logits]
-# Of larger releases a random part this large is attacked, which keeps a site's audit within minutes.
-MOST_RELEASED = 20_000
 
 
 def audit_model(
@@ -79,8 +75,7 @@ class _Asked:
 
     @cached_property
     def candidates(self) -> Answers:
-        images = candidates(self.subject.challenge)
-        return Answers(_answers(self.predict, _parts(self.subject.challenge), self.queries), images.labels)
+        return answers_of(self.predict, self.subject.challenge, self.queries)
 
     @cached_property
     def population(self) -> Answers:
@@ -121,51 +116,9 @@ class _Asked:
         return quantile_score(asked, known)
 
 
-def audit_release(releases: Sequence[Release], population: ImageSet, subject: Subject) -> AuditReport:
-    """Attack all that a site released, every round together (:func:`~fedkr.audit.attacks.on_releases.release_scores`).
-
-    The attack named beforehand is ``distance-features``: a generator gives members away by near-copies of single
-    images, which densities average out, and unit variance keeps brightness and contrast, which most images share, from
-    drowning what is particular. ``population`` is of the same distribution, and no model trained on it (the site's val
-    and test splits). The copy check is :func:`~fedkr.audit.copies.check_copies`.
-
-    Raises:
-        UserError: releases of another image shape, or too few images.
-    """
-    site, seed, challenge = subject.site, subject.seed, subject.challenge
-    try:
-        released, _ = released_images(releases, challenge, site=site, seed=seed)
-        rng = numpy_rng(seed, site, "components")
-        return report_from_scores(
-            release_scores(candidates(challenge).images, released, population.images, rng), subject
-        )
-    except UserError as error:
-        raise UserError(f"audit of {subject.target} at {site}: {error}") from None
-
-
-def released_images(
-    releases: Sequence[Release], challenge: Challenge, *, site: str, seed: int
-) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """Return at most ``MOST_RELEASED`` released images ``[n, H, W, C]`` and their indices in all of them, in order.
-
-    No release, or one of another image shape than the challenge has, is a :class:`UserError`.
-    """
-    if not releases:
-        raise UserError("no release to attack; audit it after the site has released something")
-    shape = challenge.members.images.shape[1:]
-    for release in releases:
-        if release.images.shape[1:] != shape:
-            raise UserError(
-                f"released images of shape {list(release.images.shape[1:])}, but the site's have {list(shape)}"
-            )
-    count = sum(len(release) for release in releases)
-    chosen = np.sort(numpy_rng(seed, site, "released images").permutation(count)[:MOST_RELEASED])
-    ends = np.cumsum([len(release) for release in releases])
-    parts = [
-        release.images[chosen[(chosen >= end - len(release)) & (chosen < end)] - (end - len(release))]
-        for release, end in zip(releases, ends, strict=True)
-    ]
-    return np.concatenate(parts), chosen
+def answers_of(predict: Predict, challenge: Challenge, queries: Queries) -> Answers:
+    """Return a model's answers on views of all candidates."""
+    return Answers(_answers(predict, _parts(challenge), queries), candidates(challenge).labels)
 
 
 def _parts(challenge: Challenge) -> list[NDArray[np.uint8]]:

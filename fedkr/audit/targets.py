@@ -5,17 +5,27 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 
 from fedkr.audit.attacks.with_references import KINDS
-from fedkr.config import REFERENCE_ATTACKS, RELEASE_ATTACKS
+from fedkr.config import CALIBRATED_ATTACKS, FUSED_ATTACK, REFERENCE_ATTACKS, RELEASE_ATTACKS
 
 RELEASE = "release"
 # Trained for the audit alone (fedkr.audit.control): without a pipeline, and by one.
 CONTROL, PLANTED_CONTROL = CONTROLS = ("control", "control-student")
 # What a site makes for itself of what others share; it stays there.
 PERSONAL = "personal"
-# Named beforehand: nearest neighbours in feature space find copies and near-copies alike, whatever the image's size.
+# References of a release that are what other sites really released, beside those of KINDS.
+RELEASED = "released"
+# Of the attacks without references: nearest neighbours in feature space find copies and near-copies alike, whatever
+# the image's size, and unit variance keeps brightness and contrast from drowning what is particular.
 RELEASE_HEADLINE = "distance-features"
+# Named beforehand, the first that could be run: what leaks is measured against what other releases say of the image.
+RELEASE_HEADLINES = (
+    f"{FUSED_ATTACK}@pipeline",
+    "calibrated-pixels@pipeline",
+    f"calibrated-pixels@{RELEASED}",
+    RELEASE_HEADLINE,
+)
 # Kinds of what is trained on one site's images alone, directly or by its releases: so are their references.
-OF_ONE_SITE = frozenset({"teacher", "local", "site-student", *CONTROLS})
+OF_ONE_SITE = frozenset({"teacher", "local", "site-student", RELEASE, *CONTROLS})
 # Everybody else sees the final model only.
 _ADVERSARIES = {
     **dict.fromkeys(("site-student", "update", RELEASE), "server"),
@@ -36,15 +46,16 @@ def row_key(attack: str, references: str) -> str:
 def row_names(target: str, attacks: Sequence[str]) -> list[tuple[str, str]]:
     """Return (attack, references) of every row that an audit of ``target`` may have, in the order of the report."""
     if target == RELEASE:
-        return [(attack, "none") for attack in RELEASE_ATTACKS]
+        by_references = [(attack, kind) for attack in CALIBRATED_ATTACKS for kind in (RELEASED, "pipeline")]
+        return [(attack, "none") for attack in RELEASE_ATTACKS] + by_references + [(FUSED_ATTACK, "pipeline")]
     return [(a, kind) for a in attacks for kind in (KINDS if a in REFERENCE_ATTACKS else ("none",))]
 
 
 def headline_key(target: str, headline: str, present: Collection[str]) -> str | None:
     """Return the key of the row to quote: the attack named beforehand with the strongest references that are there.
 
-    A release has no model to attack, so that its headline is :data:`RELEASE_HEADLINE`.
+    A release has no model to attack, so that its headline is one of :data:`RELEASE_HEADLINES`.
     """
-    attack = RELEASE_HEADLINE if target == RELEASE else headline
-    keys = [row_key(attack, kind) for kind in (*reversed(KINDS), "none")]
+    of_model = [row_key(headline, kind) for kind in (*reversed(KINDS), "none")]
+    keys = RELEASE_HEADLINES if target == RELEASE else of_model
     return next((key for key in keys if key in present), None)

@@ -15,6 +15,7 @@ from fedkr.audit.claims import Claim, auc_claim, below_guessing, tpr_claim, uppe
 from fedkr.audit.statistics.blind import holm_reject
 from fedkr.audit.statistics.pooling import pooled_rows
 from fedkr.audit.targets import CONTROL, PLANTED_CONTROL, RELEASE
+from fedkr.config import CALIBRATED_ATTACKS
 from fedkr.site_name import ALL_SITES
 
 NONE_FOUND, FOUND, UNCLEAR = VERDICTS = ("no leakage found", "leakage found", "cannot tell")
@@ -58,15 +59,16 @@ class Figures:
         return [Claim(f"{claim.figure} by {self.attack}", claim.p_value) for claim in found if claim is not None]
 
 
-@dataclass(frozen=True)
+@dataclass
 class Evidence:
     """What the verdict on one target at one site rests on.
 
     Attributes:
-        named: the attacks that were named beforehand: the headline, LiRA beside RMIA, and for a release those on the
-            student of this site's releases.
+        named: the attacks that were named beforehand: the headline, LiRA beside RMIA, and for a release all that other
+            releases calibrate, and those on the student of this site's releases.
         beside: further attacks, which a pass needs to show nothing.
         canaries: the headline attack on images that were planted, where some were.
+        closeness: of a release, the test whether it lies closer to members than to the holdout.
         control: the headline attack on what it must find there, or None.
         void: whether the blind baseline told members from non-members.
         untested: whether it gave no answer; a difference between the two could then hide a leak.
@@ -77,6 +79,7 @@ class Evidence:
     named: Sequence[Figures] = ()
     beside: Sequence[Figures] = ()
     canaries: Sequence[Claim] = ()
+    closeness: Sequence[Claim] = ()
     control: Figures | None = None
     void: bool = False
     untested: bool = False
@@ -84,7 +87,8 @@ class Evidence:
     @cached_property
     def claims(self) -> list[Claim]:
         """All that is tested, in the family of the whole audit; nothing where the audit is void."""
-        return [] if self.void else [claim for figures in self.named for claim in figures.claims] + list(self.canaries)
+        of_attacks = [claim for figures in self.named for claim in figures.claims]
+        return [] if self.void else [*of_attacks, *self.canaries, *self.closeness]
 
 
 @dataclass(frozen=True)
@@ -109,13 +113,16 @@ class Blind:
     untested: Collection[str] = field(default_factory=list)
 
 
-def site_verdicts(rows: Iterable[Row], blind: Blind | None = None, canaries: Iterable[Row] = ()) -> list[SiteVerdict]:
+def site_verdicts(
+    rows: Iterable[Row], blind: Blind | None = None, canaries: Iterable[Row] = (), two_sample: Iterable[Row] = ()
+) -> list[SiteVerdict]:
     """Return a verdict for every target at every site and, for several sites, over all of them.
 
     Args:
         rows: of ``results.json``; pooled ones are passed over.
         blind: where the audit is void.
         canaries: of ``audit_extras``.
+        two_sample: likewise.
 
     ``leakage found`` where Holm's procedure rejects a claim at :data:`LEVEL` over all claims of all sites and targets.
 
@@ -130,11 +137,15 @@ def site_verdicts(rows: Iterable[Row], blind: Blind | None = None, canaries: Ite
       images; for what was trained on releases, a student of a release with planted images; where a study audits
       neither, the site's teacher.
 
-    Everything else is ``cannot tell``. A release has no model: RMIA reaches it only through a student trained on that
-    site's releases alone, and its own attacks are weak, so that a release passes only where both find nothing. The
-    student of all sites is no substitute, since the other sites' images dilute what it learnt.
+    Everything else is ``cannot tell``. A release is attacked in two ways, and passes only where neither finds anything:
+    by its images and soft labels, calibrated by other releases, and by RMIA through a student trained on that site's
+    releases alone. The student of all sites is no substitute, since the other sites' images dilute what it learnt.
     """
     evidence = _all_evidence(list(rows), blind or Blind(), list(canaries))
+    tests = {row["site"]: _closeness_claim(row) for row in two_sample}
+    for each in evidence:
+        if each.target == RELEASE and each.site in tests:
+            each.closeness = [tests[each.site]]
     family = [claim.p_value for each in evidence for claim in each.claims]
     rejected = iter(holm_reject(family, LEVEL))
     return [_judged(each, [c for c in each.claims if next(rejected)], len(family)) for each in evidence]
@@ -195,13 +206,19 @@ def _control(site: str, target: str, figures: Mapping[tuple[str, str], list[Figu
 
 
 def _named(found: Sequence[Figures]) -> list[Figures]:
-    """Return the headline attack and, beside RMIA, LiRA with the same references."""
+    """Return the headline attack and those with the same references that stand beside it.
+
+    Beside RMIA that is LiRA, beside the headline of a release all that other releases calibrate.
+    """
     quoted = [each for each in found if each.shown.get("headline") and each.shown.get("auc") is not None]
-    if not quoted or quoted[0].shown["attack"] != STRONGEST:
+    if not quoted:
         return quoted
-    references = quoted[0].shown.get("references")
-    beside = {each.shown["attack"]: each for each in found if each.shown.get("references") == references}
-    return quoted + [beside[name] for name in LIRA if name in beside][:1]
+    references, attack = quoted[0].shown.get("references"), quoted[0].shown["attack"]
+    alike = [each for each in found if each.shown.get("references") == references and each is not quoted[0]]
+    beside = {each.shown["attack"]: each for each in alike}
+    if attack == STRONGEST:
+        return quoted + [beside[name] for name in LIRA if name in beside][:1]
+    return quoted + [beside[name] for name in CALIBRATED_ATTACKS if name in beside]
 
 
 def _is_of(row: Row, named: Sequence[Figures]) -> bool:
@@ -212,6 +229,10 @@ def _canary_claim(row: Row) -> Claim:
     counted = {**row, "members": row["included"], "nonmembers": row["excluded"]}
     claim = auc_claim(counted, [counted])
     return Claim(f"{claim.figure} on planted canaries", claim.p_value)
+
+
+def _closeness_claim(row: Row) -> Claim:
+    return Claim("that the release lies closer to members than to held-out images (two-sample test)", row["p_value"])
 
 
 def _judged(found: Evidence, rejected: Sequence[Claim], family: int) -> SiteVerdict:
@@ -243,6 +264,8 @@ def _found(found: Evidence, rejected: Sequence[Claim], family: int) -> str:
 def _weakness(found: Evidence) -> str:
     """Return why these attacks cannot carry a pass, or an empty string."""
     by_model = [each for each in found.named if each.shown["target"] != RELEASE]
+    if found.target == RELEASE and not any(each.shown["attack"] in CALIBRATED_ATTACKS for each in found.named):
+        return "nothing was found, but a release passes only against attacks that other releases calibrate"
     if not found.named or not by_model:
         missing = "the student of its releases" if found.named and found.target == RELEASE else "the target"
         return f"the headline attack has no figure for {missing}"

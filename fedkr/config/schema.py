@@ -36,7 +36,10 @@ REFERENCE_ATTACKS = (
     *("rmia", "rmia-offline", "bavaria", "bavaria-offline"),
 )
 ATTACKS = THRESHOLD_ATTACKS + QUERY_ATTACKS + REFERENCE_ATTACKS
+# On a release: without references, calibrated by other releases, and together with a classifier trained on it.
 RELEASE_ATTACKS = ("distance-pixels", "distance-features", "monte-carlo", "domias")
+CALIBRATED_ATTACKS = ("calibrated-pixels", "calibrated-features", "soft-label-neighbours")
+FUSED_ATTACK = "fused"
 # Kinds of what contestants leave: models that all see, those that stay at a site, then what the server alone sees: a
 # student of one site's releases, a site's last update, the released images; last the controls (fedkr.audit.control),
 # which each site trains for the audit alone. A single one of a kind goes by its own name, such as fedavg.

@@ -10,7 +10,10 @@ from fedkr.strict_json import Rate
 
 
 class AttackFigures(TypedDict, total=False):
-    """What one attack achieved, with 95 % intervals, beside its TPRs; ``references`` is none, direct or pipeline."""
+    """What one attack achieved, with 95 % intervals, beside its TPRs.
+
+    ``references`` is none, direct, pipeline or released.
+    """
 
     target: Required[str]
     site: Required[str]
@@ -94,6 +97,13 @@ class CopyRow(TypedDict, total=False):
     flagged: int
 
 
+class TwoSampleRow(TypedDict, total=False):
+    """The test whether a site's release lies closer to members than to the holdout: its p-value, uncorrected."""
+
+    site: Required[str]
+    p_value: Required[float]
+
+
 class EpsilonRow(AttackNames, total=False):
     """A lower bound on epsilon from one run, or the ``reason`` why there is none.
 
@@ -144,6 +154,7 @@ class AuditExtras(TypedDict, total=False):
     blind: list[BlindRow]
     paired: list[PairedRow]
     copies: list[CopyRow]
+    two_sample: list[TwoSampleRow]
     epsilon: list[EpsilonRow]
     canaries: list[CanaryRow]
     per_class: list[PerClassRow]

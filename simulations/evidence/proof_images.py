@@ -13,7 +13,7 @@ import numpy as np
 
 from fedkr.audit.challenge import Challenge, build_challenge, image_digests
 from fedkr.audit.copies import ReleaseCopies, check_copies
-from fedkr.audit.run import audit_release
+from fedkr.audit.run_release import audit_release
 from fedkr.audit.statistics.blind import blind_baseline, holm_reject
 from fedkr.audit.subject import Subject
 from fedkr.audit.targets import RELEASE, RELEASE_HEADLINE

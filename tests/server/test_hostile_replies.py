@@ -148,7 +148,8 @@ def is_findings(document, config):
     planted = {"included", "excluded"} | {f"{name}{end}" for name in ("auc", "tpr_at_fpr_0.01") for end in INTERVAL}
     return all(
         [
-            group(document, ["audit", "canaries", "per_class", "epsilon", "copies"]) and document["copies"] == [],
+            group(document, ["audit", "canaries", "per_class", "epsilon", "two_sample", "copies"]),
+            document["two_sample"] == document["copies"] == [],
             attacks == config.attacks,
             all(group(row, NAMES | figures | rest, unresolved) for row in rows),
             all(group(row, NAMES | planted) for row in document["canaries"]),
@@ -223,6 +224,7 @@ def findings():
         "canaries": canaries,
         "per_class": [names | by_class],
         "epsilon": [names | coins],
+        "two_sample": [],
         "copies": [],
     }
 

@@ -9,6 +9,7 @@ import torch
 from fedkr import wire
 from fedkr.audit.copies import check_copies
 from fedkr.audit.document import Pair, keyed
+from fedkr.config import CALIBRATED_ATTACKS
 from fedkr.data.images import Shape
 from fedkr.errors import UserError
 from fedkr.learning.models import build_classifier
@@ -70,7 +71,7 @@ def test_each_target_is_attacked_with_references_that_went_its_way(site, others)
     assert kinds(work, "weights") == kinds(work, "oracle") == kinds(work, "update") == [("direct", True)]
     assert kinds(work, "student") == [("direct", True), ("pipeline", True)]
     assert kinds(work, "site-student") == kinds(work, "control-student") == [("direct", False), ("pipeline", False)]
-    assert kinds(work, "release") == []
+    assert kinds(work, "release") == [("pipeline", False)]
 
 
 def test_every_candidate_is_in_half_of_the_references(site):
@@ -157,13 +158,45 @@ def test_a_target_of_an_unknown_kind_is_refused_by_name(site, study):
         metrics_of(site, wire.AUDIT, request(study, a_model(study).state_dict(), target="fedavg", kind="model"))
 
 
-def test_a_release_is_attacked_without_a_model_and_checked_for_copies(site, study):
+@pytest.fixture
+def quick_study(study):
+    """The same without reference models."""
+    audit = dataclasses.replace(study.audit, attacks=["loss"], headline="loss", **NONE)
+    return dataclasses.replace(study, audit=audit)
+
+
+@pytest.fixture
+def quick_site(hospital, quick_study):
+    return open_site({"site-file": str(hospital())}, quick_study)
+
+
+def test_a_release_is_attacked_without_a_model_and_checked_for_copies(quick_site, quick_study):
+    site, study = quick_site, quick_study
     found = document_of(site, wire.AUDIT, request(study, target="release"))
     assert 0 <= keyed(found["audit"])["distance-features"]["auc"] <= 1
     assert found["copies"][0]["released"] == len(site.pipeline.release(1, site.most_images))
 
 
-def test_a_release_is_checked_for_copies_once_however_often_the_result_is_read(site, study, monkeypatch, tmp_path):
+def test_a_release_is_calibrated_by_other_releases_and_beside_a_student_of_its_own_images(site, study, others):
+    asked = request(study, shared=others.arrays()[0], sizes=[4, 5], kinds=["release"])
+    metrics_of(site, wire.REFERENCES, asked)
+    found = document_of(site, wire.AUDIT, request(study, target="release"))
+    rows = keyed(found["audit"])
+    assert [key for key in rows if "@" in key] == [
+        *(f"{name}@{kind}" for name in CALIBRATED_ATTACKS for kind in ("released", "pipeline")),
+        "fused@pipeline",
+    ]
+    assert [key for key, row in rows.items() if row["headline"]] == ["fused@pipeline"]
+    assert 0 < found["two_sample"][0]["p_value"] <= 1
+    SiteAudit(site).keep_others(None)
+    alone = keyed(document_of(site, wire.AUDIT, request(study, target="release"))["audit"])
+    assert alone == {key: row for key, row in rows.items() if "released" not in key}
+
+
+def test_a_release_is_checked_for_copies_once_however_often_the_result_is_read(
+    quick_site, quick_study, monkeypatch, tmp_path
+):
+    site, study = quick_site, quick_study
     checks = []
     monkeypatch.setattr("sites.audit.check_copies", lambda *a, **k: checks.append(1) or check_copies(*a, **k))
     first, again = [document_of(site, wire.AUDIT, request(study, target="release")) for _ in range(2)]

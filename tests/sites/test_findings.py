@@ -69,6 +69,14 @@ def test_a_rate_that_the_rounded_count_cannot_show_leaves_as_unresolved(audited)
     question.check(site.name, document, exact=False)
 
 
+def test_the_test_of_a_release_leaves_as_a_p_value_that_is_rounded_up(audited):
+    site, document, _ = audited("release")
+    (row,) = document["two_sample"]
+    assert row == {"site": site.name, "p_value": coarse_p_value(row["p_value"])}
+    document["two_sample"] = [row | {"p_value": 0.0123}]
+    assert public_findings(site, document, SiteAudit(site).challenge)["two_sample"] == [row | {"p_value": 0.02}]
+
+
 def test_the_parts_of_a_copy_check_are_rounded_and_no_copy_of_every_byte_is_rounded_away(audited):
     site, document, _ = audited("release")
     document["copies"] = [{"site": site.name} | COPIES]

@@ -7,8 +7,9 @@ Scores are float64 ``[N]``, higher meaning "more like a member".
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import scipy
@@ -58,13 +59,19 @@ def principal_components(fit_on: Floats, others: Sequence[Floats], components: i
 
     ``fit_on`` must not hold the challenge images (the reference or the released set will do).
     """
+    project = component_projection(fit_on, components)
+    return [project(rows) for rows in others]
+
+
+def component_projection(fit_on: Floats, components: int) -> Callable[[Floats], Floats]:
+    """Return what projects rows ``[N, d]`` on the leading principal components of ``fit_on``, each to unit variance."""
     mean = fit_on.mean(0)
     _, singular, axes = np.linalg.svd(fit_on - mean, full_matrices=False)
     kept = min(components, int((singular > 1e-9 * max(singular[0], 1e-300)).sum()))
     if not kept:
         raise UserError("principal components: all rows are equal, nothing to project on; give different images")
     scale = axes[:kept].T / (singular[:kept] / np.sqrt(len(fit_on)))
-    return [(rows - mean) @ scale for rows in others]
+    return lambda rows: (rows - mean) @ scale
 
 
 def nearest(queries: Floats, rows: Floats, itself: bool = True) -> tuple[NDArray[np.int64], Floats]:
@@ -114,9 +121,37 @@ def small_pixels(images: NDArray[np.uint8]) -> Floats:
     return rows
 
 
-def release_scores(
-    images: NDArray[np.uint8], released: NDArray[np.uint8], population: NDArray[np.uint8], rng: np.random.Generator
-) -> dict[str, Floats]:
+class Rows(NamedTuple):
+    """Images as rows of two spaces.
+
+    Attributes:
+        pixels: float64 ``[N, d]``, in 0..1.
+        features: float64 ``[N, c]``, principal components of unit variance.
+    """
+
+    pixels: Floats
+    features: Floats
+
+
+def common_spaces(
+    released: NDArray[np.uint8], population: NDArray[np.uint8], rng: np.random.Generator
+) -> Callable[[NDArray[np.uint8]], Rows]:
+    """Return what brings uint8 images ``[N, H, W, C]`` into the spaces in which all of an audit's releases are met.
+
+    The components are fitted on ``released`` and ``population`` images, of which ``rng`` picks some: never on those of
+    the challenge.
+    """
+    fit_on = np.concatenate([small_pixels(released), small_pixels(population)])
+    project = component_projection(fit_on[rng.permutation(len(fit_on))[:MOST_FITTED]], COMPONENTS)
+
+    def rows(images: NDArray[np.uint8]) -> Rows:
+        own = small_pixels(images)
+        return Rows(own, project(own))
+
+    return rows
+
+
+def release_scores(images: Rows, released: Rows, population: Rows) -> dict[str, Floats]:
     """Return the scores float64 ``[N]`` of each of ``config.RELEASE_ATTACKS``.
 
     - ``distance-pixels``, ``distance-features``: distance to the closest released image (GAN-Leaks, Chen et al. 2020),
@@ -124,19 +159,13 @@ def release_scores(
     - ``monte-carlo``: share of released images nearby (Hilprecht et al. 2019), among those components;
     - ``domias``: density of the release over that of the population (van Breugel et al. 2023), likewise.
 
-    All are uint8 ``[..., H, W, C]``: ``images`` are members and non-members; no model trained on the population, which
-    is of the same distribution. ``rng`` chooses the released images and population that the components are fitted on,
-    never the challenge.
+    ``images`` are members and non-members; no model trained on the population, which is of the same distribution.
     """
-    rows = [small_pixels(part) for part in (images, released, population)]
-    fit_on = np.concatenate(rows[1:])
-    fit_on = fit_on[rng.permutation(len(fit_on))[:MOST_FITTED]]
-    features = principal_components(fit_on, rows, COMPONENTS)
     return {
-        "distance-pixels": closest_distance_score(rows[0], rows[1]),
-        "distance-features": closest_distance_score(features[0], features[1]),
-        "monte-carlo": monte_carlo_score(features[0], features[1]),
-        "domias": domias_kde_score(*features),
+        "distance-pixels": closest_distance_score(images.pixels, released.pixels),
+        "distance-features": closest_distance_score(images.features, released.features),
+        "monte-carlo": monte_carlo_score(images.features, released.features),
+        "domias": domias_kde_score(images.features, released.features, population.features),
     }
 
 

@@ -137,6 +137,14 @@ def reference_attack_score(
     return rmia_offline(seen, others, a=choose_offline_a(seen, others), gamma=gamma)
 
 
+def observed_confidence(target: Answers, signals: ReferenceSignals) -> Observed:
+    """Return LiRA's signal of a model and its references, the mean over their views: one column."""
+    _check_shapes(target.logits, signals.logits, "candidates")
+    own = _confidence(target.logits[None], target.labels)[0]
+    references = _confidence(signals.logits, target.labels)
+    return Observed(own.mean(1, keepdims=True), references.mean(2, keepdims=True), signals.membership)
+
+
 def _confidence(logits: Logits, labels: Labels) -> Floats:
     """Return the true class's log-odds float64 ``[M, N, A]`` of logits ``[M, A, N, K]``, one model at a time."""
     if not np.isfinite(logits).all():

@@ -51,13 +51,13 @@ def blind_baseline(members: ImageSet, nonmembers: ImageSet, seed: int, permutati
     features = np.concatenate([image_features(side.images) for side in sides])
     classes = np.concatenate([side.labels for side in sides])
     membership = np.repeat([1.0, 0.0], [len(side) for side in sides])
-    units, strata = _exchangeable(sides, classes)
+    units, strata = exchangeable_units(sides, classes)
     classifier = RidgeFolds(random_fourier(features, rng), _folds(units, rng))
     observed = _aucs(classifier, membership[:, None])[0]
     exceeded, block = 0, max(1, BLOCK // len(membership))
     for start in range(0, permutations, block):
         count = min(block, permutations - start)
-        labels = np.stack([_permuted(membership, units, strata, rng) for _ in range(count)], axis=1)
+        labels = np.stack([permuted_membership(membership, units, strata, rng) for _ in range(count)], axis=1)
         exceeded += int((_aucs(classifier, labels) >= observed - 1e-12).sum())
     return BlindResult(float(observed), (1 + exceeded) / (1 + permutations))
 
@@ -121,7 +121,7 @@ def _block_features(images: NDArray[np.uint8]) -> NDArray[np.float32]:
     return torch.cat([part.flatten(1) for part in (coarse, moments, levels, edges)], dim=1).numpy()
 
 
-def _exchangeable(
+def exchangeable_units(
     sides: tuple[ImageSet, ImageSet], classes: NDArray[np.int64]
 ) -> tuple[NDArray[np.intp], NDArray[np.int64]]:
     """Return each image's unit ``[N]`` (itself with its copies, or its group) and each unit's stratum.
@@ -144,9 +144,10 @@ def _folds(units: NDArray[np.intp], rng: np.random.Generator) -> NDArray[np.intp
     return (rng.permutation(count) % min(FOLDS, count))[units]
 
 
-def _permuted(
+def permuted_membership(
     membership: Floats, units: NDArray[np.intp], strata: NDArray[np.int64], rng: np.random.Generator
 ) -> Floats:
+    """Return labels ``[N]`` of which the units of each stratum have changed places (:func:`exchangeable_units`)."""
     by_unit = np.empty(len(strata))
     by_unit[units] = membership
     # Sorting by (stratum, noise) lists every stratum in random order; without noise, in a fixed one.

@@ -2,17 +2,18 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
+from fedkr.audit.attacks.observed import Observed
 from fedkr.audit.attacks.on_releases import LARGEST_SIDE, small_pixels
 from fedkr.audit.challenge import build_challenge
-from fedkr.audit.run import audit_release, released_images
+from fedkr.audit.run_release import ReferenceReleases, audit_release, released_part
 from fedkr.audit.subject import Subject
 from fedkr.config import RELEASE_ATTACKS, AuditConfig
 from fedkr.data.images import CanarySet, ImageSet
 from fedkr.errors import UserError
-from fedkr.release import Release
+from fedkr.release import Release, SoftSet
 
 CLASSES = tuple(map(str, range(10)))
-CONFIG = AuditConfig(bootstrap=200)
+CONFIG = AuditConfig(bootstrap=200, permutations=40)
 
 
 def release(images):
@@ -56,7 +57,7 @@ def test_intervals_on_a_release_of_other_peoples_images_cover_one_half():
     covered = 0
     for seed in range(10):
         members, holdout, population, fresh = digits(100 + seed)
-        rows, _ = audited(fresh.images[:100], members, holdout, population, AuditConfig(bootstrap=50))
+        rows, _ = audited(fresh.images[:100], members, holdout, population, AuditConfig(bootstrap=50, permutations=1))
         headline = rows["distance-features"]
         covered += headline["auc_low"] <= 0.5 <= headline["auc_high"]
     assert covered >= 8
@@ -74,6 +75,90 @@ def test_the_report_names_every_release_attack_its_adversary_and_one_headline():
     assert not np.isnan(np.concatenate(list(report.scores.values()))).any()
 
 
+def soft(images, labels, certainty=0.9):
+    """Return a soft-labelled set of images with the true labels."""
+    targets = np.full((len(images), 10), (1 - certainty) / 9, np.float16)
+    targets[np.arange(len(images)), labels] = certainty
+    return SoftSet(images, targets)
+
+
+def pipelines(members, holdout, fresh, copies, seed=0, count=4):
+    """References like a release that copies some of its images: each has fresh ones and copies some of its half."""
+    rng = np.random.default_rng(seed)
+    pool = np.concatenate([members.images, holdout.images])
+    halves = rng.permuted(np.repeat([[True], [False]], count // 2, axis=0).repeat(len(pool), axis=1), axis=0)
+    sets = []
+    for half in halves:
+        drawn = [fresh.images[rng.permutation(len(fresh))[:380]], pool[rng.permutation(np.flatnonzero(half))[:copies]]]
+        images = np.concatenate(drawn)
+        sets.append(lambda images=images: soft(images, np.zeros(len(images), np.int64)))
+    return ReferenceReleases("pipeline", sets, halves)
+
+
+CALIBRATED = ("calibrated-pixels", "calibrated-features", "fused")
+
+
+def calibrated_audit(seed, copies, config=CONFIG):
+    """Audit a release with copies of so many members, by other sites' releases and by pipelines, with a classifier."""
+    members, holdout, population, fresh = digits(seed)
+    mine = np.concatenate([fresh.images[:380], members.images[:copies]])
+    challenge = build_challenge(members, holdout)
+    natural, rng = challenge.natural, np.random.default_rng(seed)
+    others = ReferenceReleases(
+        "released", [lambda: soft(population.images, population.labels)], np.zeros((1, natural), bool)
+    )
+    alike = pipelines(challenge.members, challenge.nonmembers, fresh, copies, seed)
+    said = Observed(rng.normal(size=(natural, 1)), rng.normal(size=(4, natural, 1)), alike.membership)
+    subject = Subject("release", "site-0", challenge, config, seed)
+    report = audit_release([release(mine)], population, subject, [others, alike], said)
+    return {(row["attack"], row["references"]): row for row in report.rows}, report
+
+
+def test_planted_copies_are_found_by_every_calibrated_attack_and_by_the_two_sample_test():
+    rows, report = calibrated_audit(0, copies=120)
+    for attack in CALIBRATED:
+        row = rows[attack, "pipeline"]
+        assert row["auc_low"] > 0.5 and row["tpr_at_fpr_0.01_low"] > 0.01, attack
+    for attack in CALIBRATED[:2]:
+        assert rows[attack, "released"]["auc_low"] > 0.5, attack
+    assert report.two_sample == [{"site": "site-0", "p_value": 1 / 201}]
+    assert report.headline["attack"] == "fused" and report.headline["references"] == "pipeline"
+    assert (rows["fused", "pipeline"]["others"], rows["calibrated-pixels", "released"]["others"]) == (False, True)
+
+
+def test_a_release_of_other_peoples_images_is_not_accused_by_any_attack():
+    less = AuditConfig(bootstrap=1, permutations=4)
+    accused = {}
+    for seed in range(12):
+        rows, report = calibrated_audit(200 + seed, copies=0, config=less)
+        figures = {key: row["auc"] for key, row in rows.items()}
+        # One-sided at 5 %: 400 members against 400 non-members.
+        found = {key: auc > 0.5 + 1.645 * 0.0204 for key, auc in figures.items()}
+        found["two-sample", ""] = report.two_sample[0]["p_value"] <= 0.05
+        for key, hit in found.items():
+            accused[key] = accused.get(key, 0) + hit
+    # 5 % of 12 is 0.6; 3 is the 98th percentile of their number.
+    assert max(accused.values()) <= 3, accused
+    assert len(accused) == len(RELEASE_ATTACKS) + 2 * 3 + 1 + 1
+
+
+def test_soft_labels_that_know_members_better_are_found_where_the_images_tell_nothing():
+    members, holdout, population, _ = digits(6)
+    challenge = build_challenge(members, holdout)
+    pool = np.concatenate([challenge.members.images, challenge.nonmembers.images])
+    labels = np.concatenate([challenge.members.labels, challenge.nonmembers.labels])
+    # Every candidate is released; labels are sure of the members only.
+    certain = np.where(np.arange(len(pool)) < len(challenge.members), 0.9, 0.6)[:, None]
+    targets = ((1 - certain) / 9 + np.eye(10)[labels] * (certain - (1 - certain) / 9)).astype(np.float16)
+    own = Release(pool, targets, {"slices": 1})
+    others = ReferenceReleases("released", [lambda: soft(pool, labels)], np.zeros((1, len(pool)), bool))
+    report = audit_release([own], population, Subject("release", "site-0", challenge, CONFIG, 0), [others])
+    rows = {(row["attack"], row["references"]): row for row in report.rows}
+    assert rows["soft-label-neighbours", "released"]["auc_low"] > 0.5
+    assert rows["calibrated-pixels", "released"]["auc"] == 0.5
+    assert report.headline["attack"] == "calibrated-pixels"
+
+
 def test_canaries_copied_into_a_release_are_told_from_those_left_out():
     members, holdout, population, fresh = digits(3)
     included = np.arange(40) % 2 == 0
@@ -88,14 +173,15 @@ def test_canaries_copied_into_a_release_are_told_from_those_left_out():
 
 
 def test_a_large_release_is_attacked_in_part_the_same_part_every_time(monkeypatch):
-    monkeypatch.setattr("fedkr.audit.run.MOST_RELEASED", 30)
+    monkeypatch.setattr("fedkr.audit.run_release.MOST_RELEASED", 30)
     members, holdout, _, fresh = digits(4)
     rounds, challenge = [release(fresh.images[:25]), release(fresh.images[25:60])], build_challenge(members, holdout)
-    images, chosen = released_images(rounds, challenge, site="site-0", seed=0)
+    (images, soft_labels), chosen = released_part(rounds, challenge, site="site-0", seed=0)
     np.testing.assert_array_equal(images, fresh.images[chosen])
+    assert soft_labels.shape == (30, 10)
     assert len(chosen) == 30 and (np.diff(chosen) > 0).all() and chosen.min() < 25 <= chosen.max()
-    np.testing.assert_array_equal(chosen, released_images(rounds, challenge, site="site-0", seed=0)[1])
-    assert chosen.tolist() != released_images(rounds, challenge, site="site-1", seed=0)[1].tolist()
+    np.testing.assert_array_equal(chosen, released_part(rounds, challenge, site="site-0", seed=0)[1])
+    assert chosen.tolist() != released_part(rounds, challenge, site="site-1", seed=0)[1].tolist()
 
 
 def test_large_images_are_averaged_over_blocks():

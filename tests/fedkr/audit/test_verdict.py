@@ -145,11 +145,18 @@ def test_without_a_blind_baseline_nothing_passes_and_a_detection_stands():
     assert judge(*both(auc=0.7), untested=["a"]).verdict == "leakage found"
 
 
+def released(auc=0.5, **more):
+    """Return the rows of a release: the headline, the other calibrated attacks, and one without references."""
+    beside = ("calibrated-pixels", "calibrated-features", "soft-label-neighbours")
+    rows = [row("release", auc, attack="fused"), *(row("release", attack=name, headline=0, **more) for name in beside)]
+    return [*rows, row("release", attack="domias", references="none", headline=0)]
+
+
 def test_a_release_passes_only_with_the_student_of_its_own_images():
     def judged(*students, auc=0.5, **beside):
-        own = row("release", auc, attack="distance-features", references="none")
-        other = row("release", attack="domias", references="none", headline=0, **beside)
-        return judge(own, other, *students, target="release").verdict
+        own = released(auc)
+        other = {**own.pop(), **beside}
+        return judge(*own, other, *students, target="release").verdict
 
     assert judged() == "cannot tell"
     assert judged(*both("site-student")) == "no leakage found"
@@ -159,6 +166,37 @@ def test_a_release_passes_only_with_the_student_of_its_own_images():
     # The rate at which another attack finds members says more than its average.
     exposed = {"tpr_at_fpr_0.01": 0.03, "tpr_at_fpr_0.01_low": 0.02}
     assert judged(*both("site-student"), **exposed) == "cannot tell"
+
+
+def test_a_release_passes_only_against_attacks_that_other_releases_calibrate():
+    raw = row("release", attack="distance-features", references="none")
+    verdict = judge(raw, *both("site-student"), target="release")
+    assert verdict.verdict == "cannot tell" and "that other releases calibrate" in verdict.reason
+    by_others = row("release", attack="calibrated-pixels", references="released")
+    assert judge(by_others, *both("site-student"), target="release").verdict == "no leakage found"
+
+
+def test_all_attacks_of_a_release_with_the_headlines_references_are_tried_and_corrected_together():
+    verdict = judge(*released(auc=0.515), *both("site-student"), target="release")
+    assert "stands out" not in verdict.reason
+    exposed = {"tpr_at_fpr_0.01": 0.04, "tpr_at_fpr_0.01_low": 0.03, "tpr_at_fpr_0.01_high": 0.05}
+    verdict = judge(*released(**exposed), *both("site-student"), target="release")
+    assert verdict.verdict == "leakage found"
+    # Two claims of each: four attacks on the release, two on its student, twice, and one on the teacher.
+    assert "0.040 [0.030, 0.050]" in verdict.reason and "among all 18 claims" in verdict.reason
+
+
+def test_a_release_that_lies_closer_to_members_than_to_the_holdout_leaks():
+    def judged(p_value, site="a"):
+        verdicts = site_verdicts([*released(), *both("site-student"), TEACHER], two_sample=[two_sample(p_value, site)])
+        return next(verdict for verdict in verdicts if verdict.target == "release")
+
+    def two_sample(p_value, site):
+        return {"site": site, "p_value": p_value}
+
+    assert judged(0.4).verdict == judged(1e-9, site="b").verdict == "no leakage found"
+    found = judged(1e-4)
+    assert found.verdict == "leakage found" and "closer to members than to held-out images" in found.reason
 
 
 def test_leakage_by_an_attack_without_references_is_qualified():

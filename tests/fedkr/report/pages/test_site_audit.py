@@ -9,7 +9,7 @@ from PIL import Image
 from fedkr.audit.challenge import build_challenge
 from fedkr.audit.copies import check_copies
 from fedkr.audit.findings import AuditReport
-from fedkr.audit.run import audit_release
+from fedkr.audit.run_release import audit_release
 from fedkr.audit.subject import Subject
 from fedkr.config import AuditConfig
 from fedkr.data.images import ImageSet
