@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from fedkr.audit.targets import OF_ONE_SITE
+from fedkr.audit.targets import OF_ONE_SITE, RELEASED
 from fedkr.audit.verdict import CONTROL_WORDS
-from fedkr.config import ATTACKS, RELEASE_ATTACKS
+from fedkr.config import ATTACKS, CALIBRATED_ATTACKS
 from fedkr.report.audit_fields import AuditRow
 from fedkr.report.results import Results
 from fedkr.report.selection import (
@@ -17,6 +17,7 @@ from fedkr.report.selection import (
 )
 from fedkr.report.wording import (
     ADVERSARY_MEANING,
+    RELEASE_ATTACK_MEANING,
     attack_label,
     fpr_label,
     listing,
@@ -34,6 +35,11 @@ MADE_BY = {
     "pipeline": "teacher, generator and student repeated on random halves, with checkpoint and sampling fixed from the "
     "real run",
 }
+# The same of what an image's distance to a release is compared with.
+RELEASE_REFERENCES = {
+    RELEASED: "what the other sites released, as any server has it",
+    "pipeline": "what the site's own pipeline makes of random halves of its members and holdout",
+}
 
 NO_REFERENCES = (
     "attacks with reference models, which are stronger: without them, low figures rule out nothing and the chance "
@@ -50,7 +56,8 @@ NEVER_TESTED = [
 def tested(results: Results) -> dict[str, str]:
     """Return, by topic, what the audit did."""
     rows = results.get("audit", [])
-    topics = {**_adversaries(results), "Attacks": _attacks(rows), "Reference models": _references(results)}
+    topics = {**_adversaries(results), "Attacks": _attacks(rows), **_on_releases(results)}
+    topics |= {"Reference models": _references(results)}
     topics |= {"Images": _images(results), "Low false-positive rates": _resolution(results)}
     return topics | _controls(results)
 
@@ -87,13 +94,30 @@ def _adversaries(results: Results) -> dict[str, str]:
 
 def _attacks(rows: list[AuditRow]) -> str:
     run = list(dict.fromkeys(row["attack"] for row in rows))
-    models = [attack_label(attack) for attack in run if attack not in RELEASE_ATTACKS]
-    released = [attack_label(attack) for attack in run if attack in RELEASE_ATTACKS]
+    models = [attack_label(attack) for attack in run if attack not in RELEASE_ATTACK_MEANING]
+    released = [attack_label(attack) for attack in run if attack in RELEASE_ATTACK_MEANING]
     parts = [f"on models: {', '.join(models)}"] if models else []
-    parts += [f"on the released images, without a model: {', '.join(released)}"] if released else []
+    parts += [f"on what was released: {', '.join(released)}"] if released else []
     headline = dict.fromkeys(attack_label(row["attack"]) for row in rows if row.get("headline"))
     named = f" Named beforehand as headline: {listing(list(headline))}." if headline else ""
     return f"{_sentence('; '.join(parts))}.{named}"
+
+
+def _on_releases(results: Results) -> dict[str, str]:
+    """Return what each attack on the released images and soft labels asks, in a plain sentence each."""
+    rows = results.get("audit", [])
+    run = {row["attack"] for row in rows}
+    asked = [f"{attack_label(attack)}: {what}" for attack, what in RELEASE_ATTACK_MEANING.items() if attack in run]
+    if results.get("audit_extras", {}).get("two_sample"):
+        asked.append(
+            "two-sample test: whether the release lies nearer to members than to the holdout, without references"
+        )
+    if not asked:
+        return {}
+    kinds = {references_kind(row) for row in rows if row["attack"] in CALIBRATED_ATTACKS}
+    made = [what for kind, what in RELEASE_REFERENCES.items() if kind in kinds]
+    calibrated = f" Other releases: {listing(made)}." if made else " No other release calibrates them."
+    return {"Attacks on what was released": f"{_sentence('; '.join(asked))}.{calibrated}"}
 
 
 def _references(results: Results) -> str:

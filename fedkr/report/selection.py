@@ -222,9 +222,9 @@ def verdict_rows(results: Results) -> list[VerdictRow]:
     targets = list(audited_targets(results))
     found = results.get("audit_extras", {}).get("verdicts")
     if found is None:
-        judged = site_verdicts(
-            results.get("audit", []), Blind(void_sites(results)), results.get("audit_extras", {}).get("canaries", [])
-        )
+        extras = results.get("audit_extras", {})
+        beside = extras.get("canaries", []), extras.get("two_sample", [])
+        judged = site_verdicts(results.get("audit", []), Blind(void_sites(results)), *beside)
         found = [cast(VerdictRow, verdict.as_row()) for verdict in judged]
     return sorted(found, key=lambda row: targets.index(row["target"]) if row["target"] in targets else len(targets))
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from fedkr.audit.statistics.membership import ENDS, tpr_name
 from fedkr.audit.statistics.pooling import TPR
+from fedkr.audit.targets import RELEASED
 from fedkr.report.audit_fields import AttackFigures, AuditRow, PairedRow
 from fedkr.report.results import Results
 from fedkr.report.selection import kind_and_owner, references_kind
@@ -63,12 +64,30 @@ ATTACK_LABELS = {
     "distance-features": "distance in features",
     "monte-carlo": "Monte-Carlo density",
     "domias": "DOMIAS",
+    "calibrated-pixels": "calibrated distance in pixels",
+    "calibrated-features": "calibrated distance in features",
+    "soft-label-neighbours": "soft-label neighbours",
+    "fused": "calibrated distance fused with a classifier",
+}
+# One plain sentence for each attack on what was released; "nearest" are the five released images nearest to an image.
+RELEASE_ATTACK_MEANING = {
+    "distance-pixels": "how near the nearest released image is, pixel by pixel",
+    "distance-features": "the same in features that all images share",
+    "monte-carlo": "how many released images are near",
+    "domias": "whether the release is denser around an image than real images are",
+    "calibrated-pixels": "whether the nearest released images are nearer than the nearest of other releases",
+    "calibrated-features": "the same in features that all images share",
+    "soft-label-neighbours": "whether the nearest released images are surer of the true class than the nearest of "
+    "other releases",
+    "fused": "the first of these together with whether a classifier trained on the release knows the image",
 }
 ADVERSARY_MEANING = {
     "outsider": "sees the final model",
     "server": "sees what each site sent",
     "owner": "the site itself: this never leaves it",
 }
+# Models that references of the other kinds are; these are none.
+REFERENCES_IN_WORDS = {RELEASED: "by the other sites' releases"}
 NONE = "-"
 NOT_RESOLVABLE = "not resolvable"
 
@@ -172,8 +191,8 @@ def duration(seconds: float | None) -> str:
 
 def attack_with_references(row: Mapping[str, Any]) -> str:
     """Return an attack and the kind of reference models that it used, as in 'RMIA, pipeline references'."""
-    references = references_kind(row)
-    return attack_label(row.get("attack", NONE)) + (f", {references} references" if references else "")
+    kind, attack = references_kind(row), attack_label(row.get("attack", NONE))
+    return f"{attack}, {REFERENCES_IN_WORDS.get(kind, f'{kind} references')}" if kind else attack
 
 
 def auc_interval(row: AttackFigures) -> str:

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from fedkr.config import RELEASE_ATTACKS
+from fedkr.config import CALIBRATED_ATTACKS, FUSED_ATTACK, RELEASE_ATTACKS
 from fedkr.site_name import ALL_SITES
 
 pytestmark = pytest.mark.alone(minutes=5)
@@ -17,12 +17,13 @@ TARGETS = {
     "centralised": ("outsider", {"direct"}),
     "site-student": ("server", {"direct", "pipeline"}),
     "fedavg-update": ("server", {"direct"}),
-    "release": ("server", set()),
+    "release": ("server", {"released", "pipeline"}),
     "teacher": ("owner", {"direct"}),
     "local": ("owner", {"direct"}),
     "control": ("owner", {"direct"}),
     "control-student": ("owner", {"direct", "pipeline"}),
 }
+ON_RELEASES = (*RELEASE_ATTACKS, *CALIBRATED_ATTACKS, FUSED_ATTACK)
 WITH_OTHERS = {"student", "fedavg", "centralised", "fedavg-update"}
 
 
@@ -61,9 +62,9 @@ def test_every_target_has_its_adversary_and_its_references_at_every_site_and_ove
         assert {row["site"] for row in rows} == {*SITES, ALL_SITES}
         assert {row["references"] for row in rows} == kinds | {"none"}
         attacks = results["study"]["audit"]["attacks"]
-        assert {row["attack"] for row in rows} == set(RELEASE_ATTACKS if target == "release" else attacks)
-        known = {row["others"] for row in rows if row["references"] != "none"}
-        assert known == (set() if target == "release" else {target in WITH_OTHERS})
+        assert {row["attack"] for row in rows} == set(ON_RELEASES if target == "release" else attacks)
+        known = {row["others"] for row in rows if row["references"] in ("direct", "pipeline")}
+        assert known == {target in WITH_OTHERS}
     assert {row["target"] for row in results["audit"]} == set(TARGETS)
 
 
@@ -71,12 +72,13 @@ def test_the_headline_of_what_is_trained_on_releases_has_pipeline_references(res
     headlines = {row["target"]: (row["attack"], row["references"]) for row in results["audit"] if row["headline"]}
     assert headlines["student"] == headlines["site-student"] == headlines["control-student"] == ("rmia", "pipeline")
     assert headlines["fedavg"] == headlines["teacher"] == ("rmia", "direct")
-    assert headlines["release"] == ("distance-features", "none")
+    assert headlines["release"] == ("fused", "pipeline")
 
 
 def test_beside_the_rows_is_all_that_an_audit_measures(results):
     extras = results["audit_extras"]
-    assert [row["site"] for row in extras["blind"]] == [row["site"] for row in extras["copies"]] == list(SITES)
+    for name in ("blind", "copies", "two_sample"):
+        assert [row["site"] for row in extras[name]] == list(SITES)
     assert {(row["target"], row["other"]) for row in extras["paired"]} == {
         ("student", "fedavg"), ("student", "centralised"), ("site-student", "fedavg-update"),
     }  # fmt: skip

@@ -161,7 +161,7 @@ def test_every_target_is_audited_at_every_site_and_over_all_sites_by_every_attac
 
 def test_beside_the_attacks_are_blind_baseline_paired_differences_copies_and_verdicts(results):
     extras = results["audit_extras"]
-    for name in ("blind", "copies"):
+    for name in ("blind", "copies", "two_sample"):
         assert [row["site"] for row in extras[name]] == ["site-0", "site-1"]
     assert {(row["target"], row["other"], row["site"]) for row in extras["paired"]} == {
         ("student", other, site) for other in ("fedavg", "centralised") for site in ("site-0", "site-1")

@@ -88,6 +88,25 @@ def test_what_was_tested_names_attacks_references_images_and_resolution(full_res
     assert topics["Coins"].startswith("560 fair coins")
 
 
+def test_each_attack_on_a_release_is_explained_with_what_calibrates_it(full_results):
+    raw = coverage.tested(full_results)["Attacks on what was released"]
+    assert "how near the nearest released image is" in raw and raw.endswith("No other release calibrates them.")
+    rows = [row for row in full_results["audit"] if row["attack"] == "distance-features"]
+    by_others = [{**row, "attack": "calibrated-pixels", "references": "released"} for row in rows]
+    fused = [{**row, "attack": "fused", "references": "pipeline"} for row in rows]
+    for row in rows:
+        row["headline"] = 0
+    full_results["audit"] += by_others + fused
+    full_results["audit_extras"]["two_sample"] = [{"site": "site-0", "p_value": 0.0123}]
+    said = coverage.tested(full_results)["Attacks on what was released"]
+    for text in ("than the nearest of other releases", "a classifier trained on the release knows", "two-sample test"):
+        assert text in said
+    assert said.endswith("Other releases: what the other sites released, as any server has it.")
+    page = audit_of(full_results)
+    assert "calibrated distance fused with a classifier, pipeline references" in page
+    assert "calibrated distance in pixels" in page and "0.01<" in page.split("Two-sample test of the releases")[1]
+
+
 def test_what_was_not_tested_follows_from_what_is_missing(results, full_results):
     light, full = (audit_of(run).split("Not tested")[1].split("</ul>")[0] for run in (results, full_results))
     for text in ("with reference models", "canaries", "released images", "make of one site alone", "blind"):
