@@ -8,9 +8,8 @@ question: the least mu for which a mu-GDP pipeline would show so many right gues
 
 from __future__ import annotations
 
-from math import exp
-
-from scipy.special import ndtr, ndtri
+from math import erfc, exp, sqrt
+from statistics import NormalDist
 
 from fedkr.audit.statistics.epsilon import LARGEST_EPSILON, check_counts
 
@@ -62,7 +61,7 @@ def _delta_at(epsilon: float, mu: float) -> float:
     if mu == 0:
         return 0.0
     # exp overflows no float64 at the largest epsilon, and the second factor falls faster than it grows.
-    return float(ndtr(-epsilon / mu + mu / 2) - exp(epsilon) * ndtr(-epsilon / mu - mu / 2))
+    return _below(-epsilon / mu + mu / 2) - exp(epsilon) * _below(-epsilon / mu - mu / 2)
 
 
 def _refuted(coins: int, guesses: int, correct: int, mu: float, level: float) -> bool:
@@ -74,9 +73,14 @@ def _refuted(coins: int, guesses: int, correct: int, mu: float, level: float) ->
     right = level * correct / coins
     wrong = level * (guesses - correct) / coins
     for count in range(correct - 1, -1, -1):
-        least = max(wrong, float(ndtr(ndtri(right) - mu))) if right < 1 else 1.0
+        least = max(wrong, _below(NormalDist().inv_cdf(right) - mu)) if right < 1 else 1.0
         right += count / (guesses - count) * (least - wrong)
         wrong = least
         if right + wrong > guesses / coins:
             return True
     return False
+
+
+def _below(z: float) -> float:
+    """Return the chance that a standard normal number is below ``z``, with its digits however small it is."""
+    return erfc(-z / sqrt(2)) / 2
