@@ -18,6 +18,7 @@ from torch import Tensor
 from fedkr import wire
 from fedkr.audit.document import AuditQuestion, Document, Pair, audit_extras, check_comparison, keyed
 from fedkr.audit.statistics.blind import holm_reject
+from fedkr.audit.statistics.membership import guessing_rates
 from fedkr.audit.statistics.pooling import outweighing, pooled_rows, worst_site
 from fedkr.audit.targets import CONTROL, PLANTED_CONTROL, RELEASE, headline_key
 from fedkr.audit.verdict import RELEASE_STUDENT, Blind, site_verdicts
@@ -73,7 +74,7 @@ def read_auditable(run_dir: Path, results: Mapping[str, Any]) -> Auditable:
 
 def with_summaries(rows: Iterable[Row], extras: Extras) -> tuple[list[Row], Extras]:
     """Return rows and extras with what follows from all sites' rows: pooled rows, verdicts, worst sites."""
-    own = [row for row in rows if row["site"] != ALL_SITES]
+    own = [row | guessing_rates(row, row["nonmembers"]) for row in rows if row["site"] != ALL_SITES]
     blind = {row["site"]: row["rejected"] for row in extras.get("blind", [])}
     void = [site for site, rejected in blind.items() if rejected]
     untested = {row["site"] for row in own} - set(blind)

@@ -10,6 +10,7 @@ import dataclasses
 from typing import Any
 
 from fedkr.audit.challenge import Challenge
+from fedkr.audit.coins import usual_guesses
 from fedkr.audit.document import PART_STEP, Document
 from fedkr.audit.findings import Row
 from fedkr.audit.statistics.membership import ENDS, resolvable, tpr_name
@@ -32,12 +33,14 @@ def check_enough(site: Site, challenge: Challenge) -> None:
 def public_config(site: Site, config: AuditConfig, challenge: Challenge) -> AuditConfig:
     """Return the settings of an audit; how many coins are guessed follows from a count that may leave.
 
-    One guess is an answer about one image, so that there are as many as a figure needs images.
+    One guess is an answer about one image, so that there are as many as a figure needs images. Right ones leave as
+    multiples of ``PART_STEP``: so do guesses, or a perfect attack would not show all that they could.
     """
     if site.policy.exact_counts or not config.coins:
         return config
-    usual = challenge.natural // COUNT_STEP * COUNT_STEP // 10
-    return dataclasses.replace(config, guesses=max(config.guesses or usual, site.policy.min_evaluated))
+    coins = challenge.natural // COUNT_STEP * COUNT_STEP
+    guesses = max(min(config.guesses or usual_guesses(coins), coins // 2), site.policy.min_evaluated)
+    return dataclasses.replace(config, guesses=-(-guesses // PART_STEP) * PART_STEP)
 
 
 def public_findings(site: Site, document: Document, challenge: Challenge) -> Document:

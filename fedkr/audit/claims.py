@@ -9,13 +9,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from statistics import NormalDist
 from typing import Any
 
-from fedkr.audit.statistics.membership import ENDS, resolvable, tpr_name
+from fedkr.audit.statistics.membership import fprs_of, guessing_tpr, resolvable, tpr_name
 from fedkr.audit.statistics.pooling import pairs_of, within_reason
 
-TPR = tpr_name(0).removesuffix("0")
 # Standard errors from a figure to a limit of its 95 % interval.
 TO_LIMIT = NormalDist().inv_cdf(0.975)
 MANY = 1000
@@ -76,8 +76,7 @@ def tpr_claim(shown: Row, rows: Sequence[Row]) -> Claim | None:
     larger; over several sites that distribution is the only one, and a site of more members than all others together
     counts for as many as those (:func:`~fedkr.audit.statistics.pooling.within_reason`).
     """
-    fprs = [float(name.removeprefix(TPR)) for name in shown if name.startswith(TPR) and not name.endswith(ENDS[1:])]
-    known = [fpr for fpr in fprs if shown[tpr_name(fpr)] is not None]
+    known = [fpr for fpr in fprs_of(shown) if shown[tpr_name(fpr)] is not None]
     if not known:
         return None
     fpr = min(known)
@@ -105,17 +104,24 @@ class _Hits:
     @staticmethod
     def of(row: Row, fpr: float) -> _Hits:
         """Count a site's hits at an FPR, at the threshold that lets no non-member through where it resolves none."""
-        # Imported here: both apps start without it.
-        from scipy.stats import betabinom
-
         members, nonmembers, name = row["members"], row["nonmembers"], tpr_name(fpr)
         if not resolvable(fpr, nonmembers):
             name = f"unresolved_{name}"
-        rank = math.floor(fpr * nonmembers + 1e-9) + 1
-        guessing, hits = betabinom(members, rank, nonmembers + 1 - rank), round(row[name] * members)
+        share, hits = guessing_tpr(fpr, nonmembers), round(row[name] * members)
+        a, total = round(share * (nonmembers + 1)), nonmembers + 1
+        guessing = members * share * (1 - share) * (total + members) / (total + 1)
         bootstrap = members * (row[name] - row[f"{name}_low"]) / TO_LIMIT
-        variance = max(float(guessing.var()), bootstrap**2)
-        return _Hits(hits, float(guessing.mean()), variance, float(guessing.sf(hits - 1)))
+        return _Hits(hits, members * share, max(guessing, bootstrap**2), _guessed_at_least(hits, members, a, total - a))
+
+
+# An audit asks for few different ones, many times: no hit and the next few of a site's members.
+@lru_cache(maxsize=4096)
+def _guessed_at_least(hits: int, members: int, a: int, b: int) -> float:
+    """Return the chance that a beta-binomial number of ``members`` is ``hits`` or more."""
+    # Imported here: both apps start without it.
+    from scipy.stats import betabinom
+
+    return float(betabinom.sf(hits - 1, members, a, b))
 
 
 def _tail(z: float) -> float:

@@ -17,7 +17,9 @@ from fedkr.seeds import numpy_rng
 GROUPED = "images of one group share a coin, and there are no canaries"
 TOO_FEW = "there are too few coins"
 REASONS = (GROUPED, TOO_FEW)
-SHARE_GUESSED = 10
+# Of the coins, a tenth is guessed; so many at least, all right of which show an epsilon of 1.8; of fewer than twice as
+# many coins a half, since a perfect attack guesses as many "in" as "out", of which there are about as many each.
+SHARE_GUESSED, LEAST_GUESSED = 10, 20
 
 
 def guessed_coins(scores: Floats, subject: Subject) -> dict[str, Any] | None:
@@ -25,8 +27,8 @@ def guessed_coins(scores: Floats, subject: Subject) -> dict[str, Any] | None:
 
     Scores are float ``[N]`` of the headline attack on all candidates (natural images, then canaries). Only independent
     coins count. Images of a group share one, and so may equal images (a pair that the coins parted was removed from the
-    challenge, so that those left agree): both are left out. The number of guesses is ``audit.guesses``, or a tenth of
-    the coins, and depends on neither scores nor coins.
+    challenge, so that those left agree): both are left out. The number of guesses is ``audit.guesses``, or
+    :func:`usual_guesses`, and depends on neither scores nor on how the coins fell.
 
     Returns:
         The counts ``coins``, ``guesses`` and ``correct`` with an empty ``reason``; or one of :data:`REASONS` as the
@@ -44,11 +46,16 @@ def guessed_coins(scores: Floats, subject: Subject) -> dict[str, Any] | None:
         eligible = np.concatenate([eligible, np.ones(len(challenge.canaries), bool)])
     # Candidates are sorted by their coins; equal scores must be guessed in an order that knows nothing of them.
     order = numpy_rng(subject.seed, subject.site, "audit", "coins").permutation(np.flatnonzero(eligible))
-    guesses = min(config.guesses or len(order) // SHARE_GUESSED, len(order))
+    guesses = min(config.guesses or usual_guesses(len(order)), len(order))
     if guesses < 1:
         return {"reason": TOO_FEW}
     correct = correct_guesses(scores[order], included[order], guesses)
     return {"coins": len(order), "guesses": guesses, "correct": correct, "reason": ""}
+
+
+def usual_guesses(coins: int) -> int:
+    """Return how many of so many coins are guessed where a study does not say it."""
+    return min(coins // 2, max(coins // SHARE_GUESSED, LEAST_GUESSED))
 
 
 def _natural_coins(subject: Subject) -> NDArray[np.bool_]:

@@ -21,7 +21,7 @@ from fedkr.audit.copies import CopyFigures
 from fedkr.audit.findings import AuditReport, Row
 from fedkr.audit.statistics.epsilon import one_run_bound
 from fedkr.audit.statistics.fdp import epsilon_of_mu, mu_lower_bound
-from fedkr.audit.statistics.membership import ENDS, ROC_POINTS, resolvable, tpr_name
+from fedkr.audit.statistics.membership import ENDS, ROC_POINTS, guessing_rates, resolvable, tpr_name
 from fedkr.audit.targets import RELEASE, RELEASED, adversary_of, headline_key, row_key, row_names
 from fedkr.config import AuditConfig
 from fedkr.config.reading import brief
@@ -52,6 +52,7 @@ MOST_COINS = 1_000_000
 # Where exact counts may not leave a site, a number of images is a multiple of the first, and a part of them that a copy
 # check found one of the second.
 COUNT_STEP, PART_STEP = 50, 5
+POWERLESS = "so few coins are guessed that even a perfect attack would show no epsilon"
 # Which count of a copy check is part of which.
 COPY_PARTS = {
     "suspects": "released",
@@ -93,7 +94,8 @@ def audit_document(report: AuditReport, copies: Iterable[Row] = ()) -> Document:
 
 def audit_extras(document: Document, config: AuditConfig) -> dict[str, list[Row]]:
     """Return a document's part of ``audit_extras``, with all that follows from its counts."""
-    return {name: document[name] for name in ("canaries", "per_class", "two_sample")} | {
+    return {name: document[name] for name in ("per_class", "two_sample")} | {
+        "canaries": [row | guessing_rates(row, row["excluded"]) for row in document["canaries"]],
         "epsilon": [_with_bound(row, config.delta) for row in document["epsilon"]],
         "copies": [CopyFigures.of_counts(row).as_row(row["site"]) for row in document["copies"]],
     }
@@ -101,15 +103,14 @@ def audit_extras(document: Document, config: AuditConfig) -> dict[str, list[Row]
 
 def _with_bound(row: Row, delta: float) -> Row:
     names = {name: row[name] for name in ("target", "site", "attack", "references")}
-    bound: Row = {"epsilon": None}
-    if "coins" in row:
-        counts = row["coins"], row["guesses"], row["correct"]
-        mu = mu_lower_bound(*counts)
-        bound = vars(one_run_bound(*counts, delta=delta)) | {
-            "mu": mu,
-            "gaussian_epsilon": None if mu is None else epsilon_of_mu(mu, delta),
-        }
-    return names | bound | {"reason": row["reason"]}
+    if "coins" not in row:
+        return names | {"epsilon": None, "reason": row["reason"]}
+    counts = row["coins"], row["guesses"], row["correct"]
+    mu = mu_lower_bound(*counts)
+    gaussian = None if mu is None else epsilon_of_mu(mu, delta)
+    bound = vars(one_run_bound(*counts, delta=delta)) | {"mu": mu, "gaussian_epsilon": gaussian}
+    # By the site it would be told by its exact count of coins.
+    return names | bound | ({"reason": ""} if bound["largest"] else {"epsilon": None, "reason": POWERLESS})
 
 
 @dataclass(frozen=True)

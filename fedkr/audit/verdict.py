@@ -159,7 +159,8 @@ def _all_evidence(rows: list[Row], blind: Blind, canaries: list[Row]) -> list[Ev
     evidence = [_evidence(place, single, blind, canaries) for place in places]
     valid = [row for row in own if row["site"] not in blind.void and row.get("auc") is not None]
     if len({row["site"] for row in valid}) > 1:
-        pooled = {(ALL_SITES, row["target"]): _pooled(row["target"], valid) for row in valid}
+        targets = dict.fromkeys(row["target"] for row in valid)
+        pooled = {(ALL_SITES, target): _pooled(target, valid) for target in targets}
         untested = [ALL_SITES] if {row["site"] for row in valid} & set(blind.untested) else []
         planted = [{**row, "site": ALL_SITES} for row in canaries if row["site"] not in blind.void]
         evidence += [_evidence(place, pooled, Blind(untested=untested), planted) for place in pooled]

@@ -107,8 +107,8 @@ class TwoSampleRow(TypedDict, total=False):
 class EpsilonRow(AttackNames, total=False):
     """A lower bound on epsilon from one run, or the ``reason`` why there is none.
 
-    ``largest`` is what this many coins could show at most; ``mu`` and its ``gaussian_epsilon`` suppose a Gaussian
-    mechanism (:mod:`fedkr.audit.statistics.fdp`).
+    ``largest`` is what this many guesses, all of them right, would have shown; ``mu`` and its ``gaussian_epsilon``
+    suppose a Gaussian mechanism (:mod:`fedkr.audit.statistics.fdp`).
     """
 
     epsilon: float | None

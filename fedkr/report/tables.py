@@ -95,7 +95,7 @@ def audit_table(results: Results) -> Table:
         )
     sites = wording.plural(len(audited_sites(results)), "site")
     table.caption = (
-        f"{sites} together; chance level: AUC 0.5, TPR 1 %; red: interval above it\n"
+        f"{sites} together; guessing: AUC 0.5, TPR in brackets; red: interval of the AUC above it\n"
         "below each target: who could attack it · the attack's reference models\n"
         "leak, unclear, none: how many sites got this verdict"
     )
@@ -111,4 +111,6 @@ def _target(target: str, row: AuditRow, results: Results) -> Text:
 
 def _short_tpr(row: AuditRow) -> str:
     tpr, _, _ = wording.tpr_figures(row, 0.01)
-    return wording.NOT_RESOLVABLE if tpr is None else wording.percent(tpr)
+    guessing = wording.guessing_figure(row, 0.01)
+    beside = f" ({wording.percent(guessing)})" if guessing else ""
+    return wording.NOT_RESOLVABLE if tpr is None else wording.percent(tpr) + beside

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from fedkr.audit.statistics.membership import ENDS, tpr_name
-from fedkr.audit.statistics.pooling import TPR
+from fedkr.audit.statistics.membership import ENDS, fprs_of, tpr_name
 from fedkr.audit.targets import RELEASED
 from fedkr.report.audit_fields import AttackFigures, AuditRow, PairedRow
 from fedkr.report.results import Results
@@ -201,9 +200,12 @@ def auc_interval(row: AttackFigures) -> str:
 
 
 def tpr_interval(row: AttackFigures, fpr: float = 0.01) -> str:
-    """Return the TPR at an FPR with its interval, or that the non-members are too few to resolve it."""
+    """Return the TPR at an FPR with its interval and what guessing has, or that too few non-members resolve it."""
     tpr, low, high = tpr_figures(row, fpr)
-    return NOT_RESOLVABLE if tpr is None else percent(tpr) + _limits(low, high, ".1f", 100)
+    if tpr is None:
+        return NOT_RESOLVABLE
+    guessing = guessing_figure(row, fpr)
+    return percent(tpr) + _limits(low, high, ".1f", 100) + (f" (guessing: {percent(guessing)})" if guessing else "")
 
 
 def tpr_intervals(row: AttackFigures, fprs: Iterable[float]) -> list[str]:
@@ -233,10 +235,14 @@ def tpr_figures(row: Mapping[str, Any], fpr: float) -> tuple[float | None, float
     return rate, low, high
 
 
+def guessing_figure(row: Mapping[str, Any], fpr: float) -> float | None:
+    """Return the TPR at an FPR that guessing has on so many non-members, None where a run did not say it."""
+    return row.get(f"guessing_{tpr_name(fpr)}")
+
+
 def measured_fprs(rows: Iterable[Mapping[str, Any]]) -> list[float]:
     """Return the FPRs at which rows have a TPR or say that it is not resolvable, the highest first."""
-    keys = {key for row in rows for key in row if key.startswith(TPR) and not key.endswith(ENDS[1:])}
-    return sorted((float(key.removeprefix(TPR)) for key in keys), reverse=True)
+    return sorted({fpr for row in rows for fpr in fprs_of(row)}, reverse=True)
 
 
 def listing(names: list[str]) -> str:

@@ -18,7 +18,8 @@ from fedkr.report.plots.style import INK, QUIET, RULE, clean_axes, new_figure, s
 COLUMNS = (
     *("sweep", "value", "labels", "images_a_set", "accuracy", "accuracy_low", "accuracy_high"),
     *("auc", "auc_low", "auc_high", "mean_auc", "worst_site", "worst_auc", "worst_auc_low", "worst_auc_high"),
-    *("tpr_at_fpr_0.01", "tpr_at_fpr_0.01_low", "tpr_at_fpr_0.01_high", "loss_auc"),
+    *("tpr_at_fpr_0.01", "tpr_at_fpr_0.01_low", "tpr_at_fpr_0.01_high"),
+    *("guessing_tpr_at_fpr_0.01", "loss_auc"),
 )
 PANELS = {"accuracy": "student's accuracy", "auc": "RMIA: AUC over all sites"}
 AXES = {

@@ -5,7 +5,8 @@ An image x is compared with many population images z that no model trained on:
     ``LR(x, z) = (Pr(x | model) / Pr(x)) / (Pr(z | model) / Pr(z))``,  ``score(x) = share of z with LR(x, z) >= gamma``
 
 The signal is the probability of the true label, between 0 and 1. The population must be disjoint from the challenge
-set. Several augmented queries are averaged. Scores are float64 ``[N]``, higher meaning "more like a member".
+set. Several augmented queries are averaged, and ties of that share broken by the image's own ratio. Scores are float64
+``[N]``, higher meaning "more like a member".
 """
 
 from __future__ import annotations
@@ -112,11 +113,18 @@ def _log_ratio(probability: Floats, prior: Floats) -> Floats:
 
 
 def _pairwise(image: Floats, population: Floats, gamma: float) -> Floats:
-    """Return ``[N]``: the share of population images whose log ratio lies ``log gamma`` or more below the image's."""
+    """Return ``[N]``, between 0 and 1: the share of population images whose log ratio is ``log gamma`` or more lower.
+
+    The share has as few levels as the population has images, so that many images tie. Their own log ratios, averaged
+    over the queries and bent into one step of the share, decide between them and change no other order.
+    """
     if not gamma >= 1:
         raise UserError(f"gamma={gamma}: RMIA's threshold is 1 or more")
+    queries, count = image.shape[1], len(population)
     wins = [
         np.searchsorted(np.sort(population[:, query]), image[:, query] - np.log(gamma), side="right")
-        for query in range(image.shape[1])
+        for query in range(queries)
     ]
-    return np.mean(wins, axis=0) / len(population)
+    part = 0.5 + np.arctan(image.mean(1)) / np.pi
+    score: Floats = (np.sum(wins, axis=0) + part) / (queries * count + 1)
+    return score

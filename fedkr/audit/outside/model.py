@@ -24,6 +24,7 @@ from fedkr.audit.references.direct import balanced_membership, reference_task, t
 from fedkr.audit.references.shadows import scaled_steps
 from fedkr.audit.run import Predict, audit_model
 from fedkr.audit.statistics.blind import BlindResult, blind_baseline, holm_reject
+from fedkr.audit.statistics.membership import guessing_rates
 from fedkr.audit.subject import Subject
 from fedkr.audit.targets import CONTROL
 from fedkr.audit.verdict import Blind, SiteVerdict, site_verdicts
@@ -142,7 +143,8 @@ class OutsideAudit:
         for report in self.reports:
             for name, rows in audit_extras(audit_document(report), self.config).items():
                 extras.setdefault(name, []).extend(rows)
-        return {"audit": [row for report in self.reports for row in report.rows], "audit_extras": extras}
+        rows = [row | guessing_rates(row, row["nonmembers"]) for report in self.reports for row in report.rows]
+        return {"audit": rows, "audit_extras": extras}
 
 
 class OutsideAuditor:

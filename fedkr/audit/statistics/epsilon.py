@@ -26,7 +26,7 @@ class OneRunBound:
         epsilon: the bound, at the given delta and confidence.
         delta, confidence: what it holds for.
         coins, guesses, correct: m, r and v of the paper.
-        largest: the bound had all m coins been guessed and guessed right, the most that m coins could show.
+        largest: the bound had all r guesses been right, the most that these could show.
     """
 
     epsilon: float
@@ -43,7 +43,7 @@ def one_run_bound(
 ) -> OneRunBound:
     """Bound epsilon from how many of the guessed coins were right, by :func:`epsilon_lower_bound`."""
     bound = epsilon_lower_bound(coins, guesses, correct, delta=delta, confidence=confidence)
-    largest = epsilon_lower_bound(coins, coins, coins, delta=delta, confidence=confidence)
+    largest = epsilon_lower_bound(coins, guesses, guesses, delta=delta, confidence=confidence)
     return OneRunBound(bound, delta, confidence, coins, guesses, correct, largest)
 
 

@@ -5,7 +5,8 @@ Scores are float ``[n]``, higher means "more like a member". Everything returned
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,18 @@ ENDS = ("", "_low", "_high")
 def tpr_name(fpr: float) -> str:
     """Return the name of the true-positive rate at a false-positive rate, as ``tpr_at_fpr_0.01``."""
     return f"tpr_at_fpr_{fpr:g}"
+
+
+def fprs_of(row: Mapping[str, Any]) -> list[float]:
+    """Return the FPRs at which a row of figures has a TPR, or says that it is not resolvable."""
+    start = tpr_name(0).removesuffix("0")
+    return [float(key.removeprefix(start)) for key in row if key.startswith(start) and not key.endswith(ENDS[1:])]
+
+
+def guessing_rates(row: Mapping[str, Any], nonmembers: int) -> dict[str, float]:
+    """Return what guessing has beside each TPR of a row, ``guessing_tpr_at_fpr_*``, where there is one."""
+    names = {fpr: tpr_name(fpr) for fpr in fprs_of(row)}
+    return {f"guessing_{name}": guessing_tpr(fpr, nonmembers) for fpr, name in names.items() if row[name] is not None}
 
 
 def with_limits(name: str, interval: Interval | None) -> dict[str, float | None]:
@@ -83,6 +96,15 @@ def auc(member_scores: ArrayLike, nonmember_scores: ArrayLike) -> float:
 def resolvable(fpr: float, nonmembers: int) -> bool:
     """Say whether ``nonmembers`` examples can show a false-positive rate of ``fpr``: at least 1 / fpr of them."""
     return nonmembers * fpr >= 1 - 1e-9
+
+
+def guessing_tpr(fpr: float, nonmembers: int) -> float:
+    """Return the TPR that guessing has at an FPR, on average: somewhat more than the FPR, as 1.98 % at 1 % of 100.
+
+    The threshold is the ``k``-th highest score of the non-members themselves, ``k = floor(FPR n) + 1``, above which a
+    member is as likely to lie as above the ``k``-th of ``n + 1`` places (David & Nagaraja 2003, section 2.5).
+    """
+    return (math.floor(fpr * nonmembers + 1e-9) + 1) / (nonmembers + 1)
 
 
 def roc_points(member_scores: ArrayLike, nonmember_scores: ArrayLike) -> list[tuple[float, float]]:

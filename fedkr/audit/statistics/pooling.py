@@ -12,10 +12,16 @@ from typing import Any
 
 import numpy as np
 
-from fedkr.audit.statistics.membership import ENDS, Interval, resolvable, tpr_name, with_limits
+from fedkr.audit.statistics.membership import (
+    ENDS,
+    Interval,
+    fprs_of,
+    guessing_tpr,
+    resolvable,
+    tpr_name,
+    with_limits,
+)
 from fedkr.site_name import ALL_SITES
-
-TPR = tpr_name(0).removesuffix("0")
 
 Row = Mapping[str, Any]
 
@@ -26,6 +32,7 @@ def pooled_rows(rows: Iterable[Row]) -> list[dict[str, Any]]:
     - AUC: the pairs of a member and a non-member of one site that the attack ranks right, over all such pairs.
     - TPR at an FPR: members found, each site's at its own threshold, over all members. A site with too few non-members
       for the FPR adds the members above all of its non-members; None where all sites' non-members together are too few.
+      What guessing has stands beside it (``guessing_tpr_at_fpr_*``).
     - Intervals: the sites are independent, so the squared distances from estimate to limit add up, with the squares of
       the sites' weights, separately for the lower and the upper limit (Zou & Donner 2008). Clopper-Pearson would take
       the thresholds, which each site estimated from the same images, for known.
@@ -94,19 +101,22 @@ def _pooled(rows: Sequence[Row]) -> dict[str, Any]:
     pooled |= {"kind": rows[0]["kind"]} if "kind" in rows[0] else {}
     pooled |= {"site": ALL_SITES, "sites": len(rows), "others": _all_others(rows)}
     pooled |= with_limits("auc", _combined([_interval(row, "auc") for row in rows], pairs))
-    for key in rows[0]:
-        if key.startswith(TPR) and not key.endswith(ENDS[1:]):
-            pooled |= with_limits(key, _pooled_tpr(rows, key))
+    for fpr in fprs_of(rows[0]):
+        pooled |= _pooled_tpr(rows, fpr)
     pooled |= with_limits("balanced_accuracy", None) | {"members": members, "nonmembers": nonmembers}
     pooled["duplicates"] = sum(row.get("duplicates", 0) for row in rows)
     return pooled | {"headline": int(all(row.get("headline") for row in rows)), "roc": None}
 
 
-def _pooled_tpr(rows: Sequence[Row], key: str) -> Interval | None:
-    if not resolvable(float(key.removeprefix(TPR)), sum(within_reason([row["nonmembers"] for row in rows]))):
-        return None
-    rates = [_interval(row, key) or _interval(row, f"unresolved_{key}") for row in rows]
-    return _combined(rates, within_reason([row["members"] for row in rows]))
+def _pooled_tpr(rows: Sequence[Row], fpr: float) -> dict[str, float | None]:
+    """Return the TPR over all sites with its limits and, where they resolve it, what guessing has."""
+    key = tpr_name(fpr)
+    if not resolvable(fpr, sum(within_reason([row["nonmembers"] for row in rows]))):
+        return with_limits(key, None)
+    members = within_reason([row["members"] for row in rows])
+    found = _combined([_interval(row, key) or _interval(row, f"unresolved_{key}") for row in rows], members)
+    guessing = sum(n * guessing_tpr(fpr, row["nonmembers"]) for n, row in zip(members, rows, strict=True))
+    return with_limits(key, found) | ({f"guessing_{key}": guessing / sum(members)} if found else {})
 
 
 def _interval(row: Row, key: str) -> Interval | None:

@@ -218,6 +218,8 @@ def _plane_panel(ax: Axes, points: list[PlanePoint], figure: str, chance: float)
         if low is not None and high is not None:
             ax.plot([low, high], [point.accuracy] * 2, color=strategy_colour(point.strategy), linewidth=1.4, alpha=0.7)
         ax.plot(x, point.accuracy, linestyle="", **_plane_marker(point))
+        if (guessing := row.get(f"guessing_{figure}")) is not None:
+            ax.plot(guessing, point.accuracy, linestyle="", marker="|", markersize=9, color=QUIET)
     if not known:
         ax.text(0.5, 0.5, "not resolvable", ha="center", color=QUIET, fontsize=9, transform=ax.transAxes)
     least, most = min(point.accuracy for point in points), max(point.accuracy for point in points)

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from fedkr.audit.challenge import build_challenge, site_challenge
-from fedkr.audit.coins import GROUPED, TOO_FEW, guessed_coins
-from fedkr.audit.statistics.epsilon import one_run_bound
+from fedkr.audit.coins import GROUPED, TOO_FEW, guessed_coins, usual_guesses
+from fedkr.audit.statistics.epsilon import correct_guesses, one_run_bound
 from fedkr.audit.subject import Subject
 from fedkr.config import AuditConfig
 from fedkr.data.images import ImageSet
@@ -46,7 +46,15 @@ def knowing(challenge):
 def test_natural_images_count_where_coins_put_them_in(challenge):
     found = guessed(challenge, knowing(challenge))
     assert found == {"coins": 300, "guesses": 30, "correct": 30, "reason": ""}
-    assert 2.0 < bound(found).epsilon < bound(found).largest
+    assert 2.0 < bound(found).epsilon == bound(found).largest
+
+
+@pytest.mark.parametrize(("coins", "guesses"), [(1, 0), (10, 5), (30, 15), (49, 20), (300, 30), (5000, 500)])
+def test_as_many_coins_are_guessed_as_a_perfect_attack_needs_to_show_something(coins, guesses):
+    assert usual_guesses(coins) == guesses
+    included = np.arange(coins) % 2 == 0
+    if guesses:
+        assert one_run_bound(coins, guesses, correct_guesses(included.astype(float), included, guesses)).epsilon > 0
 
 
 def test_the_number_of_guesses_is_the_configured_one(challenge):
@@ -90,7 +98,8 @@ def test_canaries_count_with_and_without_natural_coins(planted):
     assert guessed(planted, scores, AuditConfig(guesses=60))["correct"] >= 50
 
 
-def test_why_there_is_no_bound_is_said(challenge, make_world):
+def test_why_there_is_no_bound_is_said(challenge):
     assert guessed(challenge, np.zeros(300), AuditConfig()) is None
-    few = site_challenge(make_world(members=3, nonmembers=3).data)
-    assert guessed(few, np.zeros(6)) == {"reason": TOO_FEW}
+    # Two copies have no coin of their own, and of one coin none is guessed.
+    few = build_challenge(challenge.members.subset(np.array([0, 0])), challenge.nonmembers.subset(np.array([0])))
+    assert guessed(few, np.zeros(3)) == {"reason": TOO_FEW}

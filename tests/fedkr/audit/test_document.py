@@ -13,7 +13,15 @@ from fedkr.audit.attacks.with_references import reference_signals
 from fedkr.audit.challenge import candidates, site_challenge, site_population
 from fedkr.audit.coins import TOO_FEW
 from fedkr.audit.copies import CopyFigures
-from fedkr.audit.document import AuditQuestion, Pair, audit_document, audit_extras, check_comparison, keyed
+from fedkr.audit.document import (
+    POWERLESS,
+    AuditQuestion,
+    Pair,
+    audit_document,
+    audit_extras,
+    check_comparison,
+    keyed,
+)
 from fedkr.audit.findings import report_from_scores
 from fedkr.audit.run import audit_model
 from fedkr.audit.statistics.membership import ROC_POINTS
@@ -99,6 +107,16 @@ def test_why_there_is_no_bound_travels(document):
     document["epsilon"] = [names | {"reason": TOO_FEW}]
     check(document)
     assert audit_extras(document, CONFIG)["epsilon"] == [names | {"epsilon": None, "reason": TOO_FEW}]
+
+
+def test_a_bound_that_a_perfect_attack_would_not_lift_above_zero_is_refused_with_its_reason(document):
+    document["epsilon"][0] |= {"coins": 49, "guesses": 4, "correct": 4}
+    check(document)
+    (row,) = audit_extras(document, CONFIG)["epsilon"]
+    assert (row["epsilon"], row["largest"], row["reason"]) == (None, 0.0, POWERLESS)
+    document["epsilon"][0] |= {"guesses": 5, "correct": 3}
+    (row,) = audit_extras(document, CONFIG)["epsilon"]
+    assert row["epsilon"] == 0.0 < row["largest"] and row["reason"] == ""
 
 
 def test_a_release_report_quotes_its_own_headline_and_brings_its_copy_check(of_release):

@@ -113,7 +113,7 @@ def test_planted_canaries_are_told_from_those_left_out(full):
 
 def test_the_canaries_coins_bound_epsilon_and_their_number_fixes_the_guesses(full):
     (row,) = audit_extras(audit_document(full), CONFIG)["epsilon"]
-    assert (row["coins"], row["guesses"], row["delta"]) == (30, 3, CONFIG.delta)
+    assert (row["coins"], row["guesses"], row["delta"]) == (30, 15, CONFIG.delta)
 
 
 def test_extras_are_rows_of_plain_values_with_their_target_and_site(full):

@@ -52,8 +52,13 @@ def test_an_attack_that_knows_the_coins_reaches_the_largest_bound():
     correct = correct_guesses(included.astype(float), included, int(count))
     result = one_run_bound(200, int(count), correct)
     assert result.correct == result.guesses == count
-    assert 4.0 < result.epsilon <= result.largest
-    assert result.largest == epsilon_lower_bound(200, 200, 200)
+    assert 4.0 < result.epsilon == result.largest
+
+
+def test_the_largest_bound_is_that_of_the_guesses_made_and_not_of_all_coins():
+    result = one_run_bound(1000, 30, 22)
+    assert 0 < result.epsilon < result.largest == epsilon_lower_bound(1000, 30, 30) < 2.4
+    assert one_run_bound(1000, 4, 4).largest == 0
 
 
 def test_the_guesses_are_the_highest_and_the_lowest_scores():
