@@ -36,6 +36,7 @@ from fedkr.network.processes import (
     wait_for_port,
     write_connection,
 )
+from fedkr.network.restarts import with_restarts
 from fedkr.network.signing import SignedBundle, read_signing_key
 from fedkr.site_name import check_site_name
 from server.composition import compose_study
@@ -43,6 +44,8 @@ from server.composition import compose_study
 CONNECTION = "fedkr"
 COMPLETED = "finished:completed"
 TICK = 0.5
+# Where a port of loopback was taken before its server had it.
+RESTARTS = 3
 
 
 @dataclass(frozen=True)
@@ -153,6 +156,10 @@ def serve(root: Path, listen: str) -> None:
         usable_port(host, port)
     except OSError as error:
         raise UserError(f"--listen {listen}: cannot be used ({error}); name another address or port") from None
+    with_restarts(lambda: _serve(folder, host, port), RESTARTS)
+
+
+def _serve(folder: CoordinatorFolder, host: str, port: int) -> None:
     superlink, hub = usable_port(), usable_port()
     address = f"{LOOPBACK}:{superlink}"
     write_connection(folder.home, CONNECTION, address, folder.tls.authority)
@@ -163,11 +170,12 @@ def serve(root: Path, listen: str) -> None:
     environment = folder.environment(FLWR_SUPERGRID_API_URL=hub_address(hub))
     with contextlib.ExitStack() as stack:
         processes = stack.enter_context(running(hub_and_link, folder, environment))
-        wait_for_port(LOOPBACK, superlink, processes["superlink"])
+        wait_for_port(hub, processes["hub"])
+        wait_for_port(superlink, processes["superlink"])
         # Last, so that the SuperLink answers whoever finds the gate open.
         processes |= stack.enter_context(running(public, folder, environment))
-        wait_for_port(LOOPBACK if host == "0.0.0.0" else host, port, processes["gate"])
-        print(f"sites connect to {listen}; SuperLink and hub listen on loopback only; logs are in {folder.root}")
+        wait_for_port(port, processes["gate"])
+        print(f"sites connect to {host}:{port}; SuperLink and hub listen on loopback only; logs are in {folder.root}")
         while all(process.poll() is None for process in processes.values()):
             time.sleep(TICK)
         ended = next(name for name, process in processes.items() if process.poll() is not None)

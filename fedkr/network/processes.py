@@ -12,6 +12,8 @@ from pathlib import Path
 from subprocess import CompletedProcess, Popen
 from typing import Any
 
+import psutil
+
 from fedkr.errors import StudyFailedError
 from fedkr.network.bundle import write_toml
 from fedkr.network.certificates import ServerFiles
@@ -52,21 +54,49 @@ def end_with_parent() -> None:
         LIBC.prctl(PARENT_DEATH_SIGNAL, signal.SIGTERM, 0, 0, 0)
 
 
-def wait_for_port(host: str, port: int, server: Popen[bytes]) -> None:
-    """Wait until a server listens; raise :class:`StudyFailedError` when it ended, or does not for two minutes."""
+def wait_for_port(port: int, server: Popen[bytes]) -> None:
+    """Wait until a server that was started listens on a port, it and no other process.
+
+    Raises:
+        StudyFailedError: it ended, or does not listen for two minutes; to be restarted where another process has the
+            port, which was free when it was chosen.
+    """
     until = time.monotonic() + START_DEADLINE
     while time.monotonic() < until and server.poll() is None:
-        try:
-            socket.create_connection((host, port), timeout=1).close()
+        if listens(port, server):
             return
-        except OSError:
-            time.sleep(0.05)
+        time.sleep(0.05)
     why = f"after {START_DEADLINE:.0f} s" if server.poll() is None else f"its server ended ({server.returncode})"
-    raise StudyFailedError(f"nothing listens on {host}:{port}: {why}")
+    raise StudyFailedError(f"nothing listens on port {port}: {why}", restart=ended_without_port(port, server))
+
+
+def listens(port: int, server: Popen[bytes]) -> bool:
+    """Whether a process that was started, or a child of it, listens on a TCP port."""
+    try:
+        process = psutil.Process(server.pid)
+        family = [process, *process.children(recursive=True)]
+        listening = [at for member in family for at in member.net_connections("tcp") if at.status == psutil.CONN_LISTEN]
+    except psutil.Error:
+        return False
+    return any(at.laddr.port == port for at in listening)
+
+
+def ended_without_port(port: int, server: Popen[bytes]) -> bool:
+    """Whether a server of loopback ended while another process has its port: on a port of its own it would run."""
+    if server.poll() is None:
+        return False
+    try:
+        usable_port(wanted=port)
+    except OSError:
+        return True
+    return False
 
 
 def usable_port(host: str = LOOPBACK, wanted: int = 0) -> int:
-    """Return ``wanted``, or a free TCP port for 0; raise :class:`OSError` or :class:`OverflowError` for one in use."""
+    """Return ``wanted``, or a free TCP port for 0; raise :class:`OSError` or :class:`OverflowError` for one in use.
+
+    It can be taken before its server binds it (:func:`ended_without_port`).
+    """
     # As for the servers themselves, connections that a stopped one left in TIME_WAIT do not block a port.
     with socket.create_server((host, wanted)) as probe:
         return int(probe.getsockname()[1])

@@ -15,6 +15,7 @@ from fedkr.network.certificates import KeyPair, make_node_key, make_server_certi
 from fedkr.network.processes import (
     LOOPBACK,
     complaint,
+    ended_without_port,
     gate_command,
     hub_address,
     hub_command,
@@ -23,9 +24,9 @@ from fedkr.network.processes import (
     usable_port,
     wait_for_port,
 )
+from fedkr.network.restarts import with_restarts
 from fedkr.network.signing import read_signing_key
 from simulations.backends.home import FlowerHome
-from simulations.backends.restarts import with_restarts
 from simulations.backends.site_folder import write_connection, write_site_folders
 from simulations.backends.superlink import CONNECTION, SuperLink, Transport, choose_port
 from sites.join import supernode_command
@@ -74,11 +75,11 @@ class Network:
         self.bundle.write(folder / "bundle")
         hub, superlink = usable_port(), usable_port()
         hub_process = home.start(hub_command(hub, folder / "bundle"), "hub.log", home.environment())
-        wait_for_port(LOOPBACK, hub, hub_process)
+        wait_for_port(hub, hub_process)
         environment = home.environment(FLWR_SUPERGRID_API_URL=hub_address(hub))
         self.link = SuperLink(home, superlink, Transport(superlink_flags(self.tls), self.tls.authority), environment)
         gate = home.start(gate_command(LOOPBACK, port, self.link.address, self.tls), "gate.log", home.environment())
-        wait_for_port(LOOPBACK, port, gate)
+        wait_for_port(port, gate)
 
     def connection(self, key: Path) -> Connection:
         """Return how the owner of a registered key joins."""
@@ -104,6 +105,7 @@ class SuperNodes:
         self._network = network
         self.names: dict[str, str] = {}
         self.running: dict[str, subprocess.Popen[bytes]] = {}
+        self._started: dict[str, tuple[Path, KeyPair, int]] = {}
 
     def register_and_start(self, sites: list[Path]) -> None:
         """Make each site's key, register it with the SuperLink, and start the site's SuperNode.
@@ -124,13 +126,22 @@ class SuperNodes:
     def start(self, site: Path, key: KeyPair) -> subprocess.Popen[bytes]:
         """Start the SuperNode of a site's folder, which writes to ``run_dir/flower/<site>.log``."""
         own = self._home.path / site.name  # nodes that share a home would install the bundle into the same folder
-        own.mkdir()
-        file = write_connection(site, self._network.connection(key.private))
+        own.mkdir(exist_ok=True)
+        connection = self._network.connection(key.private)
+        self._started[site.name] = site, key, connection.port
+        file = write_connection(site, connection)
         command = supernode_command(file, read_site_file(file), own)
         return self._home.start(command, self._log(site.name).name, self._home.environment(FLWR_HOME=str(own)))
 
     def check(self, least: int) -> None:
-        """Raise :class:`StudyFailedError` with the log of a SuperNode that ended when fewer than ``least`` run."""
+        """Raise :class:`StudyFailedError` with the log of a SuperNode that ended when fewer than ``least`` run.
+
+        One whose port was taken before it had it is started again, on another.
+        """
+        for name, node in self.running.items():
+            site, key, port = self._started[name]
+            if ended_without_port(port, node):
+                self.running[name] = self.start(site, key)
         ended = [name for name, node in self.running.items() if node.poll() is not None]
         if len(self.running) - len(ended) < least:
             status = self.running[ended[0]].returncode

@@ -10,8 +10,8 @@ import torch
 from fedkr.config import BackendConfig, Study
 from fedkr.errors import UserError
 from fedkr.network.bundle import installed, run_config, write_bundle
+from fedkr.network.restarts import with_restarts
 from simulations.backends.home import FlowerHome
-from simulations.backends.restarts import with_restarts
 from simulations.backends.superlink import SuperLink, Transport, choose_port
 
 

@@ -20,7 +20,7 @@ import psutil
 from fedkr.errors import StudyFailedError, UserError
 from fedkr.failure import read_note
 from fedkr.network import bundle
-from fedkr.network.processes import LOOPBACK, complaint, last_words, usable_port, write_connection
+from fedkr.network.processes import LOOPBACK, complaint, last_words, listens, usable_port, write_connection
 from fedkr.run_files import RunFiles
 from simulations.backends.home import FlowerHome
 from simulations.backends.processes import is_running, with_descendants
@@ -66,7 +66,7 @@ class SuperLink:
         self._log = home.logs / "run.log"
         # Earlier attempts wrote to the same file, and their errors are not this one's.
         self._log_start = self._log.stat().st_size if self._log.exists() else 0
-        self.address = f"{LOOPBACK}:{port}"
+        self._port, self.address = port, f"{LOOPBACK}:{port}"
         write_connection(home.path, CONNECTION, self.address, transport.authority)
         command = ["flower-superlink", *transport.flags, "--host", LOOPBACK, "--port", str(port)]
         self._process = home.start(command, "superlink.log", environment)
@@ -118,7 +118,9 @@ class SuperLink:
             self._check_process()
             try:
                 with urllib.request.urlopen(url, timeout=2, context=context):
-                    return
+                    # On a port that was taken meanwhile another run's SuperLink answers.
+                    if listens(self._port, self._process):
+                        return
             except (urllib.error.URLError, OSError):
                 time.sleep(0.1)
         raise StudyFailedError(

@@ -1,4 +1,4 @@
-"""Runs that are started again: a worker of a simulation may die, and finished stages are files."""
+"""Work that is started again: a worker of a simulation may die, a port be taken, and finished stages are files."""
 
 from __future__ import annotations
 

@@ -1,10 +1,7 @@
 import pytest
 
-from fedkr.config import BackendConfig
-from fedkr.errors import StudyFailedError, UserError
-from simulations.backends import make_backend
-from simulations.backends.inline import InlineBackend
-from simulations.backends.restarts import with_restarts
+from fedkr.errors import StudyFailedError
+from fedkr.network.restarts import with_restarts
 
 
 @pytest.mark.parametrize(("restart", "restarts", "attempts"), [(True, 2, 3), (True, 0, 1), (False, 2, 1)])
@@ -24,9 +21,3 @@ def test_a_run_that_completes_is_not_repeated():
     calls = []
     with_restarts(lambda: calls.append(1), 5)
     assert calls == [1]
-
-
-def test_an_unknown_backend_is_named():
-    assert isinstance(make_backend(BackendConfig(kind="inline")), InlineBackend)
-    with pytest.raises(UserError, match=r"backend\.kind='rya'.*did you mean 'ray'"):
-        make_backend(BackendConfig(kind="rya"))
