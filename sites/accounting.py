@@ -18,14 +18,14 @@ from flwr.app import ArrayRecord, Message, RecordDict
 from fedkr import wire
 from fedkr.audit.targets import CONTROLS, PERSONAL, RELEASE
 from fedkr.config import Study, parse_study
-from fedkr.data.registry import file_digest
+from fedkr.data.dataset_files import file_digest
 from fedkr.errors import UserError
 from sites.audit import kept_others
 from sites.ledger import Budget, Entry, Ledger
 from sites.naming import digest, model_name, own_name, personal_name, shared_names
 from sites.records import bind
 from sites.studies import study_digest
-from sites.workspace import SiteFile, stages_at, study_at
+from sites.workspace import DECODED_FOLDER, SiteFile, stages_at, study_at
 
 # Studies that nobody approved by their digest share one budget: a server can make any number of them.
 UNAPPROVED = "any"
@@ -84,7 +84,7 @@ class Account:
         site's images changed: answers before and after show what changed.
         """
         study = study_digest(self.study)
-        images = file_digest(self.file.data)
+        images = file_digest(self.file.data, Path(self.file.workspace) / DECODED_FOLDER)
         if message_type in OF_IMAGES:
             # No model's figures leave, but whether work on private images ended well, and what they are like.
             sent = [own_name(self.study, message_type), request.settings, shared_names(request)]

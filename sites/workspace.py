@@ -12,9 +12,9 @@ from typing import Annotated, Any, NamedTuple
 
 from fedkr.config import Count, DataConfig, Study, at_most, check_values, parse_study, read_dataclass
 from fedkr.data import ImageSet, SiteData, Source, load_source, partition_sites, prepare_site, study_source
+from fedkr.data.dataset_files import file_stamp
 from fedkr.data.images import content_digest
 from fedkr.data.leaks import shared_own_tests
-from fedkr.data.registry import file_stamp
 from fedkr.errors import UserError
 from fedkr.learning.runtime import Runtime
 from fedkr.progress import FileProgress

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import hashlib
 import importlib
 import json
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
@@ -18,10 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedkr.config import DataConfig, Study, check_values, one_of, read_dataclass
+from fedkr.data.dataset_files import file_stamp
 from fedkr.data.identity import identity_of, what_changed
 from fedkr.data.images import ImageSet
 from fedkr.data.leaks import Leaks, find_leaks
-from fedkr.data.listing import LeftOut, same_text, walk
+from fedkr.data.listing import LeftOut, same_text
 from fedkr.data.stratify import deal
 from fedkr.documents import LONGEST_TEXT, MOST_CLASSES
 from fedkr.errors import UserError, few
@@ -101,56 +99,6 @@ class _Wanted:
     config: str
     stamp: tuple[Any, ...]
     cache: Path | None = field(compare=False)
-
-
-def file_stamp(config: DataConfig) -> tuple[Any, ...]:
-    """Return what changes when the dataset's file, or one of its files, is replaced; empty where there is none."""
-    stamps = []
-    for path in _files(config):
-        with contextlib.suppress(OSError, ValueError):
-            found = path.stat()
-            # Of a file that is copied over with its time of change, the inode's still changes.
-            stamps.append((str(path), found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns))
-    return tuple(stamps)
-
-
-def file_digest(config: DataConfig) -> str:
-    """Return 64 hex digits of the bytes of the dataset's file, folder or table, whether they are images or not.
-
-    A file that cannot be read counts by its name alone. Where ``config`` names no path there is nothing to read: then
-    the digest says nothing of the images.
-    """
-    return _digest_once(config.path, tuple(_files(config)), file_stamp(config))
-
-
-@lru_cache(maxsize=4)
-def _digest_once(path: str, files: tuple[Path, ...], stamp: tuple[Any, ...]) -> str:
-    """Read all files; ``stamp`` is only there to tell them from those before."""
-    whole = hashlib.sha256()
-    for file in files:
-        content = hashlib.sha256()
-        with contextlib.suppress(OSError, ValueError):
-            if file.is_file():  # a pipe would be waited for
-                with file.open("rb") as handle:
-                    content = hashlib.file_digest(handle, "sha256")
-        name = os.path.relpath(file, path)
-        whole.update(f"{name}\0{content.hexdigest()}\0".encode(errors="surrogateescape"))
-    return whole.hexdigest()
-
-
-def _files(config: DataConfig) -> list[Path]:
-    """Return all files that decide a dataset: its own, those in its folder, those that its table lists."""
-    # An empty path would be the folder that the process happens to be in.
-    if not config.path:
-        return []
-    root = Path(config.path)
-    with contextlib.suppress(UserError):  # whoever loads the dataset is told
-        if root.is_dir():
-            return sorted(walk(root))
-        if config.name == "table":
-            table = importlib.import_module(BUILT_IN["table"])
-            return [root, *(entry.file for entry in table.listing(config).entries)]
-    return [root] if root.is_file() else []
 
 
 def study_source(study: Study) -> Source:

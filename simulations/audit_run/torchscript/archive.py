@@ -10,6 +10,8 @@ from collections.abc import Iterator
 
 # Of an archive only this is loaded: no debugging tables, no extra files, no older layouts.
 NEEDED = re.compile(r"[^/]+/(version|byteorder|data\.pkl|constants\.pkl|(data|constants)/\d+|code/.+\.py)")
+# What torch.jit.script writes for nn.Sequential, nn.ModuleList and nn.ModuleDict.
+CONTAINERS = re.compile(r"[^/]+/code/__torch__/torch/nn/modules/container(/___torch_mangle_\d+)?\.py")
 # Methods that restore state, C++'s own classes, hooks.
 RUNNING = (b"__setstate__", b"torch.classes", b"__forward_hooks__", b"__forward_pre_hooks__")
 # torch.jit.save compresses code, and no weights.
@@ -42,19 +44,38 @@ def checked_archive(content: bytes) -> bytes:
 def _checked(name: str, content: bytes) -> bytes:
     is_code = name.endswith(".py")
     words = any(word in content for word in RUNNING) and (is_code or name.endswith(".pkl"))
-    if words or (is_code and _runs_besides_forward(content)):
+    if words or (is_code and _runs_besides_forward(content, CONTAINERS.fullmatch(name) is not None)):
         raise ValueError(f"has code that runs when it is loaded, or around its forward ({name[-80:]!a})")
     return content
 
 
-def _runs_besides_forward(code: bytes) -> bool:
-    """Tell whether code calls something outside of methods, names a method as Python's own are, or is no plain text."""
+def _runs_besides_forward(code: bytes, containers: bool) -> bool:
+    """Tell whether code calls something outside of methods, names a method as Python's own are, or is no plain text.
+
+    Those of ``containers`` that only say what stands there may be.
+    """
     if not CODE.fullmatch(code):
         return True
     tree = ast.parse(code)
     methods = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
     calls = (isinstance(part, ast.Call) for value in _values_at_loading(tree) for part in ast.walk(value))
-    return any(method.name.startswith("__") for method in methods) or any(calls)
+    own = (method.name.startswith("__") and not (containers and _is_plain(method)) for method in methods)
+    return any(own) or any(calls)
+
+
+def _is_plain(method: ast.FunctionDef) -> bool:
+    """Tell whether a method is the length of a container, or whether it has a name, as ``torch.jit.script`` writes."""
+    match method:
+        case ast.FunctionDef(name="__len__", body=[ast.Return(value=ast.Constant(value=int()))]):
+            return True
+        case ast.FunctionDef(
+            name="__contains__",
+            body=[
+                ast.Return(value=ast.Call(func=called, args=[ast.List(elts=names), ast.Name(id="key")], keywords=[]))
+            ],
+        ):
+            return ast.unparse(called) == "torch.__contains__" and all(isinstance(name, ast.Constant) for name in names)
+    return False
 
 
 def _values_at_loading(tree: ast.Module) -> Iterator[ast.AST]:

@@ -166,6 +166,59 @@ def hooked():
     return archive(network)
 
 
+class Stacked(nn.Module):
+    def __init__(self, container):
+        super().__init__()
+        layers = [nn.Conv2d(2, 2, 1), nn.Sequential(nn.BatchNorm2d(2), nn.ReLU())]
+        self.layers = (
+            container(layers) if container is not nn.ModuleDict else container({"a": layers[0], "b": layers[1]})
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.layers(x).mean((2, 3))
+
+
+class Listed(Stacked):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for layer in self.layers:
+            x = layer(x)
+        return x.mean((2, 3))
+
+
+class Named(Stacked):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for layer in self.layers.values():
+            x = layer(x)
+        return x.mean((2, 3))
+
+
+STACKED = {
+    "sequential": lambda: Stacked(lambda layers: nn.Sequential(*layers)),
+    "list": lambda: Listed(nn.ModuleList),
+    "dictionary": lambda: Named(lambda layers: nn.ModuleDict(zip("ab", layers, strict=True))),
+}
+
+
+@pytest.mark.parametrize("network", STACKED)
+def test_a_scripted_model_of_several_layers_is_taken(network):
+    content = archive(STACKED[network]().eval())
+    with zipfile.ZipFile(io.BytesIO(content)) as file:
+        assert any(b"__len__" in file.read(name) for name in file.namelist() if name.endswith(".py"))
+    assert unknown_operators(torch.jit.load(io.BytesIO(checked_archive(content))).inlined_graph) == []
+
+
+def test_a_container_has_no_method_of_python_but_those_that_say_what_stands_there():
+    content = archive(STACKED["dictionary"]())
+    for old, new in (
+        ("return 2", f"return int({RUN})"),
+        ("__len__(", "__bool__("),
+        ('torch.__contains__(["a", "b"], key)', f"bool({RUN})"),
+        ('["a", "b"]', f'["a", str({RUN})]'),
+    ):
+        with pytest.raises(ValueError, match="code that runs when it is loaded, or around its forward"):
+            checked_archive(rewritten(content, lambda code, old=old, new=new: code.replace(old, new)))
+
+
 RUN = f'torch.from_file("{WRITTEN}", True, 4)'
 
 
