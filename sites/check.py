@@ -9,6 +9,7 @@ import numpy as np
 
 from fedkr.config import Study
 from fedkr.data import ImageSet, Source, load_source
+from fedkr.data.withdrawn import drop_withdrawn
 from fedkr.errors import UserError
 from fedkr.learning.runtime import Runtime
 from sites.admission import check_split
@@ -16,7 +17,7 @@ from sites.handlers import site_card
 from sites.policy import Policy
 from sites.problems import connection_problems, folder_problems, study_problems
 from sites.studies import BOUNDS
-from sites.workspace import Site, SiteFile, open_site, read_site_file
+from sites.workspace import DECODED_FOLDER, Site, SiteFile, open_site, read_site_file
 
 MAY_LEAVE = {
     "metrics": "figures of models on this site's images (accuracy, AUC, audit); never a figure of one image",
@@ -28,13 +29,15 @@ MAY_LEAVE = {
 def check_site(path: Path) -> dict[str, Any]:
     """Read a site file and its data and return all that the site's engineer should know, as JSON can hold it.
 
-    Nothing is trained and nothing is written. ``problems`` lists in plain words what would stop a study with default
+    Nothing is trained and nothing is written; decoded images in the workspace whose files were taken away or changed
+    are removed. ``problems`` lists in plain words what would stop a study with default
     settings; ``server_sees`` is the card that the server would get, None where the site cannot be opened.
 
     Raises:
         UserError: a site file or data that cannot be read, or a device that this machine does not have.
     """
     file = read_site_file(path)
+    drop_withdrawn(file.data, Path(file.workspace) / DECODED_FOLDER)
     source = load_source(file.data)
     runtime = Runtime.choose(file.device, threads=file.threads)
     problems = [*folder_problems(file), *connection_problems(path, file)]

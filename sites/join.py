@@ -9,11 +9,12 @@ from typing import NoReturn
 
 import yaml
 
+from fedkr.data.withdrawn import drop_withdrawn
 from fedkr.errors import UserError
 from fedkr.network.offline import flower_environment
 from fedkr.network.signing import read_publisher
 from sites.private_files import close
-from sites.workspace import SiteFile, read_site_file
+from sites.workspace import DECODED_FOLDER, SiteFile, read_site_file
 
 FLOWER_FOLDER = "flower"
 
@@ -28,6 +29,7 @@ def join_network(path: Path) -> NoReturn:
     home = Path(site.workspace) / FLOWER_FOLDER
     os.umask(0o077)
     close(Path(site.workspace), Path(site.records), home)
+    drop_withdrawn(site.data, Path(site.workspace) / DECODED_FOLDER)
     command = supernode_command(path, site, home)
     os.chdir(home)
     os.execvpe(command[0], command, flower_environment(home))

@@ -39,6 +39,7 @@ DECODERS = (
     "gdcm",
 )
 ABANDONED_SECONDS = 24 * 3600
+KEPT = "decoded-"
 
 
 @dataclass(frozen=True)
@@ -79,22 +80,43 @@ def kept(folder: Path | None, depends: Mapping[str, Any], decode: Callable[[], D
     """Return what ``folder`` keeps for ``depends``, else what ``decode`` returns, which it keeps from then on.
 
     A folder that cannot be written, a damaged file, or a failure that may pass, costs the time to decode and nothing
-    else. Only the newest is kept: images that were taken from the dataset do not stay here. With None nothing is kept.
+    else. Only the newest is kept: images that were taken from the dataset do not stay here, also where what is left of
+    it can be used no longer. With None nothing is kept.
     """
     if folder is None:
         return decode()
-    name = fingerprint({"code": code_version(), "decoders": _versions(), **depends})
-    array, document = folder / f"decoded-{name}.npy", folder / f"decoded-{name}.json"
+    name = _name(depends)
+    array, document = folder / f"{name}.npy", folder / f"{name}.json"
     with contextlib.suppress(Exception):  # not there, or damaged: the parser raises whatever its bytes lead it to
         return _read(array, document)
-    found = decode()
+    try:
+        found = decode()
+    except UserError:
+        drop_others(folder)
+        raise
     if found.passing:
         return found
+    drop_others(folder)
     try:
         _write(found, array, document)
     except UserError as error:
         logger.warning("decoded images are not kept, and will be decoded again: %s", error)
     return found
+
+
+def drop_others(folder: Path, depends: Mapping[str, Any] | None = None) -> None:
+    """Remove what is kept of other files than ``depends`` says, or for None all; and what a killed process left."""
+    name = depends and _name(depends)
+    for path in folder.glob("*"):
+        # Another process may be writing under a temporary name: only what nobody has touched for a day is abandoned.
+        with contextlib.suppress(OSError):
+            temporary = path.suffix == ".tmp" and time.time() - path.stat().st_mtime > ABANDONED_SECONDS
+            if temporary or (path.name.startswith(KEPT) and path.stem != name):
+                path.unlink()
+
+
+def _name(depends: Mapping[str, Any]) -> str:
+    return KEPT + fingerprint({"code": code_version(), "decoders": _versions(), **depends})
 
 
 def _versions() -> list[str]:
@@ -121,9 +143,3 @@ def _write(found: Decoded, array: Path, document: Path) -> None:
 
     write_atomic_stream(array, write_array, mode=0o600)
     write_atomic(document, json.dumps(found.document()).encode(), mode=0o600)
-    for path in array.parent.iterdir():
-        # Another process may be writing under a temporary name: only what nobody has touched for a day is abandoned.
-        with contextlib.suppress(OSError):
-            temporary = path.suffix == ".tmp" and time.time() - path.stat().st_mtime > ABANDONED_SECONDS
-            if temporary or (path.name.startswith("decoded-") and path.stem != array.stem):
-                path.unlink()

@@ -39,7 +39,6 @@ def source_of(listing: Listing, config: DataConfig, cache: Path | None) -> Sourc
         UserError: fewer readable files than ``config.least_usable``, images of several sizes without ``config.size``,
             or values of more than 8 bits that ``config`` maps to almost nothing.
     """
-    depends = {name: value for name, value in dataclasses.asdict(config).items() if name not in NOT_OF_PIXELS}
     stamp = listing.stamp()
 
     def decode_as_stamped() -> Decoded:
@@ -47,7 +46,7 @@ def source_of(listing: Listing, config: DataConfig, cache: Path | None) -> Sourc
         # A share that went away meanwhile, or files that changed, are not what the stamp stands for.
         return found if listing.stamp() == stamp else dataclasses.replace(found, passing=True)
 
-    found = kept(cache, depends | {"files": stamp}, decode_as_stamped)
+    found = kept(cache, dependencies(config, stamp), decode_as_stamped)
     left_out = [*listing.left_out, *found.left_out]
     if cache is not None:
         write_left_out(cache, left_out)
@@ -56,6 +55,12 @@ def source_of(listing: Listing, config: DataConfig, cache: Path | None) -> Sourc
     source = _split(listing, found, config)
     warnings = [*listing.warnings, *_left_out_lines(total, left_out), *found.warnings, *source.warnings]
     return dataclasses.replace(source, warnings=warnings, left_out=tuple(left_out))
+
+
+def dependencies(config: DataConfig, stamp: str) -> dict[str, Any]:
+    """Return all that decoded images depend on: the files, and the options that concern pixels."""
+    options = {name: value for name, value in dataclasses.asdict(config).items() if name not in NOT_OF_PIXELS}
+    return options | {"files": stamp}
 
 
 def decode(listing: Listing, config: DataConfig) -> Decoded:

@@ -68,13 +68,9 @@ def _is_plain(method: ast.FunctionDef) -> bool:
     match method:
         case ast.FunctionDef(name="__len__", body=[ast.Return(value=ast.Constant(value=int()))]):
             return True
-        case ast.FunctionDef(
-            name="__contains__",
-            body=[
-                ast.Return(value=ast.Call(func=called, args=[ast.List(elts=names), ast.Name(id="key")], keywords=[]))
-            ],
-        ):
-            return ast.unparse(called) == "torch.__contains__" and all(isinstance(name, ast.Constant) for name in names)
+        case ast.FunctionDef(name="__contains__", body=[ast.Return(value=ast.Call(func=called, args=[names, key]))]):
+            plain = isinstance(names, ast.List) and all(isinstance(name, ast.Constant) for name in names.elts)
+            return plain and isinstance(key, ast.Name) and ast.unparse(called) == "torch.__contains__"
     return False
 
 

@@ -14,6 +14,7 @@ from fedkr.data import decoding, load_source
 from fedkr.data.decoded import Decoded, kept
 from fedkr.data.listing import LeftOut
 from fedkr.data.registry import _load_once
+from fedkr.data.withdrawn import drop_withdrawn
 from fedkr.errors import UserError
 
 
@@ -76,6 +77,37 @@ def test_another_file_or_option_is_decoded_anew_and_what_was_kept_before_goes(lo
     (scans / "ill" / "broken.png").unlink()
     assert load(size=4)[0].left_out == ()
     assert (tmp_path / "decoded" / "left-out.txt").read_text() == ""
+
+
+def test_of_images_that_were_withdrawn_nothing_is_kept_though_the_rest_cannot_be_used(load, scans, tmp_path):
+    load()
+    assert len(files(tmp_path)) == 2
+    Image.fromarray(np.full((9, 9), 9, np.uint8)).save(scans / "ill" / "3.png")
+    with pytest.raises(UserError, match="9 x 9 pixels, where all must be square and of one size"):
+        load()
+    assert files(tmp_path) == []
+
+
+@pytest.mark.parametrize("change", ["none", "withdrawn", "other dataset", "share away"])
+def test_what_is_kept_of_withdrawn_images_goes_without_anything_being_decoded(load, scans, tmp_path, change):
+    load()
+    cache, config = tmp_path / "decoded", DataConfig(name="folder", path=str(scans))
+    if change == "withdrawn":
+        (scans / "ill" / "3.png").unlink()
+    if change == "share away":
+        scans.rename(tmp_path / "away")
+    if change == "other dataset":
+        config = DataConfig(name="npz", path=str(tmp_path / "own.npz"))
+    drop_withdrawn(config, cache)
+    assert bool(files(tmp_path)) is (change in ("none", "share away"))
+    assert (cache / "left-out.txt").exists()
+    if change == "none":
+        assert load()[1] == 0
+
+
+def test_where_nothing_was_ever_kept_there_is_nothing_to_remove(scans, tmp_path):
+    drop_withdrawn(DataConfig(name="folder", path=str(scans)), tmp_path / "decoded")
+    assert not (tmp_path / "decoded").exists()
 
 
 def failing(monkeypatch, error):
