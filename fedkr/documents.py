@@ -95,6 +95,7 @@ DOCUMENTS: dict[str, type[Strict]] = {
             "checkpoint": Step,
             "scores": object_of("scores", {}, _TRIED),
             "recalls": list_of(Rate | None, MOST_CLASSES),
+            "by_val": Flag,
             "teacher": object_of("teacher", {}, {"step": Step, "val_accuracy": Score}),
         },
     ),

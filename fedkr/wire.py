@@ -66,9 +66,13 @@ REPLIES: dict[str, frozenset[str]] = {
     COMPARE: frozenset({METRICS, COMPARISON}),
 }
 UTILITY_FIELDS = ("accuracy", "balanced_accuracy", "auc", "loss", "confusion", "count")
+# How a site's own model was tuned, with the least and the most that each can be.
+TUNED = {"lr": (0, 1e7), **dict.fromkeys(("step", "steps", "looks"), (0, 10**9)), "by_val": (0, 1)}
 # What an answer that is metrics only may say.
 METRIC_NAMES = frozenset(
-    {"seconds"} | {f"{split}/{name}" for split in ("val", "test", "global") for name in UTILITY_FIELDS}
+    {"seconds"}
+    | {f"tuned/{name}" for name in TUNED}
+    | {f"{split}/{name}" for split in ("val", "test", "global") for name in UTILITY_FIELDS}
 )
 
 # Characters of all documents of a reply. Figures for each of the most classes there can be take a fifth of it.
@@ -362,6 +366,21 @@ def _check_figure(name: str, value: Any, least: float, most: float = math.inf) -
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if not number or not least <= value <= most or value == math.inf:
         raise UserError(f"the metric {name!r} is missing or no number from {least} to {most}: {brief(repr(value))}")
+
+
+def tuning_metrics(tuning: Mapping[str, Any]) -> dict[str, Metric | None]:
+    """Return how a model was tuned as flat metrics."""
+    return {f"tuned/{name}": float(tuning[name]) for name in TUNED}
+
+
+def read_tuning(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """Return what :func:`tuning_metrics` wrote, empty where nothing was; :class:`UserError` for what it cannot be."""
+    values = {name: metrics.get(f"tuned/{name}") for name in TUNED}
+    if all(value is None for value in values.values()):
+        return {}
+    for name, (least, most) in TUNED.items():
+        _check_figure(f"tuned/{name}", values[name], least, most)
+    return {name: float(value) for name, value in values.items() if value is not None}
 
 
 def read_seconds(metrics: Mapping[str, Any]) -> float:

@@ -103,10 +103,13 @@ class Comparison:
         figures, costs = figures_of(outcome.figures), outcome.costs
         if outcome.model is not None and outcome.model.model is not None:
             figures = measure_model(self.study, outcome.model.model, self.federation.test, self.job.runtime)
-        per_site = [{"site": site, **outcome.per_site.get(site, {}), **cost} for site, cost in costs.items()]
+        per_site: list[Row] = [{"site": site, **outcome.per_site.get(site, {}), **cost} for site, cost in costs.items()]
+        for row in per_site:
+            row |= {"tuning": outcome.tuned_sites[row["site"]]} if row["site"] in outcome.tuned_sites else {}
         total: Row = {cost: sum(row[cost] for row in per_site) for cost in COSTS}
         total["seconds"] += outcome.seconds
-        return {"name": name, **figures, **total, "per_site": per_site}
+        tuning = {"tuning": outcome.tuning} if outcome.tuning else {}
+        return {"name": name, **figures, **total, **tuning, "per_site": per_site}
 
     def _evaluate_at_sites(self, rows: Mapping[str, Row], outcomes: Mapping[str, Outcome]) -> None:
         """Measure each shared model on each site's own test split."""

@@ -54,6 +54,8 @@ class Outcome:
         releases: for each exchange, the sites' files that the model learnt from.
         recycling: by site, how it came to its release.
         search: settings tried, each with its score on val by round.
+        tuning: what was chosen on val, in how many looks and steps, and what it cost without the search.
+        tuned_sites: the same of models that the sites keep, by site, as far as their policies tell.
         choices: by site, which other sites' releases it chose (``fedkr.documents``), as far as its policy tells.
         notes: what a reader of the results must know.
     """
@@ -67,6 +69,8 @@ class Outcome:
     releases: Sequence[Mapping[str, Path]] = ()
     recycling: Mapping[str, Row] = field(default_factory=dict)
     search: Sequence[Row] = ()
+    tuning: Row = field(default_factory=dict)
+    tuned_sites: Mapping[str, Row] = field(default_factory=dict)
     choices: Mapping[str, Row] = field(default_factory=dict)
     notes: Sequence[str] = ()
 

@@ -18,17 +18,21 @@ Costs = dict[str, dict[str, float]]
 
 @dataclass(frozen=True)
 class SiteFigures:
-    """A site's figures of its own model: on its own test split, on the global test set, and its seconds."""
+    """A site's figures of its own model: on its own test split, on the global test set, its seconds, how it was tuned.
+
+    The last is empty where the site does not tell.
+    """
 
     own: Figures
     common: Figures
     seconds: float
+    tuning: dict[str, Any] = field(default_factory=dict)
 
     @staticmethod
     def read(metrics: Mapping[str, Any]) -> SiteFigures:
         """Read the metrics of an answer; raise :class:`~fedkr.errors.UserError` for what is no such answer."""
         own, common = (figures_of(wire.read_utility(metrics, split)) for split in ("test", "global"))
-        return SiteFigures(own, common, wire.read_seconds(metrics))
+        return SiteFigures(own, common, wire.read_seconds(metrics), wire.read_tuning(metrics))
 
 
 def mean_figures(read: Iterable[SiteFigures]) -> Figures:

@@ -13,7 +13,7 @@ from fedkr.data import ImageSet
 from fedkr.data.images import Shape
 from fedkr.disk import path_within
 from fedkr.learning.evaluation import measure_utility
-from fedkr.learning.models import load_classifier
+from fedkr.learning.models import load_classifier, norm_of
 from fedkr.learning.prediction import predict_logits
 from fedkr.learning.runtime import Runtime
 from fedkr.run_files import RunFiles
@@ -55,11 +55,14 @@ class Target:
         """
         row = {name: getattr(self, name) for name in ("name", "kind", "contestant")}
         about = {name: card[name] for name in ("channels", "size", "classes")}
-        about["classifier"] = dataclasses.asdict(study.student)
 
         def write(name: str, model: Artifact) -> str:
-            path = RunFiles(run_dir).model(name)
-            write_artifact(path, Artifact(model.tensors, model.info | about))
+            path, recipe = (
+                RunFiles(run_dir).model(name),
+                dataclasses.replace(study.student, norm=norm_of(model.tensors)),
+            )
+            classifier = {"classifier": dataclasses.asdict(recipe)}
+            write_artifact(path, Artifact(model.tensors, model.info | about | classifier))
             return str(path.relative_to(run_dir))
 
         if self.model is not None:

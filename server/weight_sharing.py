@@ -1,15 +1,17 @@
-"""Weight sharing by any of Flower's own strategies, resumable round by round and tuned on the sites' val splits."""
+"""Weight sharing by any of Flower's own strategies, resumable round by round and tuned on the sites' val splits.
+
+How much it may search and train is what ``fedkr`` does at a site (:mod:`fedkr.config.protocol`).
+"""
 
 from __future__ import annotations
 
-import itertools
 import logging
 import math
 import shutil
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from functools import cached_property
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar, cast
@@ -21,14 +23,17 @@ from flwr.serverapp.strategy import Strategy
 from torch import Tensor
 
 from fedkr import wire
-from fedkr.config import SEARCH_OPTIONS, Study, own_search
+from fedkr.config import SEARCH_OPTIONS, Study, allot, may_choose, own_search
 from fedkr.errors import StudyFailedError, UserError
 from fedkr.learning.models import build_classifier
 from fedkr.learning.training import cosine
+from fedkr.recycle.teacher import rank
+from fedkr.recycle.tuned import keeping
 from fedkr.stages import Artifact, read_artifact, write_artifact
-from server.contestant import COSTS, Contestant, Federation, Outcome
+from server.contestant import COSTS, Contestant, Federation, Outcome, Row
 from server.coordinator import card_shape, content_bytes
 from server.targets import Target
+from server.weights_search import DIVERGED, Candidate, Plan, Score, first_setting, settings, try_settings
 
 logger = logging.getLogger("fedkr.server")
 
@@ -40,24 +45,8 @@ MOST_TIMES = 1000
 CAP_TIMES = 20
 CUT = f"cut to {CAP_TIMES} times the sites' median"
 
-# Val accuracy and negative val loss.
-Score = tuple[float, float]
 # A site's answer to a round, and what it says, with what it cost and how far its weights went.
 Reply = tuple[Message, wire.Figures]
-DIVERGED = (-math.inf, -math.inf)
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """One setting of the search."""
-
-    lr: float
-    local_epochs: int
-
-    @property
-    def name(self) -> str:
-        """Return the setting as it names files and seeds."""
-        return f"lr{self.lr:g}-e{self.local_epochs}"
 
 
 @dataclass(frozen=True)
@@ -76,18 +65,39 @@ class Round:
     path: Path
     info: dict[str, Any]
 
-    @property
-    def score(self) -> Score:
-        """Val accuracy and negative val loss, over all sites' val images, of the model that the round began with."""
-        return self.info["val_accuracy"], -self.info["val_loss"]
+    def model(self) -> dict[str, Tensor]:
+        """Return the weights that it ended with."""
+        return _part(read_artifact(self.path), MODEL)
+
+
+@dataclass
+class Work:
+    """What was done for a contestant so far.
+
+    Attributes:
+        rounds: of all settings, as they were run.
+        looks: figures on val of the models that were looked at, by setting and round.
+        costs: of the looks, by site.
+        notes: on answers to the looks.
+    """
+
+    rounds: list[Round] = field(default_factory=list)
+    looks: dict[tuple[Candidate, int], dict[str, Any]] = field(default_factory=dict)
+    costs: list[dict[str, dict[str, float]]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def of(self, candidate: Candidate) -> list[Round]:
+        """Return a setting's rounds."""
+        return [each for each in self.rounds if each.candidate == candidate]
 
 
 class WeightSharing(Contestant):
-    """One of Flower's strategies: a search over learning rate and local epochs, then the chosen to the end.
+    """One of Flower's strategies: a search over its settings, then the chosen one to the end.
 
-    The search runs each candidate for the first rounds of its full schedule, so that the chosen one just goes on; the
-    model of the round with the best val accuracy is the result. Options are the keywords of Flower's class, and those
-    of the search where it is to have one of its own.
+    Each setting is tried for the first rounds of its full schedule, so that the chosen one just goes on. Which round is
+    kept follows ``teacher.keep_by``, as for a model of real images (:mod:`fedkr.recycle.tuned`). Where the sites' val
+    splits together are too small to choose, the first setting is run and its last round kept. Options are the keywords
+    of Flower's class, and those of the search where it is to have one of its own.
 
     Attributes:
         flower: Flower's class; it is made anew for each round, so that a round depends on what is on disk alone.
@@ -122,85 +132,132 @@ class WeightSharing(Contestant):
         return self._outcome
 
     def _outcome(self) -> Outcome:
-        rounds, best = self._search()
-        rounds += self._advance(best, self.search.rounds, rounds)
-        run = [r for r in rounds if r.candidate == best]
-        # after[i] is the score of the model that run[i] ended with; of the untrained model there is none.
-        after = [later.score for later in run[1:]]
-        tried = [(r.candidate, r.number - 1, r.score) for r in rounds]
-        notes = _clip_notes(self.name, rounds)
-        if len(run) == self.search.rounds:
-            score, lowered = self._final_score(run[-1])
-            notes += [f"{self.name}: {site}'s {what}" for site, what in lowered.items()]
-            after.append(score)
-            tried.append((best, self.search.rounds, after[-1]))
-        if not after:
-            raise StudyFailedError(f"{self.name} diverged in its first round: lower strategy.lrs={self.search.lrs}")
-        chosen = run[max(range(len(after)), key=lambda i: after[i])]
-        logger.info("├── %s: %s, round %d of %d", self.name, best.name, chosen.number, self.search.rounds)
+        work = Work()
+        first = first_setting(self.search, self.study.student)
+        plan = self._plan(first, work)
+        scores = try_settings(self.search, self.study.student, plan, partial(self._tried, plan, work))
+        best = max(scores, key=lambda c: scores[c], default=first)
+        kept = self._kept(best, plan, work)
+        logger.info("├── %s: %s, round %d of %d", self.name, best.name, kept.number, plan.rounds(best))
         self.federation.job.progress.finish(self.name)
-        kept, updates = read_artifact(chosen.path), self._kept_updates(chosen, rounds)
+        artifact, updates = read_artifact(kept.path), self._kept_updates(kept, work.rounds)
         return Outcome(
-            costs=_total_costs(rounds),
-            model=Target(self.name, "weights", self.name, model=Artifact(_part(kept, MODEL), kept.info)),
+            costs=_total_costs([*(each.info["sites"] for each in work.rounds), *work.costs]),
+            model=Target(self.name, "weights", self.name, model=Artifact(_part(artifact, MODEL), artifact.info)),
             leaves=[Target(f"{self.name}-update", "update", self.name, by_site=updates)] if updates else [],
-            notes=list(dict.fromkeys(notes)),
-            search=[
-                {"strategy": self.name, **asdict(candidate), "round": number, "val_accuracy": score[0]}
-                for candidate, number, score in tried
-            ],
+            notes=list(dict.fromkeys([*_clip_notes(self.name, work.rounds), *work.notes])),
+            search=self._curves(work),
+            tuning=self._tuning(kept, plan, len(scores), work),
         )
 
-    @cached_property
-    def _candidates(self) -> list[Candidate]:
-        pairs = itertools.product(self.search.lrs, self.search.local_epochs)
-        return [Candidate(lr, epochs) for lr, epochs in pairs]
+    def _plan(self, first: Candidate, work: Work) -> Plan:
+        """Return how many rounds each setting gets.
 
-    @property
-    def _searched(self) -> int:
-        """How many rounds each candidate runs in the search."""
-        return min(self.search.search_rounds, self.search.rounds) if len(self._candidates) > 1 else 0
+        The first round, which is the same in a schedule of any length, tells how many images the sites have.
+        """
+        self._advance(first, 1, work)
+        info = read_artifact(self._path(first, 1, 1)).info
+        val = int(info["val_count"])
+        given = allot(self.study, self.search, settings(self.search), val)
+        return Plan(self.search, given, list(info["images"].values()), self.study.student.batch, val)
 
-    def _search(self) -> tuple[list[Round], Candidate]:
-        """Run each candidate's first rounds; return them, and the candidate whose last one begins best on val."""
-        rounds: list[Round] = []
-        scores = {}
-        for candidate in self._candidates:
-            own = self._advance(candidate, self._searched, rounds)
-            scores[candidate] = own[-1].score if own and len(own) == self._searched else DIVERGED
-            rounds += own
-        return rounds, max(scores, key=lambda c: scores[c])
+    def _tried(self, plan: Plan, work: Work, candidate: Candidate) -> Score:
+        """Run the first rounds of a setting, and return its score on val."""
+        if not self._advance(candidate, plan.looked(candidate), work, plan):
+            return DIVERGED
+        figures = self._look(work.of(candidate)[-1], work)
+        value, tie = rank(figures, self.study.recycle.metric)
+        return value, tie
 
-    def _advance(self, candidate: Candidate, upto: int, before: Sequence[Round]) -> list[Round]:
-        """Run or read a candidate's rounds from those ``before`` up to ``upto``; they end early where it diverged."""
-        own = [r for r in before if r.candidate == candidate]
-        artifact = read_artifact(own[-1].path) if own else self._untrained()
-        total = len(self._candidates) * self._searched + self.search.rounds - self._searched
-        rounds: list[Round] = []
+    def _kept(self, candidate: Candidate, plan: Plan, work: Work) -> Round:
+        """Run a setting to its end; return the round to keep: the best of some looks by ``teacher.keep_by``.
+
+        One that diverges on the way ends before it does.
+        """
+        rule, total = keeping(self.study), plan.rounds(candidate)
+        chosen = may_choose(plan.val) and rule.keep_by != "last"
+        ends = [total * (part + 1) // rule.evaluations for part in range(rule.evaluations)] if chosen else [total]
+        for end in sorted({*ends} - {0}):
+            whole = self._advance(candidate, end, work, plan)
+            if chosen and whole:
+                self._look(work.of(candidate)[-1], work)
+            if not whole:
+                break
+        run = work.of(candidate)
+        if not run:
+            raise StudyFailedError(f"{self.name} diverged in its first round: lower strategy.lrs={self.search.lrs}")
+        seen = [each for each in run if (candidate, each.number) in work.looks]
+        if not chosen or not seen:
+            return run[-1]
+        return max(seen, key=lambda each: rank(work.looks[candidate, each.number], rule.keep_by))
+
+    def _advance(self, candidate: Candidate, upto: int, work: Work, plan: Plan | None = None) -> bool:
+        """Run or read a setting's rounds up to ``upto``; return whether it came there, and did not diverge before."""
+        own = work.of(candidate)
+        artifact = read_artifact(own[-1].path) if own else self._untrained(candidate)
+        length = upto if plan is None else plan.rounds(candidate)
         for number in range(len(own) + 1, upto + 1):
-            path = self._path(candidate, number)
+            path = self._path(candidate, number, length)
             if not path.exists():
-                write_artifact(path, self._round(candidate, number, artifact, path))
+                write_artifact(path, self._round(candidate, number, length, artifact, path))
             # From the file in any case: a run that goes on must see the tensors in the same order.
             artifact = read_artifact(path)
             if artifact.info["diverged"]:
                 logger.warning("├── %s: %s diverged in round %d", self.name, candidate.name, number)
-                break
-            rounds.append(Round(candidate, number, path, artifact.info))
-            done, val = len(before) + len(rounds), artifact.info["val_accuracy"]
-            self.federation.job.progress.update(self.name, done, total, unit="round", val=val)
-        return rounds
+                return False
+            work.rounds.append(Round(candidate, number, path, artifact.info))
+            done, val = len(work.rounds), artifact.info["val_accuracy"]
+            self.federation.job.progress.update(self.name, done, done - number + length, unit="round", val=val)
+        return bool(work.of(candidate))
 
-    def _path(self, candidate: Candidate, number: int) -> Path:
-        """Return a round's file: with other sites it is another round."""
+    def _look(self, at: Round, work: Work) -> dict[str, Any]:
+        """Return the sites' figures on val of the model that a round ended with, the mean over their images."""
+        if (at.candidate, at.number) not in work.looks:
+            work.looks[at.candidate, at.number] = self._val_figures(at.model(), work) | {"step": at.number}
+        return work.looks[at.candidate, at.number]
+
+    def _curves(self, work: Work) -> list[Row]:
+        """Return val accuracy by setting and round: a round reports that of the model that it began with."""
+        found = {(r.candidate, r.number - 1): r.info["val_accuracy"] for r in work.rounds}
+        found |= {place: figures["accuracy"] for place, figures in work.looks.items()}
+        return [
+            {"strategy": self.name, **asdict(candidate), "round": number, "val_accuracy": accuracy}
+            for (candidate, number), accuracy in sorted(found.items(), key=lambda i: (i[0][0].name, i[0][1]))
+        ]
+
+    def _tuning(self, kept: Round, plan: Plan, looks: int, work: Work) -> Row:
+        """Return what was chosen, by how much, and what the chosen rounds alone cost all sites."""
+        until = [each.info["sites"] for each in work.of(kept.candidate) if each.number <= kept.number]
+        alone = _total_costs(until).values()
+        return {
+            **asdict(kept.candidate),
+            "round": kept.number,
+            "rounds": plan.rounds(kept.candidate),
+            "looks": looks,
+            "by_val": may_choose(plan.val),
+            "val_images": plan.val,
+            "steps": round(sum(plan.steps_of_round(each.candidate) for each in work.rounds)),
+            "allotted": plan.given.steps,
+            **{f"{name}_without_search": sum(cost[name] for cost in alone) for name in ("bytes_up", "bytes_down")},
+        }
+
+    def _path(self, candidate: Candidate, number: int, length: int) -> Path:
+        """Return a round's file: with other sites, or in a schedule of another length, it is another round."""
         sites = self.coordinator.allowing("weights")
-        key = {"study": self.study.identity(), "sites": sites, "data": self.coordinator.data_of(sites)}
+        key: dict[str, Any] = {
+            "study": self.study.identity(),
+            "sites": sites,
+            "data": self.coordinator.data_of(sites),
+        }
+        # At the start no schedule is known yet, nor does it matter.
+        if number > 1:
+            key["length"] = length
         return self.coordinator.stages.path(f"{self.name}-{candidate.name}-r{number}", key)
 
-    def _round(self, candidate: Candidate, number: int, before: Artifact, path: Path) -> Artifact:
-        """Run one round from what the round before left, and from nothing else."""
-        nodes, sent = self._nodes(), _part(before, MODEL)
-        strategy, config = self._resumed(before, len(nodes)), self._round_config(candidate, number)
+    def _round(self, candidate: Candidate, number: int, length: int, before: Artifact, path: Path) -> Artifact:
+        """Run one round, of a schedule of some length, from what the round before left, and from nothing else."""
+        nodes, sent, learned = self._nodes(), _part(before, MODEL), self._learned(candidate)
+        strategy, config = self._resumed(before, len(nodes)), self._round_config(candidate, number, length)
         # Flower's own sampling would also ask sites that must refuse, and waits without end for a node that is gone.
         grid = cast(Grid, SimpleNamespace(get_node_ids=lambda: nodes))
         messages = list(strategy.configure_train(number, wire.weights_record(sent), config, grid))
@@ -216,13 +273,13 @@ class WeightSharing(Contestant):
                 write_artifact(_updates_folder(path) / f"{site}.safetensors", Artifact(weights))
             # Flower averages every metric that it finds, and fails on one that not all sites sent.
             message.content = wire.round_content(weights, figures)
-            return message, figures | cost | {"update": _distance(weights, sent, self._learned)}
+            return message, figures | cost | {"update": _distance(weights, sent, learned)}
 
         replies = self.coordinator.exchange(messages, accept)
         for site, why in outsized({site: figures for site, (_, figures) in replies.items()}).items():
             self.coordinator.lose(site, why)
             del replies[site]
-        replies, clipped = _within_caps(replies, sent, self._learned)
+        replies, clipped = _within_caps(replies, sent, learned)
         arrays, _ = strategy.aggregate_train(number, [message for message, _ in replies.values()])
         if arrays is None:
             raise StudyFailedError(f"{self.name} round {number}: no site answered with weights")
@@ -251,56 +308,55 @@ class WeightSharing(Contestant):
         parts = [_named(name, {k: torch.as_tensor(v) for k, v in arrays.items()}) for name, arrays in held.items()]
         return {name: tensor for part in parts for name, tensor in part.items()}
 
-    def _round_config(self, candidate: Candidate, number: int) -> ConfigRecord:
+    def _round_config(self, candidate: Candidate, number: int, length: int) -> ConfigRecord:
         return ConfigRecord(
             {
                 "study": self.coordinator.study_json,
-                "lr": candidate.lr * cosine(number - 1, self.search.rounds),
+                "lr": candidate.lr * cosine(number - 1, length),
                 "local-epochs": candidate.local_epochs,
                 "candidate": candidate.name,
             }
         )
 
-    def _untrained(self) -> Artifact:
-        shape = card_shape(self.coordinator.card)
-        model = build_classifier(self.study.student, shape, self.study.seed, "server", self.name)
+    def _untrained(self, candidate: Candidate) -> Artifact:
+        shape, recipe = card_shape(self.coordinator.card), replace(self.study.student, norm=candidate.norm)
+        model = build_classifier(recipe, shape, self.study.seed, "server", self.name)
         return Artifact(_named(MODEL, model.state_dict()))
 
-    @cached_property
-    def _learned(self) -> list[str]:
+    def _learned(self, candidate: Candidate) -> list[str]:
         """The tensors that training moves: counters, such as a normalisation's of its batches, are no distance.
 
         By the model as it is built: a strategy averages counters to fractions.
         """
-        model = _part(self._untrained(), MODEL)
+        model = _part(self._untrained(candidate), MODEL)
         return [name for name, tensor in model.items() if tensor.is_floating_point()]
 
-    def _final_score(self, last: Round) -> tuple[Score, dict[str, str]]:
-        """Ask for the val score of the last round's model, which no later round reports.
+    def _val_figures(self, weights: Mapping[str, Tensor], work: Work) -> dict[str, Any]:
+        """Ask the sites for a model's figures on val; return their mean over images.
 
-        Return it, and by site what was lowered as in a round.
+        What asking cost each, and whose count was lowered, are added to ``work``.
+
+        Raises:
+            StudyFailedError: no site is left that answers.
         """
-        weights = _part(read_artifact(last.path), MODEL)
         content = wire.request_content(self.coordinator.study_json, weights, split="val")
         contents = dict.fromkeys(self.coordinator.allowing("metrics"), content)
         about = wire.weights_digest(weights)
         pending = self.coordinator.send(self.coordinator.compose(f"{self.name}-val", wire.EVALUATE, contents, about))
-        answers = self.coordinator.collect_metrics(pending, lambda _, metrics: wire.read_utility(metrics, "val"))
+        answers = self.coordinator.collect_metrics(
+            pending, lambda _, metrics: (wire.read_utility(metrics, "val"), wire.read_seconds(metrics))
+        )
         read = {site: wire.read_utility(answer["metrics"], "val") for site, answer in answers.items()}
-        figures = {site: utility for site, utility in read.items() if utility["count"] is not None}
-        said = {site: f["count"] for site, f in figures.items()}
-        most = CAP_TIMES * statistics.median(said.values()) if len(said) > 2 else math.inf
-        counts = {site: min(count, most) for site, count in said.items()}
-        total = sum(counts.values())
-        if not total:
+        known = {site: utility for site, utility in read.items() if utility["count"] is not None}
+        if not known:
             raise StudyFailedError(
                 f"{self.name}: no site is left that lets metrics leave on its val images, which choosing a round needs"
             )
-        accuracy, loss = (
-            sum(f[name] * counts[site] for site, f in figures.items()) / total for name in ("accuracy", "loss")
-        )
-        lowered = [site for site, count in said.items() if count > most]
-        return (accuracy, -loss), dict.fromkeys(lowered, f"val-count of the last model, {CUT}")
+        work.costs.append({site: _costs_of(answer) for site, answer in answers.items()})
+        most = CAP_TIMES * statistics.median(f["count"] for f in known.values()) if len(known) > 2 else math.inf
+        lowered = [site for site, figures in known.items() if figures["count"] > most]
+        work.notes += [f"{self.name}: {site}'s val-count of a scored model, {CUT}" for site in lowered]
+        return _mean_figures(list(known.values()), most)
 
     @property
     def _keeps_updates(self) -> bool:
@@ -395,11 +451,31 @@ def _pooled(figures: Mapping[str, wire.Figures]) -> dict[str, Any]:
         "diverged": total["diverged"] > len(figures) / 2,
         "val_accuracy": total["val-correct"] / total["val-count"],
         "val_loss": total["val-loss"] / total["val-count"],
+        "val_count": total["val-count"],
+        "images": {site: f["num-examples"] for site, f in figures.items()},
         "sites": {site: {name: f[name] for name in COSTS} for site, f in figures.items()},
     }
 
 
-def _total_costs(rounds: Sequence[Round]) -> dict[str, dict[str, float]]:
-    costs = [r.info["sites"] for r in rounds]
+def _costs_of(answer: Mapping[str, Any]) -> dict[str, float]:
+    bytes_of = {name: answer[name] for name in ("bytes_up", "bytes_down")}
+    return bytes_of | {"seconds": wire.read_seconds(answer["metrics"])}
+
+
+def _mean_figures(answers: Sequence[Mapping[str, Any]], most: float) -> dict[str, Any]:
+    """Return accuracy, AUC and loss over all sites' images; AUC over those of the sites that have one, else None.
+
+    Of a site so many images count at ``most``, as in a round. The AUC is the mean of the sites' own, not that of their
+    pooled images, whose scores no site sends.
+    """
+    counts = [answer["count"] for answer in answers]
+    found: dict[str, Any] = {}
+    for name in ("accuracy", "auc", "loss"):
+        known = [(each[name], min(c, most)) for each, c in zip(answers, counts, strict=True) if each[name] is not None]
+        found[name] = sum(value * count for value, count in known) / sum(c for _, c in known) if known else None
+    return found
+
+
+def _total_costs(costs: Sequence[Mapping[str, Mapping[str, float]]]) -> dict[str, dict[str, float]]:
     sites = dict.fromkeys(site for cost in costs for site in cost)
     return {site: {name: sum(c[site][name] for c in costs if site in c) for name in COSTS} for site in sites}

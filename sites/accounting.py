@@ -17,7 +17,7 @@ from flwr.app import ArrayRecord, Message, RecordDict
 
 from fedkr import wire
 from fedkr.audit.targets import CONTROLS, PERSONAL, RELEASE
-from fedkr.config import Study, parse_study
+from fedkr.config import Study, most_tried, own_search, parse_study
 from fedkr.data.dataset_files import file_digest
 from fedkr.errors import UserError
 from sites.audit import kept_others
@@ -153,15 +153,13 @@ def producible(study: Study, weights: bool) -> int:
     """Return how many models a site can meet in a study at most, each counted for all that it is asked about on.
 
     Where no weights leave, a contestant ends with one model that all share. Where they do, it has one a round, in the
-    search for each of its settings, and the site's own update of the chosen round.
+    search for each setting that it tries, and the site's own update of the chosen round.
     """
-    strategy, models = study.strategy, OWN_MODELS + len({*CONTROLS} & {*study.audit.targets})
+    models = OWN_MODELS + len({*CONTROLS} & {*study.audit.targets})
     models += study.recycle.exchanges - 1
-    for name in strategy.compare:
-        own = {option: getattr(strategy, option) for option in ("rounds", "search_rounds", "lrs", "local_epochs")}
-        own |= {option: value for option, value in strategy.options.get(name, {}).items() if option in own}
-        searched = len(own["lrs"]) * len(own["local_epochs"]) * own["search_rounds"]
-        models += searched + own["rounds"] + 2 if weights else 1
+    for name in study.strategy.compare:
+        search = own_search(name, study.strategy.options.get(name, {}), study.strategy)
+        models += most_tried(study, search) * search.search_rounds + search.rounds + 2 if weights else 1
     return len(ASKED_ON) * models
 
 

@@ -47,7 +47,7 @@ def words_of(study: Study, name: str) -> str:
     if module in OF_FEDKR:
         return OF_FEDKR[module][1]
     own = _own_options(study, name).get("rounds", study.strategy.rounds)
-    weights = f"weights of a model trained here, after each of {own} rounds and its search"
+    weights = f"weights of a model trained here, after each of at most {own} rounds and its search"
     if module in SHARING_WEIGHTS:
         return weights
     return (

@@ -74,6 +74,16 @@ def seconds_since(site: Site, started: float) -> float:
     return coarse_seconds(seconds) if site.policy.coarse else seconds
 
 
+def public_tuning(site: Site, info: dict[str, Any]) -> dict[str, wire.Metric | None]:
+    """Return how the site's own model was tuned as metrics, where it may leave.
+
+    What val chose is as exact as a figure on val: it leaves where those leave as they are.
+    """
+    if site.policy.coarse or len(site.data.val) < site.policy.min_evaluated:
+        return {}
+    return wire.tuning_metrics(info)
+
+
 def public_manifest(site: Site, manifest: dict[str, Any], name: str) -> dict[str, Any]:
     """Return a release's manifest without the figures that may not leave, the others on a grid.
 
@@ -82,7 +92,9 @@ def public_manifest(site: Site, manifest: dict[str, Any], name: str) -> dict[str
     """
     policy, count = site.policy, len(site.data.val)
     if "metrics" not in policy.allow or count < policy.min_evaluated:
-        return {name: value for name, value in manifest.items() if name not in ("scores", "recalls", "teacher")}
+        return {
+            name: value for name, value in manifest.items() if name not in ("scores", "recalls", "teacher", "by_val")
+        }
     if not policy.coarse:
         return manifest
     grid, teacher = grid_of(site, count, "val", name), manifest["teacher"]
@@ -91,5 +103,5 @@ def public_manifest(site: Site, manifest: dict[str, Any], name: str) -> dict[str
         return row | {"score": grid.rate(row["score"]), "loss": grid.loss(row["loss"])}
 
     scores = {stage: [coarse(row) for row in rows] for stage, rows in manifest["scores"].items()}
-    kept = {name: value for name, value in manifest.items() if name != "recalls"}
+    kept = {name: value for name, value in manifest.items() if name not in ("recalls", "by_val")}
     return kept | {"scores": scores, "teacher": teacher | {"val_accuracy": grid.rate(teacher["val_accuracy"])}}

@@ -22,12 +22,13 @@ from fedkr.config.reading import brief
 from fedkr.data.images import Shape
 from fedkr.errors import UserError
 from fedkr.learning.classifier import ClassifierTraining, real_batches
-from fedkr.learning.models import load_classifier
+from fedkr.learning.models import load_classifier, norm_of
 from fedkr.learning.training import DivergedError
 from fedkr.progress import SilentProgress
 from fedkr.release import Release, ReleasedSets, check_release
 from sites.audit import SiteAudit
-from sites.figures import figures_of, public_count, public_manifest, seconds_since, utility_of
+from sites.contestants import searches
+from sites.figures import figures_of, public_count, public_manifest, public_tuning, seconds_since, utility_of
 from sites.findings import check_enough, public_comparison, public_findings
 from sites.naming import model_name, own_name
 from sites.personal import finetune, kept_model, personalise
@@ -70,7 +71,7 @@ def train_local(site: Site, request: wire.Request) -> RecordDict:
     metrics: dict[str, wire.Metric | None] = {"seconds": seconds_since(site, started)}
     for split, data in (("test", site.data.test), ("global", site.global_test)):
         metrics |= figures_of(site, model, data, split, own_name(site.study, "local"))
-    return wire.metrics_reply(metrics)
+    return wire.metrics_reply(metrics | public_tuning(site, site.pipeline.own_model().info))
 
 
 def train_release(site: Site, request: wire.Request) -> RecordDict:
@@ -227,9 +228,17 @@ def audited_model(site: Site, request: wire.Request, kind: str, target: str = ""
 
 
 def received_model(site: Site, request: wire.Request) -> nn.Module:
-    """Return the study's classifier with the request's weights, in evaluation mode."""
+    """Return the study's classifier with the request's weights, in evaluation mode.
+
+    Raises:
+        UserError: no weights, or others than the study's, among them those of a norm that it does not say.
+    """
     if request.weights is None:
         raise UserError("the request holds no model")
+    norm, known = norm_of(request.weights), {site.study.student.norm}
+    known = known.union(*(search.norms for _, search in searches(site.study)))
+    if norm not in known:
+        raise UserError(f"the received model has {norm} norms; the study says {', '.join(sorted(known))}")
     return _classifier(site, request.weights)
 
 

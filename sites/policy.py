@@ -48,7 +48,8 @@ def _utility(splits: str) -> str:
 
 # Which metrics a reply may hold, by their whole name.
 METRICS = {
-    **dict.fromkeys((wire.LOCAL, wire.PERSONALISE, wire.FINETUNE), _pattern(_utility("test|global"))),
+    **dict.fromkeys((wire.PERSONALISE, wire.FINETUNE), _pattern(_utility("test|global"))),
+    wire.LOCAL: _pattern(_utility("test|global"), *(f"tuned/{name}" for name in wire.TUNED)),
     wire.RELEASE: _pattern("count"),
     wire.TRAIN: _pattern("num-examples", "val-correct", "val-count", "val-loss", "diverged"),
     wire.EVALUATE: _pattern(_utility("test|val")),

@@ -36,6 +36,8 @@ def check_promises(site: Site, message_type: str, content: RecordDict) -> None:
         _check_manifest(site, wire.read_document(content, wire.MANIFEST))
     if site.policy.coarse:
         for name, value in wire.read_metrics(content).items():
+            if name.startswith("tuned/"):
+                raise PolicyError(f"{message_type}: {name!r} may leave only where figures leave as they are")
             _check_on_grid(name, value, site.policy.rate_step)
 
 

@@ -58,6 +58,7 @@ BOUNDS: dict[str, list[Any]] = {
     "recycle.tuning_budget": [0, 10],
     "recycle.temperature": [0.5, 10.0],
     "recycle.refuse_collapsed": [True, True],
+    "strategy.steps": [0, 100_000],
     "strategy.rounds": [1, 200],
     "strategy.search_rounds": [0, 20],
     "strategy.lrs": [0.0, 10.0],

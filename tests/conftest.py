@@ -19,6 +19,7 @@ WHOLE_STUDY = """
     recycle.search_steps=20 recycle.search_images=128 recycle.tuning_budget=2
     recycle.rounds=2 recycle.views=2 recycle.ratio=0.3
     strategy.rounds=4 strategy.search_rounds=2 strategy.lrs=[0.05,0.1] strategy.local_epochs=[2]
+    strategy.steps=200 strategy.norms=[batch]
     audit.bootstrap=20
     strategy.compare=[local,fedavg,fedkr,centralised]
 """
@@ -26,9 +27,10 @@ WHOLE_STUDY = """
 SMALLER = """
     data.limit=300 partition.alpha=1.0 generator.steps=40 teacher.steps=20 student.steps=30
     recycle.search_steps=10 recycle.search_images=64 recycle.ratio=1.0
-    strategy.lrs=[0.1] strategy.rounds=2 audit.targets=[student,centralised] strategy.options.fedkr.quarantine=false
+    strategy.lrs=[0.1] strategy.rounds=2 strategy.steps=40
+    audit.targets=[student,centralised] strategy.options.fedkr.quarantine=false
 """
-VARYING = {"seconds", "bytes_up", "bytes_down"}
+VARYING = {"seconds", "bytes_up", "bytes_down", "bytes_up_without_search", "bytes_down_without_search"}
 
 
 @pytest.fixture(scope="session")

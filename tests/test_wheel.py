@@ -15,7 +15,7 @@ FOLDERS = ("fedkr", "server", "sites", "simulations", "configs")
 FILES = ("pyproject.toml", "README.md", "LICENSE", "fedkr_app.py")
 STUDY = (
     "backend=inline", "audit=off", "strategy.compare=[local]", "data.limit=150", "federation.sites=2", "device=cpu",
-    "student.arch=resnet8", "student.width=4", "student.steps=2", "run_dir=run",
+    "student.arch=resnet8", "student.width=4", "student.steps=2", "strategy.steps=2", "run_dir=run",
 )  # fmt: skip
 
 

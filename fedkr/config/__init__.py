@@ -14,6 +14,15 @@ from fedkr.config.constraints import (
     no_longer_than,
     one_of,
 )
+from fedkr.config.protocol import (
+    LEAST_TO_CHOOSE,
+    Allotment,
+    allot,
+    may_choose,
+    most_tried,
+    pipeline_steps,
+    search_looks,
+)
 from fedkr.config.reading import nearest, read_dataclass
 from fedkr.config.schema import (
     ATTACKS,

@@ -95,13 +95,8 @@ def own_search(name: str, options: Mapping[str, Any], strategy: StrategyConfig) 
 def check_search(search: SearchConfig, where: str) -> None:
     """Raise :class:`UserError` for a search that no weights could be shared by; ``where`` holds its options."""
     check_values(search, where)
-    if not search.lrs or not search.local_epochs:
-        raise UserError(f"{where}.lrs and {where}.local_epochs: name at least one value each")
-    searched = len(search.lrs) * len(search.local_epochs) > 1
-    # A round reports the val score of the model that enters it: the first tells nothing about the candidate.
-    for key in ("search_rounds", "rounds"):
-        if searched and getattr(search, key) < 2:
-            raise UserError(f"{where}.{key}={getattr(search, key)}: must be at least 2")
+    if not search.lrs or not search.local_epochs or not search.norms:
+        raise UserError(f"{where}.lrs, {where}.local_epochs and {where}.norms: name at least one value each")
 
 
 def _check_audit(audit: AuditConfig, contestants: list[str]) -> None:

@@ -72,6 +72,7 @@ References = Annotated[
     Must(lambda n: n >= 0 and n % 2 == 0, "must be even, since each image is in half of the references"),
     at_most(1024),
 ]
+Norm = Annotated[str, OneOf("batch", "group")]
 Balance = Annotated[str, OneOf("histogram", "balanced", "tempered")]
 
 
@@ -143,7 +144,7 @@ class ClassifierConfig:
 
     arch: str = "resnet14"
     width: Annotated[Count, at_most(1024)] = 16
-    norm: Annotated[str, OneOf("batch", "group")] = "batch"
+    norm: Norm = "batch"
     steps: Steps = 500
     batch: Batch = 64
     lr: Positive = 0.1
@@ -213,17 +214,22 @@ class RecycleConfig:
 
 @dataclass
 class SearchConfig:
-    """How weights are shared: rounds, and the search for learning rate and local epochs on the sites' val splits."""
+    """How opponents of ``fedkr`` are tuned on the sites' val splits (:mod:`fedkr.config.protocol`), and weights shared.
 
-    rounds: Annotated[Count, at_most(10_000)] = 20
-    search_rounds: Annotated[Natural, at_most(10_000)] = 4
-    lrs: Annotated[list[Positive], FEW] = field(default_factory=lambda: [0.03, 0.1])
-    local_epochs: Annotated[list[Annotated[Count, at_most(1000)]], FEW] = field(default_factory=lambda: [2, 5])
+    The first of each list is what is taken where val is too small to choose.
+    """
+
+    steps: Annotated[Natural, at_most(10_000_000)] = 0
+    rounds: Annotated[Count, at_most(10_000)] = 200
+    search_rounds: Annotated[Natural, at_most(10_000)] = 20
+    lrs: Annotated[list[Positive], FEW] = field(default_factory=lambda: [0.1, 0.03, 0.3])
+    local_epochs: Annotated[list[Annotated[Count, at_most(1000)]], FEW] = field(default_factory=lambda: [5, 2, 10])
+    norms: Annotated[list[Norm], FEW] = field(default_factory=lambda: ["batch", "group"])
 
 
 @dataclass
 class StrategyConfig(SearchConfig):
-    """The contestants of the comparison, and the search that those share that share weights.
+    """The contestants of the comparison, and how the opponents of ``fedkr`` are tuned.
 
     ``options`` holds each contestant's own, by name: what its file in the group ``strategy`` says, among them ``kind``
     (its module) and ``driver`` (whether only a simulation can run it).

@@ -21,6 +21,7 @@ from fedkr.learning.training import cosine
 from fedkr.recycle.aggregate import Aggregation, Choice, Names, Verdict, with_real
 from fedkr.recycle.distill import distill_student
 from fedkr.recycle.pipeline import SitePipeline
+from fedkr.recycle.tuned import own_allotment, tuning_key
 from fedkr.release import ReleasedSets
 from fedkr.stages import Artifact, model_tensors
 
@@ -49,14 +50,16 @@ class Personal:
         choice = self.choose(offered)
         if not choice.chosen:
             return self.pipeline.own_model(), choice
-        sets = with_real(self.pipeline.data.train, offered, choice.chosen)
+        study, sets = self.pipeline.study, with_real(self.pipeline.data.train, offered, choice.chosen)
 
         def train() -> Artifact:
             """Train as the site's own model is trained, from the same weights: only the images differ."""
-            job = self.pipeline.job.seeded("local")
-            return Artifact(model_tensors(distill_student(self.config, sets, job, self.contestant)))
+            own, val = self.pipeline.own_model().info, len(self.pipeline.data.val)
+            steps = own_allotment(study, val).schedule
+            config, job = dataclasses.replace(self.config, lr=own["lr"], steps=steps), self.pipeline.job.seeded("local")
+            return Artifact(model_tensors(distill_student(config, sets, job, self.contestant)))
 
-        key = self._key(offered) | {"chosen": choice.chosen}
+        key = self._key(offered) | {"chosen": choice.chosen, "tuning": tuning_key(study, len(self.pipeline.data.val))}
         return self.stages.run(f"aggregated-{self.contestant}", key, train), choice
 
     def choose(self, offered: Mapping[str, ReleasedSets]) -> Choice:

@@ -12,12 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from fedkr.config import Study
+from fedkr.config import Study, may_choose
 from fedkr.data.images import Shape, SiteData, content_digest
 from fedkr.errors import UserError
 from fedkr.generators import Generator, Knobs, build_generator
 from fedkr.generators.base import foreign_code
-from fedkr.learning.classifier import train_on_real
 from fedkr.learning.job import Job
 from fedkr.learning.runtime import Runtime
 from fedkr.progress import Progress
@@ -25,9 +24,10 @@ from fedkr.recycle.drawer import BALANCES, Drawer
 from fedkr.recycle.search import CandidateScorer, Score, best_of, chance_auc, choose_checkpoint, halve
 from fedkr.recycle.teacher import SoftLabeller, load_teacher, train_teacher
 from fedkr.recycle.terms import NO_TERMS, Counted, Terms
+from fedkr.recycle.tuned import train_tuned, tuning_key
 from fedkr.release import Release
 from fedkr.seeds import numpy_rng
-from fedkr.stages import Artifact, StageStore, model_tensors, read_artifact, write_artifact
+from fedkr.stages import Artifact, StageStore, read_artifact, write_artifact
 
 # In standard deviations of chance: no checkpoint above the first while the teacher is above the second is a collapse.
 COLLAPSED, LEARNED = 2.0, 3.0
@@ -75,10 +75,15 @@ class SitePipeline:
         return {"options": self.study.options(*OF_NO_STAGE, *irrelevant), **self._given}
 
     def own_model(self) -> Artifact:
-        """Train the site's own classifier on its real images, with the recipe of the comparison; it never leaves."""
-        work = lambda: train_on_real(self.study.student, self.data.train, self.job.seeded("local"), "own model")  # noqa: E731
-        key = self.key("teacher", "generator", "recycle")
-        return self.stages.run("local", key, lambda: Artifact(model_tensors(work())))
+        """Train the site's own classifier on its real images, tuned on val by the comparison's rule; it never leaves.
+
+        ``info`` is that of :func:`fedkr.recycle.tuned.train_tuned`.
+        """
+        train, val = self.data.train, self.data.val
+        key = self.key("generator", "recycle") | {"tuning": tuning_key(self.study, len(val))}
+        return self.stages.run(
+            "local", key, lambda: train_tuned(self.study, train, val, self.job.seeded("local"), "own model")
+        )
 
     def teacher(self) -> Artifact:
         """Train the teacher, or read it."""
@@ -130,8 +135,9 @@ class SitePipeline:
     def choose(self) -> dict[str, Any]:
         """Checkpoint Optimisation, then Tuning.
 
-        Return ``checkpoint``, ``knobs``, every tried score, ``recalls`` of the winner's student and ``seconds`` it
-        took. A site with one class has nothing to score by: it keeps the last checkpoint and the default knobs.
+        Return ``checkpoint``, ``knobs``, every tried score, ``recalls`` of the winner's student, ``seconds`` it took,
+        and whether val chose (``by_val``). It does not where it is too small, or the site has one class only: then
+        these are the last checkpoint and the default knobs, scored all the same where that can be, to tell a collapse.
 
         Raises:
             UserError: the generator collapsed, so that it must not be released.
@@ -142,16 +148,19 @@ class SitePipeline:
         checkpoints, generator = sorted(self.generator_checkpoints()), self.build_generator()
         started, knobs, best = time.perf_counter(), generator.default_knobs(), max(checkpoints)
         rows: dict[str, list[Any]] = {"checkpoints": [], "tuning": [], "recalls": []}
+        by_val = len(self.kept) > 1 and may_choose(len(self.judge))
         if len(self.kept) > 1:
+            checkpoints = checkpoints if by_val else [best]
             scorer = CandidateScorer(
                 self.study, self.data.train, self.judge, self.labeller(), self.job.seeded("search")
             )
             best, score = self._best_checkpoint(scorer, generator, checkpoints, rows["checkpoints"])
             generator.load(self.checkpoint(best))
-            knobs, score = self._tune(scorer, generator, score, rows["tuning"])
+            if by_val:
+                knobs, score = self._tune(scorer, generator, score, rows["tuning"])
             rows["recalls"] += score.recalls
-        seconds = time.perf_counter() - started
-        return Artifact({}, {"checkpoint": best, "knobs": knobs, **rows, "seconds": seconds})
+        found = {"checkpoint": best, "knobs": knobs, "by_val": by_val, **rows}
+        return Artifact({}, found | {"seconds": time.perf_counter() - started})
 
     def _best_checkpoint(
         self, scorer: CandidateScorer, generator: Generator, checkpoints: list[int], rows: list[dict[str, Any]]
@@ -273,6 +282,7 @@ class SitePipeline:
             "checkpoint": choice["checkpoint"],
             "scores": {name: choice[name] for name in ("checkpoints", "tuning")},
             "recalls": choice.get("recalls", []),
+            "by_val": int(choice["by_val"]),
             "teacher": {"step": teacher["step"], "val_accuracy": teacher.get("accuracy", 1.0)},
         }
 

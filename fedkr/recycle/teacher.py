@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from fedkr.config import TeacherConfig
+from fedkr.config import TeacherConfig, may_choose
 from fedkr.data.images import ImageSet, Shape, SiteData
 from fedkr.errors import UserError
 from fedkr.learning.augment import augment
@@ -68,7 +68,7 @@ def train_teacher(config: TeacherConfig, data: SiteData, job: Job) -> Artifact:
         return Artifact(model_tensors(model), {"step": 0, "temperature": 1.0, "curve": []})
     work = ClassifierTraining(model, config, real_batches(data.train, config.batch, *job.seed), job)
     kept = train_and_keep(work, data.val, config, "teacher")
-    if config.calibrate:
+    if config.calibrate and may_choose(len(data.val)):
         work.model.load_state_dict(kept.tensors)
         logits = predict_logits(work.model, data.val.images, job.runtime)
         kept.info["temperature"] = fit_temperature(logits, data.val.labels)
@@ -78,9 +78,11 @@ def train_teacher(config: TeacherConfig, data: SiteData, job: Job) -> Artifact:
 def train_and_keep(work: ClassifierTraining, judge: ImageSet, stopping: TeacherConfig, stage: str) -> Artifact:
     """Train to the end of the schedule or until ``judge`` has seen nothing better for a while; keep one evaluation.
 
-    ``judge`` are the images that choose; ``stopping`` says how often to look, the patience, and what is kept: with its
-    weights, ``info`` holds its step and figures, the curve, and a temperature of 1.
+    ``judge`` are the images that choose, and too few of them choose nothing: then the last evaluation is kept.
+    ``stopping`` says how often to look, the patience, and what is kept: with its weights, ``info`` holds its step and
+    figures, the curve, a temperature of 1, and ``by_val``, whether the judge chose it.
     """
+    rule = stopping.keep_by if may_choose(len(judge)) else "last"
     kept, curve, since_best = Artifact(), [], 0
     for step in advance_in_parts(work, stopping.evaluations, stage):
         logits = predict_logits(work.model, judge.images, work.job.runtime)
@@ -88,11 +90,11 @@ def train_and_keep(work: ClassifierTraining, judge: ImageSet, stopping: TeacherC
         figures = {name: getattr(utility, name) for name in ("accuracy", "auc", "loss")}
         curve.append({"step": step, **figures})
         since_best += 1
-        if not kept.info or rank(curve[-1], stopping.keep_by) >= rank(kept.info, stopping.keep_by):
+        if not kept.info or rank(curve[-1], rule) >= rank(kept.info, rule):
             kept, since_best = Artifact(model_tensors(work.model), dict(curve[-1])), 0
         elif since_best >= stopping.patience:
             break
-    kept.info |= {"curve": curve, "temperature": 1.0}
+    kept.info |= {"curve": curve, "temperature": 1.0, "by_val": rule != "last"}
     return kept
 
 
@@ -115,8 +117,11 @@ def rank(figures: dict[str, Any], keep_by: str) -> tuple[float, ...]:
     By accuracy the loss decides between equals, as a small split has many. ``last`` asks val nothing: best of several
     noisy looks is a lucky one as often as a good one, and the learning rate has fallen only at the end.
     """
+    accuracy, auc = figures["accuracy"], figures["auc"]
     ranks = {
-        "accuracy": (figures["accuracy"], -figures["loss"]),
+        "accuracy": (accuracy, -figures["loss"]),
+        # Of one class there is none, as in Score.of.
+        "auc": (accuracy if auc is None else auc, -figures["loss"]),
         "loss": (-figures["loss"],),
         "last": (figures["step"],),
     }

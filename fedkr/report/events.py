@@ -38,6 +38,7 @@ def _write_strategies(writer: SummaryWriter, results: Results) -> None:
 def _write_curves(writer: SummaryWriter, results: Results) -> None:
     for point in results.get("weights_search", []):
         name = f"weights_search/{point['strategy']}/lr_{point['lr']:g}_epochs_{point['local_epochs']}"
+        name += f"_{point['norm']}" if point.get("norm") == "group" else ""
         _scalar(writer, name, point["val_accuracy"], point["round"])
     for site, tried in results.get("recycling", {}).items():
         for checkpoint in tried.get("checkpoints", []):

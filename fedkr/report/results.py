@@ -28,16 +28,42 @@ class Scores(TypedDict, total=False):
     seconds: float | None
 
 
+class Tuning(TypedDict, total=False):
+    """How a contestant was tuned on val; a site tells it of the model that it keeps only where its policy allows.
+
+    ``looks`` settings were tried, and ``by_val`` says whether val chose anything: with too few images it does not.
+    ``steps`` were taken in all settings (the mean over the sites), ``step`` or ``round`` of ``rounds`` was kept.
+    ``allotted`` are the steps that there were, ``val_images`` those of all sites together; bytes are of all sites, for
+    the chosen setting up to the kept round.
+    """
+
+    lr: float
+    local_epochs: int
+    norm: str
+    step: float
+    round: int
+    rounds: int
+    looks: float
+    by_val: bool | float
+    val_images: int | float
+    steps: float
+    allotted: int
+    bytes_up_without_search: float
+    bytes_down_without_search: float
+
+
 class SiteScores(Scores, total=False):
     """One strategy at one site, on that site's own test images."""
 
     site: Required[str]
+    tuning: Tuning
 
 
 class StrategyResult(Scores, total=False):
     """One strategy of the comparison, on the global test images."""
 
     name: Required[str]
+    tuning: Tuning
     per_site: list[SiteScores]
 
 
@@ -72,7 +98,7 @@ class SiteRecycling(TypedDict, total=False):
 
     ``checkpoint`` (its step) and ``knobs`` are what it chose; ``recalls`` are those of each class on val, by the
     classifier that scored this choice, null for a class with too few images; ``relabelled`` is the share of images that
-    taught the student another class than their teacher gave them.
+    taught the student another class than their teacher gave them; ``by_val`` is 0 where val was too small to choose.
     """
 
     checkpoints: list[CheckpointScore]
@@ -84,6 +110,7 @@ class SiteRecycling(TypedDict, total=False):
     left_out: list[str]
     recalls: list[float | None]
     relabelled: float
+    by_val: int
 
 
 class TargetResult(TypedDict, total=False):
@@ -127,6 +154,7 @@ class SearchPoint(TypedDict):
     strategy: str
     lr: float
     local_epochs: int
+    norm: NotRequired[str]
     round: int
     val_accuracy: float | None
 

@@ -12,7 +12,7 @@ from fedkr.audit.statistics.pooling import pooled_rows
 from fedkr.audit.targets import CONTROLS, adversary_of
 from fedkr.audit.verdict import Blind, site_verdicts
 from fedkr.report.audit_fields import AuditRow, VerdictRow
-from fedkr.report.results import Candidate, Results, SiteResult, SiteScores, StrategyResult
+from fedkr.report.results import Candidate, Results, SiteResult, SiteScores, StrategyResult, Tuning
 from fedkr.site_name import ALL_SITES
 
 OUTSIDER, SERVER, OWNER = ADVERSARIES = ("outsider", "server", "owner")
@@ -93,6 +93,37 @@ def site_costs(results: Results) -> list[tuple[str, SiteScores]]:
     known = ("bytes_up", "bytes_down", "seconds")
     rows = [(strategy["name"], score) for strategy in results["strategies"] for score in strategy.get("per_site", [])]
     return [(name, score) for name, score in rows if any(score.get(figure) is not None for figure in known)]
+
+
+def tunings(results: Results) -> list[tuple[str, str, Tuning]]:
+    """Return how each model was tuned: the contestant, the site where each has its own (else nothing), and the rest."""
+    found = []
+    for strategy in results["strategies"]:
+        if "tuning" in strategy:
+            found.append((strategy["name"], "", strategy["tuning"]))
+        for score in strategy.get("per_site", []):
+            if "tuning" in score:
+                found.append((strategy["name"], score["site"], score["tuning"]))
+    return found
+
+
+def search_looks(results: Results) -> dict[str, tuple[int, bool | None]]:
+    """Return by site how many checkpoints and sampler settings ``fedkr`` scored, and whether val chose among them.
+
+    Whether it did is None where the site does not tell.
+    """
+    looks = {}
+    for site, tried in results.get("recycling", {}).items():
+        # The best checkpoint meets the settings of the sampler, where any were tried.
+        tuned = max(0, len(tried.get("tuning", [])) - 1)
+        by_val = None if "by_val" not in tried else bool(tried["by_val"])
+        looks[site] = len(tried.get("checkpoints", [])) + tuned, by_val
+    return looks
+
+
+def unchosen_sites(results: Results) -> list[str]:
+    """Return the sites whose val split was too small to choose a checkpoint or setting by."""
+    return [site for site, (_, by_val) in search_looks(results).items() if by_val is False]
 
 
 def bytes_sent(results: Results) -> dict[str, float | None]:

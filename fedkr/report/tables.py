@@ -35,7 +35,7 @@ def comparison_table(results: Results) -> Table:
     table.add_column("own tests")
     for strategy in results["strategies"]:
         table.add_row(
-            Text(wording.strategy_label(strategy["name"]), style="bold" if strategy["name"] == "fedkr" else ""),
+            Text(wording.strategy_label(strategy["name"])),
             wording.percent(strategy.get("accuracy")),
             wording.percent(strategy.get("balanced_accuracy")),
             wording.decimal(strategy.get("auc")),

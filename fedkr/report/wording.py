@@ -129,6 +129,20 @@ def choice_cell(candidate: Mapping[str, Any] | None) -> str:
     return NONE if candidate is None else percent(candidate["alone"]) + (", chosen" if candidate["chosen"] else "")
 
 
+def setting_text(chosen: Mapping[str, Any]) -> str:
+    """Return a setting of the search as 'lr 0.1, 5 local epochs, group norm': what of it there is."""
+    parts = [f"lr {chosen['lr']:g}"] if "lr" in chosen else []
+    parts += [plural(chosen["local_epochs"], "local epoch")] if "local_epochs" in chosen else []
+    return ", ".join(parts + ([f"{chosen['norm']} norm"] if "norm" in chosen else []))
+
+
+def kept_text(tuning: Mapping[str, Any]) -> str:
+    """Return what was kept of a contestant's training as 'round 60 of 72' or 'step 1,200'."""
+    if "round" in tuning:
+        return f"round {tuning['round']} of {tuning.get('rounds', tuning['round'])}"
+    return f"step {tuning['step']:,.0f}" if "step" in tuning else NONE
+
+
 def whole(value: int | None) -> str:
     """Return a whole number as '1,234'."""
     return NONE if value is None else f"{value:,}"

@@ -33,4 +33,5 @@ class Contestant(contestant.Contestant):
             figures=mean_figures(read.values() if self.federation.test is not None else []),
             per_site={site: one.own for site, one in read.items()},
             leaves=[Target(self.name, "local", self.name)],
+            tuned_sites={site: one.tuning for site, one in read.items() if one.tuning},
         )

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
-from torch import nn
+from collections.abc import Collection, Iterable
 
 from fedkr.config import Study
 from fedkr.data import ImageSet, SiteData, joined
-from fedkr.learning.classifier import train_on_real
 from fedkr.learning.job import Job
+from fedkr.recycle.tuned import train_tuned
+from fedkr.stages import Artifact
 
 
-def train(study: Study, sites: Iterable[SiteData], job: Job) -> nn.Module:
-    """See :class:`simulations.study.oracles.Oracle`."""
-    return train_on_real(study.student, pooled(sites), job, "centralised")
+def train(study: Study, sites: Collection[SiteData], job: Job) -> Artifact:
+    """See :class:`simulations.study.oracles.Oracle`; tuned on the union of the sites' val splits."""
+    return train_tuned(study, pooled(sites), joined([data.val for data in sites]), job, "centralised")
 
 
 def pooled(sites: Iterable[SiteData]) -> ImageSet:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Protocol, cast
-
-from torch import nn
 
 from fedkr.config import Study
 from fedkr.data import ImageSet, SiteData
@@ -17,8 +15,9 @@ from fedkr.foreign import import_named, module_digest
 from fedkr.learning.job import Job
 from fedkr.learning.runtime import Runtime
 from fedkr.progress import FileProgress
+from fedkr.recycle.tuned import TUNING
 from fedkr.run_files import RunFiles
-from fedkr.stages import Artifact, StageStore, model_tensors
+from fedkr.stages import Artifact, StageStore
 from server.contestant import COSTS
 from server.targets import Target, measure_model
 from simulations.audit_run.server import audit_on_server
@@ -30,8 +29,11 @@ Row = dict[str, Any]
 class Oracle(Protocol):
     """A module that a contestant's file names as its ``kind``, with ``driver: true``."""
 
-    def train(self, study: Study, sites: Iterable[SiteData], job: Job) -> nn.Module:
-        """Return the study's classifier, trained on whatever of the sites' images the oracle is allowed to see."""
+    def train(self, study: Study, sites: Collection[SiteData], job: Job) -> Artifact:
+        """Return the study's classifier, trained on whatever of the sites' images the oracle is allowed to see.
+
+        Where ``info`` says how it was tuned (:data:`fedkr.recycle.tuned.TUNING`), the results do, too.
+        """
 
 
 @dataclass(frozen=True)
@@ -60,8 +62,8 @@ def run_oracle(name: str, study: Study, sites: Mapping[str, SiteData], test: Ima
 
     def train() -> Artifact:
         started = time.perf_counter()
-        model = oracle.train(study, sites.values(), job)
-        return Artifact(model_tensors(model), {"seconds": time.perf_counter() - started})
+        model = oracle.train(study, list(sites.values()), job)
+        return Artifact(model.tensors, model.info | {"seconds": time.perf_counter() - started})
 
     # This floor's code is not in the version of the stages' own.
     key = {"study": study.identity(), "code": module_digest(cast(ModuleType, oracle)), **job.describe()}
@@ -74,7 +76,8 @@ def run_oracle(name: str, study: Study, sites: Mapping[str, SiteData], test: Ima
         for site, data in sites.items()
     ]
     costs = {"bytes_up": sum(row["bytes_up"] for row in per_site), "bytes_down": 0, "seconds": model.info["seconds"]}
-    row = {"name": name, **measure_model(study, model, test, runtime), **costs, "per_site": per_site}
+    tuning = {"tuning": {key: model.info[key] for key in TUNING if key in model.info}}
+    row = {"name": name, **measure_model(study, model, test, runtime), **costs, **tuning, "per_site": per_site}
     return OracleOutcome(row, target)
 
 

@@ -10,6 +10,7 @@ from fedkr import wire
 from fedkr.config import Study
 from fedkr.errors import StudyFailedError, UserError
 from fedkr.learning.job import Job
+from fedkr.learning.models import norm_of
 from fedkr.learning.runtime import Runtime
 from fedkr.seeds import torch_rng
 from fedkr.stages import read_artifact
@@ -32,10 +33,13 @@ class Sites:
         scores: val accuracy of the model after ``round`` rounds of a candidate.
         killed_in: the round in which the server dies.
         rounds: what was asked: (candidate, round, site, config).
+        aucs: val AUC of the models of a candidate.
+        looks: at what val was asked: (candidate, round, site).
     """
 
     def __init__(self):
         self.scores, self.killed_in, self.rounds, self.refusing, self.diverging = {}, None, [], set(), set()
+        self.aucs, self.looks = {}, []
 
     def answers(self):
         return {wire.TRAIN: self.train, wire.EVALUATE: self.evaluate}
@@ -63,9 +67,13 @@ class Sites:
 
     def evaluate(self, site, content):
         assert content[wire.CONFIG]["split"] == "val"
-        score = self.scores.get("final", 0.5)
+        # What is looked at is what was trained last.
+        candidate, number, *_ = self.rounds[-1]
+        score = self.scores.get((candidate, number), self.scores.get("final", 0.5) if number == 4 else 0.5)
         figures = {"accuracy": score, "balanced_accuracy": score, "loss": 1.0, "count": 20}
-        return wire.metrics_reply({f"val/{name}": value for name, value in figures.items()})
+        figures |= {"auc": self.aucs[candidate]} if candidate in self.aucs else {}
+        self.looks.append((candidate, number, site))
+        return wire.metrics_reply({f"val/{name}": value for name, value in figures.items()} | {"seconds": 0.0})
 
 
 @pytest.fixture
@@ -74,9 +82,10 @@ def sites():
 
 
 @pytest.fixture
-def share(federation, study, sites):
-    """Return a function that runs weight sharing from what earlier runs left on disk."""
-    study.strategy.lrs, study.strategy.local_epochs = [0.1], [1]
+def share(federation, study, sites, monkeypatch):
+    """Return a function that runs weight sharing from what earlier runs left on disk; the few val images choose."""
+    monkeypatch.setattr("fedkr.config.protocol.LEAST_TO_CHOOSE", 1)
+    study.strategy.lrs, study.strategy.local_epochs, study.strategy.norms = [0.1], [1], ["batch"]
     study.strategy.rounds, study.strategy.search_rounds = 4, 2
     study.strategy.compare = ["fedavg"]
 
@@ -182,13 +191,55 @@ def test_the_untrained_model_is_never_the_result(share, sites):
 
 def test_the_search_goes_on_with_the_candidate_that_is_best_on_val(share, sites, study):
     study.strategy.lrs = [0.1, 0.2]
-    sites.scores = {("lr0.2-e1", 1): 0.9}
+    sites.scores = {("lr0.2-e1", 2): 0.9}
     result = share()
     asked = {(candidate, number) for candidate, number, _, _ in sites.rounds}
     assert asked == {("lr0.1-e1", 1), ("lr0.1-e1", 2), *(("lr0.2-e1", n) for n in (1, 2, 3, 4))}
     assert {site: cost["seconds"] for site, cost in result.costs.items()} == dict.fromkeys(
         ("site-0", "site-1", "site-2"), 6.0
     )
+
+
+def test_too_few_val_images_choose_neither_setting_nor_round_and_are_not_asked(share, sites, study, monkeypatch):
+    monkeypatch.setattr("fedkr.config.protocol.LEAST_TO_CHOOSE", 61)
+    study.strategy.lrs, study.strategy.norms = [0.1, 0.2], ["batch", "group"]
+    sites.scores = {("lr0.1-e1", 2): 0.9, ("lr0.2-e1", 2): 0.9}
+    result = share()
+    assert rounds_in(result) == 4 and sites.looks == []
+    assert {candidate for candidate, *_ in sites.rounds} == {"lr0.1-e1"}
+    found = {name: result.tuning[name] for name in ("by_val", "looks", "val_images", "round", "rounds")}
+    assert found == {"by_val": False, "looks": 0, "val_images": 60, "round": 4, "rounds": 4}
+
+
+def test_settings_are_chosen_by_the_studys_metric(share, sites, study):
+    study.strategy.lrs, study.recycle.metric = [0.1, 0.2], "auc"
+    sites.scores, sites.aucs = {("lr0.1-e1", 2): 0.9}, {"lr0.1-e1": 0.6, "lr0.2-e1": 0.7}
+    assert share().tuning["lr"] == 0.2
+
+
+def test_the_norm_is_searched_and_the_model_has_the_chosen_one(share, sites, study):
+    study.strategy.norms = ["batch", "group"]
+    sites.scores = {("lr0.1-e1-group", 2): 0.9, ("lr0.1-e1-group", 4): 0.9}
+    result = share()
+    assert result.tuning["norm"] == "group" == norm_of(weights_of(result))
+
+
+def test_what_was_chosen_is_told_with_looks_steps_and_the_bytes_of_the_chosen_rounds_alone(share, sites, study):
+    study.strategy.lrs = [0.1, 0.2]
+    sites.scores = {("lr0.2-e1", 2): 0.9, ("lr0.2-e1", 3): 0.95}
+    result = share()
+    told = {name: result.tuning[name] for name in ("lr", "local_epochs", "norm", "round", "rounds", "looks")}
+    assert told == {"lr": 0.2, "local_epochs": 1, "norm": "batch", "round": 3, "rounds": 4, "looks": 2}
+    # Of 10, 20 and 30 images in batches of 4: 2 rounds of the one setting, 4 of the other.
+    assert result.tuning["steps"] == round(6 * (3 + 5 + 8) / 3) < result.tuning["allotted"]
+    up = sum(cost["bytes_up"] for cost in result.costs.values())
+    assert 0.45 * up < result.tuning["bytes_up_without_search"] < 0.55 * up
+
+
+def test_a_first_setting_that_diverges_leaves_the_others_their_chance(share, sites, study):
+    study.strategy.lrs = [9.0, 0.1]
+    sites.diverging = {("lr9-e1", 1)}
+    assert share().tuning["lr"] == 0.1
 
 
 def test_the_learning_rate_falls_over_the_whole_schedule_also_in_the_search(share, sites, study):
@@ -208,7 +259,9 @@ def test_a_site_whose_policy_keeps_weights_is_never_asked_and_stays_in_the_study
 
     result = share(prepare)
     assert {site for _, _, site, _ in sites.rounds} == {"site-0", "site-2"}
-    assert list(result.costs) == ["site-0", "site-2"]
+    # Its val images are asked about, and what that costs it counts.
+    up = {site: cost["bytes_up"] for site, cost in result.costs.items()}
+    assert 0 < up["site-1"] < min(up["site-0"], up["site-2"]) / 100
     assert list(kept[0].members) == ["site-0", "site-1", "site-2"]
 
 
@@ -509,7 +562,7 @@ def test_a_counter_of_batches_is_no_part_of_how_far_a_site_went(share, sites, st
     assert set(result.costs) == {"site-0", "site-1", "site-2"}
 
 
-def test_a_note_says_that_val_images_of_the_last_model_were_cut(share, sites):
+def test_a_note_says_that_val_images_of_a_scored_model_were_cut(share, sites):
     honest = sites.evaluate
 
     def evaluate(site, content):
@@ -520,7 +573,7 @@ def test_a_note_says_that_val_images_of_the_last_model_were_cut(share, sites):
 
     sites.evaluate = evaluate
     result = share(sites=3)
-    assert result.notes == ["fedavg: site-1's val-count of the last model, cut to 20 times the sites' median"]
+    assert result.notes == ["fedavg: site-1's val-count of a scored model, cut to 20 times the sites' median"]
     assert result.search[-1]["val_accuracy"] == pytest.approx((20 + 0.5 * 2) / 22)
 
 

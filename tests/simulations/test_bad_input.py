@@ -16,7 +16,7 @@ from sites.handlers import HANDLERS
 # Sites only train a small model of their own: what breaks, breaks before anything else matters.
 QUICK = [
     "backend=inline", "audit=off", "strategy.compare=[local]", "data.limit=200", "device=cpu",
-    "student.arch=resnet8", "student.width=4", "student.steps=2",
+    "student.arch=resnet8", "student.width=4", "student.steps=2", "strategy.steps=2",
 ]  # fmt: skip
 LOCAL_MODELS = "sites/*/stages/local-*"
 

@@ -16,7 +16,7 @@ from simulations.study.run import redraw_report, run_study
 
 QUICK = [
     "backend=inline", "audit=off", "strategy.compare=[local]", "dataset=npz", "partition=iid", "federation.sites=2",
-    "device=cpu", "student.arch=resnet8", "student.width=4", "student.steps=2",
+    "device=cpu", "student.arch=resnet8", "student.width=4", "student.steps=2", "strategy.steps=2",
 ]  # fmt: skip
 
 

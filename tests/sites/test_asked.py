@@ -26,6 +26,7 @@ def comparing(study, compare):
 @pytest.fixture
 def asked(study):
     study.strategy.compare = ["fedavg", "fedprox", "fedkr"]
+    study.strategy.rounds, study.strategy.local_epochs = 20, [2, 5]
     study.strategy.options = {"fedprox": {"proximal_mu": 0.01, "lrs": [0.2]}}
     study.recycle.exchange = "each"
     return study

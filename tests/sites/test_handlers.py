@@ -101,6 +101,22 @@ def test_the_sites_own_model_stays_and_its_figures_leave(site, ask):
     assert wire.read_utility(metrics, "global")["count"] == 12
 
 
+def test_how_the_sites_own_model_was_tuned_leaves_where_figures_leave_as_they_are(site, ask):
+    found = wire.read_tuning(
+        wire.read_metrics(ask(site(exact_counts=True, rate_step=0.0, min_evaluated=1), wire.LOCAL))
+    )
+    assert (found["lr"], found["by_val"], found["looks"]) == (0.1, 0, 0)
+    assert found["step"] == found["steps"] > 0
+
+
+def test_a_received_model_of_a_norm_that_the_study_does_not_say_is_refused(site, ask, study):
+    group = build_classifier(dataclasses.replace(study.student, norm="group"), Shape(1, 8, 3), "server").state_dict()
+    assert wire.read_metrics(ask(site(), wire.EVALUATE, group))
+    study.strategy.norms = ["batch"]
+    with pytest.raises(UserError, match="has group norms; the study says batch"):
+        ask(site(), wire.EVALUATE, group)
+
+
 def test_without_exact_counts_no_confusion_of_the_sites_own_images_leaves(site, ask):
     metrics = wire.read_metrics(ask(site(exact_counts=False), wire.LOCAL))
     assert not [name for name in metrics if "confusion" in name]
@@ -253,7 +269,7 @@ def test_a_site_makes_its_controls_once(site, study, monkeypatch):
 
 def test_a_restarted_site_trains_its_own_model_no_second_time(site, ask, study, monkeypatch):
     first = wire.read_metrics(ask(site(), wire.LOCAL))
-    monkeypatch.setattr("fedkr.recycle.pipeline.train_on_real", lambda *a, **k: pytest.fail("trained again"))
+    monkeypatch.setattr("fedkr.recycle.pipeline.train_tuned", lambda *a, **k: pytest.fail("trained again"))
     reopened = site(dataclasses.replace(study, out="elsewhere"))
     again = wire.read_metrics(ask(reopened, wire.LOCAL))
     assert {n: v for n, v in first.items() if n != "seconds"} == {n: v for n, v in again.items() if n != "seconds"}

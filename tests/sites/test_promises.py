@@ -76,6 +76,13 @@ def test_a_figure_off_the_policys_grid_is_refused(site, metric, value):
     stopped(site(), wire.EVALUATE, wire.metrics_reply({"seconds": 60.0, metric: value}), f"'{metric}' is {value}")
 
 
+def test_how_a_model_was_tuned_leaves_only_where_figures_leave_as_they_are(site, study):
+    opened = site()
+    assert opened.policy.coarse
+    assert not wire.read_tuning(wire.read_metrics(answer(opened, study, wire.LOCAL)))
+    stopped(opened, wire.LOCAL, wire.metrics_reply({"seconds": 60.0, "tuned/lr": 0.1}), "'tuned/lr' may leave only")
+
+
 def test_without_metrics_in_the_policy_no_figure_leaves_in_a_manifest(site, study, release_content):
     opened = site(allow=["release"])
     for name, figure in (("scores", {}), ("teacher", {"step": 3}), ("recalls", [])):

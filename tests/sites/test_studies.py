@@ -180,7 +180,7 @@ def test_what_is_approved_is_said_in_plain_words(site_file, study, tmp_path):
     (tmp_path / "study.json").write_text(study.to_json())
     said = "\n".join(approve_study(tmp_path / "study.json", site_file(), study_digest(study)))
     for words in (
-        "contestant fedprox: weights of a model trained here, after each of 20 rounds",
+        "contestant fedprox: weights of a model trained here, after each of at most 200 rounds",
         "contestant fedkr: releases of synthetic images with soft labels",
         "releases in 1 messages 2 x 1 times as many images as the training split has",
         "trains a generator (edm, 2 steps, 1 checkpoints)",

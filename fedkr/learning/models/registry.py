@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Mapping
 
@@ -43,10 +44,18 @@ def load_classifier(
 ) -> nn.Module:
     """Build the classifier that ``config`` names with given weights, on the device and in evaluation mode.
 
+    Its normalisation layers are those that the weights are of, whatever ``config.norm`` says.
+
     Raises:
         UserError: an unknown ``arch``, or a missing, unknown, misshapen or non-finite tensor.
     """
+    config = dataclasses.replace(config, norm=norm_of(weights))
     return runtime.place(load_weights(build_classifier(config, shape, "any"), weights)).eval()
+
+
+def norm_of(weights: Mapping[str, Tensor]) -> str:
+    """Return which normalisation layers a classifier's weights are of: only ``batch`` keeps running statistics."""
+    return "batch" if any(name.endswith("running_mean") for name in weights) else "group"
 
 
 def load_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> nn.Module:

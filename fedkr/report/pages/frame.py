@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from fedkr.audit.verdict import CHANCE, LARGEST_PASS, STRONGEST
+from fedkr.config import LEAST_TO_CHOOSE
 from fedkr.report import conclusions, coverage, search, selection, statement, wording
 from fedkr.report.audit_fields import PairedRow
 from fedkr.report.pages import audit
@@ -105,7 +106,7 @@ def _environment() -> Environment:
         environment.filters |= _functions_of(module)
     environment.filters |= {name: _or_none(function) for name, function in _functions_of(wording).items()}
     environment.filters |= {"excludes_zero": _excludes_zero, "heat": _heat, "as_json": _as_json}
-    environment.globals |= {"ADVERSARY_MEANING": wording.ADVERSARY_MEANING}
+    environment.globals |= {"LEAST_TO_CHOOSE": LEAST_TO_CHOOSE, "ADVERSARY_MEANING": wording.ADVERSARY_MEANING}
     environment.globals |= {"CHANCE": CHANCE, "LARGEST_PASS": LARGEST_PASS, "STRONGEST": STRONGEST}
     return environment
 

@@ -24,7 +24,7 @@ from fedkr.report.plots.style import (
 )
 from fedkr.report.results import Results
 from fedkr.report.search import Candidate, SiteSearch, search_metric, site_searches
-from fedkr.report.wording import plural, shortened, strategy_label
+from fedkr.report.wording import setting_text, shortened, strategy_label
 
 COLUMNS = 3
 MOST_TICKS = 4
@@ -95,7 +95,7 @@ def weights_search_chart(results: Results) -> Figure | None:
     several = len({point["strategy"] for point in points}) > 1
     for point in points:
         if point["val_accuracy"] is not None:
-            name = f"lr {point['lr']:g}, {plural(point['local_epochs'], 'local epoch')}"
+            name = setting_text(point)
             name = f"{strategy_label(point['strategy'])}: {name}" if several else name
             curves[name].append((point["round"], point["val_accuracy"]))
     if not curves:

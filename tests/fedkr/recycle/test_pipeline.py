@@ -134,6 +134,14 @@ def test_a_second_process_computes_nothing_again_and_answers_the_same(build, cal
     assert first.manifest == again.manifest
 
 
+def test_too_few_val_images_choose_neither_checkpoint_nor_sampler(build, calls, monkeypatch, too_few_images):
+    scored_by(monkeypatch, {3: 0.9, 6: 0.1, 2.0: 0.5})
+    choice = build().choose()
+    assert (choice["checkpoint"], choice["knobs"], choice["by_val"]) == (6, {"steps": 1, "guidance": 1.0}, False)
+    # The last checkpoint is scored all the same: a generator that learned nothing must be found.
+    assert [row["step"] for row in choice["checkpoints"]] == [6] and choice["tuning"] == []
+
+
 def test_another_round_asks_the_same_generator_for_other_images(build, calls):
     first = build().release(1)
     calls.clear()

@@ -79,6 +79,17 @@ def test_what_is_kept_is_what_the_option_names(train, site_data, scripted, keep_
     assert equal(train(dataclasses.replace(CONFIG, patience=patience, keep_by=keep_by)).tensors, seen[kept])
 
 
+def test_too_few_val_images_neither_stop_training_nor_choose_what_is_kept(train, site_data, scripted, too_few_images):
+    seen = scripted(site_data, [0.4, 1.0, 0.4, 0.4, 0.4, 0.4])
+    found = train(dataclasses.replace(CONFIG, patience=1))
+    assert found.info["step"] == CONFIG.steps and not found.info["by_val"]
+    assert equal(found.tensors, seen[5])
+
+
+def test_too_few_val_images_calibrate_nothing(train, too_few_images):
+    assert train(dataclasses.replace(CONFIG, calibrate=True)).info["temperature"] == 1.0
+
+
 def test_a_teacher_that_gets_better_to_the_end_uses_all_its_steps(train, site_data, scripted):
     seen = scripted(site_data, [0.2, 0.3, 0.4, 0.6, 0.8, 1.0])
     found = train()
