@@ -23,7 +23,7 @@ from flwr.serverapp.strategy import Strategy
 from torch import Tensor
 
 from fedkr import wire
-from fedkr.config import SEARCH_OPTIONS, Study, allot, may_choose, own_search
+from fedkr.config import SEARCH_OPTIONS, Study, TeacherConfig, allot, may_choose, own_search
 from fedkr.errors import StudyFailedError, UserError
 from fedkr.learning.models import build_classifier
 from fedkr.learning.training import cosine
@@ -172,24 +172,38 @@ class WeightSharing(Contestant):
     def _kept(self, candidate: Candidate, plan: Plan, work: Work) -> Round:
         """Run a setting to its end; return the round to keep: the best of some looks by ``teacher.keep_by``.
 
-        One that diverges on the way ends before it does.
+        As a teacher's training, it ends after ``teacher.patience`` looks without a better one; where val does not
+        choose, the last round is kept. One that diverges on the way ends before it does.
         """
         rule, total = keeping(self.study), plan.rounds(candidate)
-        chosen = may_choose(plan.val) and rule.keep_by != "last"
-        ends = [total * (part + 1) // rule.evaluations for part in range(rule.evaluations)] if chosen else [total]
-        for end in sorted({*ends} - {0}):
-            whole = self._advance(candidate, end, work, plan)
-            if chosen and whole:
-                self._look(work.of(candidate)[-1], work)
-            if not whole:
+        if not self._keeps_by_val(plan):
+            self._advance(candidate, total, work, plan)
+            return self._last(candidate, work)
+        for end in sorted({total * (part + 1) // rule.evaluations for part in range(rule.evaluations)} - {0}):
+            if not self._advance(candidate, end, work, plan):
                 break
-        run = work.of(candidate)
-        if not run:
+            self._look(self._last(candidate, work), work)
+            if self._best(candidate, rule, work)[1] >= rule.patience:
+                break
+        return self._best(candidate, rule, work)[0]
+
+    def _best(self, candidate: Candidate, rule: TeacherConfig, work: Work) -> tuple[Round, int]:
+        """Return the round that was best on val, the later of equal ones, and how many looks have followed it."""
+        seen = [each for each in work.of(candidate) if (candidate, each.number) in work.looks]
+        if not seen:
+            return self._last(candidate, work), 0
+        ranks = [rank(work.looks[candidate, each.number], rule.keep_by) for each in seen]
+        best = max(range(len(seen)), key=lambda i: (ranks[i], i))
+        return seen[best], len(seen) - 1 - best
+
+    def _keeps_by_val(self, plan: Plan) -> bool:
+        """Whether val chooses the round to keep."""
+        return may_choose(plan.val) and keeping(self.study).keep_by != "last"
+
+    def _last(self, candidate: Candidate, work: Work) -> Round:
+        if not (run := work.of(candidate)):
             raise StudyFailedError(f"{self.name} diverged in its first round: lower strategy.lrs={self.search.lrs}")
-        seen = [each for each in run if (candidate, each.number) in work.looks]
-        if not chosen or not seen:
-            return run[-1]
-        return max(seen, key=lambda each: rank(work.looks[candidate, each.number], rule.keep_by))
+        return run[-1]
 
     def _advance(self, candidate: Candidate, upto: int, work: Work, plan: Plan | None = None) -> bool:
         """Run or read a setting's rounds up to ``upto``; return whether it came there, and did not diverge before."""
@@ -234,7 +248,7 @@ class WeightSharing(Contestant):
             "round": kept.number,
             "rounds": plan.rounds(kept.candidate),
             "looks": looks,
-            "by_val": may_choose(plan.val),
+            "by_val": looks > 1 or self._keeps_by_val(plan),
             "val_images": plan.val,
             "steps": round(sum(plan.steps_of_round(each.candidate) for each in work.rounds)),
             "allotted": plan.given.steps,

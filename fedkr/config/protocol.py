@@ -2,7 +2,8 @@
 
 What ``fedkr`` does at a site bounds what its opponents may do: as many settings are tried as its search tries, and no
 more optimisation steps are taken than its generator, teacher, scoring students and student take, a step counting as
-one whatever its batch. Val chooses among settings and evaluations only where it is large enough to.
+one whatever its batch. Val chooses among settings and evaluations only where it is large enough to; else the first
+setting is trained to the end of its schedule.
 """
 
 from __future__ import annotations
@@ -29,13 +30,13 @@ def search_looks(study: Study) -> int:
     return study.generator.checkpoints + recycle.tuning_budget + len(recycle.tune_balances) + len(recycle.tune_filters)
 
 
-def pipeline_steps(study: Study) -> int:
+def pipeline_steps(study: Study, val: int) -> int:
     """Return the optimisation steps of ``fedkr`` for a site: generator, teacher, search and student, each in full.
 
-    The student is trained once at the server, but counted for each site; so are scored candidates that val is too small
-    to choose among. Both favour the opponents.
+    With too few ``val`` images to choose by, its search scores one candidate, to tell a collapse. The student is
+    trained once at the server, but counted for each site: that favours the opponents.
     """
-    search = search_looks(study) * study.recycle.search_steps
+    search = (search_looks(study) if may_choose(val) else 1) * study.recycle.search_steps
     return study.generator.steps + study.teacher.steps + search + study.student.steps
 
 
@@ -65,7 +66,7 @@ class Allotment:
 def allot(study: Study, search: SearchConfig, settings: int, val: int) -> Allotment:
     """Return what an opponent may do that has so many ``settings`` to try and ``val`` images to choose by."""
     looks = min(search_looks(study), settings) if settings > 1 and may_choose(val) else 0
-    return Allotment(search.steps or pipeline_steps(study), looks if looks > 1 else 0)
+    return Allotment(search.steps or pipeline_steps(study, val), looks if looks > 1 else 0)
 
 
 def most_tried(study: Study, search: SearchConfig) -> int:

@@ -32,7 +32,7 @@ def train_tuned(study: Study, train: ImageSet, val: ImageSet, job: Job, stage: s
     """Train the study's classifier on real images.
 
     Beside the curve, ``info`` holds ``lr`` and the kept ``step``, which were chosen; ``steps`` taken in all settings,
-    how many ``looks`` at val chose among settings, and whether val chose anything (``by_val``).
+    how many ``looks`` at val chose among settings, and whether val chose a setting or the step (``by_val``).
     """
     rates, given = learning_rates(study), own_allotment(study, len(val))
     config = dataclasses.replace(study.student, steps=given.schedule)
@@ -42,8 +42,13 @@ def train_tuned(study: Study, train: ImageSet, val: ImageSet, job: Job, stage: s
         scores = [_score(work, given.per_look, val, study.recycle.metric, stage) for work in tried]
         best = max(range(len(tried)), key=lambda i: scores[i])
     kept = train_and_keep(tried[best], val, keeping(study), stage)
-    steps = sum(work.training.step for work in tried)
-    return Artifact(kept.tensors, kept.info | {"lr": rates[best], "steps": steps, "looks": given.looks})
+    found = {
+        "lr": rates[best],
+        "steps": sum(work.training.step for work in tried),
+        "looks": given.looks,
+        "by_val": bool(given.looks) or kept.info["by_val"],
+    }
+    return Artifact(kept.tensors, kept.info | found)
 
 
 def learning_rates(study: Study) -> list[float]:

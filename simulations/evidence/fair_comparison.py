@@ -19,7 +19,7 @@ from typing import Any
 
 import scipy.stats
 
-from fedkr.config import Study, pipeline_steps, search_looks
+from fedkr.config import search_looks
 from fedkr.disk import write_json
 from fedkr.environment import provenance
 from fedkr.errors import UserError
@@ -43,13 +43,19 @@ def site_seconds(row: Mapping[str, Any]) -> float:
     return statistics.fmean(known) if known else 0.0
 
 
-def steps_in_seconds(study: Study, row: Mapping[str, Any], seconds: float) -> int:
+def steps_in_seconds(row: Mapping[str, Any], seconds: float) -> int:
     """Return how many steps a contestant would take in so many site-seconds, at the speed of its own run.
 
     An oracle works at no site: its own seconds are compared with all that a site spent.
     """
+    taken = [tuning["steps"] for tuning in tunings_of(row)]
     own = site_seconds(row) or float(row["seconds"])
-    return max(1, round((study.strategy.steps or pipeline_steps(study)) * seconds / own))
+    return max(1, round(statistics.fmean(taken) * seconds / own))
+
+
+def tunings_of(row: Mapping[str, Any]) -> list[Row]:
+    """Return how a contestant was tuned: once for a shared model, else by site, as far as the sites tell."""
+    return [each["tuning"] for each in (row, *row["per_site"]) if "tuning" in each]
 
 
 def protocol_b(run: RunFolder, rows: Mapping[str, Row]) -> dict[str, Row]:
@@ -57,8 +63,8 @@ def protocol_b(run: RunFolder, rows: Mapping[str, Row]) -> dict[str, Row]:
     if OURS not in rows:
         raise UserError(f"{run.files.folder}: without {OURS} there are no seconds to compare with")
     found, seconds = {}, site_seconds(rows[OURS])
-    for name in [name for name, row in rows.items() if name in opponents(rows)]:
-        steps = steps_in_seconds(run.study, rows[name], seconds)
+    for name in opponents(rows):
+        steps = steps_in_seconds(rows[name], seconds)
         strategy = dataclasses.replace(
             run.study.strategy,
             compare=[name],
@@ -76,7 +82,7 @@ def protocol_b(run: RunFolder, rows: Mapping[str, Row]) -> dict[str, Row]:
 
 def opponents(rows: Mapping[str, Row]) -> list[str]:
     """Return the contestants that are tuned under the protocol: by what they tell of it."""
-    return [name for name, row in rows.items() if "tuning" in row or any("tuning" in site for site in row["per_site"])]
+    return [name for name, row in rows.items() if tunings_of(row)]
 
 
 def kept(row: Mapping[str, Any]) -> Row:
@@ -133,7 +139,7 @@ def measure(folders: Sequence[Path], with_seconds: bool) -> Row:
             seed["equal seconds"] = protocol_b(run, found)
         seeds.append(seed)
     return {
-        "allotted": {"steps": pipeline_steps(runs[0].study), "looks": search_looks(runs[0].study)},
+        "looks": search_looks(runs[0].study),
         "compared": compared(rows),
         "seeds": seeds,
         "study": study,

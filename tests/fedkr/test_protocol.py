@@ -16,7 +16,9 @@ def study():
 
 def test_fedkrs_steps_are_those_of_generator_teacher_every_scoring_student_and_student(study):
     assert search_looks(study) == 3 + 3
-    assert pipeline_steps(study) == 700 + 500 + 6 * 100 + 500
+    assert pipeline_steps(study, LEAST_TO_CHOOSE) == 700 + 500 + 6 * 100 + 500
+    # A generator that learned nothing must be found, whatever val can choose.
+    assert pipeline_steps(study, LEAST_TO_CHOOSE - 1) == 700 + 500 + 100 + 500
     study.recycle.tune_balances, study.recycle.tune_filters = ["balanced"], [0.5, 0.9]
     assert search_looks(study) == 9
 
@@ -35,7 +37,7 @@ def test_as_many_settings_are_tried_as_fedkr_scores_where_there_are_so_many(stud
 @pytest.mark.parametrize(("settings", "val"), [(18, LEAST_TO_CHOOSE - 1), (1, 500)])
 def test_where_nothing_can_be_chosen_all_steps_go_to_one_schedule(study, settings, val):
     given_ = allot(study, study.strategy, settings, val)
-    assert (given_.looks, given_.per_look, given_.schedule) == (0, 0, pipeline_steps(study))
+    assert (given_.looks, given_.per_look, given_.schedule) == (0, 0, pipeline_steps(study, val))
 
 
 def test_a_study_may_name_other_steps(study):

@@ -31,7 +31,7 @@ class Sites:
 
     Attributes:
         scores: val accuracy of the model after ``round`` rounds of a candidate.
-        killed_in: the round in which the server dies.
+        killed_in: the round, of any candidate or of one, or the look in which the server dies.
         rounds: what was asked: (candidate, round, site, config).
         aucs: val AUC of the models of a candidate.
         looks: at what val was asked: (candidate, round, site).
@@ -47,7 +47,7 @@ class Sites:
     def train(self, site, content):
         config = dict(content[wire.CONFIG])
         candidate, number = config["candidate"], config["server-round"]
-        if number == self.killed_in:
+        if self.killed_in in (number, (candidate, number)):
             raise Killed
         self.rounds.append((candidate, number, site, config))
         if site in self.refusing:
@@ -69,6 +69,8 @@ class Sites:
         assert content[wire.CONFIG]["split"] == "val"
         # What is looked at is what was trained last.
         candidate, number, *_ = self.rounds[-1]
+        if self.killed_in == ("look", candidate, number):
+            raise Killed
         score = self.scores.get((candidate, number), self.scores.get("final", 0.5) if number == 4 else 0.5)
         figures = {"accuracy": score, "balanced_accuracy": score, "loss": 1.0, "count": 20}
         figures |= {"auc": self.aucs[candidate]} if candidate in self.aucs else {}
@@ -144,6 +146,45 @@ def test_a_run_that_was_killed_ends_with_the_weights_of_one_that_was_not(share, 
     assert len(rounds) == 4
     moments = kind in ("fedadam", "fedyogi")
     assert all(any(name.startswith("v_t.") for name in tensors) == moments for tensors in rounds)
+
+
+@pytest.mark.parametrize("killed_in", [("lr0.2-e1", 1), ("look", "lr0.1-e1", 2), ("look", "lr0.2-e1", 2)])
+def test_a_search_that_was_killed_goes_on_where_it_was(share, sites, study, tmp_path, killed_in):
+    study.strategy.lrs = [0.1, 0.2]
+    sites.scores = {("lr0.2-e1", 2): 0.9}
+    whole, looks = share(), list(sites.looks)
+    (tmp_path / "server").rename(tmp_path / "uninterrupted")
+    sites.rounds.clear()
+    sites.looks.clear()
+    sites.killed_in = killed_in
+    with pytest.raises(Killed):
+        share()
+    sites.killed_in = None
+    resumed = share()
+    assert equal(weights_of(whole), weights_of(resumed))
+    assert (whole.search, whole.costs, whole.tuning) == (resumed.search, resumed.costs, resumed.tuning)
+    # Nothing was trained or looked at a second time.
+    assert len({each[:3] for each in sites.rounds}) == len(sites.rounds)
+    assert sites.looks == looks
+
+
+def test_training_ends_after_as_many_looks_without_a_better_one_as_a_teachers(share, sites, study):
+    study.teacher.patience, study.strategy.rounds = 2, 8
+    sites.scores = {("lr0.1-e1", 2): 0.9}
+    result = share()
+    assert (result.tuning["round"], result.tuning["rounds"]) == (2, 8)
+    assert max(number for _, number, *_ in sites.rounds) == 4
+
+
+def test_of_equal_rounds_the_later_is_kept(share, sites):
+    sites.scores = {("lr0.1-e1", n): 0.9 for n in (2, 3)}
+    assert share().tuning["round"] == 3
+
+
+@pytest.mark.parametrize(("lrs", "by_val"), [([0.1], False), ([0.1, 0.2], True)])
+def test_val_chose_only_where_there_was_a_choice(share, study, lrs, by_val):
+    study.teacher.keep_by, study.strategy.lrs = "last", lrs
+    assert share().tuning["by_val"] is by_val
 
 
 def test_a_round_weighs_each_site_by_its_images(federation, sites, study):

@@ -13,17 +13,22 @@ pytestmark = pytest.mark.alone(minutes=3)
 
 # What is killed is at work in these; what follows is as in any other run.
 WITHOUT_THE_REST = "strategy.compare=[fedavg,fedkr] recycle.rounds=1 audit.enabled=false audit.targets=[student]"
+# So many val images that the opponent searches, and is killed in its search.
+SEARCHING = "split.val=0.4 split.holdout=0.05 strategy.lrs=[0.1,0.05]"
 
 
 @pytest.fixture(scope="module")
 def overrides(small_overrides):
-    return [*small_overrides, *WITHOUT_THE_REST.split()]
+    return [*small_overrides, *WITHOUT_THE_REST.split(), *SEARCHING.split()]
 
 
 @pytest.fixture(scope="module")
 def undisturbed(run, overrides, numbers, tmp_path_factory):
     """The numbers of the study on the inline backend, run without any interruption."""
-    return numbers(run(overrides, tmp_path_factory.mktemp("undisturbed") / "run"))
+    found = numbers(run(overrides, tmp_path_factory.mktemp("undisturbed") / "run"))
+    (tuning,) = (row["tuning"] for row in found["strategies"] if "tuning" in row)
+    assert (tuning["looks"], tuning["by_val"]) == (2, True)
+    return found
 
 
 def kill_one(folder, wanted):

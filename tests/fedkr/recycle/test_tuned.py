@@ -47,6 +47,12 @@ def test_too_few_val_images_choose_neither_rate_nor_step(tune, tiny_study, too_f
     assert found.info["step"] == found.info["steps"] == 30
 
 
+def test_a_rate_that_val_chose_is_chosen_by_val_though_the_last_step_is_kept(tune, tiny_study):
+    tiny_study.teacher.keep_by = "last"
+    assert tune(lrs=[0.05], steps=20).info["by_val"]
+    assert not tune(lrs=[0.1], steps=20).info["by_val"]
+
+
 def test_the_evaluation_is_kept_by_the_studys_metric_unless_the_teachers_rule_is_another(tiny_study):
     tiny_study.recycle.metric = "auc"
     assert keeping(tiny_study).keep_by == "auc"

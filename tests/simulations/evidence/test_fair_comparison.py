@@ -2,7 +2,6 @@
 
 import pytest
 
-from fedkr.config import Study, pipeline_steps
 from simulations.evidence.fair_comparison import compared, kept, main, opponents, paired, site_seconds, steps_in_seconds
 
 
@@ -37,11 +36,14 @@ def test_contestants_are_compared_with_fedkr_seed_by_seed():
 
 
 def test_seconds_become_steps_at_the_speed_of_the_contestants_own_run():
-    study = Study()
     assert site_seconds(row("fedavg")) == 20.0
-    assert steps_in_seconds(study, row("fedavg"), 60.0) == 3 * pipeline_steps(study)
-    study.strategy.steps = 100
-    assert steps_in_seconds(study, row("centralised", seconds=(0.0, 0.0)) | {"seconds": 50.0}, 25.0) == 50
+    assert steps_in_seconds(row("fedavg", tuning={"steps": 700}), 60.0) == 2100
+    oracle = row("centralised", seconds=(0.0, 0.0), tuning={"steps": 100}) | {"seconds": 50.0}
+    assert steps_in_seconds(oracle, 25.0) == 50
+    local = row("local")
+    for site, steps in zip(local["per_site"], (100, 300), strict=True):
+        site["tuning"] = {"steps": steps}
+    assert steps_in_seconds(local, 40.0) == 400
 
 
 def test_who_tells_how_it_was_tuned_is_an_opponent():
