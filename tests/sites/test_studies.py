@@ -193,6 +193,19 @@ def test_what_is_approved_is_said_in_plain_words(site_file, study, tmp_path):
         assert words in said
 
 
+@pytest.mark.parametrize(
+    ("rounds", "allow", "warned"), [(200, "weights", True), (2, "weights", False), (200, "release", False)]
+)
+def test_a_study_that_asks_about_more_models_than_the_policy_allows_is_told(
+    hospital, study, tmp_path, rounds, allow, warned
+):
+    study.strategy.compare = ["fedavg"]
+    study.strategy.rounds, study.strategy.search_rounds = rounds, 2
+    (tmp_path / "study.json").write_text(study.to_json())
+    said = approve_study(tmp_path / "study.json", hospital(allow=["metrics", allow], max_models=100))
+    assert any("may ask for figures of" in line and "policy.max_models=100" in line for line in said) == warned
+
+
 @pytest.mark.parametrize("text", ["{", "[]", '{"seeed": 1}', None])
 def test_what_is_no_study_is_not_approved(site_file, tmp_path, text):
     if text is not None:
