@@ -45,7 +45,7 @@ class ShadowPipeline(SitePipeline):
         """Return the given knobs and the checkpoint nearest to the given share; nothing is scored."""
         wanted = self.checkpoint_share * self.study.generator.steps
         step = min(self.generator_checkpoints(), key=lambda step: abs(step - wanted))
-        return {"checkpoint": step, "knobs": self.knobs, "checkpoints": [], "tuning": []}
+        return {"checkpoint": step, "knobs": self.knobs, "by_val": False, "checkpoints": [], "tuning": []}
 
 
 class PipelineShadows:
