@@ -20,6 +20,7 @@ CLASSIFIER = {"arch": str, "width": (1, 1024), "norm": ["batch", "group"], "step
 CLASSIFIER |= {"lr": POSITIVE, "weight_decay": NOT_NEGATIVE, "augment": ["none", "standard", "strong"]}
 CLASSIFIER |= {"label_smoothing": BELOW_ONE, "mixup": NOT_NEGATIVE}
 SEARCH = {"rounds": (1, 10_000), "search_rounds": (0, 10_000), "lrs": [POSITIVE], "local_epochs": [(1, 1000)]}
+SEARCH |= {"steps": NATURAL, "norms": [["batch", "group"]]}
 BALANCES = ["histogram", "balanced", "tempered"]
 OPTIONS = {
     "": {"seed": (-(2**53), 2**53), "threads": COUNT, "device": str, "precision": ["auto", "float32", "bfloat16"]}
@@ -133,6 +134,7 @@ def test_what_is_read_as_a_study_is_one(rng, text):
 
 
 BOUNDED = {"strategy.rounds": 200, "strategy.local_epochs": 20, "generator.steps": 20_000, "audit.bootstrap": 10_000}
+BOUNDED |= {"strategy.steps": 100_000}
 
 
 @thorough
