@@ -79,12 +79,14 @@ class Work:
         looks: figures on val of the models that were looked at, by setting and round.
         costs: of the looks, by site.
         notes: on answers to the looks.
+        latest: what the sites said in the latest round, one that diverged included.
     """
 
     rounds: list[Round] = field(default_factory=list)
     looks: dict[tuple[Candidate, int], dict[str, Any]] = field(default_factory=dict)
     costs: list[dict[str, dict[str, float]]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    latest: dict[str, Any] = field(default_factory=dict)
 
     def of(self, candidate: Candidate) -> list[Round]:
         """Return a setting's rounds."""
@@ -156,10 +158,9 @@ class WeightSharing(Contestant):
         The first round, which is the same in a schedule of any length, tells how many images the sites have.
         """
         self._advance(first, 1, work)
-        info = read_artifact(self._path(first, 1, 1)).info
-        val = int(info["val_count"])
+        val, images = int(work.latest["val_count"]), list(work.latest["images"].values())
         given = allot(self.study, self.search, settings(self.search), val)
-        return Plan(self.search, given, list(info["images"].values()), self.study.student.batch, val)
+        return Plan(self.search, given, images, self.study.student.batch, val)
 
     def _tried(self, plan: Plan, work: Work, candidate: Candidate) -> Score:
         """Run the first rounds of a setting, and return its score on val."""
@@ -216,6 +217,7 @@ class WeightSharing(Contestant):
                 write_artifact(path, self._round(candidate, number, length, artifact, path))
             # From the file in any case: a run that goes on must see the tensors in the same order.
             artifact = read_artifact(path)
+            work.latest = artifact.info
             if artifact.info["diverged"]:
                 logger.warning("├── %s: %s diverged in round %d", self.name, candidate.name, number)
                 return False

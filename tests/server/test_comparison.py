@@ -181,7 +181,8 @@ def test_two_of_flowers_strategies_are_rows_and_models_of_one_study(compare, stu
     ]
     assert {path.stem for path in (tmp_path / "models").iterdir()} == {"fedavg", "fedprox", "student"}
     assert {row["strategy"] for row in found["weights_search"]} == {"fedavg", "fedprox"}
-    assert sum(kind == wire.EVALUATE for kind, _ in grid.asked) == 3 * (3 + 2)
+    # Each model at each site, on test: val is too small to choose, and is not asked about.
+    assert sum(kind == wire.EVALUATE for kind, _ in grid.asked) == 3 * 3
 
 
 def test_sites_that_released_early_go_on_with_their_own_models(compare):

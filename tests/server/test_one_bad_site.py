@@ -92,9 +92,14 @@ SHOWN_BY = {wire.LOCAL: "local", wire.TRAIN: "fedavg", wire.EVALUATE: "fedavg", 
 
 
 @pytest.fixture
-def compare(federation, study, tmp_path):
-    """Run a comparison in which each kind of message may be answered by another function; return what came of it."""
-    study.strategy.lrs, study.strategy.local_epochs, study.strategy.rounds = [0.1], [1], 1
+def compare(federation, study, tmp_path, monkeypatch):
+    """Run a comparison in which each kind of message may be answered by another function; return what came of it.
+
+    The few val images choose, so that the sites are asked about them, too.
+    """
+    monkeypatch.setattr("fedkr.config.protocol.LEAST_TO_CHOOSE", 1)
+    study.strategy.lrs, study.strategy.local_epochs, study.strategy.norms = [0.1], [1], ["batch"]
+    study.strategy.rounds = 1
 
     def run(name, kind, answer, sites=3):
         study.strategy.compare = [SHOWN_BY[kind]]
