@@ -117,7 +117,7 @@ def rank(figures: dict[str, Any], keep_by: str) -> tuple[float, ...]:
     By accuracy the loss decides between equals, as a small split has many. ``last`` asks val nothing: best of several
     noisy looks is a lucky one as often as a good one, and the learning rate has fallen only at the end.
     """
-    accuracy, auc = figures["accuracy"], figures["auc"]
+    accuracy, auc = figures["accuracy"], figures.get("auc")
     ranks = {
         "accuracy": (accuracy, -figures["loss"]),
         # Of one class there is none, as in Score.of.

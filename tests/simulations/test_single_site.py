@@ -32,6 +32,14 @@ COSTS = {"seconds", "sampling_seconds", "generator_seconds", "search_seconds"}
 JUDGED_BY_TEST = next(variant for variant in ABLATION if variant.judge == "test")
 
 
+@pytest.fixture(scope="module", autouse=True)
+def few_images_choose():
+    """Let val choose however few images it has: how the search is run and told is what these tests are about."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("fedkr.config.protocol.LEAST_TO_CHOOSE", 1)
+        yield
+
+
 def kr(folder, *more):
     assert single_site.main([*SMALL, f"run_dir={folder}", *more]) == 0
     return json.loads((folder / "results.json").read_text())
