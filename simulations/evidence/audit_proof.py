@@ -2,9 +2,9 @@
 
 ``python -m simulations.evidence.audit_proof OUT.json --data-root DIR [--part copies ...] [--seeds 0 1 ...]``
 
-Parts: ``copies`` (members copied into a release), ``blind`` (a shifted test split), ``null`` (a model of other images)
-and ``overfit`` (a model that knows its images by heart). Each writes its own section of OUT.json; every seed is kept
-in ``--work``, so that the same command goes on where it was stopped.
+Parts: ``copies`` (members copied into a release), ``blind`` (a shifted test split), ``null`` (a model of other images),
+``overfit`` (a model that knows its images by heart) and ``few`` (how many references an attack needs). Each writes its
+own section of OUT.json; every seed is kept in ``--work``, so that the same command goes on where it was stopped.
 """
 
 from __future__ import annotations
@@ -26,15 +26,17 @@ from fedkr.stages import StageStore
 from simulations.evidence.proof import Bench, Figures
 from simulations.evidence.proof_images import prove_blind, prove_copies
 from simulations.evidence.proof_models import prove_null, prove_overfit
+from simulations.evidence.proof_references import prove_few
 
 PARTS: dict[str, Callable[[Bench, Sequence[int]], Figures]] = {
     "copies": prove_copies,
     "blind": prove_blind,
     "null": prove_null,
     "overfit": prove_overfit,
+    "few": prove_few,
 }
 # How often each part is repeated, named before the first was run.
-SEEDS = {"copies": 5, "blind": 20, "null": 100, "overfit": 1}
+SEEDS = {"copies": 5, "blind": 20, "null": 100, "overfit": 1, "few": 5}
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -25,6 +25,7 @@ from simulations.evidence.proof_images import (
     with_copies,
 )
 from simulations.evidence.proof_models import Null, Overfit, prove_null, prove_overfit
+from simulations.evidence.proof_references import ATTACKS, NEAR, FewReferences, prove_few
 
 TINY = ClassifierConfig(arch="resnet8", width=4, steps=6, batch=16, augment="none")
 
@@ -100,6 +101,16 @@ def test_an_overfitted_model_is_attacked_by_references_of_its_own_recipe_and_kep
     before = {path: path.stat().st_mtime_ns for path in bench.stages.folder.iterdir()}
     assert prove_overfit(bench, [0], settings) == found
     assert {path: path.stat().st_mtime_ns for path in bench.stages.folder.iterdir()} == before
+
+
+def test_few_references_are_blocks_of_the_many(bench):
+    settings = FewReferences(members=50, population=40, counts=(4, 8), recipe=TINY)
+    found = prove_few(bench, [0], settings)
+    assert set(found["mean_auc"]) == {f"{attack}@{count}" for attack in ATTACKS for count in (4, 8)}
+    # With all of them there is one block, so that the figure is that of a plain audit.
+    assert found["rows"][0]["auc"] == found["mean_auc"]
+    gap = found["mean_auc"]["bavaria@8"] - found["mean_auc"]["rmia@8"]
+    assert list(found["holds"].values()) == [gap >= -NEAR]
 
 
 def test_every_part_has_a_section_with_seeds_command_and_hardware(bench, tmp_path, monkeypatch):
