@@ -26,7 +26,7 @@ from fedkr.audit.control import train_control, train_planted
 from fedkr.audit.copies import ReleaseCopies, check_copies
 from fedkr.audit.document import Pair
 from fedkr.audit.findings import AuditReport, Row
-from fedkr.audit.references.direct import balanced_membership, reference_task, train_references
+from fedkr.audit.references.direct import reference_halves, reference_task, train_references
 from fedkr.audit.references.shadows import PipelineShadows, scaled_steps
 from fedkr.audit.run import answers_of, audit_model
 from fedkr.audit.run_release import ReferenceReleases, audit_release
@@ -305,7 +305,7 @@ class SiteAudit:
 
     def _halves(self, kind: str, count: int) -> Bools:
         rng = numpy_rng(self.seed, self.site.name, "references", kind)
-        return balanced_membership(count, len(self.candidates), rng)
+        return reference_halves(count, self.candidates, rng)
 
 
 def _release_of(shadows: PipelineShadows, number: int) -> SoftSet:

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import scipy
+from numpy.typing import NDArray
 
 from fedkr.data.images import CanarySet, ImageSet, SiteData, image_digests, joined
 from fedkr.errors import UserError
@@ -72,6 +74,22 @@ def candidates(challenge: Challenge) -> ImageSet:
     if (planted := challenge.canaries) is None:
         return joined(challenge.sides)
     return joined([*challenge.sides, ImageSet(planted.images, planted.labels, challenge.members.classes)])
+
+
+def inseparable(images: ImageSet) -> NDArray[np.intp]:
+    """Return int ``[N]``, numbered by first appearance: which images only go together into a reference model's half.
+
+    Images of a group (patient) and copies of an image do, also along a chain of both: a model that saw the one knows
+    of the other.
+    """
+    copies = np.unique(image_digests(images.images), return_inverse=True)[1]
+    groups = copies if images.groups is None else np.unique(images.groups, return_inverse=True)[1]
+    # An edge of a graph for each image, from its group to its content.
+    nodes = int(groups.max(initial=-1)) + 1, int(copies.max(initial=-1)) + 1
+    edges = scipy.sparse.coo_array((np.ones(len(images)), (groups, nodes[0] + copies)), shape=(sum(nodes), sum(nodes)))
+    found = scipy.sparse.csgraph.connected_components(edges, directed=False)[1][groups]
+    numbers: dict[int, int] = {}
+    return np.array([numbers.setdefault(unit, len(numbers)) for unit in found.tolist()], dtype=np.intp)
 
 
 def site_population(data: SiteData, challenge: Challenge) -> ImageSet:

@@ -7,11 +7,14 @@ of claims (:mod:`fedkr.audit.verdict`).
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from statistics import NormalDist
 from typing import Any
+
+import numpy as np
 
 from fedkr.audit.statistics.membership import fprs_of, guessing_tpr, resolvable, tpr_name
 from fedkr.audit.statistics.pooling import pairs_of, within_reason
@@ -19,6 +22,8 @@ from fedkr.audit.statistics.pooling import pairs_of, within_reason
 # Standard errors from a figure to a limit of its 95 % interval.
 TO_LIMIT = NormalDist().inv_cdf(0.975)
 MANY = 1000
+# Of more members together, so many are told apart.
+MOST_COUNTED = 20_000
 
 Row = Mapping[str, Any]
 
@@ -73,8 +78,8 @@ def tpr_claim(shown: Row, rows: Sequence[Row]) -> Claim | None:
     number of the ``m`` members above it is beta-binomial with the parameters ``k`` and ``n + 1 - k``, whatever the
     scores: ``k / (n + 1)`` of them are expected, somewhat more than the FPR. Images of one patient rise and fall
     together, so the p-value is no less than that by a normal distribution with the bootstrap's variance, where that is
-    larger; over several sites that distribution is the only one, and a site of more members than all others together
-    counts for as many as those (:func:`~fedkr.audit.statistics.pooling.within_reason`).
+    larger. Over several sites their numbers add up, and a site of more members than all others together counts for as
+    many as those (:func:`~fedkr.audit.statistics.pooling.within_reason`).
     """
     known = [fpr for fpr in fprs_of(shown) if shown[tpr_name(fpr)] is not None]
     if not known:
@@ -86,20 +91,26 @@ def tpr_claim(shown: Row, rows: Sequence[Row]) -> Claim | None:
     parts = [1.0 if count == said else count / said for count, said in zip(counted, members, strict=True)]
     excess = sum(part * (s.hits - s.mean) for part, s in zip(parts, sites, strict=True))
     spread = math.sqrt(sum(part**2 * s.variance for part, s in zip(parts, sites, strict=True)))
-    p_value = _tail((excess - 0.5) / spread)
+    p_value = max(_tail((excess - 0.5) / spread), _guessed_together(sites, parts))
     expected = sum(part * s.mean for part, s in zip(parts, sites, strict=True)) / sum(counted)
     figure = f"{_words(f'TPR at {fpr:.1%} FPR', shown, tpr_name(fpr))}, {expected:.3f} by guessing"
-    return Claim(figure, max(p_value, sites[0].exact) if len(sites) == 1 else p_value)
+    return Claim(figure, p_value)
 
 
 @dataclass(frozen=True)
 class _Hits:
-    """How many of a site's members lie above the threshold, and what guessing gives."""
+    """How many of a site's members lie above the threshold, and what guessing gives: beta-binomial numbers."""
 
     hits: int
-    mean: float
+    members: int
+    above: int
+    below: int
     variance: float
-    exact: float
+
+    @property
+    def mean(self) -> float:
+        """The number that guessing has on average."""
+        return self.members * self.above / (self.above + self.below)
 
     @staticmethod
     def of(row: Row, fpr: float) -> _Hits:
@@ -107,21 +118,46 @@ class _Hits:
         members, nonmembers, name = row["members"], row["nonmembers"], tpr_name(fpr)
         if not resolvable(fpr, nonmembers):
             name = f"unresolved_{name}"
-        share, hits = guessing_tpr(fpr, nonmembers), round(row[name] * members)
-        a, total = round(share * (nonmembers + 1)), nonmembers + 1
+        share, total, hits = guessing_tpr(fpr, nonmembers), nonmembers + 1, round(row[name] * members)
         guessing = members * share * (1 - share) * (total + members) / (total + 1)
         bootstrap = members * (row[name] - row[f"{name}_low"]) / TO_LIMIT
-        return _Hits(hits, members * share, max(guessing, bootstrap**2), _guessed_at_least(hits, members, a, total - a))
+        above = round(share * total)
+        return _Hits(hits, members, above, total - above, max(guessing, bootstrap**2))
 
 
-# An audit asks for few different ones, many times: no hit and the next few of a site's members.
+def _guessed_together(sites: Sequence[_Hits], parts: Sequence[float]) -> float:
+    """Return the chance that guessing has as many hits at all sites together, of which each counts in its part.
+
+    A normal distribution would accuse too often: the few non-members that a threshold is estimated from make these
+    numbers skew. A site that counts in part is taken for one of so many members, as are all where they are very many.
+    """
+    scale = min(1.0, MOST_COUNTED / sum(part * site.members for part, site in zip(parts, sites, strict=True)))
+    members = [math.ceil(scale * part * site.members) for part, site in zip(parts, sites, strict=True)]
+    hits = sum(math.floor(scale * part * site.hits + 1e-9) for part, site in zip(parts, sites, strict=True))
+    counted = Counter((count, site.above, site.below) for count, site in zip(members, sites, strict=True))
+    return _at_least(hits, tuple(sorted(counted.items())))
+
+
+# An audit asks for few different ones, many times: its sites' targets have hardly more hits than guessing has.
 @lru_cache(maxsize=4096)
-def _guessed_at_least(hits: int, members: int, a: int, b: int) -> float:
-    """Return the chance that a beta-binomial number of ``members`` is ``hits`` or more."""
+def _at_least(hits: int, counted: tuple[tuple[tuple[int, int, int], int], ...]) -> float:
+    """Return the chance that independent beta-binomial numbers add up to ``hits`` or more.
+
+    Each is ``(members, a, b)``, beside how many there are of its kind.
+    """
     # Imported here: both apps start without it.
+    from scipy.signal import fftconvolve
     from scipy.stats import betabinom
 
-    return float(betabinom.sf(hits - 1, members, a, b))
+    if not hits:
+        return 1.0
+    # Of fewer hits than these, the chance of each number of hits.
+    fewer = np.eye(1, hits)[0]
+    for numbers, times in counted:
+        own = betabinom.pmf(np.arange(hits), *numbers)
+        for _ in range(times):
+            fewer = fftconvolve(fewer, own)[:hits]
+    return float(min(1.0, max(0.0, 1.0 - fewer.sum())))
 
 
 def _tail(z: float) -> float:

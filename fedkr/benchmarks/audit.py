@@ -17,9 +17,9 @@ from rich.console import Console
 
 from fedkr.audit.references.direct import (
     ENGINES,
-    balanced_membership,
     choose_engine,
     chunk_size,
+    reference_halves,
     reference_task,
     train_chunk,
 )
@@ -102,7 +102,7 @@ def print_audit(result: dict[str, Any], console: Console | None = None) -> None:
 
 def _task(models: int, size: int, steps: int, runtime: Runtime, recipe: ClassifierConfig) -> ReferenceTask:
     data = enlarged_digits(size)
-    membership = balanced_membership(models, len(data), numpy_rng("benchmark", "membership"))
+    membership = reference_halves(models, data, numpy_rng("benchmark", "membership"))
     config = dataclasses.replace(recipe, steps=steps)
     return reference_task(config, data, membership, None, Job(runtime, seed=("benchmark",)))
 

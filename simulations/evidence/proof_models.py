@@ -17,7 +17,7 @@ from fedkr.audit.attacks.with_references import reference_signals
 from fedkr.audit.challenge import build_challenge, candidates, site_challenge, site_population
 from fedkr.audit.document import audit_document, audit_extras
 from fedkr.audit.findings import AuditReport
-from fedkr.audit.references.direct import balanced_membership, reference_task, train_references
+from fedkr.audit.references.direct import reference_halves, reference_task, train_references
 from fedkr.audit.run import audit_model
 from fedkr.audit.subject import Subject
 from fedkr.config import AuditConfig, ClassifierConfig
@@ -179,7 +179,7 @@ def attacked(
 ) -> AuditReport:
     """Train direct references on random halves of the subject's challenge and audit the model with them."""
     images, config = candidates(subject.challenge), subject.config
-    membership = balanced_membership(config.direct_references, len(images), numpy_rng(*job.seed, "halves"))
+    membership = reference_halves(config.direct_references, images, numpy_rng(*job.seed, "halves"))
     references = train_references(reference_task(recipe, images, membership, None, job), stages, {})
     signals = reference_signals(references, images, population, Queries(config.queries), "direct", others=False)
     return audit_model(partial(predict_logits, model, runtime=job.runtime), subject, [signals], population)

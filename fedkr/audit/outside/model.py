@@ -20,7 +20,7 @@ from fedkr.audit.challenge import Challenge, build_challenge, candidates, popula
 from fedkr.audit.control import train_control
 from fedkr.audit.document import audit_document, audit_extras
 from fedkr.audit.findings import AuditReport
-from fedkr.audit.references.direct import balanced_membership, reference_task, train_references
+from fedkr.audit.references.direct import reference_halves, reference_task, train_references
 from fedkr.audit.references.shadows import scaled_steps
 from fedkr.audit.run import Predict, audit_model
 from fedkr.audit.statistics.blind import BlindResult, blind_baseline, holm_reject
@@ -199,7 +199,7 @@ class OutsideAuditor:
         rng = numpy_rng(self.seed, self.data.name, "references", "direct")
         # As many epochs as the recipe gives the members.
         steps = scaled_steps(self.recipe.steps, len(images) // 2, len(self.members))
-        membership = balanced_membership(count, len(images), rng)
+        membership = reference_halves(count, images, rng)
         recipe, queries = replace(self.recipe, steps=steps), Queries(self.config.queries, self.job.flip)
         task = reference_task(recipe, images, membership, None, self.job.seeded("references"))
         references = train_references(task, self.stages, self.key)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from fedkr.audit.attacks.observed import Bools
+from fedkr.audit.challenge import inseparable
 from fedkr.audit.references.engines import ReferenceTask, StackedTraining, train_alone
 from fedkr.config import ClassifierConfig
 from fedkr.data.images import ImageSet
@@ -59,15 +60,22 @@ class References:
         return found
 
 
-def balanced_membership(models: int, images: int, rng: np.random.Generator) -> Bools:
+def reference_halves(models: int, images: ImageSet, rng: np.random.Generator) -> Bools:
     """Return bool ``[M, N]``: which images each model trains on; each image is in exactly half of the models.
 
-    An odd number of models, or none, is a :class:`UserError`.
+    A patient's images, and copies of an image, stay together (:func:`~fedkr.audit.challenge.inseparable`): a model that
+    trained on some of them is no model without the others. An odd number of models, or none, is a :class:`UserError`.
     """
+    units = inseparable(images)
+    return balanced_membership(models, int(units.max()) + 1, rng)[:, units]
+
+
+def balanced_membership(models: int, units: int, rng: np.random.Generator) -> Bools:
+    """Return bool ``[M, units]``, each true in exactly half of the models."""
     if models < 2 or models % 2:
         raise UserError(f"reference models: {models}; an even number of at least 2 puts each image into half of them")
     halves = np.repeat([[True], [False]], models // 2, axis=0)
-    return rng.permuted(np.broadcast_to(halves, (models, images)), axis=0)
+    return rng.permuted(np.broadcast_to(halves, (models, units)), axis=0)
 
 
 def train_references(

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from fedkr.audit.challenge import build_challenge, candidates, site_challenge, site_population
+from fedkr.audit.challenge import build_challenge, candidates, inseparable, site_challenge, site_population
 from fedkr.data.images import ImageSet
 from fedkr.errors import UserError
 
@@ -57,3 +57,17 @@ def test_the_population_is_val_and_test_without_copies_of_a_candidate(make_world
     data.val.images[:] = data.test.images[:] = data.holdout.images[0]
     with pytest.raises(UserError, match="val and test"):
         site_population(data, site_challenge(data))
+
+
+@pytest.mark.parametrize(
+    ("values", "groups", "units"),
+    [
+        ([1, 2, 3], None, [0, 1, 2]),
+        ([1, 2, 1, 3, 2], None, [0, 1, 0, 2, 1]),
+        ([1, 2, 3, 4], [7, 5, 7, 5], [0, 1, 0, 1]),
+        # Patients 7 and 5 share an image, so that both stay together; 9 stands alone.
+        ([1, 2, 3, 2, 4], [7, 7, 9, 5, 5], [0, 0, 1, 0, 0]),
+    ],
+)
+def test_a_patients_images_and_copies_of_an_image_are_inseparable_along_chains_of_both(values, groups, units):
+    assert inseparable(image_set(values, groups)).tolist() == units

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fedkr.audit.claims import tpr_claim
-from fedkr.audit.statistics.membership import guessing_tpr, membership_figures
+from fedkr.audit.statistics.membership import ENDS, guessing_tpr, membership_figures
 from fedkr.audit.verdict import NONE_FOUND
 from simulations.evidence import verdicts
 
@@ -47,3 +47,21 @@ def test_the_command_counts_verdicts_and_says_whether_they_are_as_asked(tmp_path
     assert exposed["verdicts"][NONE_FOUND]["count"] == 0 and sum(v["count"] for v in nothing["verdicts"].values()) == 2
     assert found["checks"]["3 % exposed pass in at most 5 % of audits"] and len(found["checks"]) == 3
     assert "exposed" in capsys.readouterr().out
+
+
+def test_three_sites_together_are_accused_no_more_often_than_the_level_says_though_their_numbers_are_skew():
+    rng = np.random.default_rng(3)
+    sites = [verdicts.plain_figures(*rng.normal(size=(2, 2000, 300))) for _ in range(3)]
+    p_values = []
+    for rows in zip(*sites, strict=True):
+        rates = {f"tpr_at_fpr_0.01{end}": np.mean([row["tpr_at_fpr_0.01"] for row in rows]) for end in ENDS}
+        p_values.append(tpr_claim(rates, rows).p_value)
+    # By a normal distribution 1.8 % of these were rejected at 1 %, and 0.4 % at 0.1 %.
+    for level in (0.05, 0.01, 0.001):
+        assert np.mean(np.array(p_values) <= level) <= level + 3 * np.sqrt(level / 2000)
+
+
+def test_a_site_that_claims_a_million_images_is_counted_in_a_moment():
+    row = {"members": 10**9, "nonmembers": 10**9} | dict.fromkeys([f"tpr_at_fpr_0.01{end}" for end in ENDS], 0.011)
+    small = row | {"members": 300, "nonmembers": 300}
+    assert 0.0 <= tpr_claim(row, [row, small, small]).p_value < 1

@@ -6,16 +6,20 @@ import numpy as np
 import pytest
 import torch
 
+from fedkr.audit.attacks.lira import lira_online
+from fedkr.audit.attacks.observed import Observed
 from fedkr.audit.references.direct import (
     ENGINES,
     balanced_membership,
     choose_engine,
     chunk_size,
     measure_engines,
+    reference_halves,
     reference_task,
     train_references,
 )
 from fedkr.audit.references.engines import ReferenceTask, StackedTraining, train_alone
+from fedkr.audit.statistics.membership import auc
 from fedkr.config import ClassifierConfig, StudentConfig
 from fedkr.data import ImageSet
 from fedkr.errors import UserError
@@ -91,6 +95,20 @@ def test_each_image_is_in_exactly_half_of_the_references_by_chance():
     assert (membership.sum(axis=0) == 4).all()
     assert (abs(membership.sum(axis=1) - 250) < 60).all()
     assert len(np.unique(membership, axis=1).T) == 70  # all of the 8-choose-4 halves appear
+
+
+def test_halves_divide_neither_patients_nor_copies_of_an_image(candidates):
+    rng = np.random.default_rng(0)
+    copied = candidates.subset(np.arange(40) % 30)
+    patients = dataclasses.replace(candidates, groups=np.arange(40) % 12)
+    for images, units in ((copied, 30), (patients, 12)):
+        halves = reference_halves(8, images, rng)
+        assert (halves.sum(axis=0) == 4).all()
+        for unit in range(units):
+            (together,) = np.unique(halves[:, np.arange(40) % units == unit], axis=1).T
+            assert together.sum() == 4
+    alone = reference_halves(8, candidates, np.random.default_rng(0))
+    np.testing.assert_array_equal(alone, balanced_membership(8, 40, np.random.default_rng(0)))
 
 
 @pytest.mark.parametrize("models", [0, 1, 7])
@@ -283,3 +301,23 @@ def test_what_does_not_fit_together_is_refused_in_one_line(train, membership, ex
     with pytest.raises(UserError, match=message) as refused:
         train(membership=membership, extra=extra)
     assert "\n" not in str(refused.value)
+
+
+def test_halves_that_divided_patients_would_hide_what_models_remember_of_them():
+    rng = np.random.default_rng(5)
+    groups = np.repeat(np.arange(200), 4)
+    images = ImageSet(rng.integers(0, 256, (800, 4, 4, 1), dtype=np.uint8), np.zeros(800, np.int64), ("a",), groups)
+    difficulty, member = rng.normal(0, 3, 800), groups < 100
+
+    def answers(inside):
+        """A model knows an image by as many of its patient's images as it trained on."""
+        shares = np.array([np.bincount(groups, row)[groups] / 4 for row in inside])
+        return difficulty + shares + rng.normal(0, 0.7, shares.shape)
+
+    def found(halves):
+        seen = Observed(answers(member[None])[0][:, None], answers(halves)[:, :, None], halves)
+        scores = lira_online(seen, fixed_variance=True)
+        return auc(scores[member], scores[~member])
+
+    whole, divided = reference_halves(16, images, rng), balanced_membership(16, 800, rng)
+    assert found(whole) > found(divided) + 0.05 > 0.6
