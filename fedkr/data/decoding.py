@@ -111,6 +111,7 @@ class _Decoding:
             )
         self.pixels.append(frame.pixels)
         self.counts["grey" if frame.pixels.ndim == 2 else "colour"] += 1
+        self.counts["plain"] += frame.plain and bool(self.config.range or self.config.scale == "image")
         self.brightest.add(frame.top)
 
     def result(self) -> Decoded:
@@ -137,6 +138,8 @@ class _Decoding:
                 f"{self.counts['frames']} file(s) hold several pages or frames, of which the first was taken; "
                 "data.frames=all takes all of them"
             )
+        if self.counts["plain"]:
+            lines.append(f"{self.counts['plain']} image(s) have 8 bits, which data.range and data.scale do not change")
         if self.counts["grey"] and self.counts["colour"]:
             lines.append(
                 f"{self.counts['grey']} grey image(s) were made colour as {self.counts['colour']} others are; "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,6 +28,7 @@ class Leaks:
         patients: how many patients have images in both; None where one of them has no patient ids.
         removed: how many images were taken out of the pool for it; None where it was not asked for.
         test_images: size of the test set.
+        two_classes: how many images of both equal one of another class.
     """
 
     images: int
@@ -36,9 +37,17 @@ class Leaks:
     patients: int | None
     removed: int | None
     test_images: int
+    two_classes: int = 0
 
     def warnings(self) -> list[str]:
-        """Return one line for a reader of any figure on the test set; none where both have nothing in common."""
+        """Return a line for what both have in common, and one for images of two classes; none where there is nothing.
+
+        Readers of any figure on the test set are to see them.
+        """
+        told = f"{self.two_classes} images equal one of another class, so that no model can tell their classes apart"
+        return [*self._common(), *([told] if self.two_classes else [])]
+
+    def _common(self) -> list[str]:
         found = [f"{self.images} equal an image of the pool"] if self.images else []
         if self.near is not None and self.near > self.images:
             found.append(f"{self.near} are within {self.within:g} grey levels (root mean square) of one")
@@ -76,7 +85,19 @@ def find_leaks(pool: ImageSet, test: ImageSet, within: float = 0.0) -> tuple[Lea
         shared = np.intersect1d(pool.groups, test.groups)
         concerned |= np.isin(pool.groups, shared)
         patients = len(shared)
-    return Leaks(sum(digest in both for digest in tested), near, within, patients, None, len(test)), concerned
+    equal = sum(digest in both for digest in tested)
+    return Leaks(
+        equal, near, within, patients, None, len(test), _of_two_classes([(seen, pool), (tested, test)])
+    ), concerned
+
+
+def _of_two_classes(parts: Sequence[tuple[list[bytes], ImageSet]]) -> int:
+    """Return how many images, given by their digests, have another class than one that equals them."""
+    classes: dict[bytes, set[int]] = {}
+    for digests, data in parts:
+        for digest, label in zip(digests, data.labels.tolist(), strict=True):
+            classes.setdefault(digest, set()).add(label)
+    return sum(len(classes[digest]) > 1 for digests, _ in parts for digest in digests)
 
 
 def shared_own_tests(sites: Mapping[str, SiteData]) -> list[str]:

@@ -43,10 +43,12 @@ class Frame:
     Attributes:
         pixels: uint8 ``[H, W]`` (grey) or ``[H, W, 3]``.
         top: the greatest value, of 65535, where 16 bits became 8 by the type's own range; else None.
+        plain: it had 8 bits, which no range concerns.
     """
 
     pixels: NDArray[np.uint8]
     top: int | None = None
+    plain: bool = False
 
 
 @dataclass(frozen=True)

@@ -67,7 +67,8 @@ def read_image_file(file: Path, config: DataConfig) -> Pictures:
             if index:
                 image.seek(index)
             upright, top = _upright(image, file, config)
-            frames.append(Frame(np.asarray(fitted(upright, config), dtype=np.uint8), top))
+            plain = image.mode not in DEEP_MODES
+            frames.append(Frame(np.asarray(fitted(upright, config), dtype=np.uint8), top, plain))
         return Pictures(frames, further=count - taken)
 
 

@@ -51,6 +51,7 @@ def test_patients_on_both_sides_are_counted_and_all_their_images_named():
 def leaky(arrays, save):
     """Load the small file, in whose test set two training images, a val image and a patient of train are."""
     arrays["test_images"][:3] = [*arrays["train_images"][:2], arrays["val_images"][5]]
+    arrays["test_labels"][2] = arrays["val_labels"][5]
     groups = {"train_groups": np.arange(40), "val_groups": 100 + np.arange(10), "test_groups": 200 + np.arange(14)}
     groups["test_groups"][9] = 30
     return lambda **options: load_source(DataConfig(name="npz", path=save(arrays | groups), **options))
@@ -73,6 +74,13 @@ def test_leaks_are_taken_out_of_the_pool_and_counted(leaky):
     )
     again, concerned = find_leaks(source.pool, source.test)
     assert (again.images, again.patients, concerned.any()) == (0, 0, False)
+
+
+def test_images_that_stand_under_two_classes_are_told_wherever_they_are(arrays, save):
+    arrays["train_images"][1] = arrays["train_images"][2] = arrays["train_images"][4]
+    arrays["test_images"][0] = arrays["val_images"][1]
+    warnings = load_source(DataConfig(name="npz", path=save(arrays))).warnings
+    assert "5 images equal one of another class, so that no model can tell their classes apart" in warnings
 
 
 def test_a_pool_that_is_the_test_set_cannot_lose_its_leaks(arrays, save):

@@ -110,6 +110,14 @@ def test_16_bits_of_which_few_are_used_are_refused_with_the_range_to_set(scans):
     assert 249 in np.concatenate([source.pool.images, source.test.images])
 
 
+def test_a_range_that_concerns_only_some_images_is_told(scans):
+    Image.fromarray(np.full((12, 12), 4000, np.uint16)).save(scans / "ill" / "deep.png")
+    told = "20 image(s) have 8 bits, which data.range and data.scale do not change"
+    assert told in load(scans, range=[0, 4095]).warnings and told in load(scans, scale="image").warnings
+    (scans / "ill" / "deep.png").unlink()
+    assert load(scans).warnings == []
+
+
 def stack(path, count=3):
     frames = [Image.fromarray(np.full((12, 12), 10 * level, np.uint8)) for level in range(1, count + 1)]
     frames[0].save(path, save_all=True, append_images=frames[1:])
