@@ -149,7 +149,7 @@ class SiteAudit:
             nobody = np.zeros((1, len(self.candidates)), bool)
             found.append(ReferenceReleases(RELEASED, [lambda: others.arrays()[0]], nobody))
         if count:
-            shadows = self._shadows(count)
+            shadows = self.shadows(count)
             sets = [partial(_release_of, shadows, m) for m in range(count)]
             found.append(ReferenceReleases("pipeline", sets, shadows.membership))
         return found
@@ -275,11 +275,12 @@ class SiteAudit:
         key |= {"checkpoint": choice["checkpoint"], "knobs": choice["knobs"], "max_images": self.site.most_images}
 
         def train() -> ReferenceModels:
-            return self._shadows(count).students(others)
+            return self.shadows(count).students(others)
 
         return self._signals("pipeline", key, train, others is not None)
 
-    def _shadows(self, count: int) -> PipelineShadows:
+    def shadows(self, count: int) -> PipelineShadows:
+        """Return the pipelines on halves of the images, of which each is trained when it is asked for."""
         return PipelineShadows(self.pipeline, self.candidates, self._halves("pipeline", count), self.site.most_images)
 
     def _signals(
