@@ -17,23 +17,23 @@ LEAST_SPREAD = 1e-6
 
 
 def calibrated(seen: Observed, labels: NDArray[np.int64]) -> Floats:
-    """Return float64 ``[N, A]``: each of A signals less what references say of the image, centred within classes.
+    """Return float64 ``[N, A]``: each of A signals less what references say of the image.
 
     References without an image say what its signal is if it was not trained on. Where every image has references of
     both kinds, the middle between their two means is taken off instead: that halves the noise of few references, and
     an image that leaves a mark is judged by half of its own mark. Which images the target trained on is not read.
 
-    Centring on the median of the class (over members and non-members alike) takes away how densely a release covers
-    the class as a whole.
+    Where no reference has any image, as with other sites' releases, these cover each class as densely as it happens
+    to be there. So what is left is centred on the median of the class, over members and non-members alike.
 
     Raises:
         UserError: an image that every reference trained on.
     """
     seen.require(inside=0, outside=1)
-    prior = seen.mean(~seen.membership)
+    without = seen.mean(~seen.membership)
     if seen.membership.any(0).all():
-        prior = (prior + seen.mean(seen.membership)) / 2
-    scores = seen.target - prior
+        return seen.target - (without + seen.mean(seen.membership)) / 2
+    scores = seen.target - without
     for label in np.unique(labels):
         own = labels == label
         scores[own] -= np.median(scores[own], axis=0)
@@ -44,7 +44,7 @@ def fused(seen: Observed, labels: NDArray[np.int64]) -> Floats:
     """Return float64 ``[N]``: the sum of all calibrated signals, each in units of its spread over the references.
 
     Raises:
-        UserError: an image without references of both kinds, two of one of them at least.
+        UserError: an image without references of both kinds.
     """
     seen.require(inside=1, outside=1)
     return (calibrated(seen, labels) / spread(seen)).sum(1)

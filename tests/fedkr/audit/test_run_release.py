@@ -129,7 +129,7 @@ def test_planted_copies_are_found_by_every_calibrated_attack_and_by_the_two_samp
 def test_a_release_of_other_peoples_images_is_not_accused_by_any_attack():
     less = AuditConfig(bootstrap=1, permutations=4)
     accused = {}
-    for seed in range(12):
+    for seed in range(6):
         rows, report = calibrated_audit(200 + seed, copies=0, config=less)
         figures = {key: row["auc"] for key, row in rows.items()}
         # One-sided at 5 %: 400 members against 400 non-members.
@@ -137,8 +137,8 @@ def test_a_release_of_other_peoples_images_is_not_accused_by_any_attack():
         found["two-sample", ""] = report.two_sample[0]["p_value"] <= 0.05
         for key, hit in found.items():
             accused[key] = accused.get(key, 0) + hit
-    # 5 % of 12 is 0.6; 3 is the 98th percentile of their number.
-    assert max(accused.values()) <= 3, accused
+    # 5 % of 6 is 0.3; more than 2 come in 1 of 400 cases.
+    assert max(accused.values()) <= 2, accused
     assert len(accused) == len(RELEASE_ATTACKS) + 2 * 3 + 1 + 1
 
 

@@ -39,7 +39,7 @@ def loop_signals(images, labels, released, soft_labels):
     return np.array(found)
 
 
-@given(st.integers(0, 2**32 - 1), st.integers(1, 9), st.integers(1, 300))
+@given(st.integers(0, 2**32 - 1), st.integers(1, 9), st.integers(1, 12))
 def test_the_signals_equal_a_loop_over_all_pairs(seed, released_count, count):
     rng = np.random.default_rng(seed)
     images, released = a_set(rng, count), a_set(rng, released_count)
