@@ -38,7 +38,9 @@ class Front(TyperGroup):
         except ClickException as mistake:
             print(f"fedkr: error: {_explain(mistake)}", file=sys.stderr)
             status = mistake.exit_code
-        sys.exit(status)
+        from simulations.exits import leave
+
+        leave(status)
 
 
 def _group(name: str, purpose: str) -> typer.Typer:

@@ -13,10 +13,13 @@ import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
+from typing import NoReturn
 
 from fedkr.errors import StudyFailedError, UserError
 
 FAILED, MISTAKEN = 1, 2
+# The name of threads that compute beside the main one.
+BESIDE = "beside"
 
 
 class Interrupted(KeyboardInterrupt):
@@ -90,6 +93,19 @@ def tell_failure(error: BaseException, folder: Path | None = None) -> int:
         return MISTAKEN
     _say(f"error: {type(error).__name__}: {error}; {_keep_traceback(error, folder)}")
     return FAILED
+
+
+def leave(status: int | None) -> NoReturn:
+    """End this process with an exit status, at once where a thread still computes.
+
+    Python's own end would take the thread away from under torch, which aborts the process with another status.
+    """
+    if any(thread.name == BESIDE for thread in threading.enumerate()):
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError, ValueError):  # the terminal may be gone
+                stream.flush()
+        os._exit(status or 0)
+    sys.exit(status)
 
 
 def _say(text: str) -> None:

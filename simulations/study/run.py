@@ -13,6 +13,7 @@ from fedkr.report.results import load_results
 from fedkr.report.write import write_report
 from fedkr.run_files import RunFiles
 from simulations.backends import make_backend
+from simulations.exits import BESIDE
 from simulations.live import run_folders
 from simulations.run_folder import Results, RunFolder
 from simulations.study.oracles import OracleOutcome, merged, run_oracle, with_audit
@@ -75,7 +76,7 @@ def _run_apps(run: RunFolder) -> dict[str, OracleOutcome]:
     """Run the two apps on the study's backend and, beside them where they are other processes, the oracles."""
     oracles, beside = Future[dict[str, OracleOutcome]](), run.study.backend.kind != "inline"
     if beside:
-        threading.Thread(target=_train_oracles, args=(run, oracles), name="oracles", daemon=True).start()
+        threading.Thread(target=_train_oracles, args=(run, oracles), name=BESIDE, daemon=True).start()
     if not finished(run):
         run.run_apps(make_backend(run.study.backend), run.study)
     if not beside:

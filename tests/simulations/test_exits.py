@@ -3,13 +3,14 @@
 import os
 import signal
 import sys
+import threading
 import time
 
 import pytest
 
 from fedkr.config import Study
 from simulations.backends.home import FlowerHome
-from simulations.exits import guarded
+from simulations.exits import BESIDE, guarded, leave
 
 SLEEP = [sys.executable, "-S", "-c", "import time; time.sleep(60)"]
 
@@ -67,3 +68,20 @@ def test_a_file_or_folder_that_cannot_be_used_is_one_line_without_a_traceback(tm
     (tmp_path / "file").touch()
     assert guarded(lambda: (tmp_path / "file" / "site.key").write_text("")) == 2
     assert capsys.readouterr().err == f"fedkr: error: {tmp_path}/file/site.key: Not a directory\n"
+
+
+def test_a_thread_that_still_computes_changes_no_exit_status(monkeypatch):
+    """torch aborts a process whose interpreter ends under it."""
+    with pytest.raises(SystemExit) as plain:
+        leave(129)
+    monkeypatch.setattr(os, "_exit", lambda status: pytest.fail(f"left with {status}"))
+    over = threading.Event()
+    computing = threading.Thread(target=over.wait, name=BESIDE, daemon=True)
+    computing.start()
+    try:
+        with pytest.raises(pytest.fail.Exception, match="left with 129"):
+            leave(129)
+    finally:
+        over.set()
+        computing.join()
+    assert plain.value.code == 129
