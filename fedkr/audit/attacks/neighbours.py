@@ -45,7 +45,7 @@ def log_nearness(distances: Floats) -> Floats:
 
 
 def nearest_few(queries: Floats, rows: Floats, count: int = NEIGHBOURS) -> tuple[NDArray[np.int64], Floats]:
-    """Return the ``count`` rows closest to each query, in no order: indices and Euclidean distances ``[N, count]``.
+    """Return the ``count`` rows closest to each query, in the order of the rows: indices and Euclidean distances ``[N, count]``.
 
     There are as many as ``rows`` has, where that is fewer.
     """
@@ -55,7 +55,9 @@ def nearest_few(queries: Floats, rows: Floats, count: int = NEIGHBOURS) -> tuple
     found, distances = np.empty((len(queries), few), np.int64), np.empty((len(queries), few))
     for start in range(0, len(queries), CHUNK):
         part = slice(start, start + CHUNK)
-        found[part] = np.argpartition(squared_distances(queries[part], rows), few - 1, axis=1)[:, :few]
+        closest = np.argpartition(squared_distances(queries[part], rows), few - 1, axis=1)[:, :few]
+        # Sums over them then end in the same digit wherever they are taken.
+        found[part] = np.sort(closest, axis=1)
         # Taken afresh: squared distances from dot products lose digits near 0.
         distances[part] = np.linalg.norm(queries[part, None] - rows[found[part]], axis=2)
     return found, distances

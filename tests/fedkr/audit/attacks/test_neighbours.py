@@ -56,6 +56,7 @@ def test_the_nearest_few_of_more_than_a_block_are_those_of_a_full_sort():
     everything = np.linalg.norm(queries[:, None] - rows[None], axis=2)
     np.testing.assert_allclose(np.sort(distances), np.sort(everything)[:, :NEIGHBOURS])
     np.testing.assert_allclose(np.take_along_axis(everything, index, 1), distances)
+    assert (np.diff(index) > 0).all()
 
 
 def test_a_copy_is_as_near_as_can_be_and_no_number_is_infinite():
