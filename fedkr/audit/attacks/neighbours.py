@@ -45,9 +45,9 @@ def log_nearness(distances: Floats) -> Floats:
 
 
 def nearest_few(queries: Floats, rows: Floats, count: int = NEIGHBOURS) -> tuple[NDArray[np.int64], Floats]:
-    """Return the ``count`` rows closest to each query, in the order of the rows: indices and Euclidean distances ``[N, count]``.
+    """Return the ``count`` rows closest to each query, in ascending order of their indices.
 
-    There are as many as ``rows`` has, where that is fewer.
+    Indices and Euclidean distances are ``[N, count]``; there are as many as ``rows`` has, where that is fewer.
     """
     if not len(queries) or not len(rows):
         raise UserError("images: an empty set cannot be compared")
