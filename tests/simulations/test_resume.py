@@ -13,8 +13,9 @@ pytestmark = pytest.mark.alone(minutes=3)
 
 # What is killed is at work in these; what follows is as in any other run.
 WITHOUT_THE_REST = "strategy.compare=[fedavg,fedkr] recycle.rounds=1 audit.enabled=false audit.targets=[student]"
-# So many val images that the opponent searches, and is killed in its search.
-SEARCHING = "split.val=0.4 split.holdout=0.05 strategy.lrs=[0.1,0.05]"
+# So many val images that the opponent searches, and is killed in its search; they also tell that so few steps make no
+# generator.
+SEARCHING = "split.val=0.4 split.holdout=0.05 strategy.lrs=[0.1,0.05] recycle.refuse_collapsed=false"
 
 
 @pytest.fixture(scope="module")
