@@ -17,7 +17,7 @@ from torch import Tensor
 
 from fedkr import wire
 from fedkr.audit.document import AuditQuestion, Document, Pair, audit_extras, check_comparison, keyed
-from fedkr.audit.statistics.blind import holm_reject
+from fedkr.audit.statistics.blind import voided
 from fedkr.audit.statistics.membership import guessing_rates
 from fedkr.audit.statistics.pooling import outweighing, pooled_rows, worst_site
 from fedkr.audit.targets import CONTROL, PLANTED_CONTROL, RELEASE, headline_key
@@ -226,7 +226,8 @@ class ServerAudit:
                 blind += document["blind"]
                 paired += document["paired"]
         self._note("comparison", lost)
-        for row, rejected in zip(blind, holm_reject([row["p_value"] for row in blind]), strict=True):
+        found = voided([(row["p_value"], row["classes_p_value"]) for row in blind])
+        for row, rejected in zip(blind, found, strict=True):
             row["rejected"] = rejected
         return {"blind": blind, "paired": paired}
 

@@ -31,6 +31,7 @@ from fedkr.audit.references.shadows import PipelineShadows, scaled_steps
 from fedkr.audit.run import answers_of, audit_model
 from fedkr.audit.run_release import ReferenceReleases, audit_release
 from fedkr.audit.statistics.blind import blind_baseline
+from fedkr.audit.statistics.class_shares import class_shares_p_value
 from fedkr.audit.statistics.paired import paired_difference
 from fedkr.audit.subject import Subject
 from fedkr.audit.targets import CONTROL, OF_ONE_SITE, RELEASE, RELEASED, row_key
@@ -57,7 +58,9 @@ class SiteAudit:
     """One site's side of an audit; every reference model and score is a stage in its workspace."""
 
     def __init__(self, site: Site) -> None:
-        self.site, self.study, self.config = site, site.study, site.study.audit
+        self.site, self.study, audit = site, site.study, site.study.audit
+        permutations = audit.permutations_for(self.study.federation.sites)
+        self.config = dataclasses.replace(audit, permutations=permutations)
         self.pipeline, self.stages = site.pipeline, site.pipeline.stages
         self.challenge = site_challenge(site.data)
         self.candidates = candidates(self.challenge)
@@ -238,7 +241,8 @@ class SiteAudit:
         """Return whether members and non-members differ without any model."""
         seed = derive_seed(self.seed, self.site.name)
         found = blind_baseline(*self.challenge.sides, seed, self.config.permutations)
-        return {"site": self.site.name, **vars(found)}
+        of_classes = class_shares_p_value(*self.challenge.sides, seed, self.config.permutations)
+        return {"site": self.site.name, **vars(found), "classes_p_value": of_classes}
 
     def _scores_path(self, target: str, about: str) -> Path:
         if Path(target).name != target:

@@ -75,7 +75,10 @@ def public_comparison(site: Site, document: Document, challenge: Challenge) -> D
         return document
     grid = audit_grid(site, min(len(side) for side in challenge.sides))
     blind = [
-        row | {"auc": grid.rate(row["auc"]), "p_value": coarse_p_value(row["p_value"])} for row in document["blind"]
+        row
+        | {"auc": grid.rate(row["auc"])}
+        | {name: coarse_p_value(row[name]) for name in ("p_value", "classes_p_value")}
+        for row in document["blind"]
     ]
     ends = ("difference", "low", "high")
     paired = [row | {end: grid.difference(row[end]) for end in ends} for row in document["paired"]]

@@ -64,7 +64,7 @@ BOUNDS: dict[str, list[Any]] = {
     "strategy.lrs": [0.0, 10.0],
     "strategy.local_epochs": [1, 20],
     "audit.bootstrap": [1, 10_000],
-    "audit.permutations": [1, 10_000],
+    "audit.permutations": [0, 10_000],
     "audit.direct_references": [0, 128],
     "audit.pipeline_references": [0, 32],
     "audit.queries": [1, 16],

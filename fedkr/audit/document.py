@@ -237,7 +237,7 @@ def check_comparison(pairs: Sequence[Pair], site: str, document: Document) -> No
     """
     if len(pairs) > MOST_PAIRS:
         raise UserError(f"comparison at {site}: {len(pairs)} pairs of targets, more than {MOST_PAIRS}")
-    blind = object_of("blind row", {"site": one_of(site), "auc": Rate, "p_value": Rate})
+    blind = object_of("blind row", {"site": one_of(site), "auc": Rate, "p_value": Rate, "classes_p_value": Rate})
     names = dict.fromkeys(("site", "target", "other", "attack", "references"), str)
     paired = object_of("paired row", names | dict.fromkeys(("difference", "low", "high"), Difference))
     lists = {"blind": list_of(blind, 1, 1), "paired": list_of(paired, len(pairs), len(pairs))}

@@ -91,7 +91,7 @@ def audit_release(
             target[: challenge.natural, CLOSENESS],
             *challenge.sides,
             derive_seed(seed, site),
-            min(TIMES_PERMUTATIONS * subject.config.permutations, MOST_PERMUTATIONS),
+            min(TIMES_PERMUTATIONS * subject.config.permutations_for(sites=1), MOST_PERMUTATIONS),
         )
         report.two_sample.append({"site": site, "p_value": closeness})
         return report

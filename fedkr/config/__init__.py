@@ -28,6 +28,7 @@ from fedkr.config.schema import (
     ATTACKS,
     AUDIT_TARGETS,
     BACKENDS,
+    BLIND_LEVEL,
     CALIBRATED_ATTACKS,
     CANARY_KINDS,
     FUSED_ATTACK,
@@ -52,4 +53,5 @@ from fedkr.config.schema import (
     StudentConfig,
     Study,
     TeacherConfig,
+    least_permutations,
 )

@@ -20,6 +20,7 @@ from fedkr.config.schema import (
     SplitConfig,
     StrategyConfig,
     Study,
+    least_permutations,
 )
 from fedkr.config.sizes import LONGEST_STUDY, check_sizes
 from fedkr.errors import UserError
@@ -52,6 +53,7 @@ def check_study(study: Study) -> None:
     check_shares(study.split, "split")
     _check_strategy(study.strategy)
     _check_audit(study.audit, study.strategy.compare)
+    _check_permutations(study.audit, study.federation.sites)
     if study.backend.address and study.backend.kind != "ray":
         raise UserError(
             f"backend.address={study.backend.address!r}: only backend=ray takes one (an existing Ray cluster); "
@@ -114,6 +116,15 @@ def _check_audit(audit: AuditConfig, contestants: list[str]) -> None:
         return
     one_of("audit.headline", audit.headline, tuple(audit.attacks))
     _check_references(audit)
+
+
+def _check_permutations(audit: AuditConfig, sites: int) -> None:
+    least = least_permutations(sites)
+    if audit.enabled and audit.permutations_for(sites) < least:
+        raise UserError(
+            f"audit.permutations={audit.permutations}: with federation.sites={sites} no test of the blind baseline "
+            f"could reject; set {least} or more"
+        )
 
 
 def _check_references(audit: AuditConfig) -> None:

@@ -66,6 +66,10 @@ Batch = Annotated[Count, at_most(65_536)]
 FEW = no_longer_than(32)
 Share = Annotated[float, Must(lambda x: 0 < x < 1, "a share of the site's images, between 0 and 1")]
 Confidence = Annotated[float, Must(lambda x: 0 <= x < 1, "a confidence, from 0 (off) to below 1")]
+# Members against non-members without any model, by images and by class shares: their error over all sites together.
+BLIND_LEVEL, BLIND_TESTS, USUAL_PERMUTATIONS = 0.01, 2, 2000
+# Of their own accord, which is enough for 100 sites: how many sites there are, a server says.
+MOST_PERMUTATIONS = 20_000
 FalsePositiveRate = Annotated[float, Must(lambda x: 0 < x < 1, "a false-positive rate, between 0 and 1")]
 References = Annotated[
     int,
@@ -243,6 +247,18 @@ class StrategyConfig(SearchConfig):
         return [name for name in self.compare if bool(self.options.get(name, {}).get("driver")) == driver]
 
 
+def least_permutations(sites: int) -> int:
+    """Return from how many permutations on the tests of so many sites can be rejected at all.
+
+    Holm's procedure holds the least p-value, 1 / (permutations + 1), against the level over all tests. A hospital
+    rounds p-values up to 1, 2 or 5 times a power of ten, so that the least one has to be such a number.
+    """
+    needed, power = BLIND_TESTS * sites / BLIND_LEVEL, 1
+    while 10 * power < needed:
+        power *= 10
+    return next(digit * power for digit in (1, 2, 5, 10) if digit * power >= needed * (1 - 1e-9)) - 1
+
+
 @dataclass
 class AuditConfig:
     """Membership-inference audit at the sites."""
@@ -264,7 +280,11 @@ class AuditConfig:
     coins: bool = False
     guesses: Natural = 0
     delta: Annotated[float, Must(lambda x: 0 <= x <= 1, "a probability, well below one in the number of coins")] = 1e-5
-    permutations: Annotated[Count, at_most(100_000)] = 2000
+    permutations: Annotated[Natural, at_most(100_000)] = 0
+
+    def permutations_for(self, sites: int) -> int:
+        """Return the permutations of each test that takes no model: as told, else enough for up to 100 sites."""
+        return self.permutations or min(max(USUAL_PERMUTATIONS, least_permutations(sites)), MOST_PERMUTATIONS)
 
     @property
     def uses_references(self) -> bool:

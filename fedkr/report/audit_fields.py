@@ -47,11 +47,15 @@ class AuditRow(AttackFigures, total=False):
 
 
 class BlindRow(TypedDict, total=False):
-    """Members against non-members by their images alone; ``rejected`` (Holm over the sites) voids a site's audit."""
+    """Members against non-members without a model; ``rejected`` (Holm over the sites) voids a site's audit.
+
+    ``auc`` and ``p_value`` are by their images within a class, ``classes_p_value`` by their class shares.
+    """
 
     site: Required[str]
     auc: Rate | None
     p_value: float | None
+    classes_p_value: float | None
     rejected: bool
 
 

@@ -176,7 +176,9 @@ def _controls(results: Results) -> dict[str, str]:
     if controls := [words for name, words in CONTROL_WORDS.items() if name in attacked]:
         topics["Positive control"] = f"The same attack must find {listing(controls)}, which never leave their site."
     if blind := extras.get("blind"):
-        topics["Negative control"] = f"A classifier that sees images and no model, at {len(blind)} sites."
+        topics["Negative control"] = (
+            f"A classifier that sees images and no model, and a test of class shares, at {len(blind)} sites."
+        )
     if canaries := extras.get("canaries"):
         sites = {row["site"]: row.get("included", 0) + row.get("excluded", 0) for row in canaries}
         topics["Canaries"] = f"{span(list(sites.values()))} planted images a site, each put in by a fair coin."

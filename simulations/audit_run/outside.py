@@ -120,7 +120,8 @@ def notes(model: OutsideModel, audit: AuditConfig, found: OutsideAudit) -> list[
     if found.void:
         lines.append(
             f"members and non-members differ without any model (blind AUC {found.blind.auc:.3f}, "
-            f"p = {found.blind.p_value:.4f}): no figure here is about membership; take a holdout of the same origin"
+            f"p = {found.blind.p_value:.4f}; class shares p = {found.classes_p_value:.4f}): no figure here is about "
+            "membership; take a holdout of the same origin"
         )
     return lines
 

@@ -100,7 +100,7 @@ class Sites:
     def compare(self, site, config):
         figures = {"difference": 0.1, "low": 0.1, "high": 0.1}
         paired = [Pair(**pair).names(site) | figures for pair in json.loads(config["pairs"])]
-        blind = {"site": site, "auc": 0.9, "p_value": 0.0004 if site == "site-1" else 0.5}
+        blind = {"site": site, "auc": 0.9, "p_value": 0.0004 if site == "site-1" else 0.5, "classes_p_value": 0.5}
         return {"blind": [blind], "paired": paired}
 
     def requests(self, kind, **settings):
@@ -252,7 +252,7 @@ def test_a_site_that_fails_on_one_target_answers_for_the_others(audit, sites):
 
 
 def test_a_comparison_that_cannot_be_read_leaves_the_site_out_of_it(audit, sites, monkeypatch):
-    blind = {"auc": 17.0, "p_value": 0.5}
+    blind = {"auc": 17.0, "p_value": 0.5, "classes_p_value": 0.5}
     monkeypatch.setattr(sites, "compare", lambda site, _: {"blind": [blind | {"site": site}], "paired": []})
     _, extras, _ = audit()
     assert extras["blind"] == [] and len(extras["notes"]) == 3

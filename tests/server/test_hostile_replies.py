@@ -180,8 +180,8 @@ def is_comparison(document, pair):
     (blind,), (row,) = document["blind"], document["paired"]
     return all(
         [
-            group(document, ["blind", "paired"]) and group(blind, ["site", "auc", "p_value"]),
-            blind["site"] == SITE and rate(blind["auc"]) and rate(blind["p_value"]),
+            group(document, ["blind", "paired"]) and group(blind, ["site", "auc", "p_value", "classes_p_value"]),
+            blind["site"] == SITE and rate(blind["auc"]) and rate(blind["p_value"]) and rate(blind["classes_p_value"]),
             group(row, ["site", "target", "other", "attack", "references", "difference", "low", "high"]),
             {name: row[name] for name in pair.names(SITE)} == pair.names(SITE),
             all(number(row[name], -1, 1) for name in ("difference", "low", "high")) and row["low"] <= row["high"],
@@ -230,7 +230,7 @@ def findings():
 
 
 def comparison():
-    blind = {"site": SITE, "auc": 0.5, "p_value": 0.5}
+    blind = {"site": SITE, "auc": 0.5, "p_value": 0.5, "classes_p_value": 0.5}
     return {"blind": [blind], "paired": [PAIR.names(SITE) | {"difference": 0.1, "low": 0.0, "high": 0.2}]}
 
 

@@ -33,7 +33,7 @@ def overrides(small_overrides):
     kept = [option for option in small_overrides if not option.startswith("audit.targets")]
     compare = "strategy.compare=[local,fedavg,fedkr,fedkr-dda,fedkr+ft,centralised]"
     references = ("audit=full", "audit.direct_references=4", "audit.pipeline_references=4")
-    coins = ("audit.canaries=8", "audit.guesses=4", "audit.permutations=200", "recycle.refuse_collapsed=false")
+    coins = ("audit.canaries=8", "audit.guesses=4", "recycle.refuse_collapsed=false")
     # Each of a site's pipeline references draws and searches again.
     quick = (
         "generator.options.steps_sample=2",

@@ -26,7 +26,7 @@ NONE = {"direct_references": 0, "pipeline_references": 0}
 def study(study):
     """The site's small study, audited with reference models."""
     audit = study.audit
-    audit.permutations, audit.attacks, audit.headline = 20, ["rmia", "loss"], "rmia"
+    audit.attacks, audit.headline = ["rmia", "loss"], "rmia"
     audit.direct_references, audit.pipeline_references = 4, 4
     return study
 

@@ -150,7 +150,7 @@ def test_images_that_were_split_otherwise_before_are_counted(ask, release_conten
 
 def test_no_number_of_studies_gets_the_blind_baseline_or_a_card_for_nothing(ask):
     def compared(seed):
-        blind = {"blind": [{"site": "st-mary", "auc": 0.5, "p_value": 0.5}], "paired": []}
+        blind = {"blind": [{"site": "st-mary", "auc": 0.5, "p_value": 0.5, "classes_p_value": 0.5}], "paired": []}
         request = wire.request_content(Study(seed=seed).to_json(), pairs="[]")
         return ask(answering(wire.document_reply(wire.COMPARISON, blind, 60.0)), wire.COMPARE, request, max_models=1)
 
@@ -214,7 +214,7 @@ def test_a_study_that_asks_at_so_many_rates_that_it_reads_single_scores_is_not_a
 
 def test_a_comparison_is_held_to_the_pairs_that_were_asked_for(ask):
     request = wire.request_content(Study().to_json(), pairs="[]")
-    blind = {"site": "st-mary", "auc": 0.5, "p_value": 0.5}
+    blind = {"site": "st-mary", "auc": 0.5, "p_value": 0.5, "classes_p_value": 0.5}
     asked = {"blind": [blind], "paired": []}
     assert not ask(answering(wire.document_reply(wire.COMPARISON, asked, 60.0)), wire.COMPARE, request).has_error()
     for more in ({"paired": [{"difference": 0.1}]}, {"scores": [0.1, 0.9]}, {"blind": [blind, blind]}):

@@ -50,7 +50,7 @@ OPTIONS = {
     | {"bootstrap": (1, 100_000), "direct_references": (0, 1024), "pipeline_references": (0, 1024)}
     | {"queries": (1, 100), "gamma": (1.0, 1e9), "canaries": (0, 100_000)}
     | {"canary_kinds": [["mislabelled", "noise", "near-duplicate"]], "coins": bool, "guesses": NATURAL}
-    | {"delta": (0.0, 1.0), "permutations": (1, 100_000)},
+    | {"delta": (0.0, 1.0), "permutations": (0, 100_000)},
     "backend": {"kind": ["inline", "ray", "deploy"], "cpus_per_site": COUNT, "gpus_per_site": NOT_NEGATIVE}
     | {"cpus": NATURAL, "address": str, "port": (0, 65_535), "restarts": (0, 1000)},
 }
@@ -77,6 +77,12 @@ def plain(value, depth=0):
     if type(value) in (int, float):
         return math.isfinite(value) and abs(value) <= (2**53 if type(value) is int else 1e38)
     return value is None or type(value) is bool or holds(str, value)
+
+
+def can_reject(sites, permutations):
+    """Whether 1 / (permutations + 1), rounded up to 1, 2 or 5 times a power of ten, is 1 % over two tests a site."""
+    least = min(digit * 10**power for digit in (1, 2, 5) for power in range(9) if digit * 10**power >= 200 * sites)
+    return (permutations or max(2000, min(20_000, least - 1))) >= least - 1
 
 
 def is_study(values):
@@ -106,6 +112,8 @@ def is_consistent(values):
             len(set(compare)) == len(compare) <= 32 and {*of("strategy", "options", {})} <= {*compare},
             len(set(attacks)) == len(attacks) <= 32 and len(of("audit", "fprs", audit.fprs)) <= 16,
             not of("audit", "enabled", True) or of("audit", "headline", audit.headline) in attacks,
+            not of("audit", "enabled", True)
+            or can_reject(of("federation", "sites", 3), of("audit", "permutations", 0)),
             of("audit", "direct_references", 0) % 2 == 0 and of("audit", "pipeline_references", 0) not in (2,),
             values.get("device", "auto").split(":")[0] in ("auto", "cpu", "cuda"),
         ]

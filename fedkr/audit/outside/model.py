@@ -23,7 +23,8 @@ from fedkr.audit.findings import AuditReport
 from fedkr.audit.references.direct import reference_halves, reference_task, train_references
 from fedkr.audit.references.shadows import scaled_steps
 from fedkr.audit.run import Predict, audit_model
-from fedkr.audit.statistics.blind import BlindResult, blind_baseline, holm_reject
+from fedkr.audit.statistics.blind import BlindResult, blind_baseline, voided
+from fedkr.audit.statistics.class_shares import class_shares_p_value
 from fedkr.audit.statistics.membership import guessing_rates
 from fedkr.audit.subject import Subject
 from fedkr.audit.targets import CONTROL
@@ -126,19 +127,21 @@ class OutsideAudit:
 
     Attributes:
         reports: of the model and, where reference models were trained, of the control (``teacher``).
-        blind: members against non-members without any model; ``void`` where it tells them apart.
+        blind: members against non-members without any model, by images; ``classes_p_value`` by class shares.
+        void: whether one of the two tells them apart.
     """
 
     reports: list[AuditReport]
     config: AuditConfig
     blind: BlindResult
+    classes_p_value: float
     void: bool
     verdict: SiteVerdict
 
     def as_results(self) -> dict[str, Any]:
         """Return ``audit`` and ``audit_extras`` as in ``results.json``; no figure of a single image is among them."""
         site = self.verdict.site
-        blind = {"site": site, "auc": self.blind.auc, "p_value": self.blind.p_value, "rejected": self.void}
+        blind = {"site": site, **vars(self.blind), "classes_p_value": self.classes_p_value, "rejected": self.void}
         extras: dict[str, list[Any]] = {"blind": [blind], "verdicts": [self.verdict.as_row()]}
         for report in self.reports:
             for name, rows in audit_extras(audit_document(report), self.config).items():
@@ -179,15 +182,18 @@ class OutsideAuditor:
         Raises:
             UserError: a model whose logits are not finite, or too few images.
         """
-        blind = blind_baseline(*self.data.challenge.sides, self.seed, self.config.permutations)
-        void = holm_reject([blind.p_value])[0]
+        sides, count = self.data.challenge.sides, self.config.permutations_for(sites=1)
+        blind, of_classes = blind_baseline(*sides, self.seed, count), class_shares_p_value(*sides, self.seed, count)
+        void = voided([(blind.p_value, of_classes)])[0]
         references = [self._signals()] if self.config.direct_references else []
         reports = [self._attack(predict, target, references)]
         if references:
             reports.append(self._attack(self._control(), CONTROL, references))
         rows = [row for report in reports for row in report.rows]
         verdicts = site_verdicts(rows, Blind([self.data.name] if void else []))
-        return OutsideAudit(reports, self.config, blind, void, next(v for v in verdicts if v.target == target))
+        return OutsideAudit(
+            reports, self.config, blind, of_classes, void, next(v for v in verdicts if v.target == target)
+        )
 
     def _attack(self, predict: Predict, target: str, references: list[ReferenceSignals]) -> AuditReport:
         subject = Subject(target, self.data.name, self.data.challenge, self.config, self.seed)

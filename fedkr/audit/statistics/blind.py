@@ -13,6 +13,7 @@ import scipy
 import torch
 from numpy.typing import NDArray
 
+from fedkr.config import BLIND_LEVEL
 from fedkr.data.images import ImageSet, image_digests
 from fedkr.errors import UserError
 from fedkr.seeds import numpy_rng
@@ -41,8 +42,8 @@ def blind_baseline(members: ImageSet, nonmembers: ImageSet, seed: int, permutati
     groups; folds never divide a group and do not depend on membership, so the test is exact. Copies of an image, of
     which only those on one side are left in a challenge, change places together, with images of as many copies.
 
-    The least p-value is 1 / (permutations + 1). For Holm's correction over S sites at a level L, more than S / L
-    permutations are needed to reject at all. ``seed`` is that of folds, features and permutations.
+    The least p-value is 1 / (permutations + 1): how many Holm's correction takes to reject at all, the settings know
+    (:func:`fedkr.config.least_permutations`). ``seed`` is that of folds, features and permutations.
     """
     if permutations < 1:
         raise UserError(f"permutations={permutations}: must be at least 1")
@@ -62,7 +63,13 @@ def blind_baseline(members: ImageSet, nonmembers: ImageSet, seed: int, permutati
     return BlindResult(float(observed), (1 + exceeded) / (1 + permutations))
 
 
-def holm_reject(p_values: Sequence[float], level: float = 0.01) -> list[bool]:
+def voided(p_values: Sequence[tuple[float, float]]) -> list[bool]:
+    """Return at which sites one of their two p-values, by images and by class shares, is rejected among all (Holm)."""
+    rejected = holm_reject([p_value for both in p_values for p_value in both])
+    return [first or second for first, second in zip(rejected[::2], rejected[1::2], strict=True)]
+
+
+def holm_reject(p_values: Sequence[float], level: float = BLIND_LEVEL) -> list[bool]:
     """Return which hypotheses Holm's step-down procedure rejects at a family-wise error of ``level``."""
     rejected = [False] * len(p_values)
     for rank, index in enumerate(np.argsort(p_values, kind="stable")):

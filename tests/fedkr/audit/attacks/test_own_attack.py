@@ -24,7 +24,7 @@ headline: mypackage.largest
 """
 TINY = """
     backend=inline device=cpu data.limit=150 federation.sites=2 partition.alpha=100 strategy.compare=[local]
-    student.arch=resnet8 student.width=4 student.steps=4 audit.targets=[local] audit.bootstrap=20 audit.permutations=20
+    student.arch=resnet8 student.width=4 student.steps=4 audit.targets=[local] audit.bootstrap=20
 """
 
 
