@@ -174,7 +174,7 @@ def _controls(results: Results) -> dict[str, str]:
     topics = {}
     attacked = {row["target"] for row in results.get("audit", [])}
     if controls := [words for name, words in CONTROL_WORDS.items() if name in attacked]:
-        topics["Positive control"] = f"The same attack must find {listing(controls)}, which never leave their site."
+        topics["Positive control"] = f"The same attack must find {listing(controls)}. None of these leaves its site."
     if blind := extras.get("blind"):
         topics["Negative control"] = (
             f"A classifier that sees images and no model, and a test of class shares, at {len(blind)} sites."

@@ -106,9 +106,11 @@ def findings(results: Results) -> list[Finding]:
 
 
 def verdicts_in_words(line: Finding) -> str:
-    """Return how many sites got which verdict, as in '2 leakage found, 1 cannot tell'."""
+    """Return how many sites got which verdict, as in 'leakage found at 2 sites, cannot tell at 1 site'."""
     return ", ".join(
-        f"{line.sites[verdict]} {verdict}" for verdict in (FOUND, NONE_FOUND, UNCLEAR) if line.sites[verdict]
+        f"{verdict} at {plural(line.sites[verdict], 'site')}"
+        for verdict in (FOUND, NONE_FOUND, UNCLEAR)
+        if line.sites[verdict]
     )
 
 

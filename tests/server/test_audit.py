@@ -362,7 +362,9 @@ def test_summaries_are_made_anew_from_the_sites_rows_and_name_a_site_that_outwei
     others = [{**row, "site": f"{row['site']}-again"} for row in rows if row["site"] != ALL_SITES]
     loud = [{**row, "members": 10**7, "nonmembers": 10**7} if row["site"] == "site-1" else row for row in rows]
     _, found = with_summaries([*loud, *others], extras)
-    assert found["notes"] == ["site-1 would outweigh all other sites together: it counts for as much as they do"]
+    assert found["notes"] == [
+        "in the audit's pooled figures site-1 would outweigh all other sites together: it counts for as much as they do"
+    ]
 
 
 def rows_of(*keys):
