@@ -80,7 +80,7 @@ def with_summaries(rows: Iterable[Row], extras: Extras) -> tuple[list[Row], Extr
     untested = {row["site"] for row in own} - set(blind)
     worst = worst_site(row for row in own if row.get("headline"))
     notes = [
-        f"in the audit's pooled figures {site} would outweigh all other sites together: it counts for as much as they do"
+        f"in the audit's pooled figures {site} would outweigh all other sites together; it counts as they do"
         for site in outweighing(own)
     ]
     return [*own, *pooled_rows(own)], extras | {

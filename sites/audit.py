@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Callable
 from functools import cached_property, partial
 from pathlib import Path
@@ -51,6 +52,7 @@ from sites.findings import public_config
 from sites.secret import keyed
 from sites.workspace import Site
 
+logger = logging.getLogger(__name__)
 REPORT_FILE = "audit.html"
 
 
@@ -138,8 +140,13 @@ class SiteAudit:
 
     def attack_releases(self) -> tuple[AuditReport, ReleaseCopies]:
         """Attack all that the site released, and check it for copies of members."""
-        found = self._reference_releases(), self._auxiliary()
-        report = audit_release(self.releases(), self.population, self._subject(RELEASE), *found)
+        released = self.releases(), self.population, self._subject(RELEASE)
+        try:
+            report = audit_release(*released, self._reference_releases(), self._auxiliary())
+        except UserError as error:
+            # What needs no references goes on without them, as it does for models.
+            logger.warning("a release is attacked without references: %s", error)
+            report = audit_release(*released)
         self._keep_scores(report, self._scores_path(RELEASE, ""))
         return report, self._copies()
 
@@ -160,7 +167,7 @@ class SiteAudit:
     def _auxiliary(self) -> Observed | None:
         """Return what a student of the site's own releases says of the candidates, beside the pipelines' students.
 
-        The site trains it, so that no answer about a release depends on what a server sends.
+        The site trains it, so that what a classifier learns of the release depends on no weights that a server sends.
         """
         signals = [found for found in self.train_references(RELEASE) if found.kind == "pipeline"]
         if not signals:

@@ -14,7 +14,7 @@ from fedkr.audit.coins import usual_guesses
 from fedkr.audit.document import PART_STEP, Document
 from fedkr.audit.findings import Row
 from fedkr.audit.statistics.membership import ENDS, resolvable, tpr_name
-from fedkr.config import AuditConfig
+from fedkr.config import QUANTILE, AuditConfig
 from sites.coarse import Grid, coarse_p_value
 from sites.figures import audit_grid, least_of_class, public_count
 from sites.policy import COUNT_STEP, PolicyError
@@ -33,9 +33,14 @@ def check_enough(site: Site, challenge: Challenge) -> None:
 def public_config(site: Site, config: AuditConfig, challenge: Challenge) -> AuditConfig:
     """Return the settings of an audit; how many coins are guessed follows from a count that may leave.
 
+    Where figures leave coarsely, ``quantile`` is left out: a server that sends a model of its own making could let one
+    image of the population, which the attack fits a regression to, move the figure by more than a step.
+
     One guess is an answer about one image, so that there are as many as a figure needs images. Right ones leave as
     multiples of ``PART_STEP``: so do guesses, or a perfect attack would not show all that they could.
     """
+    if site.policy.coarse:
+        config = dataclasses.replace(config, attacks=[name for name in config.attacks if name != QUANTILE])
     if site.policy.exact_counts or not config.coins:
         return config
     coins = challenge.natural // COUNT_STEP * COUNT_STEP

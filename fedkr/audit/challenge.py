@@ -73,7 +73,9 @@ def candidates(challenge: Challenge) -> ImageSet:
     """Return all that a reference model may train on: members, non-members, then canaries (included or not)."""
     if (planted := challenge.canaries) is None:
         return joined(challenge.sides)
-    return joined([*challenge.sides, ImageSet(planted.images, planted.labels, challenge.members.classes)])
+    return joined(
+        [*challenge.sides, ImageSet(planted.images, planted.labels, challenge.members.classes, planted.groups)]
+    )
 
 
 def inseparable(images: ImageSet) -> NDArray[np.intp]:

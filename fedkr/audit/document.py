@@ -23,7 +23,7 @@ from fedkr.audit.statistics.epsilon import one_run_bound
 from fedkr.audit.statistics.fdp import epsilon_of_mu, mu_lower_bound
 from fedkr.audit.statistics.membership import ENDS, ROC_POINTS, guessing_rates, resolvable, tpr_name
 from fedkr.audit.targets import RELEASE, RELEASED, adversary_of, headline_key, row_key, row_names
-from fedkr.config import AuditConfig
+from fedkr.config import QUANTILE, AuditConfig
 from fedkr.config.reading import brief
 from fedkr.errors import UserError
 from fedkr.strict_json import (
@@ -184,8 +184,8 @@ class AuditQuestion:
         """Check which rows there are, and the figures of each; return them by their key."""
         found = keyed(rows)
         asked = {row_key(*names): names[1] for names in row_names(self.target, self.config.attacks)}
-        # A site may lack reference models, and the rows with them.
-        expected = [key for key, kind in asked.items() if kind == "none" or key in found]
+        # A site may lack reference models, and the rows with them; one whose figures leave coarsely has no quantile.
+        expected = [key for key, kind in asked.items() if key in found or (kind == "none" and key != QUANTILE)]
         if [_key(row) for row in rows] != expected:
             raise UserError(f"rows {[_key(row) for row in rows]}, expected each once, of {list(asked)}")
         _check_same(rows, ("members", "nonmembers", "duplicates"))

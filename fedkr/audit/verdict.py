@@ -240,7 +240,9 @@ def _judged(found: Evidence, rejected: Sequence[Claim], family: int) -> SiteVerd
     """Judge one target at one site, of whose claims Holm's procedure rejected some."""
     verdict = UNCLEAR
     if found.void:
-        reason = "members and non-members differ without any model (blind baseline), which voids the audit"
+        reason = (
+            "members and non-members differ without any model (blind baseline or class shares), which voids the audit"
+        )
     elif rejected:
         verdict, reason = FOUND, _found(found, rejected, family)
     elif not (reason := _against_a_pass(found)):
@@ -257,7 +259,7 @@ def _against_a_pass(found: Evidence) -> str:
 def _found(found: Evidence, rejected: Sequence[Claim], family: int) -> str:
     first = min(rejected, key=lambda claim: claim.p_value)
     reason = f"{first.figure}, p = {first.p_value:.1g}, significant among all {family} claims of the audit (Holm)"
-    if (found.named[0].shown.get("references") or "none") == "none" and found.target != RELEASE:
+    if found.target != RELEASE and (found.named[0].shown.get("references") or "none") == "none":
         reason += "; without reference models, a holdout that happens to be harder looks the same"
     return reason
 

@@ -35,6 +35,7 @@ from fedkr.config.schema import (
     KEEP_RULES,
     LEAST_REFERENCES,
     NO_PART_OF_RESULTS,
+    QUANTILE,
     QUERY_ATTACKS,
     REFERENCE_ATTACKS,
     RELEASE_ATTACKS,

@@ -30,7 +30,8 @@ BACKENDS = ("inline", "ray", "deploy")
 KEEP_RULES = ("accuracy", "loss", "last")
 THRESHOLD_ATTACKS = ("loss", "modified-entropy", "confidence", "logit-margin")
 # Without reference models, too, but by more than the model's answers on the images themselves.
-QUERY_ATTACKS = ("label-only", "quantile")
+QUANTILE = "quantile"
+QUERY_ATTACKS = ("label-only", QUANTILE)
 REFERENCE_ATTACKS = (
     *("lira-online", "lira-online-fixed", "lira-offline", "lira-offline-fixed"),
     *("rmia", "rmia-offline", "bavaria", "bavaria-offline"),
@@ -294,7 +295,7 @@ class AuditConfig:
     @property
     def uses_population(self) -> bool:
         """Whether an attack compares the candidates with images that no model trained on."""
-        return self.uses_references or "quantile" in self.attacks
+        return self.uses_references or QUANTILE in self.attacks
 
 
 @dataclass

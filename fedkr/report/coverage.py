@@ -127,7 +127,7 @@ def _references(results: Results) -> str:
     counts = {kind: options.get(f"{kind}_references") or "" for kind in MADE_BY}
     parts = [f"{counts[kind]} {kind} ones a site: {how}".lstrip() for kind, how in MADE_BY.items() if kind in kinds]
     if not parts:
-        return "Not used: each score comes from the attacked model alone."
+        return "No reference models."
     pooled = [row for row in rows if row.get("kind", row["target"]) not in OF_ONE_SITE and row["site"] != ALL_SITES]
     alone = list(dict.fromkeys(row["site"] for row in pooled if row.get("others") is False))
     known = f" Without the other sites' releases at {listing(alone)}, though the target knew them." if alone else ""
@@ -174,7 +174,7 @@ def _controls(results: Results) -> dict[str, str]:
     topics = {}
     attacked = {row["target"] for row in results.get("audit", [])}
     if controls := [words for name, words in CONTROL_WORDS.items() if name in attacked]:
-        topics["Positive control"] = f"The same attack must find {listing(controls)}. None of these leaves its site."
+        topics["Positive control"] = f"The same attack must find {listing(controls)}. They never leave the site."
     if blind := extras.get("blind"):
         topics["Negative control"] = (
             f"A classifier that sees images and no model, and a test of class shares, at {len(blind)} sites."

@@ -151,4 +151,8 @@ def confidence(results: Results) -> str:
         f"at most (Holm). 'No leakage found' takes attacks with reference models whose AUC is {LARGEST_PASS} at "
         "most at the upper end of its interval, and that find a control that knows the images; else 'cannot tell'."
     )
-    return text + (f" Void, as members and non-members differ by their images alone: {listing(void)}." if void else "")
+    return text + (
+        f" Void, as members and non-members differ without any model (in images or class shares): {listing(void)}."
+        if void
+        else ""
+    )

@@ -78,7 +78,8 @@ RELEASE_ATTACK_MEANING = {
     "calibrated-features": "the same in features that all images share",
     "soft-label-neighbours": "whether the nearest released images are surer of the true class than the nearest of "
     "other releases",
-    "fused": "the first of these together with whether a classifier trained on the release knows the image",
+    "fused": "the calibrated distance in pixels together with whether a classifier trained on the release knows the "
+    "image",
 }
 ADVERSARY_MEANING = {
     "outsider": "sees the final model",

@@ -75,12 +75,13 @@ def of_site(work: SiteAudit) -> Row:
     pool, population = work.candidates, work.population.images
     shadows = work.shadows(work.config.pipeline_references)
     sets = [shadows.release(m).arrays()[0] for m in range(len(shadows.membership))]
+    logits = shadows.students(None).logits(pool.images)
+    # What is trained above is no part of an attack's time.
     began = time.perf_counter()
     own = ReleasedSets.of_releases(work.releases()).arrays()[0]
     rows_of = common_spaces(own.images, population, numpy_rng(work.seed, work.site.name, "components"))
     rows = rows_of(pool.images)
     nearest = [neighbour_signals(rows, pool.labels, rows_of(part.images), part.soft_labels) for part in sets]
-    logits = shadows.students(None).logits(pool.images)
     signals = np.concatenate([np.stack(nearest), logit_scaled_confidence(logits, pool.labels)[..., None]], axis=2)
     others = None
     if work.others is not None:
@@ -97,12 +98,13 @@ def of_site(work: SiteAudit) -> Row:
 def summary(sites: list[Row]) -> Row:
     """Return the mean AUC of each attack over all targets, and its standard error over them."""
     rows = [row for site in sites for row in site["rows"]]
-    names = [name for name in rows[0] if name != "pipeline"]
+    names = list(dict.fromkeys(name for row in rows for name in row if name != "pipeline"))
     found = {name: np.array([row[name] for row in rows if name in row]) for name in names}
-    return {
-        name: {"auc": float(aucs.mean()), "standard_error": float(aucs.std(ddof=1) / np.sqrt(len(aucs)))}
-        for name, aucs in found.items()
-    }
+    return {name: {"auc": float(aucs.mean()), "standard_error": _standard_error(aucs)} for name, aucs in found.items()}
+
+
+def _standard_error(values: NDArray[np.float64]) -> float | None:
+    return float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else None
 
 
 def main(words: list[str]) -> None:

@@ -363,7 +363,7 @@ def test_summaries_are_made_anew_from_the_sites_rows_and_name_a_site_that_outwei
     loud = [{**row, "members": 10**7, "nonmembers": 10**7} if row["site"] == "site-1" else row for row in rows]
     _, found = with_summaries([*loud, *others], extras)
     assert found["notes"] == [
-        "in the audit's pooled figures site-1 would outweigh all other sites together: it counts for as much as they do"
+        "in the audit's pooled figures site-1 would outweigh all other sites together; it counts as they do"
     ]
 
 

@@ -69,6 +69,16 @@ def test_a_rate_that_the_rounded_count_cannot_show_leaves_as_unresolved(audited)
     question.check(site.name, document, exact=False)
 
 
+def test_where_figures_leave_coarsely_no_attack_is_fitted_to_single_images(audited, study):
+    study.audit.attacks = ["loss", "modified-entropy", "quantile"]
+    site, document, question = audited()
+    assert [row["attack"] for row in document["audit"]] == ["loss", "modified-entropy"]
+    question.check(site.name, document, exact=False)
+    site, document, question = audited(rate_step=0.0, exact_counts=True)
+    assert [row["attack"] for row in document["audit"]] == study.audit.attacks
+    question.check(site.name, document)
+
+
 def test_the_test_of_a_release_leaves_as_a_p_value_that_is_rounded_up(audited):
     site, document, _ = audited("release")
     (row,) = document["two_sample"]

@@ -7,7 +7,8 @@ image, with noise of growing strength or shifted and mirrored, still get the tru
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +20,7 @@ Images = NDArray[np.uint8]
 # Standard deviations of the noise in grey levels, of 255: from what hardly shows to what hides most images.
 NOISE = (4, 8, 12, 16, 24, 32, 48, 64, 96, 128)
 DRAWS = 2
+IMAGES_AT_ONCE = 256
 
 
 def label_only_score(
@@ -35,15 +37,24 @@ def label_only_score(
         flip: which mirror images are views (:class:`~fedkr.audit.attacks.queries.Queries`).
         rng: draws the noise, which is the same for every image.
     """
-    noise = [rng.normal(0, level, parts[0][0].shape[1:]) for level in NOISE for _ in range(DRAWS)]
-    shares = []
-    for images, labels in parts:
-        right = [predict(view).argmax(1) == labels for view in _views(images, noise, flip)]
-        shares.append(np.mean(right, axis=0))
-    return np.concatenate(shares)
+    right = [np.zeros(len(images)) for images, _ in parts]
+
+    def ask(views: Callable[[Images], Iterable[Images]]) -> None:
+        for (images, labels), found in zip(parts, right, strict=True):
+            # Block by block: each view takes as much memory again as what it is made of.
+            for start in range(0, len(images), IMAGES_AT_ONCE):
+                part = slice(start, start + IMAGES_AT_ONCE)
+                for view in views(images[part]):
+                    found[part] += predict(view).argmax(1) == labels[part]
+
+    ask(Queries(len(SHIFTS) * len(MIRRORS[flip]), flip).views)
+    for level in NOISE:
+        for _ in range(DRAWS):
+            pattern = rng.normal(0, level, parts[0][0].shape[1:]).astype(np.float32)
+            ask(partial(_noisy, pattern=pattern))
+    views = len(SHIFTS) * len(MIRRORS[flip]) + len(NOISE) * DRAWS
+    return np.concatenate(right) / views
 
 
-def _views(images: Images, noise: Sequence[Floats], flip: str) -> Iterator[Images]:
-    yield from Queries(len(SHIFTS) * len(MIRRORS[flip]), flip).views(images)
-    for pattern in noise:
-        yield np.rint(images + pattern).clip(0, 255).astype(np.uint8)
+def _noisy(images: Images, pattern: NDArray[np.float32]) -> list[Images]:
+    return [np.rint(images + pattern).clip(0, 255).astype(np.uint8)]

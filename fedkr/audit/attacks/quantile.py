@@ -11,15 +11,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fedkr.audit.attacks.observed import Floats
-from fedkr.audit.attacks.on_releases import COMPONENTS, principal_components, small_pixels
+from fedkr.audit.attacks.on_releases import COMPONENTS, MOST_FITTED, principal_components, small_pixels
 from fedkr.data.images import ImageSet
 
 PENALTIES = tuple(float(penalty) for penalty in np.logspace(-1, 5, 13))
 # So many images for each principal component that the regression is told of.
 IMAGES_A_COMPONENT = 5
+# Fewer tell nothing of what to expect; the confidence itself is then the score.
+LEAST_POPULATION = 10
 # Of a squared residual: an image on which the regression happens to be exact tells little of how far others vary.
 LEAST_SQUARE = 1e-6
 
@@ -40,8 +41,11 @@ class Confidences:
 def quantile_score(candidates: Confidences, population: Confidences) -> Floats:
     """Return by how many standard deviations each candidate's confidence exceeds what is expected, float64 ``[N]``.
 
-    No model trained on the ``population``, and none of it is among the candidates.
+    No model trained on the ``population``, and none of it is among the candidates. Of fewer than
+    :data:`LEAST_POPULATION` images nothing is learnt, and the confidence is the score.
     """
+    if len(population.images) < LEAST_POPULATION:
+        return candidates.odds
     # Imported here: every process of a site would load scikit-learn for it.
     from sklearn.linear_model import RidgeCV
 
@@ -57,14 +61,9 @@ def quantile_score(candidates: Confidences, population: Confidences) -> Floats:
 def _described(population: ImageSet, candidates: ImageSet) -> tuple[Floats, Floats]:
     """Return what the regression is told of an image: its place among principal components, and its class."""
     rows = [small_pixels(part.images) for part in (population, candidates)]
-    count = max(1, min(COMPONENTS, len(population) // IMAGES_A_COMPONENT))
-    places = principal_components(rows[0], rows, count)
-    known, asked = (
-        np.concatenate([place, _one_hot(part.labels, len(population.classes))], axis=1)
-        for place, part in zip(places, (population, candidates), strict=True)
-    )
-    return known, asked
-
-
-def _one_hot(labels: NDArray[np.int64], classes: int) -> Floats:
-    return np.eye(classes)[labels]
+    known, asked = (np.eye(len(population.classes))[part.labels] for part in (population, candidates))
+    if (rows[0] == rows[0][0]).all():
+        return known, asked
+    count = min(COMPONENTS, len(population) // IMAGES_A_COMPONENT)
+    places = principal_components(rows[0][:: -(-len(rows[0]) // MOST_FITTED)], rows, count)
+    return np.concatenate([places[0], known], axis=1), np.concatenate([places[1], asked], axis=1)

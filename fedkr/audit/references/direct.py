@@ -67,15 +67,32 @@ def reference_halves(models: int, images: ImageSet, rng: np.random.Generator) ->
     trained on some of them is no model without the others. An odd number of models, or none, is a :class:`UserError`.
     """
     units = inseparable(images)
-    return balanced_membership(models, int(units.max()) + 1, rng)[:, units]
+    count = int(units.max()) + 1
+    if count == len(images):
+        return balanced_membership(models, count, rng)
+    return _complements(models, count, rng)[:, units]
 
 
 def balanced_membership(models: int, units: int, rng: np.random.Generator) -> Bools:
     """Return bool ``[M, units]``, each true in exactly half of the models."""
-    if models < 2 or models % 2:
-        raise UserError(f"reference models: {models}; an even number of at least 2 puts each image into half of them")
+    _check_even(models)
     halves = np.repeat([[True], [False]], models // 2, axis=0)
     return rng.permuted(np.broadcast_to(halves, (models, units)), axis=0)
+
+
+def _check_even(models: int) -> None:
+    if models < 2 or models % 2:
+        raise UserError(f"reference models: {models}; an even number of at least 2 puts each image into half of them")
+
+
+def _complements(models: int, units: int, rng: np.random.Generator) -> Bools:
+    """Return bool ``[M, units]``: every other model has a random half of the units, the one after it the other half.
+
+    So few units as a site has patients would leave a model with none of them now and then, were each drawn by itself.
+    """
+    _check_even(models)
+    first = np.stack([rng.permutation(units) < units // 2 for _ in range(models // 2)])
+    return np.stack([first, ~first], axis=1).reshape(models, units)
 
 
 def train_references(

@@ -47,6 +47,8 @@ def epsilon_of_mu(mu: float, delta: float) -> float:
     """
     if _delta_at(0.0, mu) <= delta:
         return 0.0
+    if delta == 0:
+        return LARGEST_EPSILON
     low, high = 0.0, LARGEST_EPSILON
     while high - low > 1e-9:
         middle = (low + high) / 2

@@ -1,8 +1,10 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from fedkr.audit.challenge import build_challenge, candidates, inseparable, site_challenge, site_population
-from fedkr.data.images import ImageSet
+from fedkr.data.images import CanarySet, ImageSet
 from fedkr.errors import UserError
 
 
@@ -71,3 +73,17 @@ def test_the_population_is_val_and_test_without_copies_of_a_candidate(make_world
 )
 def test_a_patients_images_and_copies_of_an_image_are_inseparable_along_chains_of_both(values, groups, units):
     assert inseparable(image_set(values, groups)).tolist() == units
+
+
+def test_canaries_leave_patients_whole():
+    images = np.arange(12 * 16, dtype=np.uint8).reshape(12, 4, 4, 1)
+    sides = [
+        ImageSet(images[part], np.zeros(4, np.int64), ("a", "b"), groups)
+        for part, groups in (
+            (slice(0, 4), np.array([1, 1, 2, 2])),
+            (slice(4, 8), np.array([3, 3, 4, 4])),
+        )
+    ]
+    planted = CanarySet(images[8:], np.zeros(4, np.int64), np.ones(4, bool), np.zeros(4, np.int64), np.arange(10, 14))
+    pool = candidates(replace(build_challenge(*sides), canaries=planted))
+    assert inseparable(pool).tolist() == [0, 0, 1, 1, 2, 2, 3, 3, 4, 5, 6, 7]

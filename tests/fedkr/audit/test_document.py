@@ -353,7 +353,7 @@ PAIR = Pair("rmia", "direct", "student", "abc", "fedavg", "def")
 
 
 def comparison(**change):
-    blind = {"site": "st-mary", "auc": 0.5, "p_value": 0.4}
+    blind = {"site": "st-mary", "auc": 0.5, "p_value": 0.4, "classes_p_value": 0.7}
     return {
         "blind": [blind],
         "paired": [PAIR.names("st-mary") | {"difference": -0.3, "low": -1.0, "high": 1.0}],
@@ -383,10 +383,11 @@ def test_a_paired_difference_is_one_number_between_minus_one_and_one(value):
         {"paired": [comparison()["paired"][0] | {"low": 0.5, "high": 0.1}]},
         {"paired": [comparison()["paired"][0] | {"scores": IMAGES}]},
         {"blind": []},
-        {"blind": [{"site": "st-mary", "auc": 17.0, "p_value": 0.5}]},
-        {"blind": [{"site": "st-mary", "auc": [0.1, 0.2], "p_value": 0.5}]},
-        {"blind": [{"site": "st-mary", "auc": 0.5}]},
-        {"blind": [{"site": "st-mary", "auc": 0.5, "p_value": 0.5, "score-of-image-17": 0.1}]},
+        {"blind": [{"site": "st-mary", "auc": 17.0, "p_value": 0.5, "classes_p_value": 0.5}]},
+        {"blind": [{"site": "st-mary", "auc": [0.1, 0.2], "p_value": 0.5, "classes_p_value": 0.5}]},
+        {"blind": [{"site": "st-mary", "auc": 0.5, "classes_p_value": 0.5}]},
+        {"blind": [{"site": "st-mary", "auc": 0.5, "p_value": 0.5}]},
+        {"blind": [{"site": "st-mary", "auc": 0.5, "p_value": 0.5, "classes_p_value": 0.5, "score-of-image-17": 0.1}]},
     ],
 )
 def test_a_comparison_that_says_anything_else_is_refused(change):

@@ -46,3 +46,17 @@ def test_scores_of_images_that_nobody_trained_on_are_standard():
     assert abs(scores.mean()) < 0.1
     # The spread differs fivefold between dark and bright images; a score is worth as much for either.
     assert 0.7 < scores[dark].std() / scores[~dark].std() < 1.4
+
+
+@pytest.mark.parametrize("population", [1, 3, 9])
+def test_of_a_handful_of_images_nothing_is_learnt(population):
+    rng = np.random.default_rng(0)
+    asked = images_and_odds(rng, 20)
+    np.testing.assert_array_equal(quantile_score(asked, images_and_odds(rng, population)), asked.odds)
+
+
+def test_images_that_are_all_alike_leave_their_class_to_be_told_by():
+    rng = np.random.default_rng(0)
+    asked, known = images_and_odds(rng, 200), images_and_odds(rng, 50)
+    alike = ImageSet(np.full_like(known.images.images, 7), known.images.labels, CLASSES)
+    assert np.isfinite(quantile_score(asked, Confidences(alike, known.odds))).all()

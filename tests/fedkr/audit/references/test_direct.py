@@ -321,3 +321,17 @@ def test_halves_that_divided_patients_would_hide_what_models_remember_of_them():
 
     whole, divided = reference_halves(16, images, rng), balanced_membership(16, 800, rng)
     assert found(whole) > found(divided) + 0.05 > 0.6
+
+
+@pytest.mark.parametrize("patients", [2, 3, 5, 40])
+def test_however_few_patients_there_are_each_model_has_some_of_them_and_lacks_some(patients):
+    groups = np.repeat(np.arange(patients), 6)
+    rng = np.random.default_rng(0)
+    images = ImageSet(rng.integers(0, 256, (len(groups), 4, 4, 1), dtype=np.uint8), groups % 2, ("a", "b"), groups)
+    for _ in range(20):
+        halves = reference_halves(16, images, rng)
+        assert (halves.sum(0) == 8).all()
+        assert halves.any(1).all() and not halves.all(1).any()
+        assert all(
+            (halves[:, groups == patient][:, 0] == halves[:, groups == patient].T).all() for patient in range(patients)
+        )

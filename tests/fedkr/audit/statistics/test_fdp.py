@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
-from fedkr.audit.statistics.epsilon import correct_guesses, epsilon_lower_bound
+from fedkr.audit.statistics.epsilon import LARGEST_EPSILON, correct_guesses, epsilon_lower_bound
 from fedkr.audit.statistics.fdp import MOST_GUESSES, epsilon_of_mu, mu_lower_bound
 from fedkr.errors import UserError
 
@@ -57,3 +57,7 @@ def test_counts_that_do_not_fit_are_refused_and_too_many_guesses_give_none():
     with pytest.raises(UserError, match="correct=11"):
         mu_lower_bound(20, 10, 11)
     assert mu_lower_bound(MOST_GUESSES + 1, MOST_GUESSES + 1, MOST_GUESSES) is None
+
+
+def test_without_a_delta_a_gaussian_mechanism_has_no_finite_epsilon():
+    assert (epsilon_of_mu(0.01, 0.0), epsilon_of_mu(0.0, 0.0)) == (LARGEST_EPSILON, 0.0)
