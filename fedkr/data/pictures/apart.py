@@ -6,6 +6,7 @@ import contextlib
 import json
 import math
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -14,9 +15,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fedkr import frame_decoder
+
+# What a process that ended may take to be gone.
+SECONDS_TO_END = 5.0
+
 
 class DecoderEndedError(Exception):
-    """The process ended instead of an answer: its decoder crashed, or took more time than such a frame may."""
+    """The process ended instead of an answer: its decoder crashed, or took more time than such a frame may.
+
+    Attributes:
+        passing: it ended before any request, or was killed, as the system does that lacks memory: not the file's fault.
+    """
+
+    def __init__(self, passing: bool) -> None:
+        super().__init__()
+        self.passing = passing
 
 
 class RefusedError(Exception):
@@ -40,7 +54,7 @@ class FrameDecoder(contextlib.AbstractContextManager["FrameDecoder"]):
         """Return a frame's values as pydicom's ``pixel_array`` does.
 
         Raises:
-            DecoderEndedError: time or memory beyond what a frame of this size may take, or a crash.
+            DecoderEndedError: time beyond what a frame of this size may take, a crash, or the system's doing.
             RefusedError: the decoder refused the frame.
         """
         process = self._process or self._start()
@@ -60,17 +74,28 @@ class FrameDecoder(contextlib.AbstractContextManager["FrameDecoder"]):
             self._end()  # what it still has to say would be taken for the next answer
             raise
         if answer is None:
+            killed = _status(process) == -signal.SIGKILL
             self._end()
-            raise DecoderEndedError
+            raise DecoderEndedError(passing=killed)
         raise RefusedError(answer["error"], answer["passing"])
 
     def _start(self) -> subprocess.Popen[bytes]:
-        # A damaged file can have libraries print what it holds.
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "fedkr.frame_decoder"],
+        # By its path, and with nothing of the current folder (-P): a json.py beside the images is not run. A damaged
+        # file can have libraries print what it holds.
+        self._process = process = subprocess.Popen(
+            [sys.executable, "-P", frame_decoder.__file__],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
         )  # fmt: skip
-        return self._process
+        assert process.stdout is not None
+        try:
+            ready = process.stdout.readline() == frame_decoder.READY
+        except BaseException:
+            self._end()
+            raise
+        if not ready:
+            self._end()
+            raise DecoderEndedError(passing=True)
+        return process
 
     def _end(self) -> None:
         if self._process is None:
@@ -82,3 +107,10 @@ class FrameDecoder(contextlib.AbstractContextManager["FrameDecoder"]):
                     pipe.close()
         self._process.wait()
         self._process = None
+
+
+def _status(process: subprocess.Popen[bytes]) -> int | None:
+    """Return how a process ended of its own accord, None if it still runs."""
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        return process.wait(SECONDS_TO_END)
+    return None

@@ -111,8 +111,9 @@ def stored_pixels(file: Path, dataset: Dataset, index: int, decoder: FrameDecode
         if syntax.is_private or not syntax.is_encapsulated:
             return pixel_array(dataset, index=index)
         return decoder.frame(file, index, plugin)
-    except DecoderEndedError:
-        raise UnreadableError(f"{reason}: its decoder ended, or took longer than such a frame may") from None
+    except DecoderEndedError as error:
+        ended = "was ended by the system" if error.passing else "ended, or took longer than such a frame may"
+        raise UnreadableError(f"{reason}: its decoder {ended}", passing=error.passing) from None
     except RefusedError as error:
         raise UnreadableError(reason, passing=error.passing) from None
     except Exception as error:  # a decoder raises whatever the bytes lead it to, and quotes what it read
