@@ -139,6 +139,10 @@ class WeightSharing(Contestant):
         plan = self._plan(first, work)
         scores = try_settings(self.search, self.study.student, plan, partial(self._tried, plan, work))
         best = max(scores, key=lambda c: scores[c], default=first)
+        if plan.capped(best):
+            logger.warning(
+                "├── %s: rounds=%d end its schedule before the steps that it is allotted", self.name, self.search.rounds
+            )
         kept = self._kept(best, plan, work)
         logger.info("├── %s: %s, round %d of %d", self.name, best.name, kept.number, plan.rounds(best))
         self.federation.job.progress.finish(self.name)
@@ -249,6 +253,7 @@ class WeightSharing(Contestant):
             **asdict(kept.candidate),
             "round": kept.number,
             "rounds": plan.rounds(kept.candidate),
+            "capped": plan.capped(kept.candidate),
             "looks": looks,
             "by_val": looks > 1 or self._keeps_by_val(plan),
             "val_images": plan.val,

@@ -33,6 +33,7 @@ class Tuning(TypedDict, total=False):
 
     ``looks`` settings were tried, and ``by_val`` says whether val chose anything: with too few images it does not.
     ``steps`` were taken in all settings (the mean over the sites), ``step`` or ``round`` of ``rounds`` was kept.
+    Where ``capped``, the most rounds that the study lets it have end its schedule, and not the steps.
     ``allotted`` are the steps that there were, ``val_images`` those of all sites together; bytes are of all sites, for
     the chosen setting up to the kept round.
     """
@@ -43,6 +44,7 @@ class Tuning(TypedDict, total=False):
     step: float
     round: int
     rounds: int
+    capped: bool
     looks: float
     by_val: bool | float
     val_images: int | float

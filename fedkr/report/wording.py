@@ -140,7 +140,8 @@ def setting_text(chosen: Mapping[str, Any]) -> str:
 def kept_text(tuning: Mapping[str, Any]) -> str:
     """Return what was kept of a contestant's training as 'round 60 of 72' or 'step 1,200'."""
     if "round" in tuning:
-        return f"round {tuning['round']} of {tuning.get('rounds', tuning['round'])}"
+        capped = ", the most that the study allows, before its steps are taken" if tuning.get("capped") else ""
+        return f"round {tuning['round']} of {tuning.get('rounds', tuning['round'])}{capped}"
     return f"step {tuning['step']:,.0f}" if "step" in tuning else NONE
 
 

@@ -248,8 +248,13 @@ def test_too_few_val_images_choose_neither_setting_nor_round_and_are_not_asked(s
     result = share()
     assert rounds_in(result) == 4 and sites.looks == []
     assert {candidate for candidate, *_ in sites.rounds} == {"lr0.1-e1"}
-    found = {name: result.tuning[name] for name in ("by_val", "looks", "val_images", "round", "rounds")}
-    assert found == {"by_val": False, "looks": 0, "val_images": 60, "round": 4, "rounds": 4}
+    found = {name: result.tuning[name] for name in ("by_val", "looks", "val_images", "round", "rounds", "capped")}
+    assert found == {"by_val": False, "looks": 0, "val_images": 60, "round": 4, "rounds": 4, "capped": True}
+
+
+def test_a_schedule_that_the_steps_end_is_not_capped(share, study):
+    study.strategy.steps = 10
+    assert not share().tuning["capped"]
 
 
 def test_settings_are_chosen_by_the_studys_metric(share, sites, study):
@@ -279,7 +284,7 @@ def test_what_was_chosen_is_told_with_looks_steps_and_the_bytes_of_the_chosen_ro
 
 def test_a_first_setting_that_diverges_leaves_the_others_their_chance(share, sites, study):
     study.strategy.lrs = [9.0, 0.1]
-    sites.diverging = {("lr9-e1", 1)}
+    sites.diverging = {("lr9.0-e1", 1)}
     assert share().tuning["lr"] == 0.1
 
 
@@ -386,8 +391,8 @@ def test_one_strategy_under_two_names_is_two_contestants_each_with_its_own_searc
 
 def test_a_candidate_that_diverges_is_given_up_and_its_sites_are_not(share, sites, study):
     study.strategy.lrs = [0.1, 9.0]
-    sites.scores = {("lr9-e1", r): 0.9 for r in range(5)}
-    sites.diverging = {("lr9-e1", 2)}
+    sites.scores = {("lr9.0-e1", r): 0.9 for r in range(5)}
+    sites.diverging = {("lr9.0-e1", 2)}
     result = share()
     assert {row["lr"] for row in result.search if row["round"] > 1} == {0.1}
     assert set(result.costs) == {"site-0", "site-1", "site-2"}
