@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedkr.config import DataConfig
-from fedkr.data.decoded import Decoded, kept
+from fedkr.data.decoded import Decoded, drop_others, kept
 from fedkr.data.images import ImageSet
 from fedkr.data.listing import Entry, LeftOut, Listing, shown, write_left_out
 from fedkr.data.pictures import dicom
@@ -22,6 +23,7 @@ from fedkr.data.pictures.frame import Frame, Pictures, UnreadableError
 from fedkr.data.pictures.image_file import SUFFIXES, read_image_file
 from fedkr.data.pictures.levels import Brightest
 from fedkr.data.registry import Source, set_apart_test
+from fedkr.disk import from_home
 from fedkr.errors import UserError
 
 MOST_NAMED = 50
@@ -32,13 +34,31 @@ NOT_OF_PIXELS = (
 )
 
 
-def source_of(listing: Listing, config: DataConfig, cache: Path | None) -> Source:
-    """Decode the files of a list and return the dataset; ``cache`` is a folder that keeps what was decoded.
+Lister = Callable[[DataConfig], Listing]
+
+
+def listed(lister: Lister, config: DataConfig, cache: Path | None) -> Listing:
+    """Return what ``lister`` lists. If it refuses what is there, nothing that was decoded of it stays in ``cache``.
+
+    Images may have been taken away until no dataset is left. Of a folder or table that is not there, as of a share that
+    is away, all stays.
+    """
+    try:
+        return lister(config)
+    except UserError:
+        if cache is not None and os.path.exists(from_home(Path(config.path))):  # noqa: PTH110 - never raises OSError
+            drop_others(cache)
+        raise
+
+
+def source_of(lister: Lister, config: DataConfig, cache: Path | None) -> Source:
+    """Decode the files that ``lister`` lists and return the dataset; ``cache`` is a folder that keeps what was decoded.
 
     Raises:
-        UserError: fewer readable files than ``config.least_usable``, images of several sizes without ``config.size``,
-            or values of more than 8 bits that ``config`` maps to almost nothing.
+        UserError: as ``lister`` does; fewer readable files than ``config.least_usable``, images of several sizes
+            without ``config.size``, or values of more than 8 bits that ``config`` maps to almost nothing.
     """
+    listing = listed(lister, config, cache)
     stamp = listing.stamp()
 
     def decode_as_stamped() -> Decoded:

@@ -39,7 +39,7 @@ def load(config: DataConfig, cache: Path | None = None) -> Source:
     Raises:
         UserError: a missing folder, fewer than two classes, too many unreadable images, mixed sizes without a size.
     """
-    return source_of(listing(config), config, cache)
+    return source_of(listing, config, cache)
 
 
 def listing(config: DataConfig) -> Listing:

@@ -43,7 +43,7 @@ def load(config: DataConfig, cache: Path | None = None) -> Source:
         UserError: a table that is missing, no CSV or Parquet, or lacks a column; a file listed twice; an unknown split
             or class; too many rows that give no image.
     """
-    return source_of(listing(config), config, cache)
+    return source_of(listing, config, cache)
 
 
 def listing(config: DataConfig) -> Listing:

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -39,7 +40,8 @@ def load(scans, tmp_path, monkeypatch):
     def load_anew(**options):
         _load_once.cache_clear()
         reads.clear()
-        source = load_source(DataConfig(name="folder", path=str(scans), **options), tmp_path / "decoded")
+        config = DataConfig(**{"name": "folder", "path": str(scans), **options})
+        source = load_source(config, tmp_path / "decoded")
         return source, len(reads)
 
     return load_anew
@@ -88,21 +90,69 @@ def test_of_images_that_were_withdrawn_nothing_is_kept_though_the_rest_cannot_be
     assert files(tmp_path) == []
 
 
-@pytest.mark.parametrize("change", ["none", "withdrawn", "other dataset", "share away"])
-def test_what_is_kept_of_withdrawn_images_goes_without_anything_being_decoded(load, scans, tmp_path, change):
-    load()
-    cache, config = tmp_path / "decoded", DataConfig(name="folder", path=str(scans))
-    if change == "withdrawn":
-        (scans / "ill" / "3.png").unlink()
-    if change == "share away":
-        scans.rename(tmp_path / "away")
-    if change == "other dataset":
-        config = DataConfig(name="npz", path=str(tmp_path / "own.npz"))
+def empty(folder):
+    for path in folder.iterdir():
+        path.unlink()
+
+
+CHANGES = {
+    "none": lambda scans: None,
+    "one withdrawn": lambda scans: (scans / "ill" / "3.png").unlink(),
+    "a class withdrawn": lambda scans: empty(scans / "ill"),
+    "a class withdrawn with its folder": lambda scans: shutil.rmtree(scans / "ill"),
+    "all withdrawn": lambda scans: [empty(scans / name) for name in ("healthy", "ill")],
+    "share away": lambda scans: scans.rename(scans.parent / "away"),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("name", ["folder", "table"])
+def test_what_is_kept_of_withdrawn_images_goes_without_anything_being_decoded(load, scans, tmp_path, name, change):
+    table, cache = scans / "table.csv", tmp_path / "decoded"
+    config = DataConfig(name=name, path=str(table if name == "table" else scans))
+    rows = [f"{label}/{index}.png,{label}" for label in ("healthy", "ill") for index in range(15)]
+    table.write_text("\n".join(["path,label", *rows]))
+    load(name=name, path=config.path)
+    CHANGES[change](scans)
     drop_withdrawn(config, cache)
     assert bool(files(tmp_path)) is (change in ("none", "share away"))
-    assert (cache / "left-out.txt").exists()
     if change == "none":
-        assert load()[1] == 0
+        assert load(name=name, path=config.path)[1] == 0
+
+
+TABLES = {"only its header": b"path,label\n", "one class": b"path,label\nill/1.png,ill\n", "no table": b"\xff\0"}
+
+
+@pytest.mark.parametrize("content", TABLES)
+@pytest.mark.parametrize("by_loading", [False, True])
+def test_nothing_is_kept_of_a_table_that_lists_no_dataset_any_longer(load, scans, tmp_path, content, by_loading):
+    table = scans / "table.csv"
+    rows = [f"{label}/{index}.png,{label}" for label in ("healthy", "ill") for index in range(15)]
+    table.write_text("\n".join(["path,label", *rows]))
+    load(name="table", path=str(table))
+    assert len(files(tmp_path)) == 2
+    table.write_bytes(TABLES[content])
+    if by_loading:
+        with pytest.raises(UserError, match=r"table\.csv: "):
+            load(name="table", path=str(table))
+    else:
+        drop_withdrawn(DataConfig(name="table", path=str(table)), tmp_path / "decoded")
+    assert files(tmp_path) == []
+
+
+@pytest.mark.parametrize("change", ["a class withdrawn", "all withdrawn", "share away"])
+def test_nothing_is_kept_of_a_folder_that_is_refused_when_it_is_loaded(load, scans, tmp_path, change):
+    load()
+    CHANGES[change](scans)
+    with pytest.raises(UserError, match="scans"):
+        load()
+    assert bool(files(tmp_path)) is (change == "share away")
+
+
+def test_nothing_is_kept_when_the_dataset_is_another_one(load, tmp_path):
+    load()
+    drop_withdrawn(DataConfig(name="npz", path=str(tmp_path / "own.npz")), tmp_path / "decoded")
+    assert files(tmp_path) == [] and (tmp_path / "decoded" / "left-out.txt").exists()
 
 
 def test_where_nothing_was_ever_kept_there_is_nothing_to_remove(scans, tmp_path):
