@@ -17,12 +17,14 @@ from flwr.app import ArrayRecord, Message, RecordDict
 
 from fedkr import wire
 from fedkr.audit.targets import CONTROLS, PERSONAL, RELEASE
-from fedkr.config import Study, most_tried, own_search, parse_study
+from fedkr.config import Study, most_tried, parse_study
 from fedkr.data.dataset_files import file_digest
 from fedkr.errors import UserError
 from sites.audit import kept_others
+from sites.contestants import searches
 from sites.ledger import Budget, Entry, Ledger
 from sites.naming import digest, model_name, own_name, personal_name, shared_names
+from sites.policy import Policy
 from sites.records import bind
 from sites.studies import study_digest
 from sites.workspace import DECODED_FOLDER, SiteFile, stages_at, study_at
@@ -157,10 +159,20 @@ def producible(study: Study, weights: bool) -> int:
     """
     models = OWN_MODELS + len({*CONTROLS} & {*study.audit.targets})
     models += study.recycle.exchanges - 1
-    for name in study.strategy.compare:
-        search = own_search(name, study.strategy.options.get(name, {}), study.strategy)
-        models += most_tried(study, search) * search.search_rounds + search.rounds + 2 if weights else 1
+    sharing = [search for _, search in searches(study)] if weights else []
+    models += sum(most_tried(study, search) * search.search_rounds + search.rounds + 2 for search in sharing)
+    models += len(study.strategy.compare) - len(sharing)
     return len(ASKED_ON) * models
+
+
+def beyond_budget(study: Study, policy: Policy) -> Iterator[str]:
+    """Yield, where a study can ask about more models than the policy allows, that it may end before it is over."""
+    asked = producible(study, "weights" in policy.allow)
+    if asked > policy.max_models:
+        yield (
+            f"may ask for figures of {asked} models, each split of one: policy.max_models={policy.max_models} can end "
+            "it before"
+        )
 
 
 def _of_content(content: RecordDict) -> dict[str, Any]:

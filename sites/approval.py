@@ -8,7 +8,7 @@ from pathlib import Path
 from fedkr.config import REFERENCE_ATTACKS, Study, parse_study
 from fedkr.config.reading import brief
 from fedkr.errors import UserError
-from sites.accounting import producible
+from sites.accounting import beyond_budget
 from sites.check import may_leave
 from sites.contestants import words_of
 from sites.private_files import private_files
@@ -76,10 +76,8 @@ def _audit(study: Study) -> Iterator[str]:
 def _warnings(study: Study, site: SiteFile) -> Iterator[str]:
     for line in site.studies.outside(study):
         yield f"warning: {line}"
-    asked = producible(study, "weights" in site.policy.allow)
-    if asked > site.policy.max_models:
-        most = f"policy.max_models={site.policy.max_models}"
-        yield f"warning: may ask for figures of {asked} models, each split of one: {most} can end it before"
+    for line in beyond_budget(study, site.policy):
+        yield f"warning: {line}"
     for option, name in named_modules(study):
         known = name in site.studies.modules
         yield f"imports {name} ({option})" + ("" if known else "; refused until studies.modules names it")

@@ -14,6 +14,7 @@ from fedkr.documents import check_document
 from fedkr.errors import UserError
 from fedkr.generators import build_generator
 from fedkr.learning.models import build_classifier
+from sites.accounting import beyond_budget
 from sites.handlers import site_card
 from sites.join import check_connection
 from sites.workspace import Connection, Site, SiteFile
@@ -41,7 +42,10 @@ def connection_problems(path: Path, file: SiteFile) -> Iterator[str]:
 
 
 def study_problems(site: Site) -> Iterator[str]:
-    """Yield what a study would refuse of the site's data: its card, a single class, images that no model takes."""
+    """Yield what a study would refuse of the site's data: its card, a single class, images that no model takes.
+
+    A policy that lets weights leave but too few figures of models is one, too.
+    """
     with _told() as told:
         check_document("card", site_card(site))
     yield from told
@@ -60,6 +64,8 @@ def study_problems(site: Site) -> Iterator[str]:
     with _told("generator: ") as told:
         build_generator(usual.generator, shape, site.pipeline.job)
     yield from told
+    if "weights" in policy.allow:
+        yield from (f"a study that shares weights {line}; raise it" for line in beyond_budget(usual, policy))
 
 
 @contextlib.contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Iterator
 from typing import Any
 
@@ -22,8 +23,11 @@ from fedkr.learning.job import Job
 from fedkr.learning.models import build_classifier
 from fedkr.learning.prediction import forward_batch, predict_logits, to_model_input
 from fedkr.learning.runtime import Runtime
+from fedkr.learning.training import DivergedError
 from fedkr.seeds import derive_seed, torch_rng
 from fedkr.stages import Artifact, model_tensors
+
+logger = logging.getLogger(__name__)
 
 CERTAIN = 20.0
 
@@ -80,20 +84,29 @@ def train_and_keep(work: ClassifierTraining, judge: ImageSet, stopping: TeacherC
 
     ``judge`` are the images that choose, and too few of them choose nothing: then the last evaluation is kept.
     ``stopping`` says how often to look, the patience, and what is kept: with its weights, ``info`` holds its step and
-    figures, the curve, a temperature of 1, and ``by_val``, whether the judge chose it.
+    figures, the curve, a temperature of 1, and ``by_val``, whether the judge chose it. Training that
+    diverges ends there.
+
+    Raises:
+        DivergedError: it diverged before anything could be kept.
     """
     rule = stopping.keep_by if may_choose(len(judge)) else "last"
     kept, curve, since_best = Artifact(), [], 0
-    for step in advance_in_parts(work, stopping.evaluations, stage):
-        logits = predict_logits(work.model, judge.images, work.job.runtime)
-        utility = measure_utility(logits, judge.labels, len(judge.classes))
-        figures = {name: getattr(utility, name) for name in ("accuracy", "auc", "loss")}
-        curve.append({"step": step, **figures})
-        since_best += 1
-        if not kept.info or rank(curve[-1], rule) >= rank(kept.info, rule):
-            kept, since_best = Artifact(model_tensors(work.model), dict(curve[-1])), 0
-        elif since_best >= stopping.patience:
-            break
+    try:
+        for step in advance_in_parts(work, stopping.evaluations, stage):
+            logits = predict_logits(work.model, judge.images, work.job.runtime)
+            utility = measure_utility(logits, judge.labels, len(judge.classes))
+            figures = {name: getattr(utility, name) for name in ("accuracy", "auc", "loss")}
+            curve.append({"step": step, **figures})
+            since_best += 1
+            if not kept.info or rank(curve[-1], rule) >= rank(kept.info, rule):
+                kept, since_best = Artifact(model_tensors(work.model), dict(curve[-1])), 0
+            elif since_best >= stopping.patience:
+                break
+    except DivergedError as error:
+        if not kept.info:
+            raise
+        logger.warning("%s; evaluation at step %d is kept", error, kept.info["step"])
     kept.info |= {"curve": curve, "temperature": 1.0, "by_val": rule != "last"}
     return kept
 

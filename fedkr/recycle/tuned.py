@@ -6,6 +6,7 @@ is kept follows ``teacher.keep_by``: the rule by which weight sharing is tuned, 
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 from typing import Any
@@ -37,11 +38,11 @@ def train_tuned(study: Study, train: ImageSet, val: ImageSet, job: Job, stage: s
     rates, given = learning_rates(study), own_allotment(study, len(val))
     config = dataclasses.replace(study.student, steps=given.schedule)
     tried = [_begun(dataclasses.replace(config, lr=lr), train, job) for lr in rates[: max(1, given.looks)]]
-    best = 0
+    order = list(range(len(tried)))
     if given.looks:
         scores = [_score(work, given.per_look, val, study.recycle.metric, stage) for work in tried]
-        best = max(range(len(tried)), key=lambda i: scores[i])
-    kept = train_and_keep(tried[best], val, keeping(study), stage)
+        order.sort(key=lambda i: scores[i], reverse=True)
+    best, kept = _first_kept(tried, order, val, keeping(study), stage)
     found = {
         "lr": rates[best],
         "steps": sum(work.training.step for work in tried),
@@ -49,6 +50,20 @@ def train_tuned(study: Study, train: ImageSet, val: ImageSet, job: Job, stage: s
         "by_val": bool(given.looks) or kept.info["by_val"],
     }
     return Artifact(kept.tensors, kept.info | found)
+
+
+def _first_kept(
+    tried: list[ClassifierTraining], order: list[int], val: ImageSet, stopping: TeacherConfig, stage: str
+) -> tuple[int, Artifact]:
+    """Return the first of the trainings in ``order`` that does not diverge before it is evaluated, and what it keeps.
+
+    What those before it took goes beyond what is allotted.
+    """
+    *others, last = order
+    for index in others:
+        with contextlib.suppress(DivergedError):
+            return index, train_and_keep(tried[index], val, stopping, stage)
+    return last, train_and_keep(tried[last], val, stopping, stage)
 
 
 def learning_rates(study: Study) -> list[float]:

@@ -44,6 +44,12 @@ def test_the_studies_that_may_run_and_their_limits_are_shown(hospital):
     assert check_site(changed(path, studies={"approved": ["0" * 64]}))["studies"]["approved"] == ["0" * 64]
 
 
+def test_a_policy_that_lets_weights_leave_but_too_few_figures_of_them_is_a_problem(hospital):
+    (problem,) = check_site(hospital(allow=["metrics", "weights"], max_models=100))["problems"]
+    assert "may ask for figures of 987 models" in problem and "policy.max_models=100" in problem
+    assert check_site(hospital(allow=["metrics", "weights"], max_models=987))["problems"] == []
+
+
 def test_a_split_that_was_another_before_is_a_problem(hospital, tmp_path):
     path = hospital()
     keep_split(read_site_file(path))

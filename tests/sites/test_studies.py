@@ -13,6 +13,7 @@ from fedkr import wire
 from fedkr.config import Study, parse_study
 from fedkr.errors import UserError
 from server.composition import compose_study
+from sites.accounting import producible
 from sites.app import app
 from sites.approval import approve_study
 from sites.studies import BOUNDS, StudyRules, asked_file, keep_asked, study_digest
@@ -204,6 +205,16 @@ def test_a_study_that_asks_about_more_models_than_the_policy_allows_is_told(
     (tmp_path / "study.json").write_text(study.to_json())
     said = approve_study(tmp_path / "study.json", hospital(allow=["metrics", allow], max_models=100))
     assert any("may ask for figures of" in line and "policy.max_models=100" in line for line in said) == warned
+
+
+def test_only_contestants_that_share_weights_are_counted_as_such():
+    sharing = 6 * 20 + 200 + 2
+    study = Study()
+    assert producible(study, weights=True) == 3 * (4 + sharing + 3)
+    assert producible(study, weights=False) == 3 * (4 + 4)
+    study.strategy.compare.append("fedprox")
+    study.strategy.options = {"fedprox": {"rounds": 10}}
+    assert producible(study, weights=True) == 3 * (4 + sharing + (6 * 20 + 10 + 2) + 3)
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"seeed": 1}', None])

@@ -5,7 +5,9 @@ import dataclasses
 import pytest
 import torch
 
+from fedkr.learning.classifier import ClassifierTraining
 from fedkr.learning.job import Job
+from fedkr.learning.training import DivergedError
 from fedkr.recycle.tuned import keeping, train_tuned
 
 
@@ -33,6 +35,40 @@ def test_the_learning_rate_is_the_best_on_val_and_all_steps_are_counted(tune, ti
 def test_a_learning_rate_that_diverges_is_not_chosen(tune):
     found = tune(lrs=[1e30], steps=60)
     assert found.info["lr"] == 0.1
+
+
+@pytest.fixture
+def diverging(monkeypatch):
+    """Return a function that has learning rates diverge on the way to any step after a given one."""
+
+    def diverge(after, *rates):
+        real = ClassifierTraining.advance
+
+        def advance(self, until, stage):
+            if self.config.lr in rates and until > after:
+                raise DivergedError("the loss is nan")
+            real(self, until, stage)
+
+        monkeypatch.setattr(ClassifierTraining, "advance", advance)
+
+    return diverge
+
+
+def test_a_rate_that_diverges_after_its_look_keeps_what_it_was_evaluated_at_before(tune, tiny_study, diverging):
+    tiny_study.student.lr = 1e-9
+    diverging(30, 0.05)
+    found = tune(lrs=[0.05], steps=60)
+    assert found.info["lr"] == 0.05 and 0 < found.info["step"] <= 30
+
+
+def test_a_rate_that_diverges_before_anything_is_kept_leaves_its_place_to_the_next_best(tune, tiny_study, diverging):
+    # Looked at after 10 steps, evaluated for the first time after 50.
+    tiny_study.student.lr, tiny_study.teacher.evaluations = 1e-9, 1
+    diverging(10, 0.05)
+    assert tune(lrs=[0.05], steps=60).info["lr"] == 1e-9
+    diverging(10, 0.05, 1e-9)
+    with pytest.raises(DivergedError):
+        tune(lrs=[0.05], steps=60)
 
 
 def test_no_more_learning_rates_are_tried_than_fedkr_scores_settings(tune, tiny_study):
