@@ -94,8 +94,8 @@ def train_release(site: Site, request: wire.Request) -> RecordDict:
 def train_weights(site: Site, request: wire.Request) -> RecordDict:
     """Answer ``train``: one round of a weight-sharing strategy (McMahan et al. 2017; the proximal term is FedProx's).
 
-    The received model is measured on val before it is trained: that is how the server chooses learning rate, local
-    epochs and round without an exchange of its own.
+    The received model is measured on val before it is trained: the curve of each setting, at no exchange of its own.
+    The server chooses settings and round by ``evaluate`` on val.
     """
     started = time.perf_counter()
     model = received_model(site, request)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fedkr.config import NO_PART_OF_RESULTS, Positive, Study, nearest
+from fedkr.config import LEAST_TO_CHOOSE, NO_PART_OF_RESULTS, Positive, Study, nearest, pipeline_steps
 from fedkr.config.reading import brief
 from fedkr.disk import write_atomic, write_json
 from fedkr.errors import UserError
@@ -28,6 +28,8 @@ APPROVED_FILE = "approved.json"
 ASKED_FOLDER, MOST_ASKED, LARGEST_ASKED = "asked", 32, 1_000_000
 # Generators that are mixed have theirs below it.
 GENERATOR = "generator.options"
+# 0 stands for as many as the study's own options come to.
+STEPS = "strategy.steps"
 DIGEST = re.compile("[0-9a-f]{64}")
 # Contestants run at the server alone; these come with fedkr itself.
 OWN_CONTESTANTS = ("server.strategies.", "simulations.")
@@ -58,7 +60,7 @@ BOUNDS: dict[str, list[Any]] = {
     "recycle.tuning_budget": [0, 10],
     "recycle.temperature": [0.5, 10.0],
     "recycle.refuse_collapsed": [True, True],
-    "strategy.steps": [0, 100_000],
+    STEPS: [0, 100_000],
     "strategy.rounds": [1, 200],
     "strategy.search_rounds": [0, 20],
     "strategy.lrs": [0.0, 10.0],
@@ -125,6 +127,11 @@ class StudyRules:
             for option, value in _set_by(options, name):
                 if not all(_within(item, bound) for item in (value if isinstance(value, list) else [value])):
                     lines.append(f"{option}={brief(value)}: outside this site's bounds, {bound} (studies.bounds)")
+                elif (
+                    name == STEPS and value == 0 and not _within(taken := pipeline_steps(study, LEAST_TO_CHOOSE), bound)
+                ):
+                    as_many = f"as many steps as fedkr's own {taken}"
+                    lines.append(f"{option}=0: {as_many}, outside this site's bounds, {bound} (studies.bounds)")
         return lines
 
 

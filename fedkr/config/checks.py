@@ -51,6 +51,8 @@ def check_study(study: Study) -> None:
         most = study.federation.sites
         raise UserError(f"federation.min_sites={study.federation.min_sites}: more than federation.sites={most}")
     check_shares(study.split, "split")
+    _check_once("recycle.tune_balances", study.recycle.tune_balances)
+    _check_once("recycle.tune_filters", study.recycle.tune_filters)
     _check_strategy(study.strategy)
     _check_audit(study.audit, study.strategy.compare)
     _check_permutations(study.audit, study.federation.sites)
@@ -101,15 +103,19 @@ def check_search(search: SearchConfig, where: str) -> None:
         raise UserError(f"{where}.lrs, {where}.local_epochs and {where}.norms: name at least one value each")
 
 
+def _check_once(where: str, values: list[Any]) -> None:
+    if len(set(values)) < len(values):
+        raise UserError(f"{where}={brief(values)}: name each once")
+
+
 def _check_audit(audit: AuditConfig, contestants: list[str]) -> None:
     for value in audit.attacks:
         if "." not in value:
             one_of("audit.attacks", value, ATTACKS)
     for value in audit.targets:
         one_of("audit.targets", value, (*AUDIT_TARGETS, *contestants))
-    for name in ("attacks", "fprs"):
-        if len(set(getattr(audit, name))) < len(getattr(audit, name)):
-            raise UserError(f"audit.{name}={getattr(audit, name)}: name each once")
+    _check_once("audit.attacks", audit.attacks)
+    _check_once("audit.fprs", audit.fprs)
     if len(audit.fprs) > MOST_FPRS:
         raise UserError(f"audit.fprs: {len(audit.fprs)} false-positive rates; {MOST_FPRS} at most")
     if not audit.enabled:

@@ -199,7 +199,7 @@ class RecycleConfig:
     search_tolerance: NonNegative = 0.0
     tuning_budget: Annotated[Natural, at_most(100)] = 3
     tune_balances: Annotated[list[Balance], FEW] = field(default_factory=list)
-    tune_filters: Annotated[list[Confidence], FEW] = field(default_factory=list)
+    tune_filters: Annotated[list[Confidence], no_longer_than(10)] = field(default_factory=list)
     metric: Annotated[str, OneOf("accuracy", "auc")] = "accuracy"
     rounds: Annotated[Count, at_most(1000)] = 4
     ratio: Annotated[Positive, at_most(1000)] = 1.0

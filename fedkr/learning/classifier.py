@@ -127,5 +127,5 @@ def train_classifier(config: ClassifierConfig, batches: BatchSource, shape: Shap
 
 
 def train_on_real(config: ClassifierConfig, data: ImageSet, job: Job, stage: str) -> nn.Module:
-    """Train a classifier on real images with their hard labels: a site's own model, or the centralised one."""
+    """Train a classifier on real images with their hard labels, untuned: a model to audit or to compare with."""
     return train_classifier(config, real_batches(data, config.batch, *job.seed), Shape.of(data), job, stage)

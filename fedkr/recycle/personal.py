@@ -53,7 +53,7 @@ class Personal:
         study, sets = self.pipeline.study, with_real(self.pipeline.data.train, offered, choice.chosen)
 
         def train() -> Artifact:
-            """Train as the site's own model is trained, from the same weights: only the images differ."""
+            """Train from the own model's first weights at its learning rate, to the end: val chooses no evaluation."""
             own, val = self.pipeline.own_model().info, len(self.pipeline.data.val)
             steps = own_allotment(study, val).schedule
             config, job = dataclasses.replace(self.config, lr=own["lr"], steps=steps), self.pipeline.job.seeded("local")

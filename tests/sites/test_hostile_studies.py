@@ -110,6 +110,8 @@ def is_consistent(values):
             shares < 1,
             of("federation", "min_sites", 0) <= of("federation", "sites", 3),
             len(set(compare)) == len(compare) <= 32 and {*of("strategy", "options", {})} <= {*compare},
+            len(set(of("recycle", "tune_balances", []))) == len(of("recycle", "tune_balances", [])),
+            len(set(of("recycle", "tune_filters", []))) == len(of("recycle", "tune_filters", [])) <= 10,
             len(set(attacks)) == len(attacks) <= 32 and len(of("audit", "fprs", audit.fprs)) <= 16,
             not of("audit", "enabled", True) or of("audit", "headline", audit.headline) in attacks,
             not of("audit", "enabled", True)
@@ -163,6 +165,11 @@ def test_a_study_that_may_run_is_within_the_sites_bounds_and_names_no_module(rng
             rows = [values.get(group, {}), *(strategies.values() if group == "strategy" else [])]
             for value in [row[name] for row in rows if name in row]:
                 assert max(value if isinstance(value, list) else [value], default=0) <= most
+        searched, recycle = study.generator.checkpoints, study.recycle
+        searched += recycle.tuning_budget + len(recycle.tune_balances) + len(recycle.tune_filters)
+        own = study.generator.steps + study.teacher.steps + study.student.steps + searched * recycle.search_steps
+        steps = [row.get("steps", study.strategy.steps) for row in (values.get("strategy", {}), *strategies.values())]
+        assert all(steps) or own <= BOUNDED["strategy.steps"]
         assert not study.audit.coins and study.recycle.refuse_collapsed
         assert not study.audit.canaries or study.audit.canary_kinds in ([], ["noise"])
 

@@ -90,6 +90,20 @@ def test_a_contestants_own_search_keeps_to_the_bounds_of_all(ask, study, own):
     assert ask() == ""
 
 
+@pytest.mark.parametrize("own", [{}, {"fedavg": {"steps": 0}}])
+def test_as_many_steps_as_fedkrs_own_keep_to_the_bound_as_well(ask, study, own):
+    study.strategy.steps, study.strategy.options = 10 if own else 0, own
+    assert ask() == ""
+    study.generator.checkpoints, study.recycle.tuning_budget, study.recycle.search_steps = 20, 10, 5000
+    option = "strategy.options.fedavg.steps" if own else "strategy.steps"
+    taken = 2 + 3 + 30 * 5000 + 3
+    assert ask().startswith(
+        f"{option}=0: as many steps as fedkr's own {taken}, outside this site's bounds, [0, 100000]"
+    )
+    study.strategy.steps, study.strategy.options = 10, {}
+    assert ask() == ""
+
+
 def test_the_site_file_sets_its_own_bounds(ask, site_file, study):
     site_file(bounds={"student.steps": [10, 20], "generator.kind": ["mixture"]})
     assert ask().startswith("student.steps=3: outside")
