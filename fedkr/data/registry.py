@@ -147,7 +147,7 @@ def _load_once(wanted: _Wanted) -> Source:
     _check(source, config)
     source = _without_leaks(_limited(source, config.limit), config)
     leaks = source.leaks.warnings() if source.leaks else []
-    warnings = [*source.warnings, *_class_warnings(source), *_contrast_warnings(source.pool), *leaks]
+    warnings = [*source.warnings, *_class_warnings(source), *_contrast_warnings(source), *leaks]
     return dataclasses.replace(source, warnings=warnings)
 
 
@@ -231,9 +231,14 @@ def _class_warnings(source: Source) -> list[str]:
     return [f"classes that {what}: {few(names[those].tolist())}" for what, those in told.items() if those.any()]
 
 
-def _contrast_warnings(pool: ImageSet) -> list[str]:
+def _contrast_warnings(source: Source) -> list[str]:
     """Return a line for images that show next to nothing, as values from 0 to 1, or to 16, saved as uint8 do."""
-    low, high = (int(end) for end in (pool.images.min(initial=255), pool.images.max(initial=0)))
-    if high - low > LEAST_CONTRAST:
-        return []
-    return [f"all pixels of all images are from {low} to {high} of 255, so they show next to nothing: are they scaled?"]
+    lines = []
+    for images, which in ((source.pool.images, "images"), (source.test.images, "test images")):
+        low, high = int(images.min(initial=255)), int(images.max(initial=0))
+        if high - low <= LEAST_CONTRAST:
+            lines.append(
+                f"all pixels of all {which} are from {low} to {high} of 255, so they show next to nothing: "
+                "are they scaled?"
+            )
+    return lines

@@ -103,7 +103,7 @@ def test_sites_that_cannot_be_made_of_the_images_are_refused_by_name(refused, tm
     [
         ({"train_images": np.zeros((80, 8, 9), np.uint8)}, ("train_images", "8 x 9")),
         ({"train_images": np.zeros((80, 64), np.uint8)}, ("train_images", "[80, 64]")),
-        ({"train_images": np.full((80, 8, 8), 7, np.float32)}, ("train_images", "float32", "data.range=[")),
+        ({"train_images": np.full((80, 8, 8), 7, np.float32)}, ("train_images", "float32", "data.range=[0,7]")),
         ({"train_images": np.full((80, 8, 8), np.nan)}, ("train_images", "NaN")),
         ({"train_labels": np.arange(79) % 2}, ("train_labels", "[79]")),
         ({"train_labels": np.full(80, -1)}, ("train_labels", "-1")),

@@ -24,6 +24,13 @@ class NoRuleError(UnreadableError):
     """Values that neither their type nor an option says the range of."""
 
 
+def range_option(low: float, high: float) -> str:
+    """Return the option that maps values from ``low`` to ``high``; for a single value with 0 as its other end."""
+    if low == high:
+        low, high = min(low, 0), max(high, 0)
+    return f"data.range=[{low:.15g},{high:.15g}]"
+
+
 @dataclass
 class Brightest:
     """The greatest value of pictures of which only the upper 8 of 16 bits are taken."""
@@ -37,9 +44,14 @@ class Brightest:
             self.pictures += pictures
             self.top = max(self.top, top)
 
+    @property
+    def dark(self) -> bool:
+        """Whether there are pictures, and they would be almost black."""
+        return self.pictures > 0 and self.top < LEAST_TOP
+
     def check(self, where: str) -> None:
         """Raise :class:`UserError` for pictures that would be almost black."""
-        if self.pictures and self.top < LEAST_TOP:
+        if self.dark:
             full = (1 << self.top.bit_length()) - 1 or 1
             raise UserError(
                 f"{where}: the brightest pixel of {self.pictures} image(s) of 16 bits is {self.top} of {HIGHEST}, so "
@@ -67,7 +79,7 @@ def levels(values: NDArray[np.generic], config: DataConfig) -> Frame:
         return Frame(values.astype(np.uint8))
     whole = np.issubdtype(values.dtype, np.integer)
     if low < 0 or high > (HIGHEST if whole else 1):
-        raise NoRuleError(f"values from {low:g} to {high:g}; set data.range=[{low:g},{high:g}] or data.scale=image")
+        raise NoRuleError(f"values from {low:g} to {high:g}; set {range_option(low, high)} or data.scale=image")
     return Frame((values.astype(np.uint16) >> 8).astype(np.uint8), int(high)) if whole else Frame(scaled(values, 0, 1))
 
 

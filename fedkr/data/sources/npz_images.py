@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from fedkr.config import DataConfig
 from fedkr.data.pictures.frame import UnreadableError
-from fedkr.data.pictures.levels import Brightest, NoRuleError, levels
+from fedkr.data.pictures.levels import HIGHEST, Brightest, NoRuleError, levels, range_option
 from fedkr.data.sources.npz_file import NpzFile
 from fedkr.errors import UserError, few
 
@@ -51,9 +51,9 @@ def read_squares(file: NpzFile, keys: Sequence[str], config: DataConfig) -> tupl
     first = [key for key in keys if _channels_first(file.header(key)[0])]
     for key in keys:
         _check_array(file, key, key in first)
-    brightest = Brightest()
-    found = {key: _as_levels(file, key, config, brightest, keys) for key in keys}
-    brightest.check(str(file.path))
+    brightest = {key: Brightest() for key in keys}
+    found = {key: _as_levels(file, key, config, brightest[key], keys) for key in keys}
+    _check_brightest(file, brightest)
     squares = {key: np.moveaxis(images, 1, 3) if key in first else images for key, images in found.items()}
     images = {key: np.ascontiguousarray(_with_channels(array)) for key, array in squares.items()}
     _check_one_size(file, images)
@@ -109,14 +109,28 @@ def _as_levels(file: NpzFile, key: str, config: DataConfig, brightest: Brightest
     except NoRuleError:
         # One range for all of the file: a split's own would clip the others.
         low, high = _ends(file, keys)
+        found = f"are from {low:g} to {high:g}" if low < high else f"are all {low:g}, which shows nothing"
         raise UserError(
             f"{file.path}: {key} has dtype {values.dtype} and values that its type does not say the range of; the "
-            f"file's are from {low:g} to {high:g}: set data.range=[{low:g},{high:g}] or data.scale=image"
+            f"file's {found}: set {range_option(low, high)} or data.scale=image"
         ) from None
     except UnreadableError as error:
         raise UserError(f"{file.path}: {key} {error}; repair them") from None
     brightest.add(frame.top, len(values))
     return frame.pixels
+
+
+def _check_brightest(file: NpzFile, brightest: Mapping[str, Brightest]) -> None:
+    """Raise :class:`UserError` if the arrays together would be almost black, or one of them beside brighter ones."""
+    counted = brightest.values()
+    Brightest(sum(one.pictures for one in counted), max(one.top for one in counted)).check(str(file.path))
+    for key, one in brightest.items():
+        if one.dark:
+            raise UserError(
+                f"{file.path}: {key}: the brightest pixel of {one.pictures} image(s) of 16 bits is {one.top} of "
+                f"{HIGHEST}, so they would be almost black, and other splits would not; save all splits in one scale, "
+                f"or set data.range=[0,{HIGHEST}] if that is meant"
+            )
 
 
 def _ends(file: NpzFile, keys: Sequence[str]) -> tuple[float, float]:

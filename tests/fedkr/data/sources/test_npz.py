@@ -1,3 +1,4 @@
+import re
 from pathlib import Path
 
 import numpy as np
@@ -114,7 +115,25 @@ def test_a_range_for_images_of_8_bits_is_told_to_change_nothing(arrays, save):
 def test_images_that_show_next_to_nothing_are_told(low, high, arrays, save):
     dark = changed(arrays, lambda x: (x % (high - low + 1) + low).astype(np.uint8))
     told = f"all pixels of all images are from {low} to {high} of 255, so they show next to nothing: are they scaled?"
-    assert told in load(save(dark)).warnings
+    warnings = load(save(dark)).warnings
+    assert told in warnings and told.replace("all images", "all test images") in warnings
+
+
+def test_test_images_alone_that_show_next_to_nothing_are_told(arrays, save):
+    arrays["test_images"] = arrays["test_images"] // 64
+    told = "all pixels of all test images are from 0 to 3 of 255, so they show next to nothing: are they scaled?"
+    assert load(save(arrays)).warnings == [told]
+
+
+@pytest.mark.parametrize("value", [7.0, -0.25, 70_000.0, 1_234_567.0])
+@pytest.mark.parametrize("more", [0, 0.5])
+def test_the_range_that_is_proposed_is_taken(value, more, arrays, save):
+    path = save(changed(arrays, lambda x: np.where(x > 127, value, value + more)))
+    with pytest.raises(UserError, match=r"set data\.range=") as caught:
+        load(path)
+    proposed = [float(end) for end in re.findall(r"data\.range=\[(.*),(.*)\]", str(caught.value))[0]]
+    images = load(path, range=proposed).pool.images
+    assert set(np.unique(images).tolist()) <= {0, 255} and np.ptp(images) == (255 if more else 0)
 
 
 @pytest.mark.parametrize(
@@ -143,7 +162,15 @@ BAD_FILES = {
         {"train_images": np.full((40, 6, 6), 7, np.float32), "val_images": np.full((10, 6, 6), -9, np.int64)},
         r"train_images has dtype float32 and values .*: set data.range=\[-9,7\] or data.scale=image",
     ),
-    "large numbers": ({"train_images": np.full((40, 6, 6), 70_000)}, r"dtype int64 .*: set data.range=\[70000,70000\]"),
+    "large numbers": ({"train_images": np.full((40, 6, 6), 70_000)}, r"dtype int64 .*: set data.range=\[0,70000\]"),
+    "one value": (
+        {f"{s}_images": np.full((n, 6, 6), -7, np.float32) for s, n in (("train", 40), ("val", 10), ("test", 14))},
+        r"file's are all -7, which shows nothing: set data.range=\[-7,0\] or data.scale=image",
+    ),
+    "a dark split": (
+        {"train_images": np.full((40, 6, 6), 65535, np.uint16), "test_images": np.full((14, 6, 6), 255)},
+        r"test_images: the brightest pixel of 14 image\(s\) of 16 bits is 255 .*save all splits in one scale",
+    ),
     "nan": ({"train_images": NAN}, "train_images holds 1440 NaN values"),
     "infinite": ({"train_images": NAN * 0 + np.inf}, "train_images holds"),
     "complex": ({"train_images": np.zeros((40, 6, 6), complex)}, "train_images has dtype complex128; save it as uint8"),

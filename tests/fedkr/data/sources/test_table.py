@@ -15,10 +15,12 @@ from tests.hostile import damaged, read_bounded, thorough
 
 @pytest.fixture
 def scans(tmp_path):
-    """Twenty pictures of 6 x 6 pixels, the grey level being the number of the file."""
+    """Twenty pictures of 6 x 6 pixels, the grey level being the number of the file, but for a white corner."""
     (tmp_path / "images").mkdir()
     for index in range(20):
-        Image.fromarray(np.full((6, 6), index, np.uint8)).save(tmp_path / "images" / f"{index}.png")
+        pixels = np.full((6, 6), index, np.uint8)
+        pixels[-1, -1] = 255
+        Image.fromarray(pixels).save(tmp_path / "images" / f"{index}.png")
     return tmp_path
 
 
