@@ -50,3 +50,14 @@ def test_a_site_of_one_class_that_searched_nothing_has_a_line_of_dashes_and_no_f
     section = section_of(results)
     assert lines(section)[1] == ["site-0", "-", "none", "-", "-", "-", "-"]
     assert "Every candidate" not in section
+
+
+def test_how_each_was_tuned_is_told_with_what_ended_its_schedule(searched):
+    tuning = {"lr": 0.1, "local_epochs": 5, "norm": "batch", "round": 200, "rounds": 200, "looks": 0, "by_val": False}
+    searched["strategies"][0]["tuning"] = tuning | {"capped": True, "steps": 1000.0, "allotted": 1800}
+    assert check_results(searched) is searched
+    page = render_report(searched, None, figures={})
+    found = next(row for row in lines(page) if "lr 0.1, 5 local epochs, batch norm" in row)
+    # What val did not choose may have had images enough: the study may keep the last round.
+    assert found[3] == "round 200 of 200, the most that the study allows, before its steps are taken"
+    assert found[4:8] == ["0", "no", "1000", "1,800"]
