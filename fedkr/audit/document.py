@@ -110,7 +110,8 @@ def _with_bound(row: Row, delta: float) -> Row:
     gaussian = None if mu is None else epsilon_of_mu(mu, delta)
     bound = vars(one_run_bound(*counts, delta=delta)) | {"mu": mu, "gaussian_epsilon": gaussian}
     # By the site it would be told by its exact count of coins.
-    return names | bound | ({"reason": ""} if bound["largest"] else {"epsilon": None, "reason": POWERLESS})
+    refused = {"epsilon": None, "mu": None, "gaussian_epsilon": None, "reason": POWERLESS}
+    return names | bound | ({"reason": ""} if bound["largest"] else refused)
 
 
 @dataclass(frozen=True)

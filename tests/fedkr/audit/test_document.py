@@ -114,6 +114,7 @@ def test_a_bound_that_a_perfect_attack_would_not_lift_above_zero_is_refused_with
     check(document)
     (row,) = audit_extras(document, CONFIG)["epsilon"]
     assert (row["epsilon"], row["largest"], row["reason"]) == (None, 0.0, POWERLESS)
+    assert (row["mu"], row["gaussian_epsilon"]) == (None, None)
     document["epsilon"][0] |= {"guesses": 5, "correct": 3}
     (row,) = audit_extras(document, CONFIG)["epsilon"]
     assert row["epsilon"] == 0.0 < row["largest"] and row["reason"] == ""
