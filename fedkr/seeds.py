@@ -11,7 +11,7 @@ import torch
 def derive_seed(*parts: object) -> int:
     """Return a 63-bit seed that depends on every part and nothing else (no process, no order of execution)."""
     text = "\x1f".join(str(part) for part in parts)
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+    return int.from_bytes(hashlib.sha256(text.encode(errors="surrogatepass")).digest()[:8], "big") >> 1
 
 
 def numpy_rng(*parts: object) -> np.random.Generator:

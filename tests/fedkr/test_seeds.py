@@ -33,3 +33,7 @@ def test_generators_repeat_and_leave_the_global_state_alone():
     assert torch.equal(torch.random.get_rng_state(), before)
     assert np.array_equal(numpy_rng(1, "a").random(4), numpy_rng(1, "a").random(4))
     assert not np.array_equal(numpy_rng(1, "a").random(4), numpy_rng(1, "b").random(4))
+
+
+def test_a_name_that_is_no_whole_text_has_a_seed_too():
+    assert derive_seed("\ud800") != derive_seed("\ud801")
