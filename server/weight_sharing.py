@@ -27,13 +27,14 @@ from fedkr.config import SEARCH_OPTIONS, Study, TeacherConfig, allot, may_choose
 from fedkr.errors import StudyFailedError, UserError
 from fedkr.learning.models import build_classifier
 from fedkr.learning.training import cosine
+from fedkr.recycle.search import DIVERGED
 from fedkr.recycle.teacher import rank
 from fedkr.recycle.tuned import keeping
 from fedkr.stages import Artifact, read_artifact, write_artifact
 from server.contestant import COSTS, Contestant, Federation, Outcome, Row
 from server.coordinator import card_shape, content_bytes
 from server.targets import Target
-from server.weights_search import DIVERGED, Candidate, Plan, Score, first_setting, settings, try_settings
+from server.weights_search import Candidate, Plan, Score, first_setting, settings, try_settings
 
 logger = logging.getLogger("fedkr.server")
 

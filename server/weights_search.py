@@ -14,7 +14,6 @@ from fedkr.config import Allotment, SearchConfig, StudentConfig
 
 # A figure on val, higher is better, and the negative loss for ties.
 Score = tuple[float, float]
-DIVERGED = (-math.inf, -math.inf)
 
 
 @dataclass(frozen=True)

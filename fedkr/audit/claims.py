@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from fedkr.audit.statistics.membership import fprs_of, guessing_tpr, resolvable, tpr_name
+from fedkr.audit.statistics.normal import upper_tail
 from fedkr.audit.statistics.pooling import pairs_of, within_reason
 
 # Standard errors from a figure to a limit of its 95 % interval.
@@ -56,7 +57,7 @@ def auc_claim(shown: Row, rows: Sequence[Row]) -> Claim:
     weights = [count / sum(pairs) for count in pairs]
     spread = math.hypot(*(w * _spread(row, "auc_low") for w, row in zip(weights, rows, strict=True)))
     least = math.prod(_perfect(row["members"], row["nonmembers"]) for row in rows)
-    return Claim(_words("AUC", shown, "auc"), max(_tail((shown["auc"] - 0.5) / spread), least))
+    return Claim(_words("AUC", shown, "auc"), max(upper_tail((shown["auc"] - 0.5) / spread), least))
 
 
 def upper_limit(shown: Row, level: float) -> float:
@@ -91,7 +92,7 @@ def tpr_claim(shown: Row, rows: Sequence[Row]) -> Claim | None:
     parts = [1.0 if count == said else count / said for count, said in zip(counted, members, strict=True)]
     excess = sum(part * (s.hits - s.mean) for part, s in zip(parts, sites, strict=True))
     spread = math.sqrt(sum(part**2 * s.variance for part, s in zip(parts, sites, strict=True)))
-    p_value = max(_tail((excess - 0.5) / spread), _guessed_together(sites, parts))
+    p_value = max(upper_tail((excess - 0.5) / spread), _guessed_together(sites, parts))
     expected = sum(part * s.mean for part, s in zip(parts, sites, strict=True)) / sum(counted)
     figure = f"{_words(f'TPR at {fpr:.1%} FPR', shown, tpr_name(fpr))}, {expected:.3f} by guessing"
     return Claim(figure, p_value)
@@ -158,11 +159,6 @@ def _at_least(hits: int, counted: tuple[tuple[tuple[int, int, int], int], ...]) 
         for _ in range(times):
             fewer = fftconvolve(fewer, own)[:hits]
     return float(min(1.0, max(0.0, 1.0 - fewer.sum())))
-
-
-def _tail(z: float) -> float:
-    """Return the chance that a standard normal number is above ``z``."""
-    return math.erfc(z / math.sqrt(2)) / 2
 
 
 def _perfect(members: int, nonmembers: int) -> float:

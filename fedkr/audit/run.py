@@ -13,14 +13,14 @@ from fedkr.audit.attacks.label_only import label_only_score
 from fedkr.audit.attacks.lira import logit_scaled_confidence
 from fedkr.audit.attacks.quantile import Confidences, quantile_score
 from fedkr.audit.attacks.queries import Queries
-from fedkr.audit.attacks.thresholds import attack_score
+from fedkr.audit.attacks.thresholds import attack_score, check_answers
 from fedkr.audit.attacks.with_references import Answers, Logits, ReferenceSignals, reference_attack_score
 from fedkr.audit.challenge import Challenge, candidates
 from fedkr.audit.findings import AuditReport, report_from_scores
 from fedkr.audit.subject import Subject
 from fedkr.audit.targets import row_key
-from fedkr.config import QUERY_ATTACKS, REFERENCE_ATTACKS
-from fedkr.data.images import ImageSet
+from fedkr.config import QUANTILE, QUERY_ATTACKS, REFERENCE_ATTACKS
+from fedkr.data.images import CanarySet, ImageSet
 from fedkr.errors import UserError
 from fedkr.seeds import numpy_rng
 
@@ -89,18 +89,13 @@ class _Asked:
 
     def score(self, name: str) -> NDArray[np.float64]:
         """Return the scores ``[N]`` of an attack without reference models."""
-        # Checks the answers, too, so that all attacks refuse a model that diverged in the same words.
-        own = attack_score("loss" if name in QUERY_ATTACKS else name, self.candidates.logits[0], self.candidates.labels)
-        if name == "label-only":
-            return self._label_only()
-        return self._quantile() if name == "quantile" else own
+        if name not in QUERY_ATTACKS:
+            return attack_score(name, self.candidates.logits[0], self.candidates.labels)
+        check_answers(self.candidates.logits[0], self.candidates.labels)
+        return self._quantile() if name == QUANTILE else self._label_only()
 
     def _label_only(self) -> NDArray[np.float64]:
-        challenge, start = self.subject.challenge, 0
-        parts = []
-        for images in _parts(challenge):
-            parts.append((images, self.candidates.labels[start : start + len(images)]))
-            start += len(images)
+        parts = [(part.images, part.labels) for part in _parts(self.subject.challenge)]
         return label_only_score(
             self.predict, parts, self.queries.flip, numpy_rng(self.subject.seed, self.subject.site, "label-only")
         )
@@ -118,12 +113,13 @@ class _Asked:
 
 def answers_of(predict: Predict, challenge: Challenge, queries: Queries) -> Answers:
     """Return a model's answers on views of all candidates."""
-    return Answers(_answers(predict, _parts(challenge), queries), candidates(challenge).labels)
+    return Answers(
+        _answers(predict, [part.images for part in _parts(challenge)], queries), candidates(challenge).labels
+    )
 
 
-def _parts(challenge: Challenge) -> list[NDArray[np.uint8]]:
-    planted = [] if challenge.canaries is None else [challenge.canaries.images]
-    return [*(side.images for side in challenge.sides), *planted]
+def _parts(challenge: Challenge) -> list[ImageSet | CanarySet]:
+    return [*challenge.sides, *([] if challenge.canaries is None else [challenge.canaries])]
 
 
 def _answers(predict: Predict, parts: Sequence[NDArray[np.uint8]], queries: Queries) -> Logits:

@@ -66,6 +66,10 @@ class Score:
         return self.value, self.tie
 
 
+# In the order of scores, that of a training whose loss is not finite.
+DIVERGED = (-math.inf, -math.inf)
+
+
 def halve(trials: Sequence[StudentTrial], steps: int, rungs: int, spare_last: bool = False) -> list[tuple[Score, int]]:
     """Train all trials a little, the better half twice as far, and so on; return each one's last score and step.
 

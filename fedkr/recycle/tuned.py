@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import math
 from typing import Any
 
 from fedkr.config import Allotment, StudentConfig, Study, TeacherConfig, allot
@@ -19,12 +18,11 @@ from fedkr.learning.job import Job
 from fedkr.learning.models import build_classifier
 from fedkr.learning.prediction import predict_logits
 from fedkr.learning.training import DivergedError
-from fedkr.recycle.search import Score
+from fedkr.recycle.search import DIVERGED, Score
 from fedkr.recycle.teacher import train_and_keep
 from fedkr.seeds import derive_seed
 from fedkr.stages import Artifact
 
-DIVERGED = (-math.inf, -math.inf)
 # What of a model's ``info`` says how it was tuned.
 TUNING = ("lr", "step", "steps", "looks", "by_val")
 

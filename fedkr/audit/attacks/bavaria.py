@@ -82,8 +82,7 @@ class _Side:
 
     @staticmethod
     def of(seen: Observed, mask: Bools) -> _Side:
-        mean = seen.mean(mask)
-        return _Side(mask.sum(0)[:, None], mean, ((seen.references - mean) ** 2 * mask[:, :, None]).sum(0))
+        return _Side(mask.sum(0)[:, None], seen.mean(mask), seen.squares(mask))
 
     def predictive(self, prior_mean: Floats) -> _Predictive:
         """Return the posterior predictive distribution (Murphy 2007, "Conjugate Bayesian analysis", section 6)."""

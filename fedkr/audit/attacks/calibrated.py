@@ -53,6 +53,6 @@ def fused(seen: Observed, labels: NDArray[np.int64]) -> Floats:
 def spread(seen: Observed) -> Floats:
     """Return ``[A]``: the standard deviation of references around the mean of their side, pooled over the images."""
     sides = seen.membership, ~seen.membership
-    squares = sum((((seen.references - seen.mean(side)) ** 2) * side[:, :, None]).sum((0, 1)) for side in sides)
+    squares = sum(seen.squares(side).sum(0) for side in sides)
     freedom = sum(np.maximum(side.sum(0) - 1, 0).sum() for side in sides)
     return np.maximum(np.sqrt(squares / max(freedom, 1)), LEAST_SPREAD)

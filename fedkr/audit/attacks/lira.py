@@ -60,7 +60,7 @@ def _log_density(target: Floats, mean: Floats, std: Floats) -> Floats:
 
 def _std(seen: Observed, mask: Bools, fixed_variance: bool) -> Floats:
     """Return unbiased standard deviations ``[N, A]``, or ``[1, A]`` pooled within images (NaN from one an image)."""
-    squares = ((seen.references - seen.mean(mask)) ** 2 * mask[:, :, None]).sum(0)
+    squares = seen.squares(mask)
     freedom = np.maximum(mask.sum(0) - 1, 0)[:, None]
     if fixed_variance:
         squares, freedom = squares.sum(0, keepdims=True), freedom.sum(0, keepdims=True)

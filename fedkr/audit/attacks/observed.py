@@ -57,3 +57,7 @@ class Observed:
     def mean(self, mask: Bools) -> Floats:
         """Return ``[N, A]``: each image's mean over the references that ``mask [M, N]`` picks for it."""
         return (self.references * mask[:, :, None]).sum(0) / mask.sum(0)[:, None]
+
+    def squares(self, mask: Bools) -> Floats:
+        """Return ``[N, A]``: each image's sum of squares around :meth:`mean`, over the same references."""
+        return ((self.references - self.mean(mask)) ** 2 * mask[:, :, None]).sum(0)

@@ -85,11 +85,16 @@ def attack_score(name: str, logits: NDArray[np.floating], labels: NDArray[np.int
         UserError: an unknown attack, logits that are not ``[N, K >= 2]`` and finite, or labels that do not fit them.
     """
     signal = _signal(name)
+    check_answers(logits, labels)
+    return signal(logits, labels)
+
+
+def check_answers(logits: NDArray[np.floating], labels: NDArray[np.int64]) -> None:
+    """Raise :class:`UserError` unless logits are ``[N, K >= 2]``, finite, and of the images with ``labels``."""
     if logits.ndim != 2 or logits.shape[1] < 2 or labels.shape != logits.shape[:1]:
         raise UserError(f"logits: expected [{len(labels)}, 2 or more classes], got shape {list(logits.shape)}")
     if not np.isfinite(logits).all():
         raise UserError("logits: not all finite, so the model diverged and cannot be audited; lower its learning rate")
-    return signal(logits, labels)
 
 
 def _signal(name: str) -> Signal:

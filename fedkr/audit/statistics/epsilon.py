@@ -13,6 +13,7 @@ import numpy as np
 import scipy
 from numpy.typing import NDArray
 
+from fedkr.audit.statistics.bisection import largest
 from fedkr.errors import UserError
 
 LARGEST_EPSILON = 50.0
@@ -87,16 +88,9 @@ def epsilon_lower_bound(
     Counts that do not fit (0 <= correct <= guesses <= coins), or delta or confidence out of range, are a UserError.
     """
     check_counts(coins, guesses, correct, delta, confidence)
-    low, high = 0.0, LARGEST_EPSILON
-    if p_value(coins, guesses, correct, low, delta) > 1 - confidence:
-        return 0.0
-    while high - low > 1e-9:
-        middle = (low + high) / 2
-        if p_value(coins, guesses, correct, middle, delta) <= 1 - confidence:
-            low = middle
-        else:
-            high = middle
-    return low
+    return largest(
+        lambda epsilon: p_value(coins, guesses, correct, epsilon, delta) <= 1 - confidence, LARGEST_EPSILON, 1e-9
+    )
 
 
 def check_counts(coins: int, guesses: int, correct: int, delta: float = 0.0, confidence: float = 0.95) -> None:

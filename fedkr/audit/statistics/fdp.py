@@ -8,10 +8,12 @@ question: the least mu for which a mu-GDP pipeline would show so many right gues
 
 from __future__ import annotations
 
-from math import erfc, exp, sqrt
+from math import exp
 from statistics import NormalDist
 
+from fedkr.audit.statistics.bisection import largest
 from fedkr.audit.statistics.epsilon import LARGEST_EPSILON, check_counts
+from fedkr.audit.statistics.normal import upper_tail
 
 LARGEST_MU = 10.0
 # The recursion takes a step for each; more than so many would take a server seconds.
@@ -28,16 +30,7 @@ def mu_lower_bound(coins: int, guesses: int, correct: int, *, confidence: float 
     check_counts(coins, guesses, correct, confidence=confidence)
     if guesses > MOST_GUESSES:
         return None
-    low, high = 0.0, LARGEST_MU
-    if not _refuted(coins, guesses, correct, low, 1 - confidence):
-        return low
-    while high - low > 1e-6:
-        middle = (low + high) / 2
-        if _refuted(coins, guesses, correct, middle, 1 - confidence):
-            low = middle
-        else:
-            high = middle
-    return low
+    return largest(lambda mu: _refuted(coins, guesses, correct, mu, 1 - confidence), LARGEST_MU, 1e-6)
 
 
 def epsilon_of_mu(mu: float, delta: float) -> float:
@@ -45,25 +38,16 @@ def epsilon_of_mu(mu: float, delta: float) -> float:
 
     At most :data:`~fedkr.audit.statistics.epsilon.LARGEST_EPSILON`, which it is for a ``delta`` of 0 and a mu above 0.
     """
-    if _delta_at(0.0, mu) <= delta:
-        return 0.0
     if delta == 0:
-        return LARGEST_EPSILON
-    low, high = 0.0, LARGEST_EPSILON
-    while high - low > 1e-9:
-        middle = (low + high) / 2
-        if _delta_at(middle, mu) > delta:
-            low = middle
-        else:
-            high = middle
-    return low
+        return LARGEST_EPSILON if mu > 0 else 0.0
+    return largest(lambda epsilon: _delta_at(epsilon, mu) > delta, LARGEST_EPSILON, 1e-9)
 
 
 def _delta_at(epsilon: float, mu: float) -> float:
     if mu == 0:
         return 0.0
     # exp overflows no float64 at the largest epsilon, and the second factor falls faster than it grows.
-    return _below(-epsilon / mu + mu / 2) - exp(epsilon) * _below(-epsilon / mu - mu / 2)
+    return upper_tail(epsilon / mu - mu / 2) - exp(epsilon) * upper_tail(epsilon / mu + mu / 2)
 
 
 def _refuted(coins: int, guesses: int, correct: int, mu: float, level: float) -> bool:
@@ -75,14 +59,9 @@ def _refuted(coins: int, guesses: int, correct: int, mu: float, level: float) ->
     right = level * correct / coins
     wrong = level * (guesses - correct) / coins
     for count in range(correct - 1, -1, -1):
-        least = max(wrong, _below(NormalDist().inv_cdf(right) - mu)) if right < 1 else 1.0
+        least = max(wrong, upper_tail(mu - NormalDist().inv_cdf(right))) if right < 1 else 1.0
         right += count / (guesses - count) * (least - wrong)
         wrong = least
         if right + wrong > guesses / coins:
             return True
     return False
-
-
-def _below(z: float) -> float:
-    """Return the chance that a standard normal number is below ``z``, with its digits however small it is."""
-    return erfc(-z / sqrt(2)) / 2
