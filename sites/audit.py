@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from fedkr.audit.attacks.observed import Bools, Observed
+from fedkr.audit.attacks.quantile import Described, describe_images
 from fedkr.audit.attacks.queries import Queries
 from fedkr.audit.attacks.with_references import (
     ReferenceModels,
@@ -118,7 +119,19 @@ class SiteAudit:
         references = self.train_references(kind or target)
         population = self.population if self.config.uses_population else None
         predict = partial(self._predict, model)
-        return audit_model(predict, self._subject(target, kind), references, population, self.study.data.flip)
+        subject, flip = self._subject(target, kind), self.study.data.flip
+        return audit_model(predict, subject, references, population, flip, self._describe)
+
+    def _describe(self, population: ImageSet, candidates: ImageSet) -> Described:
+        """Return what images show, described once for all targets: each comes with a message of its own."""
+        key = {name: content_digest(part) for name, part in (("known", population), ("asked", candidates))}
+
+        def describe() -> Artifact:
+            found = vars(describe_images(population, candidates))
+            return Artifact({name: torch.from_numpy(rows) for name, rows in found.items()})
+
+        kept = self.stages.run("described", key, describe).tensors
+        return Described(**{name: rows.numpy() for name, rows in kept.items()})
 
     def _predict(self, model: nn.Module, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         logits = predict_logits(model, images, self.site.runtime)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from fedkr.audit.attacks.label_only import label_only_score
 from fedkr.audit.attacks.lira import logit_scaled_confidence
-from fedkr.audit.attacks.quantile import Confidences, quantile_score
+from fedkr.audit.attacks.quantile import Confidences, Describe, describe_images, quantile_score
 from fedkr.audit.attacks.queries import Queries
 from fedkr.audit.attacks.thresholds import attack_score, check_answers
 from fedkr.audit.attacks.with_references import Answers, Logits, ReferenceSignals, reference_attack_score
@@ -33,6 +33,7 @@ def audit_model(
     references: Sequence[ReferenceSignals] = (),
     population: ImageSet | None = None,
     flip: str = "none",
+    describe: Describe = describe_images,
 ) -> AuditReport:
     """Attack a model with every attack of ``config.attacks``.
 
@@ -41,13 +42,15 @@ def audit_model(
 
     ``predict`` maps uint8 images ``[N, H, W, C]`` to logits float ``[N, K]``, in evaluation mode. The images of the
     ``population``, which no model trained on, are needed with references and for ``quantile``; ``flip`` allows mirror
-    images among the views, as the references saw them.
+    images among the views, as the references saw them. ``describe`` tells ``quantile`` what images show; one that
+    remembers serves several models.
 
     Raises:
         UserError: an unknown attack, a model whose logits are not finite, or references that do not fit.
     """
     try:
-        asked = _Asked(predict, subject, population, Queries(subject.config.queries if references else 1, flip))
+        queries = Queries(subject.config.queries if references else 1, flip)
+        asked = _Asked(predict, subject, population, queries, describe)
         scores = {
             row_key(name, "none"): asked.score(name) for name in subject.config.attacks if name not in REFERENCE_ATTACKS
         }
@@ -72,6 +75,7 @@ class _Asked:
     subject: Subject
     images_of_population: ImageSet | None
     queries: Queries
+    describe: Describe
 
     @cached_property
     def candidates(self) -> Answers:
@@ -108,7 +112,7 @@ class _Asked:
                 (candidates(self.subject.challenge), self.candidates),
             )
         )
-        return quantile_score(asked, known)
+        return quantile_score(asked, known, self.describe)
 
 
 def answers_of(predict: Predict, challenge: Challenge, queries: Queries) -> Answers:

@@ -7,12 +7,15 @@ import pytest
 import torch
 
 from fedkr import wire
+from fedkr.audit.attacks.quantile import describe_images
 from fedkr.audit.copies import check_copies
 from fedkr.audit.document import Pair, keyed
+from fedkr.audit.run import audit_model
 from fedkr.config import CALIBRATED_ATTACKS
 from fedkr.data.images import Shape
 from fedkr.errors import UserError
 from fedkr.learning.models import build_classifier
+from fedkr.learning.prediction import predict_logits
 from fedkr.release import ReleasedSets
 from fedkr.stages import read_artifact
 from sites.audit import REPORT_FILE, SiteAudit
@@ -156,6 +159,29 @@ def test_no_name_of_a_target_leads_out_of_the_workspace(site, study, target, tmp
 def test_a_target_of_an_unknown_kind_is_refused_by_name(site, study):
     with pytest.raises(UserError, match="target='fedavg' is of an unknown kind 'model'"):
         metrics_of(site, wire.AUDIT, request(study, a_model(study).state_dict(), target="fedavg", kind="model"))
+
+
+def test_images_are_described_once_for_all_targets_of_an_audit(hospital, study, monkeypatch):
+    study.audit = dataclasses.replace(study.audit, attacks=["loss", "quantile"], headline="loss", **NONE)
+    site = open_site({"site-file": str(hospital(exact_counts=True))}, study)
+    described = []
+    real = describe_images
+    monkeypatch.setattr("sites.audit.describe_images", lambda *images: described.append(images) or real(*images))
+
+    def rows(seed):
+        # A message a target, and a process of its own in a deployment.
+        asked = request(study, a_model(study, seed).state_dict(), target="student")
+        return document_of(site, wire.AUDIT, asked)["audit"]
+
+    first, second = rows("one"), rows("two")
+    assert len(described) == 1 and keyed(first)["quantile"] != keyed(second)["quantile"]
+    work = SiteAudit(site)
+    fresh = audit_model(
+        lambda images: predict_logits(a_model(study, "two").eval(), images, site.runtime),
+        work._subject("student"),
+        population=work.population,
+    )
+    assert fresh.rows == second
 
 
 @pytest.fixture

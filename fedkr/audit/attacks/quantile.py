@@ -8,6 +8,7 @@ thousands.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -38,32 +39,50 @@ class Confidences:
     odds: Floats
 
 
-def quantile_score(candidates: Confidences, population: Confidences) -> Floats:
+@dataclass(frozen=True)
+class Described:
+    """What the regression is told of images, the same for every model: places among principal components, and classes.
+
+    Attributes:
+        population: float64 ``[Z, d]``.
+        candidates: float64 ``[N, d]``.
+    """
+
+    population: Floats
+    candidates: Floats
+
+
+Describe = Callable[[ImageSet, ImageSet], Described]
+
+
+def describe_images(population: ImageSet, candidates: ImageSet) -> Described:
+    """Describe Z images of the population and N candidates; the components are those of the population."""
+    known, asked = (np.eye(len(population.classes))[part.labels] for part in (population, candidates))
+    rows = [small_pixels(part.images) for part in (population, candidates)]
+    if (rows[0] == rows[0][0]).all():
+        return Described(known, asked)
+    count = min(COMPONENTS, len(population) // IMAGES_A_COMPONENT)
+    places = principal_components(rows[0][:: -(-len(rows[0]) // MOST_FITTED)], rows, count)
+    return Described(np.concatenate([places[0], known], axis=1), np.concatenate([places[1], asked], axis=1))
+
+
+def quantile_score(candidates: Confidences, population: Confidences, describe: Describe = describe_images) -> Floats:
     """Return by how many standard deviations each candidate's confidence exceeds what is expected, float64 ``[N]``.
 
     No model trained on the ``population``, and none of it is among the candidates. Of fewer than
-    :data:`LEAST_POPULATION` images nothing is learnt, and the confidence is the score.
+    :data:`LEAST_POPULATION` images nothing is learnt, and the confidence is the score. Describing images takes longer
+    than the rest: who attacks several models hands a ``describe`` that remembers what :func:`describe_images` said.
     """
     if len(population.images) < LEAST_POPULATION:
         return candidates.odds
     # Imported here: every process of a site would load scikit-learn for it.
     from sklearn.linear_model import RidgeCV
 
-    known, asked = _described(population.images, candidates.images)
+    described = describe(population.images, candidates.images)
+    known, asked = described.population, described.candidates
     center = RidgeCV(PENALTIES, store_cv_results=True).fit(known, population.odds)
     # Squared residuals of each image by the regression without it: those of the fit itself are too small.
     squares = center.cv_results_[:, PENALTIES.index(float(center.alpha_))]
     spread = RidgeCV(PENALTIES).fit(known, np.log(squares + LEAST_SQUARE))
     score: Floats = (candidates.odds - center.predict(asked)) / np.exp(spread.predict(asked) / 2)
     return score
-
-
-def _described(population: ImageSet, candidates: ImageSet) -> tuple[Floats, Floats]:
-    """Return what the regression is told of an image: its place among principal components, and its class."""
-    rows = [small_pixels(part.images) for part in (population, candidates)]
-    known, asked = (np.eye(len(population.classes))[part.labels] for part in (population, candidates))
-    if (rows[0] == rows[0][0]).all():
-        return known, asked
-    count = min(COMPONENTS, len(population) // IMAGES_A_COMPONENT)
-    places = principal_components(rows[0][:: -(-len(rows[0]) // MOST_FITTED)], rows, count)
-    return np.concatenate([places[0], known], axis=1), np.concatenate([places[1], asked], axis=1)
