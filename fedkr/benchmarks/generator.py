@@ -43,7 +43,7 @@ from fedkr.learning.runtime import Runtime
 from fedkr.progress import Progress, SilentProgress
 from fedkr.stages import Artifact
 
-PLAIN = "plain"
+PLAIN, PLAIN_BFLOAT16 = "plain", "plain-bfloat16"
 KINDS = (PLAIN, "edm", "biggan_deep")
 # Longer than any measurement: the schedules of fedkr's generators decay at the end only.
 ENDLESS = 10**6
@@ -97,7 +97,16 @@ Contestant = PlainDiffusion | Fedkr
 
 def contestant(kind: str, data: ImageSet, budget: Budget, runtime: Runtime, draw_steps: int = DDIM_STEPS) -> Contestant:
     """Return what is measured under the name ``kind``."""
-    return PlainDiffusion(data, budget, runtime, draw_steps) if kind == PLAIN else Fedkr(kind, data, budget, runtime)
+    if kind == PLAIN:
+        return PlainDiffusion(data, budget, Runtime(runtime.device, None), draw_steps)
+    if kind == PLAIN_BFLOAT16:
+        return PlainDiffusion(data, budget, runtime, draw_steps)
+    return Fedkr(kind, data, budget, runtime)
+
+
+def kinds_for(runtime: Runtime) -> tuple[str, ...]:
+    """Return what is compared: the plain loop in bfloat16 too where fedkr computes in it."""
+    return KINDS if runtime.autocast_dtype is None else (PLAIN, PLAIN_BFLOAT16, *KINDS[1:])
 
 
 def bench_generators(options: GeneratorOptions, progress: Progress) -> dict[str, Any]:
@@ -111,7 +120,7 @@ def bench_generators(options: GeneratorOptions, progress: Progress) -> dict[str,
 
 
 def measure_generators(budget: Budget, runtime: Runtime, progress: Progress) -> dict[str, Any]:
-    """Train and sample the plain loop and fedkr's generators in turns; return the figures.
+    """Train and sample the plain loop, in float32, and fedkr's generators in turns; return the figures.
 
     Returns:
         ``rows``, one a kind: ``train`` and ``sample`` in images/s (medians), ``train_ratio`` and ``sample_ratio`` to
@@ -122,16 +131,17 @@ def measure_generators(budget: Budget, runtime: Runtime, progress: Progress) -> 
         UserError: a number that makes no benchmark.
     """
     check_budget(budget)
+    kinds = kinds_for(runtime)
     data, labels = enlarged_digits(budget.size), np.arange(budget.images) % 10
-    measured = {kind: contestant(kind, data, budget, runtime) for kind in KINDS}
+    measured = {kind: contestant(kind, data, budget, runtime) for kind in kinds}
     for one in measured.values():
         _round(one, budget, LEAST_STEPS, labels[:LEAST_STEPS])
-    rates: dict[str, list[tuple[float, float]]] = {kind: [] for kind in KINDS}
-    turns = [(turn, kind) for turn in range(budget.rounds) for kind in KINDS]
+    rates: dict[str, list[tuple[float, float]]] = {kind: [] for kind in kinds}
+    turns = [(turn, kind) for turn in range(budget.rounds) for kind in kinds]
     for turn, kind in _counted(progress, "measure", turns, "turn"):
         until = LEAST_STEPS + (turn + 1) * budget.steps
         rates[kind].append(_round(measured[kind], budget, until, labels))
-    peaks = {kind: peak_mib(kind, budget, runtime) for kind in _counted(progress, "memory", KINDS, "generator")}
+    peaks = {kind: peak_mib(kind, budget, runtime) for kind in _counted(progress, "memory", kinds, "generator")}
     return {
         "budget": asdict(budget),
         "data": "scikit-learn digits, enlarged",
@@ -241,7 +251,7 @@ def measure_cas(
         raise UserError(f"--cas-steps {steps}: must be at least {points}, one for each point of the curve")
     source = load_source(config)
     makers: dict[str, Callable[[], Contestant]] = {
-        PLAIN: lambda: PlainDiffusion(source.pool, budget, runtime),
+        PLAIN: lambda: contestant(PLAIN, source.pool, budget, runtime),
         "edm": lambda: Fedkr("edm", source.pool, budget, runtime, steps),
     }
     points_at = [round(steps * (i + 1) / points) for i in range(points)]

@@ -1,7 +1,7 @@
 """The plain training loop of diffusers, as its examples have it: what fedkr's generators are measured against.
 
-The same UNet as ``edm`` has (width, blocks) on the images as they are, float32, torch's default memory order and
-optimiser, the noise loss of DDPM (Ho et al. 2020), diffusers' moving average, and DDIM sampling (Song et al. 2021).
+The same UNet as ``edm`` has (width, blocks) on the images as they are, torch's default memory order and optimiser, the
+noise loss of DDPM (Ho et al. 2020), diffusers' moving average, and DDIM sampling (Song et al. 2021).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ DDIM_STEPS = 50
 
 
 class PlainDiffusion:
-    """A class-conditional DDPM in training, in float32, which draws by ``draw_steps`` steps of DDIM.
+    """A class-conditional DDPM in training, in its runtime's precision, which draws by ``draw_steps`` steps of DDIM.
 
     The UNet's options are ``edm``'s defaults but for the width, which is the budget's, as is the batch.
     """
@@ -40,6 +40,7 @@ class PlainDiffusion:
         torch.manual_seed(0)
         options, width = Options(width=budget.width), budget.width
         self.data, self.device, self.step, self.draw_steps = data, runtime.device, 0, draw_steps
+        self.runtime = runtime
         self.net = UNet2DModel(
             sample_size=data.size,
             in_channels=data.channels,
@@ -67,7 +68,9 @@ class PlainDiffusion:
             noise = torch.randn_like(images)
             times = torch.randint(0, NOISE_LEVELS, (len(images),), device=self.device)
             noisy = self.noise.add_noise(images, noise, times)
-            loss = F.mse_loss(self.net(noisy, times, class_labels=labels).sample, noise)
+            with self.runtime.autocast():
+                output = self.net(noisy, times, class_labels=labels).sample
+            loss = F.mse_loss(output.float(), noise)
             loss.backward()
             torch.nn.utils.clip_grad_norm_(self.net.parameters(), 1.0)
             self.optimizer.step()
@@ -95,6 +98,7 @@ class PlainDiffusion:
         shape = (len(labels), self.data.channels, self.data.size, self.data.size)
         x = torch.randn(shape, generator=torch_rng("plain", "sample", start)).to(self.device)
         for time in scheduler.timesteps:
-            output = self.net(x, time, class_labels=labels.to(self.device)).sample
-            x = scheduler.step(output, time, x).prev_sample
+            with self.runtime.autocast():
+                output = self.net(x, time, class_labels=labels.to(self.device)).sample
+            x = scheduler.step(output.float(), time, x).prev_sample
         return to_uint8(x.cpu())

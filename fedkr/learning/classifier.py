@@ -16,6 +16,7 @@ from fedkr.learning.augment import augment
 from fedkr.learning.batches import BatchOrder
 from fedkr.learning.job import Job, Seed
 from fedkr.learning.models import build_classifier
+from fedkr.learning.one_launch import OneLaunch
 from fedkr.learning.prediction import to_model_input
 from fedkr.learning.training import Training, cosine
 from fedkr.seeds import derive_seed, numpy_rng, torch_rng
@@ -68,6 +69,7 @@ class ClassifierTraining:
     ) -> None:
         self.model = job.runtime.place(model)
         self.config, self.batches, self.job = config, batches, job
+        self.launch = OneLaunch(self.model, job.runtime)
         warmup = int(WARMUP_SHARE * config.steps)
         schedule = factor or (lambda step: cosine(step, config.steps, warmup))
         self.training = Training(self.model, sgd(self.model, config), schedule, job.runtime)
@@ -95,7 +97,7 @@ class ClassifierTraining:
         labels = self.targets(inputs, labels)
         if config.label_smoothing:
             labels = labels.lerp(torch.full_like(labels, 1 / labels.shape[1]), config.label_smoothing)
-        loss = soft_label_loss(self.model(inputs), labels, getattr(config, "loss", "cross_entropy"))
+        loss = soft_label_loss(self.launch(inputs), labels, getattr(config, "loss", "cross_entropy"))
         penalty = self.penalty()
         return loss if penalty is None else loss + penalty
 

@@ -22,6 +22,7 @@ from fedkr.learning.job import Job
 from fedkr.learning.models import build_classifier
 from fedkr.learning.models.resnet import SmallResNet
 from fedkr.learning.models.stacked import Stack, saved_bytes, unstack
+from fedkr.learning.one_launch import OneLaunch
 from fedkr.learning.prediction import to_model_input
 from fedkr.learning.training import DivergedError, Training, cosine
 from fedkr.progress import Progress
@@ -113,6 +114,7 @@ class StackedTraining:
         self.models = [task.fresh(index) for index in indices]
         self.stacked = Stack(self.models, convolution)
         task.job.runtime.place(self.stacked)
+        self.launch = OneLaunch(self.stacked, task.job.runtime)
         warmup = int(WARMUP_SHARE * config.steps)
         self.training = Training(
             self.stacked, sgd(self.stacked, config), lambda step: cosine(step, config.steps, warmup), task.job.runtime
@@ -156,7 +158,7 @@ class StackedTraining:
             inputs, labels = self._mix(inputs, labels, step)
         if config.label_smoothing:
             labels = labels.lerp(torch.full_like(labels, 1 / labels.shape[2]), config.label_smoothing)
-        logits = self.stacked(inputs.flatten(1, 2).contiguous(memory_format=torch.channels_last))
+        logits = self.launch(inputs.flatten(1, 2).contiguous(memory_format=torch.channels_last))
         # KL divergence, another recipe's loss, differs by the labels' entropy: the gradients are the same.
         losses = -(labels * logits.float().log_softmax(2)).sum(2).mean(0)
         self.losses = losses.detach()

@@ -23,10 +23,11 @@ from fedkr.errors import UserError
 from fedkr.generators.base import Knobs, Task
 from fedkr.generators.checkpointed import CheckpointedGenerator, Decay, LossWork
 from fedkr.generators.edm.augment import CONDITIONS, augment_with_parameters
-from fedkr.generators.edm.network import GROUPS, Preconditioning, noise_input, reset_weights
+from fedkr.generators.edm.network import GROUPS, Preconditioning, RawOutput, noise_input, reset_weights
 from fedkr.generators.edm.samplers import SOLVERS, Sampler
 from fedkr.generators.pixels import mirror, to_uint8
 from fedkr.learning.batches import BatchOrder
+from fedkr.learning.one_launch import OneLaunch
 from fedkr.learning.prediction import to_model_input
 from fedkr.learning.training import Average, Training, flat_warmup
 from fedkr.seeds import torch_rng
@@ -99,6 +100,7 @@ class Generator(CheckpointedGenerator):
 
     def _loss(self, data: ImageSet, seed: tuple[object, ...]) -> Callable[[int], Tensor]:
         order = BatchOrder(len(data), self.task.config.batch, *seed)
+        network = OneLaunch(RawOutput(self.net), self.task.runtime)
 
         def at(step: int) -> Tensor:
             """Return the loss of the images, noise levels and noise of ``step``."""
@@ -112,12 +114,17 @@ class Generator(CheckpointedGenerator):
             labels = torch.from_numpy(data.labels[chosen])
             dropped = torch.rand(len(labels), generator=rng) < self.options.drop_class
             labels = labels.masked_fill(dropped, self.task.shape.classes)
-            return self._edm_loss(self._fold(images), labels, rng, parameters)
+            return self._edm_loss(network, self._fold(images), labels, rng, parameters)
 
         return at
 
     def _edm_loss(
-        self, images: Tensor, labels: Tensor, rng: torch.Generator, parameters: Tensor | None = None
+        self,
+        network: Callable[..., Tensor],
+        images: Tensor,
+        labels: Tensor,
+        rng: torch.Generator,
+        parameters: Tensor | None = None,
     ) -> Tensor:
         """Denoising loss weighted by 1/c_out^2: the error of the raw network output (appendix B.6)."""
         o, device = self.options, self.task.runtime.device
@@ -125,15 +132,16 @@ class Generator(CheckpointedGenerator):
         noisy, at = images + sigma * torch.randn(images.shape, generator=rng), Preconditioning(sigma, o.sigma_data)
         target = (images - at.c_skip * noisy) / at.c_out
         inputs = (at.c_in * noisy).to(device, memory_format=torch.channels_last)
-        output = self._network(inputs, noise_input(sigma.flatten()).to(device), labels.to(device), parameters)
+        conditions = self._conditions(labels.to(device), parameters)
+        output = network(inputs, noise_input(sigma.flatten()).to(device), *conditions)
         return F.mse_loss(output.float(), target.to(device))
 
-    def _network(self, inputs: Tensor, noise: Tensor, labels: Tensor, parameters: Tensor | None = None) -> Tensor:
-        """Return the raw output; without ``parameters`` an image is taken as it is."""
+    def _conditions(self, labels: Tensor, parameters: Tensor | None = None) -> tuple[Tensor, ...]:
+        """Return what an image is described with; without ``parameters`` it is taken as it is."""
         if not self.options.augment:
-            return self.net(inputs, noise, class_labels=labels).sample
-        further = torch.zeros(len(inputs), CONDITIONS) if parameters is None else parameters
-        return self.net(inputs, noise, class_labels=(labels, further.to(inputs.device))).sample
+            return (labels,)
+        further = torch.zeros(len(labels), CONDITIONS) if parameters is None else parameters
+        return labels, further.to(labels.device)
 
     def _fold(self, images: Tensor) -> Tensor:
         return F.pixel_unshuffle(images, self.fold) if self.fold > 1 else images
@@ -177,15 +185,17 @@ class Generator(CheckpointedGenerator):
             yield to_uint8(images)
 
     def _solve(self, noise: Tensor, labels: Tensor, knobs: Knobs, rng: torch.Generator) -> Tensor:
-        o, guidance, null = self.options, knobs["guidance"], torch.full_like(labels, self.task.shape.classes)
+        o, guidance, raw = self.options, knobs["guidance"], RawOutput(self.net)
+        given = self._conditions(labels)
+        nothing = self._conditions(torch.full_like(labels, self.task.shape.classes))
 
         def network(scaled: Tensor, sigma: Tensor) -> Tensor:
             """Return the raw output, guided away from the output without a class."""
             level = noise_input(sigma).to(scaled.device)
             with self.task.runtime.autocast():
-                output = self._network(scaled, level, labels).float()
+                output = raw(scaled, level, *given).float()
                 if guidance != 1.0:
-                    output = torch.lerp(self._network(scaled, level, null).float(), output, guidance)
+                    output = torch.lerp(raw(scaled, level, *nothing).float(), output, guidance)
             return output
 
         schedule = {"sigma_min": o.sigma_min, "sigma_max": o.sigma_max, "sigma_data": o.sigma_data}

@@ -29,6 +29,19 @@ class Conditioning(nn.Module):
         return self.classes(labels) + self.further(further)
 
 
+class RawOutput(nn.Module):
+    """The UNet as a function of tensors to a tensor."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, inputs: Tensor, noise: Tensor, *conditions: Tensor) -> Tensor:
+        """Return float ``[N, C, H, W]`` of scaled images, noise levels ``[N]`` and what :class:`Conditioning` takes."""
+        class_labels = conditions if len(conditions) > 1 else conditions[0]
+        return self.net(inputs, noise, class_labels=class_labels).sample
+
+
 def reset_weights(net: nn.Module, *seed: object) -> None:
     """Draw every weight from ``seed`` (torch's default initialisation, forked global state), output layer zero."""
     with torch.random.fork_rng(devices=[]):

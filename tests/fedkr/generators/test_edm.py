@@ -11,7 +11,7 @@ from fedkr.config import GeneratorConfig
 from fedkr.data.images import Shape
 from fedkr.errors import UserError
 from fedkr.generators import build_generator
-from fedkr.generators.edm.network import NOISE_SCALE, noise_input, reset_weights
+from fedkr.generators.edm.network import NOISE_SCALE, RawOutput, noise_input, reset_weights
 from fedkr.learning.job import Job
 from fedkr.seeds import torch_rng
 from fedkr.stages import Artifact, read_artifact, write_artifact
@@ -74,8 +74,8 @@ def test_the_training_loss_of_the_perfect_network_is_zero_at_every_noise_level(b
     generator.net = Ideal([-0.6, 0.2, 0.9, 0.0])
     labels = torch.arange(64) % 4
     images = generator.net.means[labels][:, None, None, None].expand(-1, 1, 8, 8)
-    assert float(generator._edm_loss(images, labels, torch_rng("noise"))) < 1e-4
-    assert float(generator._edm_loss(images + 0.3, labels, torch_rng("noise"))) > 0.01
+    assert float(generator._edm_loss(RawOutput(generator.net), images, labels, torch_rng("noise"))) < 1e-4
+    assert float(generator._edm_loss(RawOutput(generator.net), images + 0.3, labels, torch_rng("noise"))) > 0.01
 
 
 @pytest.mark.parametrize("steps", [2, 5, 20])
