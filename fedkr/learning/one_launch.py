@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -21,7 +24,7 @@ class OneLaunch:
 
     def __init__(self, network: nn.Module, runtime: Runtime) -> None:
         self._network, self._runtime = network, runtime
-        self._graphed: nn.Module | None = None
+        self._graphed: Callable[..., Any] | None = None
         self._shapes: list[torch.Size] = []
         self._calls = 0
 
@@ -38,7 +41,7 @@ class OneLaunch:
         known = [one.shape for one in inputs] == self._shapes
         return self._graphed(*inputs) if known else self._network(*inputs)
 
-    def _capture(self, inputs: tuple[Tensor, ...]) -> nn.Module:
+    def _capture(self, inputs: tuple[Tensor, ...]) -> Callable[..., Any]:
         dtype, whole = self._runtime.autocast_dtype, _Whole(self._network)
         whole.train(self._network.training)
         # The passes that warm up also move the running statistics of normalisation layers.
