@@ -23,9 +23,10 @@ from fedkr.audit.attacks.with_references import (
     observed_confidence,
     reference_signals,
 )
-from fedkr.audit.challenge import candidates, site_challenge, site_population
+from fedkr.audit.challenge import Challenge, candidates, site_challenge, site_population
 from fedkr.audit.control import train_control, train_planted
 from fedkr.audit.copies import ReleaseCopies, check_copies
+from fedkr.audit.counted import Counted, Uncounted
 from fedkr.audit.document import Pair
 from fedkr.audit.findings import AuditReport, Row
 from fedkr.audit.references.direct import reference_halves, reference_task, train_references
@@ -82,6 +83,26 @@ class SiteAudit:
     def population(self) -> ImageSet:
         """Images that no model trained on: what RMIA compares the candidates with."""
         return site_population(self.site.data, self.challenge)
+
+    @cached_property
+    def _uncounted(self) -> Uncounted:
+        classes = self.site.data.train.classes
+        left_out = [classes.index(name) for name in self.pipeline.left_out]
+        return Uncounted(left_out, None if self.site.elsewhere is None else self.site.elsewhere())
+
+    @cached_property
+    def _counted(self) -> dict[str, Counted]:
+        return {}
+
+    def counted(self, kind: str) -> Counted:
+        """Return which candidates count for a kind of target."""
+        if kind not in self._counted:
+            self._counted[kind] = self._uncounted.counted(self.challenge, kind)
+        return self._counted[kind]
+
+    def challenge_of(self, kind: str) -> Challenge:
+        """Return the challenge of the candidates that count for a kind of target, :class:`UserError` where none do."""
+        return self.counted(kind).of(self.challenge)
 
     def keep_others(self, others: ReleasedSets | None) -> None:
         """Keep the other sites' releases for the references of pooled models; None forgets earlier ones."""
@@ -194,30 +215,32 @@ class SiteAudit:
         return observed_confidence(answers_of(partial(self._predict, model), self.challenge, queries), signals[0])
 
     def _subject(self, target: str, kind: str = "") -> Subject:
-        config = public_config(self.site, self.config, self.challenge)
-        return Subject(target, self.site.name, self.challenge, config, self.seed, kind)
+        counted = self.counted(kind or target)
+        config = public_config(self.site, self.config, counted.of(self.challenge))
+        return Subject(target, self.site.name, self.challenge, config, self.seed, kind, counted)
 
     def releases(self) -> list[Release]:
         """Return all that the site released, as its policy has it."""
         return self.pipeline.releases(self.site.most_images)
 
     def _copies(self) -> ReleaseCopies:
-        releases = self.releases()
+        releases, challenge = self.releases(), self.challenge_of(RELEASE)
         key = {
             "site": self.site.name,
             "seed": self.seed,
             "releases": ReleasedSets.of_releases(releases).digest(),
-            "candidates": content_digest(self.candidates),
+            "candidates": content_digest(candidates(challenge)),
         }
 
         def check() -> Artifact:
-            return check_copies(releases, self.challenge, site=self.site.name, seed=self.seed).as_artifact()
+            return check_copies(releases, challenge, site=self.site.name, seed=self.seed).as_artifact()
 
         return ReleaseCopies.from_artifact(self.stages.run("copies", key, check))
 
     def _keep_scores(self, report: AuditReport, path: Path) -> None:
         scores = {name: torch.from_numpy(values) for name, values in report.scores.items()}
-        write_artifact(path, Artifact(scores, {"target": report.target, **self._scored, "rows": report.rows}))
+        known = {"target": report.target, **self._scored, "rows": report.rows}
+        write_artifact(path, Artifact(scores, known | {"uncounted": np.flatnonzero(~report.counted).tolist()}))
 
     @cached_property
     def _scored(self) -> dict[str, str]:
@@ -241,21 +264,32 @@ class SiteAudit:
             kept = read_artifact(path)
             if self._scored.items() <= kept.info.items():
                 target, scores = kept.info["target"], {name: t.numpy() for name, t in kept.tensors.items()}
-                found[target] = AuditReport(target, kept.info["rows"], scores=scores)
+                found[target] = AuditReport(target, kept.info["rows"], scores=scores, counted=self._counted_in(kept))
         return [found[target] for target in sorted(found)]
 
-    def compare(self, pair: Pair) -> Row:
-        """Return the difference of an attack's AUCs on two targets, a :class:`UserError` if not both were attacked."""
+    def _counted_in(self, kept: Artifact) -> Bools:
+        """Return of which natural images the figures beside kept scores are, bool ``[N]``."""
+        return ~np.isin(np.arange(self.challenge.natural), kept.info["uncounted"])
+
+    def compare(self, pair: Pair) -> tuple[Row, Challenge]:
+        """Return the difference of an attack's AUCs on two targets, and the challenge of what counts for both.
+
+        Raises:
+            UserError: one of the targets was not attacked, or no image counts for both.
+        """
         key = row_key(pair.attack, pair.references)
+        first, second = self._kept(key, pair.target, pair.about), self._kept(key, pair.other, pair.other_about)
+        counted = self._counted_in(first) & self._counted_in(second)
+        challenge = self.challenge.narrowed(counted)
         found = paired_difference(
-            self._scores(key, pair.target, pair.about),
-            self._scores(key, pair.other, pair.other_about),
-            len(self.challenge.members),
+            first.tensors[key].numpy()[counted],
+            second.tensors[key].numpy()[counted],
+            len(challenge.members),
             self.config.bootstrap,
             derive_seed(self.seed, self.site.name, "audit", "paired"),
-            joined(self.challenge.sides).groups,
+            joined(challenge.sides).groups,
         )
-        return pair.names(self.site.name) | vars(found)
+        return pair.names(self.site.name) | vars(found), challenge
 
     def blind(self) -> Row:
         """Return whether members and non-members differ without any model."""
@@ -270,13 +304,12 @@ class SiteAudit:
             raise UserError(f"target={target!r} is no name of a target")
         return self.stages.path(f"scores-{target}", self._scored | {"about": about})
 
-    def _scores(self, key: str, target: str, about: str) -> NDArray[np.float64]:
+    def _kept(self, key: str, target: str, about: str) -> Artifact:
         path = self._scores_path(target, about)
-        found = read_artifact(path).tensors if path.exists() else {}
-        if key not in found:
+        found = read_artifact(path) if path.exists() else Artifact()
+        if key not in found.tensors:
             raise UserError(f"evaluate.compare: {target} was not audited here by {key}")
-        scores: NDArray[np.float64] = found[key].numpy()
-        return scores
+        return found
 
     def _direct(self, others: ReleasedSets | None) -> ReferenceSignals:
         # One regeneration round: in an epoch the target saw as many of the others' images.

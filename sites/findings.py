@@ -7,6 +7,7 @@ the nearest multiple, its limits alike, since a verdict compares them with fixed
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 from fedkr.audit.challenge import Challenge
@@ -74,19 +75,22 @@ def public_findings(site: Site, document: Document, challenge: Challenge) -> Doc
     return found
 
 
-def public_comparison(site: Site, document: Document, challenge: Challenge) -> Document:
-    """Return the document of a comparison as it may leave."""
+def public_comparison(site: Site, document: Document, challenges: Sequence[Challenge]) -> Document:
+    """Return the document of a comparison as it may leave: the site's challenge comes first, then that of each pair."""
     if not site.policy.coarse:
         return document
-    grid = audit_grid(site, min(len(side) for side in challenge.sides))
+    whole, *grids = (audit_grid(site, min(len(side) for side in challenge.sides)) for challenge in challenges)
     blind = [
         row
-        | {"auc": grid.rate(row["auc"])}
+        | {"auc": whole.rate(row["auc"])}
         | {name: coarse_p_value(row[name]) for name in ("p_value", "classes_p_value")}
         for row in document["blind"]
     ]
     ends = ("difference", "low", "high")
-    paired = [row | {end: grid.difference(row[end]) for end in ends} for row in document["paired"]]
+    paired = [
+        row | {end: grid.difference(row[end]) for end in ends}
+        for row, grid in zip(document["paired"], grids, strict=True)
+    ]
     return {"blind": blind, "paired": paired}
 
 

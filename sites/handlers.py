@@ -191,23 +191,27 @@ def audit(site: Site, request: wire.Request) -> RecordDict:
     """Answer ``evaluate.audit``: attack a model, received or the site's own, or its releases, on its private images."""
     started, work = time.perf_counter(), SiteAudit(site)
     target, kind = wire.read_target(request)
-    check_enough(site, work.challenge)
+    challenge = work.challenge_of(kind)
+    check_enough(site, challenge)
     if kind == RELEASE:
         report, copies = work.attack_releases()
         document = audit_document(report, [copies.figures.counts(site.name)])
     else:
         model, about = audited_model(site, request, kind, target), wire.weights_digest(request.weights)
         document = audit_document(work.attack(target, model, about, kind))
-    document = public_findings(site, document, work.challenge)
+    document = public_findings(site, document, challenge)
     return wire.document_reply(wire.FINDINGS, document, seconds_since(site, started))
 
 
 def compare(site: Site, request: wire.Request) -> RecordDict:
     """Answer ``evaluate.compare``: members against non-members without any model, and audited targets in pairs."""
     started, work = time.perf_counter(), SiteAudit(site)
-    document = {"blind": [work.blind()], "paired": [work.compare(pair) for pair in wire.read_pairs(request)]}
-    check_enough(site, work.challenge)
-    document = public_comparison(site, document, work.challenge)
+    compared = [work.compare(pair) for pair in wire.read_pairs(request)]
+    challenges = [work.challenge, *(challenge for _, challenge in compared)]
+    for challenge in challenges:
+        check_enough(site, challenge)
+    document = {"blind": [work.blind()], "paired": [row for row, _ in compared]}
+    document = public_comparison(site, document, challenges)
     work.write_report()
     return wire.document_reply(wire.COMPARISON, document, seconds_since(site, started))
 

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 from fedkr.config import Count, DataConfig, Study, at_most, check_values, parse_study, read_dataclass
 from fedkr.data import ImageSet, SiteData, Source, load_source, partition_sites, prepare_site, study_source
 from fedkr.data.dataset_files import file_stamp
-from fedkr.data.images import content_digest
+from fedkr.data.images import content_digest, image_digests
 from fedkr.data.leaks import shared_own_tests
 from fedkr.errors import UserError
 from fedkr.learning.runtime import Runtime
@@ -70,7 +70,10 @@ class SiteFile:
 
 @dataclass(frozen=True)
 class Site:
-    """A site opened for one study; a hospital's with ``warnings`` of its splits, for its own engineer."""
+    """A site opened for one study; a hospital's with ``warnings`` of its splits, for its own engineer.
+
+    ``elsewhere`` returns digests of what the other sites train on; None where the site cannot see their images.
+    """
 
     name: str
     data: SiteData
@@ -80,6 +83,7 @@ class Site:
     study: Study
     records: Path
     warnings: tuple[str, ...] = ()
+    elsewhere: Callable[[], frozenset[bytes]] | None = None
 
     @cached_property
     def data_digest(self) -> str:
@@ -175,16 +179,41 @@ def _open_simulated(partition: int, study_json: str) -> Site:
             'start as many SuperNodes, as in --federation-config "num-supernodes=..."'
         )
     source = study_source(study)
-    name = f"site-{partition}"
+    name = _simulated_name(partition)
     pool = source.pool.subset(_partition(study_json)[partition])
     folder = Path(study.run_dir) / "sites" / name
-    return _open(name, prepare_site(pool, study, name), source, SIMULATED, _Folders(folder, folder), study)
+    opened = _open(name, prepare_site(pool, study, name), source, SIMULATED, _Folders(folder, folder), study)
+    return dataclasses.replace(opened, elsewhere=partial(_trained_elsewhere, partition, study_json))
+
+
+def _simulated_name(partition: int) -> str:
+    return f"site-{partition}"
 
 
 @lru_cache(maxsize=2)
 def _partition(study_json: str) -> list[Any]:
     study = parse_study(study_json)
     return partition_sites(study_source(study).pool, study)
+
+
+def _trained_elsewhere(partition: int, study_json: str) -> frozenset[bytes]:
+    """Return digests of the images that the other simulated sites train on."""
+    return frozenset().union(*(held for other, held in enumerate(_trained(study_json)) if other != partition))
+
+
+@lru_cache(maxsize=2)
+def _trained(study_json: str) -> list[frozenset[bytes]]:
+    """Return digests of the images that each simulated site trains on; of none at one that cannot be opened."""
+    study, found = parse_study(study_json), list[frozenset[bytes]]()
+    pool = study_source(study).pool
+    for partition, indices in enumerate(_partition(study_json)):
+        try:
+            train = prepare_site(pool.subset(indices), study, _simulated_name(partition)).train
+        except UserError:
+            found.append(frozenset())
+        else:
+            found.append(frozenset(image_digests(train.images)))
+    return found
 
 
 @lru_cache(maxsize=8)

@@ -22,12 +22,14 @@ class Challenge:
         members, nonmembers: natural images only.
         duplicates: how many images of both sides were removed because the other side has the same.
         canaries: planted images, some trained on and some not; they are no part of the natural challenge.
+        elsewhere: how many images of both sides were removed because another site trains on the same.
     """
 
     members: ImageSet
     nonmembers: ImageSet
     duplicates: int
     canaries: CanarySet | None = None
+    elsewhere: int = 0
 
     @property
     def sides(self) -> tuple[ImageSet, ImageSet]:
@@ -38,6 +40,28 @@ class Challenge:
     def natural(self) -> int:
         """Number of both, which come first among the candidates."""
         return len(self.members) + len(self.nonmembers)
+
+    def narrowed(self, counted: NDArray[np.bool_], elsewhere: int = 0) -> Challenge:
+        """Return the challenge of those candidates alone that ``counted``, bool ``[N]``, names.
+
+        ``elsewhere`` says how many natural images are not among them because another site trains on the same.
+
+        Raises:
+            UserError: a side that is left without images.
+        """
+        if counted.all():
+            return self
+        ends = np.cumsum([len(self.members), len(self.nonmembers)])
+        kept = [np.flatnonzero(part) for part in np.split(counted, ends)]
+        if not (len(kept[0]) and len(kept[1])):
+            raise UserError(
+                f"{len(kept[0])} members and {len(kept[1])} held-out images count: the others are of classes that no "
+                "generator was taught, or another site trains on the same; lower recycle.min_class_count"
+            )
+        canaries = None if self.canaries is None else self.canaries.subset(kept[2])
+        return Challenge(
+            self.members.subset(kept[0]), self.nonmembers.subset(kept[1]), self.duplicates, canaries, elsewhere
+        )
 
 
 def site_challenge(data: SiteData) -> Challenge:

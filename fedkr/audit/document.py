@@ -165,12 +165,13 @@ class AuditQuestion:
             "headline": Flag,
             "roc": list_of(list_of(Rate, 2, 2), ROC_POINTS),
         }
+        optional = dict.fromkeys(unresolved, Rate) | {"elsewhere": SomeImages}
         by_class = dict.fromkeys(("auc", "low", "high"), list_of(Rate | None, self.classes, self.classes))
         by_class["classes"] = list_of(Count, self.classes, self.classes)
         counts = {field.name: ImageCount for field in dataclasses.fields(CopyFigures)}
         planted, coins, copies = bool(self.config.canaries), self.config.coins, int(self.target == RELEASE)
         rows = {
-            "audit": list_of(object_of("row", names | rates | figures, dict.fromkeys(unresolved, Rate)), len(asked)),
+            "audit": list_of(object_of("row", names | rates | figures, optional), len(asked)),
             "canaries": list_of(object_of("canary row", names | rates | _PLANTED), len(asked) * planted),
             "per_class": list_of(object_of("class row", names | by_class), 1),
             "epsilon": list_of(
@@ -190,6 +191,7 @@ class AuditQuestion:
         if [_key(row) for row in rows] != expected:
             raise UserError(f"rows {[_key(row) for row in rows]}, expected each once, of {list(asked)}")
         _check_same(rows, ("members", "nonmembers", "duplicates"))
+        _check_same(rows, ("elsewhere",))
         quoted = headline_key(self.target, self.config.headline, found)
         for key, row in found.items():
             self._check_rates(key, row, row["nonmembers"])
@@ -278,13 +280,13 @@ def _check_interval(key: str, row: Row, name: str) -> bool:
 
 def _check_same(rows: Sequence[Row], names: Sequence[str]) -> None:
     """Check that all rows rest on the same images."""
-    if len({tuple(row[name] for name in names) for row in rows}) > 1:
+    if len({tuple(row.get(name) for name in names) for row in rows}) > 1:
         raise UserError(f"{', '.join(names)} are not the same in all rows")
 
 
 def _check_rounded(document: Document, coins: bool) -> None:
     """Check that no count of private images is exact."""
-    steps = dict.fromkeys(("members", "nonmembers", "duplicates", "holdout"), COUNT_STEP)
+    steps = dict.fromkeys(("members", "nonmembers", "duplicates", "elsewhere", "holdout"), COUNT_STEP)
     steps |= {part: PART_STEP for part, whole in COPY_PARTS.items() if whole not in ("released", "suspects")}
     steps |= {"coins": COUNT_STEP, "correct": PART_STEP} if coins else {}
     for row in (*document["audit"], *document["copies"], *document["epsilon"]):

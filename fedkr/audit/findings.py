@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
+from fedkr.audit.attacks.observed import Bools
 from fedkr.audit.coins import guessed_coins
 from fedkr.audit.statistics.membership import ENDS, Floats, membership_figures, roc_points, tpr_name
 from fedkr.audit.statistics.per_class import class_aucs
@@ -25,9 +28,10 @@ class AuditReport:
         per_class: of ``audit_extras``: the headline attack within each class, None where it has too few images.
         epsilon: of ``audit_extras``: how many coins the headline attack guessed right, from which the bound follows.
         two_sample: of ``audit_extras``: the test whether a release lies closer to members than to the holdout.
-        scores: by row key, float64 ``[N]`` of members and then non-members. Figures of single images: they stay at the
-            site, and no document holds them.
+        scores: by row key, float64 ``[N]`` of members and then non-members, those that do not count among them. Figures
+            of single images: they stay at the site, and no document holds them.
         canary_scores: by row key, float64 ``[m]``; the same holds.
+        counted: bool ``[N]``, of which of them the figures are.
     """
 
     target: str
@@ -38,6 +42,7 @@ class AuditReport:
     two_sample: list[Row] = field(default_factory=list)
     scores: Mapping[str, Floats] = field(default_factory=dict, compare=False, repr=False)
     canary_scores: Mapping[str, Floats] = field(default_factory=dict, compare=False, repr=False)
+    counted: Bools = field(default_factory=lambda: np.ones(0, bool), compare=False, repr=False)
 
     @property
     def headline(self) -> Row | None:
@@ -51,32 +56,36 @@ def report_from_scores(
     """Return all figures of attacks that have already scored the candidates, of a model or of a release.
 
     Scores are float ``[N]`` on all candidates by row key (:func:`~fedkr.audit.targets.row_key`); attacks that are not
-    configured for the target are ignored. ``others`` says of each kind of reference models whether they trained on the
-    other sites' releases.
+    configured for the target are ignored, and so are candidates that do not count for it (``subject.counted``).
+    ``others`` says of each kind of reference models whether they trained on the other sites' releases.
+
+    Raises:
+        UserError: no member or no non-member counts.
     """
     quoted, natural = headline_key(subject.target, subject.config.headline, scores), subject.challenge.natural
+    mask, subject = subject.mask, subject.narrowed
     kept, planted = dict[str, Floats](), dict[str, Floats]()
-    report = AuditReport(subject.target, [], scores=kept, canary_scores=planted)
+    report = AuditReport(subject.target, [], scores=kept, canary_scores=planted, counted=mask[:natural])
     for attack, kind in row_names(subject.target, subject.config.attacks):
         key = row_key(attack, kind)
         if key not in scores:
             continue
         names = {"target": subject.target, "site": subject.site, "attack": attack, "references": kind}
+        kept[key], counted = scores[key][:natural], scores[key][mask]
         knew = None if kind == "none" else (others or {}).get(kind, False)
         report.rows.append(
             names
             | {"kind": subject.kind, "adversary": adversary_of(subject.kind), "others": knew}
-            | _natural_figures(scores[key], subject)
-            | {"duplicates": subject.challenge.duplicates, "headline": int(key == quoted)}
-            | {"roc": [list(point) for point in roc_points(*_sides(scores[key], subject))]}
+            | _natural_figures(counted, subject)
+            | {"headline": int(key == quoted)}
+            | {"roc": [list(point) for point in roc_points(*_sides(counted, subject))]}
         )
-        kept[key] = scores[key][:natural]
-        if (figures := _canary_figures(scores[key], subject)) is not None:
+        if (figures := _canary_figures(counted, subject)) is not None:
             report.canaries.append(names | figures)
             planted[key] = scores[key][natural:]
         if key == quoted:
-            report.per_class.append(names | _class_figures(scores[key], subject))
-            if (guessed := guessed_coins(scores[key], subject)) is not None:
+            report.per_class.append(names | _class_figures(counted, subject))
+            if (guessed := guessed_coins(counted, subject)) is not None:
                 report.epsilon.append(names | guessed)
     return report
 
@@ -89,7 +98,10 @@ def _sides(scores: Floats, subject: Subject) -> tuple[Floats, Floats]:
 def _natural_figures(scores: Floats, subject: Subject) -> Row:
     fprs, (members, nonmembers) = subject.config.fprs, subject.challenge.sides
     groups = members.groups, nonmembers.groups
-    return membership_figures(*_sides(scores, subject), fprs=fprs, groups=groups, **subject.resampling)
+    figures = membership_figures(*_sides(scores, subject), fprs=fprs, groups=groups, **subject.resampling)
+    removed = {"duplicates": subject.challenge.duplicates}
+    removed |= {"elsewhere": subject.challenge.elsewhere} if subject.challenge.elsewhere else {}
+    return figures | removed
 
 
 def _canary_figures(scores: Floats, subject: Subject) -> Row | None:

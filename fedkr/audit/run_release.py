@@ -89,8 +89,8 @@ def audit_release(
         others = {reference.kind: reference.kind == "released" for reference in references}
         report = report_from_scores(scores, subject, others)
         closeness = closeness_test(
-            target[: challenge.natural, CLOSENESS],
-            *challenge.sides,
+            target[: challenge.natural, CLOSENESS][report.counted],
+            *subject.narrowed.challenge.sides,
             derive_seed(seed, site),
             # One less than a round number, as the images themselves are one more arrangement.
             min(TIMES_PERMUTATIONS * (subject.config.permutations_for(sites=1) + 1), MOST_OF_RELEASE) - 1,

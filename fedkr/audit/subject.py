@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
-from fedkr.audit.challenge import Challenge
+import numpy as np
+
+from fedkr.audit.attacks.observed import Bools
+from fedkr.audit.challenge import Challenge, candidates
+from fedkr.audit.counted import Counted
 from fedkr.config import AuditConfig
 from fedkr.seeds import derive_seed
 
@@ -16,7 +21,9 @@ class Subject:
 
     Attributes:
         target: which model, or ``release``, as the report names it.
+        challenge: all candidates, as reference models know them.
         what: kind of target (``fedkr.config.AUDIT_TARGETS``); the target's name where it is not given.
+        counted: which candidates the figures are of; None for all.
     """
 
     target: str
@@ -25,6 +32,19 @@ class Subject:
     config: AuditConfig
     seed: int
     what: str = ""
+    counted: Counted | None = None
+
+    @cached_property
+    def mask(self) -> Bools:
+        """Bool ``[N]``: which candidates the figures are of."""
+        return np.ones(len(candidates(self.challenge)), bool) if self.counted is None else self.counted.mask
+
+    @cached_property
+    def narrowed(self) -> Subject:
+        """The subject of the candidates that count alone."""
+        if self.counted is None:
+            return self
+        return replace(self, challenge=self.counted.of(self.challenge), counted=None)
 
     @property
     def kind(self) -> str:

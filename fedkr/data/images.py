@@ -120,6 +120,12 @@ class CanarySet:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def subset(self, indices: NDArray[np.integer]) -> CanarySet:
+        """Return the canaries at ``indices``, in that order; no companions, which belong to a whole training split."""
+        groups = None if self.groups is None else self.groups[indices]
+        images, labels = self.images[indices], self.labels[indices]
+        return CanarySet(images, labels, self.included[indices], self.kinds[indices], groups)
+
     @property
     def planted(self) -> int:
         """How many images at the end of the training split are canaries or their companions."""

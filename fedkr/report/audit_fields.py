@@ -31,6 +31,8 @@ class AuditRow(AttackFigures, total=False):
         kind: what kind of target it is, such as ``weights``: the name itself where it is not given.
         adversary: outsider (sees the final model), server (sees what each site sent) or owner (sees what never leaves).
         others: whether the references knew the other sites' releases.
+        duplicates: images of both sides that were left out because the other side has the same.
+        elsewhere: those that were left out because another site trains on the same; not there where none were.
     """
 
     kind: str
@@ -42,6 +44,7 @@ class AuditRow(AttackFigures, total=False):
     members: int
     nonmembers: int
     duplicates: int
+    elsewhere: int
     headline: int
     roc: list[list[float]] | None
 

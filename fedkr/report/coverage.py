@@ -45,6 +45,8 @@ NO_REFERENCES = (
     "attacks with reference models, which are stronger: without them, low figures rule out nothing and the chance "
     "differences in difficulty between members and holdout stay in every figure"
 )
+# Where one process deals out all sites' images, each site knows which of its own another trains on.
+SEEING = ("inline", "ray")
 NEVER_TESTED = [
     "an attacker who takes part and poisons what is trained, or who asks for many releases",
     "reconstruction of images and inference of attributes: the attacks only ask whether an image was trained on",
@@ -79,6 +81,8 @@ def not_tested(results: Results) -> list[str]:
         & {"site-student", "update"},
         "canaries, which show the worst case that averages hide": not extras.get("canaries"),
         "a lower bound on epsilon, which needs fair coins (audit.coins or canaries)": not coins,
+        "held-out images that equal one that another site trains on: no site can see them, and they count as held out "
+        "though models of all sites saw them": results.get("backend") not in SEEING,
         "the blind baseline: whether members and non-members differ without any model": not extras.get("blind"),
     }
     return [gap for gap, there in gaps.items() if there] + NEVER_TESTED
@@ -145,13 +149,20 @@ def _used(results: Results) -> str:
 
 
 def _images(results: Results) -> str:
-    sizes = {row["site"]: row for row in reversed(headline_rows(results))}
+    rows = headline_rows(results)
+    # Of what is trained on images themselves, for which they all count.
+    sizes = {row["site"]: row for row in sorted(rows, key=lambda row: row.get("members", 0) + row.get("nonmembers", 0))}
     if not sizes:
         return "Not told."
     members = [row.get("members", 0) for row in sizes.values()]
     others = [row.get("nonmembers", 0) for row in sizes.values()]
     duplicates = sum(row.get("duplicates", 0) for row in sizes.values())
     removed = f" {duplicates:,} exact duplicates between the two were taken out." if duplicates else ""
+    elsewhere = sum(max(row.get("elsewhere", 0) for row in rows if row["site"] == site) for site in sizes)
+    if elsewhere:
+        removed += f" {elsewhere:,} that another site trains on do not count for models of all sites."
+    if any(site.get("left_out") for site in results.get("recycling", {}).values()):
+        removed += " Classes that a site's generator was not taught do not count for its release, nor for the students."
     return (
         f"{span(members)} members (trained on) and {span(others)} non-members (holdout, never trained or selected "
         f"on) at each of {plural(len(sizes), 'site')}.{removed}"

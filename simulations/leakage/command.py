@@ -132,14 +132,15 @@ class LeakageCurve:
         self._share_releases()
         slices = [draw_slices(audit.pipeline, max(point.slices for point in points)) for audit in self.audits]
         rows = [self.point(point, slices) for point in points]
+        counted = {audit.site.name: audit.challenge_of("student") for audit in self.audits}
         return {
             "study": portable(dataclasses.asdict(self.study)),
             "seed": self.study.seed,
             "headline": f"{HEADLINE}@direct",
             "references": self.study.audit.direct_references,
             "test_images": len(self.test),
-            "members": {audit.site.name: len(audit.challenge.members) for audit in self.audits},
-            "nonmembers": {audit.site.name: len(audit.challenge.nonmembers) for audit in self.audits},
+            "members": {site: len(challenge.members) for site, challenge in counted.items()},
+            "nonmembers": {site: len(challenge.nonmembers) for site, challenge in counted.items()},
             "real": self.real(),
             "rows": rows,
             **provenance(),

@@ -105,6 +105,8 @@ def _pooled(rows: Sequence[Row]) -> dict[str, Any]:
         pooled |= _pooled_tpr(rows, fpr)
     pooled |= with_limits("balanced_accuracy", None) | {"members": members, "nonmembers": nonmembers}
     pooled["duplicates"] = sum(row.get("duplicates", 0) for row in rows)
+    elsewhere = sum(row.get("elsewhere", 0) for row in rows)
+    pooled |= {"elsewhere": elsewhere} if elsewhere else {}
     return pooled | {"headline": int(all(row.get("headline") for row in rows)), "roc": None}
 
 

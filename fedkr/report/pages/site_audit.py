@@ -59,8 +59,10 @@ def _exposed(report: AuditReport, challenge: Challenge) -> list[dict[str, Any]]:
     scores = None if row is None else report.scores.get(row_key(row["attack"], row["references"]))
     if scores is None:
         return []
-    members, nonmembers = scores[: len(challenge.members)], scores[len(challenge.members) : challenge.natural]
-    order = np.argsort(-members, kind="stable")[:MOST_EXPOSED]
+    members, nonmembers = np.split(scores, [len(challenge.members)])
+    counted, of_nonmembers = np.split(report.counted, [len(challenge.members)])
+    nonmembers, shown = nonmembers[of_nonmembers], np.flatnonzero(counted)
+    order = shown[np.argsort(-members[shown], kind="stable")[:MOST_EXPOSED]]
     above = _share_above(members[order], nonmembers)
     return [
         {

@@ -222,6 +222,11 @@ IMAGES = [0.25] * 170
         (("audit", "loss", "members"), 10**40),
         (("audit", "loss", "members"), [0, 1, 1]),
         (("audit", "loss", "duplicates"), -3),
+        (("audit", "loss", "elsewhere"), 0),
+        (("audit", "loss", "elsewhere"), [17, 18]),
+        (("audit", "loss", "elsewhere"), 10**40),
+        (("audit", "loss", "elsewhere"), "patient 4711"),
+        (("canaries", "loss", "elsewhere"), 3),
         (("audit", "loss", "site"), "patient 4711"),
         (("audit", "loss", "adversary"), "patient 4711"),
         (("audit", "loss", "kind"), "patient 4711"),
@@ -277,6 +282,7 @@ def test_what_is_no_document_is_refused(document):
         (("audit", "loss", "members"), True, "valid integer"),
         (("audit", "loss", "nonmembers"), 0, "greater than or equal to 1"),
         (("audit", "loss", "members"), 61, "members, nonmembers, duplicates are not the same"),
+        (("audit", "loss", "elsewhere"), 50, "elsewhere are not the same"),
         (("audit", "loss", "balanced_accuracy"), None, "balanced_accuracy or one of its limits is missing"),
         (("audit", "loss", "headline"), 1, "headline=1"),
         (("audit", "rmia@pipeline", "headline"), True, "headline' is 'True'"),
@@ -304,6 +310,14 @@ def test_what_is_no_document_is_refused(document):
 def test_a_document_that_contradicts_itself_is_refused(document, path, value, words):
     spoilt(document, path, value)
     refused(document, words)
+
+
+def test_how_many_images_another_site_trains_on_travels_and_no_exact_number_does_from_who_withholds_them(document):
+    for row in document["audit"]:
+        row |= {"elsewhere": 3, "members": 50, "nonmembers": 100, "duplicates": 0}
+    check(document)
+    with pytest.raises(UserError, match="elsewhere=3 is an exact count"):
+        AuditQuestion("student", "student", 3, CONFIG).check("st-mary", document, exact=False)
 
 
 @pytest.mark.parametrize(("coins", "most"), [(True, 1_000_000), (False, 20)])

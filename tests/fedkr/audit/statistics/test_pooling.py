@@ -28,6 +28,11 @@ def test_pairs_ranked_right_at_each_site_are_added_and_so_are_the_variances():
     assert (pooled["sites"], pooled["duplicates"], pooled["headline"], pooled["roc"]) == (2, 4, 1, None)
 
 
+def test_images_that_another_site_trains_on_are_added_up_and_not_named_where_there_are_none():
+    assert pooled_rows([row("a", elsewhere=3), row("b")])[0]["elsewhere"] == 3
+    assert "elsewhere" not in pooled_rows([row("a"), row("b")])[0]
+
+
 def test_members_found_at_each_sites_own_threshold_are_added_where_all_sites_together_resolve_the_fpr():
     resolved = {"tpr_at_fpr_0.01": 0.4, "tpr_at_fpr_0.01_low": 0.3, "tpr_at_fpr_0.01_high": 0.5}
     (pooled,) = pooled_rows([row("a"), row("b", members=300, nonmembers=150, **resolved)])

@@ -107,6 +107,24 @@ def test_each_attack_on_a_release_is_explained_with_what_calibrates_it(full_resu
     assert "calibrated distance in pixels" in page and "0.01<" in page.split("Two-sample test of the releases")[1]
 
 
+def test_what_does_not_count_is_told_and_members_are_those_of_what_was_trained_on_the_images(full_results):
+    said = coverage.tested(full_results)["Images"]
+    assert "another site trains on" not in said and "not taught" in said
+    for row in full_results["audit"]:
+        row |= {"elsewhere": 2, "members": row["members"] - 30} if row["target"] == "student" else {}
+    full_results["recycling"] = {}
+    said = coverage.tested(full_results)["Images"]
+    assert "220 to 900 members" in said and "not taught" not in said
+    assert "6 that another site trains on do not count for models of all sites." in said
+
+
+@pytest.mark.parametrize("backend", ["deploy", "flwr run", "inline", "ray"])
+def test_images_that_no_site_of_a_deployment_can_see_are_among_what_was_not_tested(full_results, backend):
+    full_results["backend"] = backend
+    gaps = [gap for gap in coverage.not_tested(full_results) if "another site trains on" in gap]
+    assert len(gaps) == (backend in ("deploy", "flwr run"))
+
+
 def test_what_was_not_tested_follows_from_what_is_missing(results, full_results):
     light, full = (audit_of(run).split("Not tested")[1].split("</ul>")[0] for run in (results, full_results))
     for text in ("with reference models", "canaries", "released images", "make of one site alone", "blind"):
