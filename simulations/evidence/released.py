@@ -16,23 +16,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fedkr.audit.attacks.calibrated import calibrated, fused
+from fedkr.audit.attacks.calibrated import calibrated
 from fedkr.audit.attacks.lira import logit_scaled_confidence
 from fedkr.audit.attacks.neighbours import neighbour_signals
 from fedkr.audit.attacks.observed import Bools, Floats, Observed
 from fedkr.audit.attacks.on_releases import common_spaces, release_scores
 from fedkr.audit.statistics.membership import auc
 from fedkr.audit.targets import RELEASED
-from fedkr.config import CALIBRATED_ATTACKS, FUSED_ATTACK, parse_study
+from fedkr.config import CALIBRATED_ATTACKS, parse_study
 from fedkr.disk import write_json
 from fedkr.release import ReleasedSets
 from fedkr.seeds import numpy_rng
+from simulations.evidence.leave_one_out import CLASSIFIER, release_attacks
 from sites.audit import SiteAudit
 from sites.workspace import open_site
 
 Row = dict[str, Any]
-# Signals of the fused attack, and that of the classifier alone.
-FUSED, CLASSIFIER = [0, len(CALIBRATED_ATTACKS)], len(CALIBRATED_ATTACKS)
 
 
 def attacked(signals: Floats, membership: Bools, labels: NDArray[np.int64], others: Floats | None) -> list[Row]:
@@ -46,18 +45,12 @@ def attacked(signals: Floats, membership: Bools, labels: NDArray[np.int64], othe
     """
     rows = []
     for target in range(len(signals)):
-        rest = np.arange(len(signals)) != target
-        # Without the target, an image can lack references of one side.
-        known = membership[rest].any(0) & ~membership[rest].all(0)
-        seen = Observed(signals[target][known], signals[rest][:, known], membership[rest][:, known])
-        pair = Observed(seen.target[:, FUSED], seen.references[:, :, FUSED], seen.membership)
-        by_signal, inside = calibrated(seen, labels[known]), membership[target][known]
-        scores = {f"{name}@pipeline": by_signal[:, index] for index, name in enumerate(CALIBRATED_ATTACKS)}
-        scores |= {
-            "classifier@pipeline": by_signal[:, CLASSIFIER],
-            f"{FUSED_ATTACK}@pipeline": fused(pair, labels[known]),
-        }
-        row: Row = {"pipeline": target, **{name: auc(one[inside], one[~inside]) for name, one in scores.items()}}
+        scores = release_attacks(signals, membership, labels, target)
+        # Images that lack references of one side have none.
+        sides = membership[target], ~membership[target]
+        row: Row = {"pipeline": target}
+        for name, found in scores.items():
+            row[f"{name}@pipeline"] = auc(*(found[side & np.isfinite(found)] for side in sides))
         if others is not None:
             nobody = np.zeros((1, len(labels)), bool)
             by_others = calibrated(Observed(signals[target][:, :CLASSIFIER], others[None], nobody), labels)

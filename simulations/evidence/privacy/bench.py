@@ -1,0 +1,187 @@
+"""The images of a sweep: who trains on which, and who has none of it; the same for every variant."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from numpy.typing import NDArray
+
+import configs
+from fedkr.audit.attacks.observed import Bools
+from fedkr.audit.attacks.on_releases import Rows, common_spaces
+from fedkr.audit.challenge import build_challenge, population_of
+from fedkr.audit.references.direct import reference_halves
+from fedkr.audit.references.shadows import ShadowPipeline
+from fedkr.config import DataConfig, Study, check_study, one_of, read_dataclass
+from fedkr.data import ImageSet, SiteData, Source, content_digest, joined, load_source
+from fedkr.data.stratify import deal
+from fedkr.errors import UserError
+from fedkr.fingerprint import array_digest, fingerprint
+from fedkr.learning.runtime import Runtime
+from fedkr.progress import SilentProgress
+from fedkr.recycle.pipeline import site_job
+from fedkr.recycle.terms import Terms
+from fedkr.seeds import numpy_rng
+from fedkr.stages import StageStore, code_version
+from simulations.evidence.privacy.variants import Variant
+
+# Candidates, of which each pipeline trains on half, and val images; all others are the population.
+SIZES = {"digits": (600, 40), "pneumoniamnist": (2400, 200), "breastmnist": (240, 24)}
+# Other sites, each with as many images as a pipeline trains on: what they release is the same for all pipelines.
+PEERS = 2
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a sweep was asked for.
+
+    Attributes:
+        dataset: one of ``SIZES``.
+        data_root: folder of the datasets' files.
+        pipelines: how many train on a random half of the pool each, an even number.
+        seed: redraws halves, trainings and samples.
+        device, precision: as in a study.
+        options: of the study, as ``group.option=value``, for all variants.
+        stages: folder of everything that is trained.
+        out: folder of what the pipelines' models answered, and of the results.
+    """
+
+    dataset: str
+    data_root: str
+    pipelines: int
+    seed: int
+    device: str
+    precision: str
+    options: tuple[str, ...]
+    stages: str
+    out: str
+
+
+class Bench:
+    """One dataset, dealt to pipelines on halves of one pool, to other sites, and to those that nobody trains on."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        one_of("dataset", settings.dataset, tuple(SIZES))
+        self.base = base_study(settings)
+        source = load_dataset(settings.dataset, settings.data_root)
+        self.test = source.test
+        pool, *peers, self.val, rest = self._dealt(source)
+        self.pool, self.peers = pool, tuple(peers)
+        challenge = build_challenge(pool, joined([*peers, self.val]))
+        self.population = population_of([rest], challenge, f"{settings.dataset}: no image is left for the population")
+        self.membership: Bools = reference_halves(settings.pipelines, pool, numpy_rng(settings.seed, "halves"))
+
+    def _dealt(self, source: Source) -> list[ImageSet]:
+        size, val = SIZES[self.settings.dataset]
+        counts, everything = [size, *[size // 2] * PEERS, val], source.pool
+        shares = [count / len(everything) for count in counts]
+        parts = deal(everything.labels, [*shares, 1 - sum(shares)], numpy_rng(self.settings.seed, "privacy"))
+        return [everything.subset(part) for part in parts]
+
+    def train_of(self, number: int) -> ImageSet:
+        """Return what a pipeline trains on; those after ``settings.pipelines`` are the other sites."""
+        if number >= self.settings.pipelines:
+            return self.peers[number - self.settings.pipelines]
+        return self.pool.subset(np.flatnonzero(self.membership[number]))
+
+    def study(self, variant: Variant) -> Study:
+        """Return a variant's study; raise :class:`UserError` for options that no run could work with."""
+        values = dataclasses.asdict(self.base)
+        for name, value in variant.sets.items():
+            set_option(values, name, value)
+        for name, factor in variant.times.items():
+            group, option = name.split(".")
+            set_option(values, name, max(1, round(values[group][option] * factor)))
+        study = read_dataclass(Study, values, "study")
+        check_study(study)
+        return study
+
+    def pipeline(self, variant: Variant, number: int) -> ShadowPipeline:
+        """Return a variant's pipeline, which draws from its last checkpoint by the generator's own knobs."""
+        study, site = self.study(variant), f"pipeline-{number}"
+        runtime = Runtime.choose(study.device, study.precision, study.threads)
+        data = SiteData(self.train_of(number), self.val, self.val, self.val)
+        stages = StageStore(Path(self.settings.stages))
+        job = site_job(study, site, runtime, SilentProgress())
+        terms = Terms(classes=variant.classes)
+        return ShadowPipeline(1.0, {}, site=site, data=data, study=study, stages=stages, job=job, terms=terms)
+
+    def rows(self, images: NDArray[np.uint8]) -> Rows:
+        """Bring images into the spaces of the release attacks, fitted on images of others than the candidates."""
+        outside = joined(self.peers).images, self.population.images
+        return common_spaces(*outside, numpy_rng(self.settings.seed, "components"))(images)
+
+    def identity(self, variant: Variant) -> str:
+        """Return what a variant's answers depend on: options, images, halves and code."""
+        sets = (self.pool, *self.peers, self.val, self.population, self.test)
+        return fingerprint(
+            {
+                "options": self.study(variant).options("data", "out", "run_dir"),
+                "flip": self.base.data.flip,
+                "classes": variant.classes,
+                "images": [content_digest(data) for data in sets],
+                "halves": array_digest([self.membership]),
+                "code": code_version(),
+            }
+        )
+
+
+@lru_cache(maxsize=1)
+def bench_of(settings: Settings) -> Bench:
+    """Return the bench of settings, built once a process."""
+    return Bench(settings)
+
+
+def base_study(settings: Settings) -> Study:
+    """Return the product's own study of a dataset, what the dataset recommends included, with one checkpoint."""
+    values = dataclasses.asdict(Study())
+    recommended = yaml.safe_load((Path(configs.__file__).parent / "dataset" / f"{settings.dataset}.yaml").read_text())
+    for group, options in recommended.items():
+        values[group] |= options
+    values["seed"], values["device"], values["precision"] = settings.seed, settings.device, settings.precision
+    # The last one draws: a checkpoint that val chose would differ from pipeline to pipeline.
+    values["generator"]["checkpoints"] = 1
+    for option in settings.options:
+        name, _, value = option.partition("=")
+        set_option(values, name, yaml.safe_load(value))
+    study = read_dataclass(Study, values, "study")
+    check_study(study)
+    return study
+
+
+def set_option(values: dict[str, Any], name: str, value: Any) -> None:
+    """Set an option by its dotted name in nested values; raise :class:`UserError` where a group is none."""
+    *groups, option = name.split(".")
+    for group in groups:
+        values = values.get(group, {})
+        if not isinstance(values, dict):
+            raise UserError(f"{name}: {group} is no group of options")
+    values[option] = copy.copy(value)
+
+
+def load_dataset(name: str, root: str) -> Source:
+    """Return a dataset's images; MedMNIST's files are read as they are, without the package of that name."""
+    if name == "digits":
+        return load_source(DataConfig(name=name))
+    return load_source(DataConfig(name="npz", path=str(Path(root) / f"{name}.npz")))
+
+
+def counts(bench: Bench) -> dict[str, int]:
+    """Return how many images each part of a bench has."""
+    parts: Iterable[tuple[str, ImageSet]] = (
+        ("pool", bench.pool),
+        ("each other site", bench.peers[0]),
+        ("val", bench.val),
+        ("population", bench.population),
+        ("test", bench.test),
+    )
+    return {name: len(data) for name, data in parts}

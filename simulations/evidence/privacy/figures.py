@@ -1,0 +1,162 @@
+"""From what pipelines left to figures with intervals, and what tells a variant from another: arrays in, numbers out.
+
+An interval is of a two-way bootstrap: pipelines and images are both drawn again, so that it holds for other halves and
+other images of the same kind. All variants share the draws, since they share halves and images: their differences are
+paired.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedkr.audit.attacks.lira import logit_scaled_confidence
+from fedkr.audit.attacks.observed import Bools, Floats
+from fedkr.audit.statistics.membership import LIMITS, RocCounts
+from fedkr.audit.statistics.normal import upper_tail
+from fedkr.config import CALIBRATED_ATTACKS, FUSED_ATTACK
+from fedkr.seeds import numpy_rng
+from simulations.evidence.leave_one_out import release_attacks, rmia_scores
+from simulations.evidence.privacy.answers import MODELS, STUDENT
+
+FPR = 0.01
+RESAMPLES = 1000
+NOISE_DRAWS = 50
+# By name: what each figure is, as a table has it.
+RELEASE, FEATURES, RAW, FUSED = "release", "release_features", "release_raw", "fused"
+OF_RELEASE = {RELEASE: CALIBRATED_ATTACKS[0], FEATURES: CALIBRATED_ATTACKS[1], FUSED: FUSED_ATTACK}
+
+
+@dataclass(frozen=True)
+class Subject:
+    """Who trained on what, and the labels: the same for all variants.
+
+    Attributes:
+        membership: bool ``[M, N]``.
+        labels: int64 ``[N]``, of the pool.
+        population, test: int64 ``[Z]`` and ``[T]``, labels.
+    """
+
+    membership: Bools
+    labels: NDArray[np.int64]
+    population: NDArray[np.int64]
+    test: NDArray[np.int64]
+
+    def of(self, pipelines: Sequence[int]) -> Subject:
+        """Return the same with some of the pipelines only."""
+        return Subject(self.membership[list(pipelines)], self.labels, self.population, self.test)
+
+
+@dataclass(frozen=True)
+class Left:
+    """What M pipelines of one variant left.
+
+    Attributes:
+        signals: float64 ``[M, N, 3]``; ``nearest``: float64 ``[M, N]``.
+        logits: float32 ``[M, n, K]`` by model and set, as ``student.pool``.
+    """
+
+    signals: Floats
+    nearest: Floats
+    logits: Mapping[str, NDArray[np.float32]]
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A figure, the mean over the pipelines, and its value in each resample ``[B]``."""
+
+    value: float
+    resampled: Floats
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """The limits of its 95 % interval."""
+        low, high = np.quantile(self.resampled, LIMITS)
+        return float(low), float(high)
+
+    def less(self, other: Figure) -> tuple[Figure, float]:
+        """Return the difference from another figure of the same resamples, and its two-sided p-value."""
+        found = Figure(self.value - other.value, self.resampled - other.resampled)
+        error = float(found.resampled.std(ddof=1))
+        return found, 2 * upper_tail(abs(found.value) / error) if error else 1.0
+
+
+class Resamples:
+    """How often each pipeline, each image of the pool and each test image is drawn, the same for all figures."""
+
+    def __init__(self, subject: Subject, count: int = RESAMPLES) -> None:
+        pipelines, images = subject.membership.shape
+        rng = numpy_rng("privacy", "resamples")
+        self.images, self.test, self.pipelines = (_drawn(rng, count, n) for n in (images, len(subject.test), pipelines))
+
+    def over_pipelines(self, once: Floats, values: Floats) -> Figure:
+        """Return the figure of a value a pipeline ``[M]``, and of those in each resample of images ``[B, M]``."""
+        weights = self.pipelines / self.pipelines.sum(1, keepdims=True)
+        return Figure(float(once.mean()), (values * weights).sum(1))
+
+
+def _drawn(rng: np.random.Generator, count: int, n: int) -> Floats:
+    return rng.multinomial(n, np.full(n, 1 / n), size=count).astype(np.float64)
+
+
+def figures_of(left: Left, subject: Subject, drawn: Resamples) -> dict[str, Figure]:
+    """Return all figures of a variant by name: AUCs and TPRs at 1 % FPR of attacks, accuracies on the test images."""
+    found = dict[str, Figure]()
+    for name, scores in attack_scores(left, subject).items():
+        found |= _attack_figures(name, scores, subject.membership, drawn)
+    for model in MODELS:
+        right = (left.logits[f"{model}.test"].argmax(2) == subject.test).astype(np.float64)
+        values = drawn.test @ right.T / drawn.test.sum(1, keepdims=True)
+        found[f"{model}_accuracy"] = drawn.over_pipelines(right.mean(1), values)
+    return found
+
+
+def attack_scores(left: Left, subject: Subject) -> dict[str, Floats]:
+    """Return the scores float64 ``[M, N]`` of each attack, NaN for images that lack references."""
+    confidence = logit_scaled_confidence(left.logits[f"{STUDENT}.pool"], subject.labels)
+    signals = np.concatenate([left.signals, confidence[..., None]], axis=2)
+    of_releases = [
+        release_attacks(signals, subject.membership, subject.labels, target) for target in range(len(signals))
+    ]
+    found = {name: np.stack([one[attack] for one in of_releases]) for name, attack in OF_RELEASE.items()}
+    found[RAW] = left.nearest
+    for model in MODELS:
+        of = left.logits[f"{model}.pool"], subject.labels, left.logits[f"{model}.population"], subject.population
+        found[model] = rmia_scores(*of, subject.membership)
+    return found
+
+
+def _attack_figures(name: str, scores: Floats, membership: Bools, drawn: Resamples) -> dict[str, Figure]:
+    once, aucs, tprs = [], [], []
+    for own, inside in zip(scores, membership, strict=True):
+        sides = [side & np.isfinite(own) for side in (inside, ~inside)]
+        counts = RocCounts(*(own[side] for side in sides))
+        single = [np.ones((1, int(side.sum()))) for side in sides]
+        weights = [drawn.images[:, side] for side in sides]
+        once.append((counts.auc(*single)[0], counts.tpr(*single, [FPR])[0, 0]))
+        aucs.append(counts.auc(*weights))
+        tprs.append(counts.tpr(*weights, [FPR])[:, 0])
+    auc, tpr = np.array(once).T
+    return {
+        f"{name}_auc": drawn.over_pipelines(auc, np.stack(aucs, axis=1)),
+        f"{name}_tpr": drawn.over_pipelines(tpr, np.stack(tprs, axis=1)),
+    }
+
+
+def guessing_aucs(subject: Subject) -> dict[str, float]:
+    """Return the mean AUC that attacks have by these halves where releases and models say nothing: not quite 0.5.
+
+    An image is in as many halves as not, so that the references of a member are one fewer on its own side.
+    """
+    rng, found = numpy_rng("privacy", "noise"), list[float]()
+    for _ in range(NOISE_DRAWS):
+        noise = rng.normal(size=(*subject.membership.shape, len(CALIBRATED_ATTACKS) + 1))
+        for target, inside in enumerate(subject.membership):
+            scores = release_attacks(noise, subject.membership, subject.labels, target)[OF_RELEASE[RELEASE]]
+            known = np.isfinite(scores)
+            sides = RocCounts(scores[inside & known], scores[~inside & known])
+            found.append(float(sides.auc(*(np.ones((1, int((side & known).sum()))) for side in (inside, ~inside)))[0]))
+    return {"mean": float(np.mean(found)), "standard_error": float(np.std(found) / np.sqrt(len(found)))}

@@ -1,0 +1,58 @@
+"""A sweep as a table in Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+# Figure by title; accuracies and rates in per cent.
+COLUMNS = {
+    "accuracy, one site": "student_accuracy",
+    "accuracy, 3 sites": "union_accuracy",
+    "release AUC": "release_auc",
+    "raw nearest": "release_raw_auc",
+    "fused": "fused_auc",
+    "student RMIA": "student_auc",
+    "TPR at 1 %": "student_tpr",
+    "3 sites RMIA": "union_auc",
+    "TPR at 1 % (3)": "union_tpr",
+    "teacher RMIA": "teacher_auc",
+    "TPR at 1 % (t)": "teacher_tpr",
+}
+IN_PERCENT = ("_accuracy", "_tpr")
+
+
+def table(results: Mapping[str, Any]) -> str:
+    """Return all variants as rows; an asterisk marks a difference from the default's that is one among all (Holm)."""
+    head = ["variant", *COLUMNS, "seconds"]
+    lines = [" | ".join(head), " | ".join(["---"] * len(head))]
+    lines += [" | ".join(_cells(row, results["pipelines"])) for row in results["variants"]]
+    body = "".join(f"| {line} |\n" for line in lines)
+    guessing = results["guessing"]
+    return (
+        f"{results['dataset']}: {_counts(results['counts'])}. Accuracy is of the dataset's test images.\n\n{body}\n"
+        f"Means over {results['pipelines']} pipelines, each attacked with all others as references; 95 % intervals over "
+        "pipelines and images together. `*`: differs from the default's (paired, 5 % over all variants of the column, "
+        f"Holm). Guessing has a release AUC of {guessing['release_auc']['mean']:.3f} and a TPR of "
+        f"{100 * guessing['tpr']:.1f} %. Seconds are of generator, release and student; all share their teachers.\n"
+        + "".join(f"Unfinished: {name} ({count} pipelines).\n" for name, count in results["unfinished"].items())
+    )
+
+
+def _counts(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{name} {count}" for name, count in counts.items())
+
+
+def _cells(row: Mapping[str, Any], pipelines: int) -> list[str]:
+    name = row["name"] if row["pipelines"] == pipelines else f"{row['name']} ({row['pipelines']} pipelines)"
+    seconds = sum(value or 0.0 for value in row["seconds"].values())
+    return [name, *(_cell(row["figures"][key], key.endswith(IN_PERCENT)) for key in COLUMNS.values()), f"{seconds:.0f}"]
+
+
+def _cell(figure: Mapping[str, Any], percent: bool) -> str:
+    value, low, high = (_number(figure[name], percent) for name in ("value", "low", "high"))
+    return f"{value}{'*' if figure.get('significant') else ''} [{low}, {high}]"
+
+
+def _number(value: float, percent: bool) -> str:
+    return f"{100 * value:.1f}" if percent else f"{value:.3f}".replace("0.", ".", 1)
