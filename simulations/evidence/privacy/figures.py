@@ -134,8 +134,8 @@ def _attack_figures(name: str, scores: Floats, membership: Bools, drawn: Resampl
     for own, inside in zip(scores, membership, strict=True):
         sides = [side & np.isfinite(own) for side in (inside, ~inside)]
         counts = RocCounts(*(own[side] for side in sides))
-        single = [np.ones((1, int(side.sum()))) for side in sides]
-        weights = [drawn.images[:, side] for side in sides]
+        single = np.ones((1, int(sides[0].sum()))), np.ones((1, int(sides[1].sum())))
+        weights = drawn.images[:, sides[0]], drawn.images[:, sides[1]]
         once.append((counts.auc(*single)[0], counts.tpr(*single, [FPR])[0, 0]))
         aucs.append(counts.auc(*weights))
         tprs.append(counts.tpr(*weights, [FPR])[:, 0])
