@@ -32,8 +32,8 @@ def table(results: Mapping[str, Any]) -> str:
     return (
         f"{results['dataset']}: {_counts(results['counts'])}. Accuracy is of the dataset's test images.\n\n{body}\n"
         f"Means over {results['pipelines']} pipelines, each attacked with all others as references; 95 % intervals "
-        "over pipelines and images together. `*`: differs from the default's (paired, 5 % over all variants of the column, "
-        f"Holm). Guessing has a release AUC of {guessing['release_auc']['mean']:.3f} and a TPR of "
+        "over pipelines and images together. `*`: differs from the default's (paired, 5 % over all variants of the "
+        f"column, Holm). Guessing has a release AUC of {guessing['release_auc']['mean']:.3f} and a TPR of "
         f"{100 * guessing['tpr']:.1f} %. Seconds are of generator, release and student; all share their teachers.\n"
         + "".join(f"Unfinished: {name} ({count} pipelines).\n" for name, count in results["unfinished"].items())
     )

@@ -1,0 +1,166 @@
+"""The sweep of variants: what each asks for, what is trained for it, and what is found where a mark is left."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from fedkr.audit.references.direct import balanced_membership
+from fedkr.errors import UserError
+from fedkr.stages import Artifact, read_artifact, write_artifact
+from simulations.evidence.privacy import bench as benches
+from simulations.evidence.privacy.answers import MODELS, SETS, answers_path, bench_path
+from simulations.evidence.privacy.bench import Settings, bench_of
+from simulations.evidence.privacy.command import main
+from simulations.evidence.privacy.figures import Figure, Left, Resamples, Subject, figures_of, guessing_aucs
+from simulations.evidence.privacy.schedule import ANSWERS, GENERATOR, RELEASE, TEACHER, Task, do, plan
+from simulations.evidence.privacy.summary import write_summary
+from simulations.evidence.privacy.variants import USUAL, read_variant
+
+PIPELINES, IMAGES, CLASSES = 6, 120, 3
+TINY = (
+    *("generator.steps=2", "generator.options.width=8", "generator.options.steps_sample=1"),
+    *("teacher.steps=2", "student.steps=2", "recycle.rounds=1", "recycle.views=1", "recycle.ratio=0.3"),
+)
+
+
+@pytest.fixture
+def settings(tmp_path, monkeypatch):
+    monkeypatch.setitem(benches.SIZES, "digits", (120, 20))
+    folders = {"stages": str(tmp_path / "stages"), "out": str(tmp_path)}
+    yield Settings("digits", "", 4, 0, "cpu", "float32", TINY, **folders)
+    bench_of.cache_clear()
+
+
+def subject():
+    rng = np.random.default_rng(0)
+    membership = balanced_membership(PIPELINES, IMAGES, rng)
+    return Subject(membership, *(rng.integers(0, CLASSES, n) for n in (IMAGES, 80, 90)))
+
+
+def left(of, mark):
+    """What pipelines leave whose releases lie nearer to what they trained on, by ``mark``, and whose models do not."""
+    rng = np.random.default_rng(1)
+    signals = rng.normal(0, 3, (IMAGES, 3)) + rng.normal(size=(PIPELINES, IMAGES, 3))
+    signals[:, :, 0] += mark * of.membership
+    sizes = {"pool": IMAGES, "population": len(of.population), "test": len(of.test)}
+    logits = {
+        f"{model}.{part}": rng.normal(size=(PIPELINES, sizes[part], CLASSES)).astype(np.float32)
+        for model in MODELS
+        for part in SETS
+    }
+    return Left(signals, signals[:, :, 0], logits)
+
+
+def test_a_variants_name_says_what_differs_from_the_default():
+    assert dataclasses.astuple(read_variant("default")) == ("default", {}, {}, 0)
+    found = read_variant("augment0.12+steps1.5+slices2+hard")
+    assert found.sets == {"generator.options.augment": 0.12, "recycle.rounds": 2}
+    assert (found.times, found.classes) == ({"generator.steps": 1.5}, 1)
+    assert all(read_variant(name).name == name for name in USUAL)
+
+
+@pytest.mark.parametrize("name", ["agument0.1", "hard+", "slices1.5", "augment", "steps..", "augment0.1,hard"])
+def test_an_unknown_knob_is_refused(name):
+    with pytest.raises(UserError, match="variants="):
+        read_variant(name)
+
+
+def test_variants_change_what_they_name_and_share_halves_and_what_they_do_not_change(settings):
+    bench, names = bench_of(settings), ("default", "hard", "augment0.1+steps2", "augment0.1+steps2+slices2")
+    default, hard, augmented, both = (bench.study(read_variant(name)) for name in names)
+    assert default == hard and bench.pipeline(read_variant("hard"), 0).terms.classes == 1
+    assert augmented.generator.steps == 2 * default.generator.steps == 4
+    assert both.recycle.rounds == 2 and both.generator == augmented.generator
+    tasks = plan(bench, [read_variant(name) for name in names])
+    kinds = [task.kind for task, _ in tasks.values()]
+    counted = {kind: kinds.count(kind) for kind in (TEACHER, GENERATOR, RELEASE, ANSWERS)}
+    # Four pipelines and two other sites: one teacher each, two generators, and all four variants' releases.
+    assert counted == {TEACHER: 6, GENERATOR: 12, RELEASE: 24, ANSWERS: 16}
+    _, needs = tasks["answers hard 1"]
+    assert needs == {"release hard 1", "release hard 4", "release hard 5"}
+    assert tasks["release hard 1"][1] == {"teacher default 1", "generator default 1"}
+    assert all(needed in tasks for _, needs in tasks.values() for needed in needs)
+
+
+def test_halves_are_of_the_pool_and_other_sites_have_none_of_it(settings):
+    bench = bench_of(settings)
+    assert (bench.membership.sum(0) == 2).all() and len(bench.train_of(0)) == bench.membership[0].sum()
+    parts = [bench.pool, *bench.peers, bench.val, bench.population]
+    images = [{image.tobytes() for image in part.images} for part in parts]
+    assert [len(part) for part in parts[:4]] == [120, 60, 60, 20]
+    assert not any(images[0] & other for other in images[1:])
+
+
+def test_a_pipelines_answers_are_kept_once_and_done_again_for_other_settings(settings):
+    variant = read_variant("hard")
+    do(settings, Task(ANSWERS, variant, 0))
+    found = read_artifact(answers_path(benches.Path(settings.out), "hard", 0))
+    assert found.tensors["student.test"].shape == (359, 10) and found.tensors["signals"].shape == (120, 3)
+    assert found.info["released"] == round(0.3 * len(bench_of(settings).train_of(0)))
+    assert "answers hard 0" not in plan(bench_of(settings), [variant])
+    other = dataclasses.replace(settings, options=(*TINY, "student.lr=0.05"))
+    assert "answers hard 0" in plan(bench_of(other), [variant])
+
+
+def test_a_mark_in_a_release_is_found_there_and_nowhere_else():
+    of = subject()
+    drawn = Resamples(of, 200)
+    marked, clean = (figures_of(left(of, mark), of, drawn) for mark in (2.0, 0.0))
+    assert marked["release_auc"].interval[0] > 0.75 and marked["fused_auc"].value > 0.7
+    for name in ("release_features_auc", "student_auc", "union_auc", "teacher_auc"):
+        low, high = marked[name].interval
+        assert low < 0.5 < high
+    difference, p_value = marked["release_auc"].less(clean["release_auc"])
+    assert difference.interval[0] > 0.1 and p_value < 1e-4
+    assert marked["student_auc"].less(clean["student_auc"])[1] == 1.0
+    assert marked["student_accuracy"].value == pytest.approx(1 / CLASSES, abs=0.1)
+    assert guessing_aucs(of)["mean"] == pytest.approx(0.5, abs=0.02)
+
+
+def test_an_interval_is_over_pipelines_as_well_as_images():
+    of = subject()
+    drawn = Resamples(of, 500)
+    apart, alike = np.repeat([0.5, 0.9], PIPELINES // 2), np.full(PIPELINES, 0.7)
+    wide, narrow = (drawn.over_pipelines(once, np.tile(once, (500, 1))).interval for once in (apart, alike))
+    assert wide[1] - wide[0] > 0.2 and narrow[1] - narrow[0] == pytest.approx(0)
+    assert isinstance(drawn.over_pipelines(alike, np.tile(alike, (500, 1))), Figure)
+
+
+def test_what_is_there_is_summarised_and_what_is_unfinished_is_told(tmp_path):
+    of = subject()
+    names = ("labels.pool", "labels.population", "labels.test")
+    labels = zip(names, (of.labels, of.population, of.test), strict=True)
+    tensors = {"membership": torch.from_numpy(of.membership)} | {n: torch.from_numpy(a) for n, a in labels}
+    write_artifact(
+        bench_path(tmp_path), Artifact(tensors, {"dataset": "digits", "pipelines": 6, "counts": {"pool": 120}})
+    )
+    for name, mark, count in (("default", 2.0, 6), ("hard", 0.0, 5), ("slices1", 0.0, 3)):
+        all_left = left(of, mark)
+        for number in range(count):
+            arrays = {"signals": all_left.signals, "nearest": all_left.nearest, **all_left.logits}
+            seconds = {"generator": 1.0, "student": 2.0}
+            info = {"pipeline": number, "identity": name, "released": 9, "seconds": seconds, "device": {}}
+            kept = Artifact({key: torch.from_numpy(value[number].copy()) for key, value in arrays.items()}, info)
+            write_artifact(answers_path(tmp_path, name, number), kept)
+    text = write_summary(tmp_path)
+    found = json.loads((tmp_path / "privacy.json").read_text())
+    assert [row["name"] for row in found["variants"]] == ["default", "hard"]
+    assert found["unfinished"] == {"slices1": 3} and "Unfinished: slices1 (3 pipelines)" in text
+    assert found["variants"][1]["figures"]["release_auc"]["significant"]
+    assert not found["variants"][1]["figures"]["student_auc"]["significant"]
+    assert "| hard (5 pipelines) |" in text and (tmp_path / "privacy.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("words", [[], ["out=x", "pipelines=5"], ["out=x", "variant=default"], ["out=x", "seed=-1"]])
+def test_a_wrong_word_is_one_line(words, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError):
+        main(words)
+
+
+def test_a_folder_without_answers_is_told(tmp_path):
+    with pytest.raises(UserError, match="no answers"):
+        main([f"out={tmp_path}", "summary"])
