@@ -89,8 +89,8 @@ class ClassifierTraining:
     def _loss_at(self, step: int) -> Tensor:
         images, targets = self.batches(step)
         config, job = self.config, self.job
-        inputs = to_model_input(torch.from_numpy(images).to(job.runtime.device))
-        labels = torch.from_numpy(targets).to(job.runtime.device).float()
+        inputs = to_model_input(job.runtime.send(torch.from_numpy(images)))
+        labels = job.runtime.send(torch.from_numpy(targets)).float()
         inputs = augment(inputs, config.augment, job.flip, torch_rng(*job.seed, "augment", step))
         if config.mixup:
             inputs, labels = mix(inputs, labels, config.mixup, step, job.seed)

@@ -6,7 +6,7 @@ import contextlib
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from fedkr.errors import UserError
 
@@ -51,6 +51,12 @@ class Runtime:
     def place(self, model: nn.Module) -> nn.Module:
         """Move a model to the device, convolution weights channels-last."""
         return model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def send(self, tensor: Tensor) -> Tensor:
+        """Return a tensor of the processor's on the device; a GPU fetches it while the processor goes on."""
+        if self.device.type == "cuda":
+            return tensor.pin_memory().to(self.device, non_blocking=True)
+        return tensor.to(self.device)
 
     def describe(self) -> dict[str, str]:
         """Return device and precision, as stage keys and reports name them."""

@@ -56,7 +56,11 @@ class Training:
         self.model, self.optimizer, self.factor, self.runtime = model, optimizer, factor, runtime
         self.base_lrs = [group["lr"] for group in optimizer.param_groups]
         self.averaging, self.clip, self.step = average, clip, 0
-        self.average = {k: v.detach().clone() for k, v in model.state_dict().items()} if average else {}
+        # The model's own memory, asked for once: collecting it anew takes longer than a small network's step on a GPU.
+        state = model.state_dict() if average else {}
+        self.average = {k: v.detach().clone() for k, v in state.items()}
+        floats = [k for k, v in state.items() if v.is_floating_point()]
+        self._averaged = [self.average[k] for k in floats], [state[k] for k in floats]
 
     def advance(
         self, loss_at: Callable[[int], Tensor], until: int, progress: Progress, stage: str, total: int | None = None
@@ -75,7 +79,11 @@ class Training:
             self.tell(loss, progress, stage, total or until, last=self.step == until)
 
     def take_step(self, loss_at: Callable[[int], Tensor]) -> Tensor:
-        """Take one optimisation step and return its loss, unchecked: for networks that are trained in turn."""
+        """Take one optimisation step and return its loss, unchecked: for networks that are trained in turn.
+
+        Nothing of the step's graph outlives it, as the capture of the next one would trip over it
+        (:mod:`fedkr.learning.one_launch`).
+        """
         for group, lr in zip(self.optimizer.param_groups, self.base_lrs, strict=True):
             group["lr"] = lr * self.factor(self.step)
         with self.runtime.autocast():
@@ -88,21 +96,20 @@ class Training:
         self.step += 1
         if self.averaging is not None:
             self._update_average(self.averaging)
-        return loss
+        return loss.detach()
 
     def _update_average(self, averaging: Average) -> None:
         # The ramp lets early checkpoints forget the random initial weights; up to its start the average is a copy.
         decay = min(averaging.decay, (1 + self.step) / (10 + self.step)) if self.step > averaging.start else 0.0
-        state = self.model.state_dict()
-        floats = [k for k, v in self.average.items() if v.is_floating_point()]
-        get_ema_multi_avg_fn(decay)([self.average[k] for k in floats], [state[k] for k in floats], self.step)
+        averages, weights = self._averaged
+        get_ema_multi_avg_fn(decay)(averages, weights, self.step)
 
     def tell(self, loss: Tensor, progress: Progress, stage: str, total: int, last: bool) -> None:
         """Report the step just taken; now and then, and at the ``last``, its loss (:class:`DivergedError` for NaN)."""
         if not last and self.step % CHECK_EVERY:
             progress.update(stage, self.step, total)
             return
-        value = float(loss.detach())
+        value = float(loss)
         if not math.isfinite(value):
             # Not the rate of this step: the option is what can be lowered.
             lr = self.base_lrs[0]

@@ -127,21 +127,20 @@ class Generator(CheckpointedGenerator):
         parameters: Tensor | None = None,
     ) -> Tensor:
         """Denoising loss weighted by 1/c_out^2: the error of the raw network output (appendix B.6)."""
-        o, device = self.options, self.task.runtime.device
+        o, send = self.options, self.task.runtime.send
         sigma = torch.exp(o.p_mean + o.p_std * torch.randn(len(images), 1, 1, 1, generator=rng))
         noisy, at = images + sigma * torch.randn(images.shape, generator=rng), Preconditioning(sigma, o.sigma_data)
         target = (images - at.c_skip * noisy) / at.c_out
-        inputs = (at.c_in * noisy).to(device, memory_format=torch.channels_last)
-        conditions = self._conditions(labels.to(device), parameters)
-        output = network(inputs, noise_input(sigma.flatten()).to(device), *conditions)
-        return F.mse_loss(output.float(), target.to(device))
+        inputs = send((at.c_in * noisy).contiguous(memory_format=torch.channels_last))
+        output = network(inputs, send(noise_input(sigma.flatten())), *self._conditions(send(labels), parameters))
+        return F.mse_loss(output.float(), send(target))
 
     def _conditions(self, labels: Tensor, parameters: Tensor | None = None) -> tuple[Tensor, ...]:
         """Return what an image is described with; without ``parameters`` it is taken as it is."""
         if not self.options.augment:
             return (labels,)
         further = torch.zeros(len(labels), CONDITIONS) if parameters is None else parameters
-        return labels, further.to(labels.device)
+        return labels, self.task.runtime.send(further)
 
     def _fold(self, images: Tensor) -> Tensor:
         return F.pixel_unshuffle(images, self.fold) if self.fold > 1 else images

@@ -9,6 +9,7 @@ from torch import nn
 from fedkr.learning import one_launch
 from fedkr.learning.one_launch import OneLaunch
 from fedkr.learning.runtime import Runtime
+from fedkr.learning.training import Training
 
 on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 
@@ -23,14 +24,11 @@ def inputs(step: int, device: str = "cpu", batch: int = 8) -> torch.Tensor:
 
 
 def trained(call, module: nn.Module, device: str, steps: int) -> list[float]:
-    optimizer, losses = torch.optim.SGD(module.parameters(), lr=0.05, momentum=0.9), []
-    for step in range(steps):
-        loss = call(inputs(step, device)).float().square().mean()
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
-        losses.append(float(loss.detach()))
-    return losses
+    optimizer = torch.optim.SGD(module.parameters(), lr=0.05, momentum=0.9)
+    training = Training(module, optimizer, lambda step: 1.0, Runtime(torch.device(device), None))
+    return [
+        float(training.take_step(lambda step: call(inputs(step, device)).float().square().mean())) for _ in range(steps)
+    ]
 
 
 def test_without_a_gpu_it_is_the_network(monkeypatch):
