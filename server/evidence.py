@@ -13,7 +13,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 from sklearn.model_selection import StratifiedKFold, cross_val_predict
 
-from fedkr.audit.attacks.on_releases import Floats, small_pixels
+from fedkr.data.distances import Floats, small_pixels
 from fedkr.release import SoftSet
 
 # A class, or a release by which others are judged, is one from so many images on.

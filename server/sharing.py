@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fedkr.audit.attacks.on_releases import Floats, nearest, small_pixels
+from fedkr.data.distances import Floats, nearest, small_pixels
 from fedkr.release import ReleasedSets, SoftSet, image_count, read_slice, slice_count
 from fedkr.seeds import numpy_rng
 from fedkr.stages import Artifact

@@ -17,8 +17,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from fedkr.audit.attacks.observed import Bools
-from fedkr.audit.attacks.on_releases import CHUNK, LARGEST_SIDE, Floats
 from fedkr.audit.radii import KEPT, squared_radii
+from fedkr.data.distances import CHUNK, LARGEST_SIDE, Floats
 from fedkr.data.images import ImageSet
 
 # Averaged down further than for distances of pixels: many ways to look at an image, and noise counts less.

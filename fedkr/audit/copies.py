@@ -12,10 +12,11 @@ import scipy
 import torch
 from numpy.typing import NDArray
 
-from fedkr.audit.attacks.on_releases import CopyCheck, copy_check, nearest, small_pixels
+from fedkr.audit.attacks.on_releases import CopyCheck, copy_check
 from fedkr.audit.challenge import Challenge
 from fedkr.audit.run_release import released_part
 from fedkr.audit.statistics.membership import Floats
+from fedkr.data.distances import nearest, small_pixels
 from fedkr.data.images import ImageSet, image_digests
 from fedkr.errors import UserError
 from fedkr.release import Release

@@ -9,15 +9,8 @@ from numpy.typing import NDArray
 
 from fedkr.audit.altered_copies import AlteredCopies
 from fedkr.audit.attacks.observed import Bools
-from fedkr.audit.attacks.on_releases import (
-    EQUAL,
-    Floats,
-    blocks,
-    distances_to_others,
-    small_pixels,
-    squared_distances,
-)
 from fedkr.audit.radii import KEPT, squared_radii
+from fedkr.data.distances import EQUAL, Floats, blocks, distances_to_others, small_pixels, squared_distances
 from fedkr.data.images import ImageSet
 
 

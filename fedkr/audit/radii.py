@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from fedkr.audit.attacks.on_releases import Floats
+from fedkr.data.distances import Floats
 
 # Half-way to a real image's third nearest other one: what is nearer repeats that very image. Smooth, typical images lie
 # near all others alike and never come that near to one, and pairs of real images do not hide their copies.

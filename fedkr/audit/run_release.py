@@ -11,13 +11,14 @@ from numpy.typing import NDArray
 from fedkr.audit.attacks.calibrated import calibrated, fused
 from fedkr.audit.attacks.neighbours import neighbour_signals
 from fedkr.audit.attacks.observed import Bools, Floats, Observed
-from fedkr.audit.attacks.on_releases import common_spaces, release_scores
+from fedkr.audit.attacks.on_releases import release_scores
 from fedkr.audit.challenge import Challenge, candidates
 from fedkr.audit.findings import AuditReport, report_from_scores
 from fedkr.audit.statistics.two_sample import closeness_test
 from fedkr.audit.subject import Subject
 from fedkr.audit.targets import row_key
 from fedkr.config import CALIBRATED_ATTACKS, FUSED_ATTACK
+from fedkr.data.distances import common_spaces
 from fedkr.data.images import ImageSet
 from fedkr.errors import UserError
 from fedkr.release import Release, SoftSet

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fedkr.audit.attacks.on_releases import small_pixels
+from fedkr.data.distances import small_pixels
 from fedkr.data.images import ImageSet
 from fedkr.generators.base import Knobs, Task
 from fedkr.learning.job import Job

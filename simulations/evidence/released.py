@@ -20,10 +20,11 @@ from fedkr.audit.attacks.calibrated import calibrated
 from fedkr.audit.attacks.lira import logit_scaled_confidence
 from fedkr.audit.attacks.neighbours import neighbour_signals
 from fedkr.audit.attacks.observed import Bools, Floats, Observed
-from fedkr.audit.attacks.on_releases import common_spaces, release_scores
+from fedkr.audit.attacks.on_releases import release_scores
 from fedkr.audit.statistics.membership import auc
 from fedkr.audit.targets import RELEASED
 from fedkr.config import CALIBRATED_ATTACKS, parse_study
+from fedkr.data.distances import common_spaces
 from fedkr.disk import write_json
 from fedkr.release import ReleasedSets
 from fedkr.seeds import numpy_rng

@@ -9,13 +9,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from fedkr.audit.attacks.on_releases import CHUNK, Floats, Rows, squared_distances
-from fedkr.errors import UserError
+from fedkr.data.distances import Floats, Rows, log_nearness, nearest_few
 
-# Of five, one image that happens to lie close moves the mean little; more reach into where nothing was copied.
-NEIGHBOURS = 5
-# A quarter of one grey level of one pixel: a copy is no nearer than this, so that its logarithm is finite.
-LEAST_DISTANCE = 1e-3
 # About what float16 leaves of a soft label near 1.
 LEAST_PROBABILITY = 5e-4
 SIGNALS = ("pixels", "features", "soft-labels")
@@ -37,27 +32,3 @@ def neighbour_signals(
     likely = mean.clip(LEAST_PROBABILITY, 1 - LEAST_PROBABILITY)
     odds = np.log(likely) - np.log1p(-likely)
     return np.stack([log_nearness(distances), log_nearness(among_features), odds], axis=1)
-
-
-def log_nearness(distances: Floats) -> Floats:
-    """Return ``[N]``: minus the mean logarithm of each row of ``distances [N, k]``."""
-    return -np.log(np.maximum(distances, LEAST_DISTANCE)).mean(1)
-
-
-def nearest_few(queries: Floats, rows: Floats, count: int = NEIGHBOURS) -> tuple[NDArray[np.int64], Floats]:
-    """Return the ``count`` rows closest to each query, in ascending order of their indices.
-
-    Indices and Euclidean distances are ``[N, count]``; there are as many as ``rows`` has, where that is fewer.
-    """
-    if not len(queries) or not len(rows):
-        raise UserError("images: an empty set cannot be compared")
-    few = min(count, len(rows))
-    found, distances = np.empty((len(queries), few), np.int64), np.empty((len(queries), few))
-    for start in range(0, len(queries), CHUNK):
-        part = slice(start, start + CHUNK)
-        closest = np.argpartition(squared_distances(queries[part], rows), few - 1, axis=1)[:, :few]
-        # Sums over them then end in the same digit wherever they are taken.
-        found[part] = np.sort(closest, axis=1)
-        # Taken afresh: squared distances from dot products lose digits near 0.
-        distances[part] = np.linalg.norm(queries[part, None] - rows[found[part]], axis=2)
-    return found, distances

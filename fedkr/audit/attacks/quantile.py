@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from fedkr.audit.attacks.observed import Floats
-from fedkr.audit.attacks.on_releases import COMPONENTS, MOST_FITTED, principal_components, small_pixels
+from fedkr.data.distances import COMPONENTS, MOST_FITTED, principal_components, small_pixels
 from fedkr.data.images import ImageSet
 
 PENALTIES = tuple(float(penalty) for penalty in np.logspace(-1, 5, 13))

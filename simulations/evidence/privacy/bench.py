@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 
 import configs
 from fedkr.audit.attacks.observed import Bools
-from fedkr.audit.attacks.on_releases import Rows, common_spaces
 from fedkr.audit.challenge import build_challenge, population_of
 from fedkr.audit.references.direct import reference_halves
 from fedkr.audit.references.shadows import ShadowPipeline
 from fedkr.config import DataConfig, Study, check_study, one_of, read_dataclass
 from fedkr.data import ImageSet, SiteData, Source, content_digest, joined, load_source
+from fedkr.data.distances import Rows, common_spaces
 from fedkr.data.stratify import deal
 from fedkr.errors import UserError
 from fedkr.fingerprint import array_digest, fingerprint

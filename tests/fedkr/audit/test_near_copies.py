@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
-from fedkr.audit.attacks.on_releases import small_pixels
 from fedkr.audit.near_copies import NearCopies
+from fedkr.data.distances import small_pixels
 from fedkr.data.images import ImageSet
 
 

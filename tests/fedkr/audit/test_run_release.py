@@ -3,11 +3,11 @@ import pytest
 from sklearn.datasets import load_digits
 
 from fedkr.audit.attacks.observed import Observed
-from fedkr.audit.attacks.on_releases import LARGEST_SIDE, small_pixels
 from fedkr.audit.challenge import build_challenge
 from fedkr.audit.run_release import ReferenceReleases, audit_release, released_part
 from fedkr.audit.subject import Subject
 from fedkr.config import RELEASE_ATTACKS, AuditConfig
+from fedkr.data.distances import LARGEST_SIDE, small_pixels
 from fedkr.data.images import CanarySet, ImageSet
 from fedkr.errors import UserError
 from fedkr.release import Release, SoftSet

@@ -5,16 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedkr.audit.attacks.neighbours import (
-    LEAST_DISTANCE,
-    LEAST_PROBABILITY,
-    NEIGHBOURS,
-    SIGNALS,
-    log_nearness,
-    nearest_few,
-    neighbour_signals,
-)
-from fedkr.audit.attacks.on_releases import Rows
+from fedkr.audit.attacks.neighbours import LEAST_PROBABILITY, SIGNALS, neighbour_signals
+from fedkr.data.distances import LEAST_DISTANCE, NEIGHBOURS, Rows, log_nearness, nearest_few
 from fedkr.errors import UserError
 
 

@@ -3,16 +3,9 @@ import math
 import numpy as np
 import pytest
 
-from fedkr.audit.attacks.on_releases import (
-    closest_distance_score,
-    copy_check,
-    domias_kde_score,
-    monte_carlo_score,
-    nearest,
-    pixels,
-    principal_components,
-)
+from fedkr.audit.attacks.on_releases import closest_distance_score, copy_check, domias_kde_score, monte_carlo_score
 from fedkr.audit.statistics.membership import auc, membership_figures
+from fedkr.data.distances import nearest, pixels, principal_components
 from fedkr.errors import UserError
 
 
