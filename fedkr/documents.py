@@ -97,6 +97,11 @@ DOCUMENTS: dict[str, type[Strict]] = {
             "recalls": list_of(Rate | None, MOST_CLASSES),
             "by_val": Flag,
             "teacher": object_of("teacher", {}, {"step": Step, "val_accuracy": Score}),
+            # What holds for all that the release has of one unit's images.
+            "privacy": object_of(
+                "privacy",
+                {"epsilon": Number, "delta": Score, "unit": one_of("patient", "image"), "mechanism": Text},
+            ),
         },
     ),
     "card": object_of(

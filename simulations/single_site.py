@@ -15,6 +15,7 @@ from rich.table import Table
 from fedkr.config import Study
 from fedkr.disk import write_atomic, write_json
 from fedkr.environment import provenance
+from fedkr.errors import UserError
 from fedkr.learning.runtime import Runtime
 from fedkr.progress import FileProgress
 from fedkr.recycle.ablation import ABLATION, USUAL, SingleSite, Variant
@@ -41,6 +42,11 @@ def run_single_site(study: Study, variants: Sequence[Variant]) -> Path:
     Raises:
         UserError: settings or data that no run could work with.
     """
+    if study.privacy.guaranteed:
+        raise UserError(
+            f"privacy.mode=dp: {PROGRAM} compares recipes whose labels and choices come from real images; measure a "
+            "release with a guarantee by `fedkr simulate privacy=dp federation.sites=1`"
+        )
     run = RunFolder.of_study(study, prefix="kr-")
     folder, study = run.files.folder, run.study
     runtime = Runtime.choose(study.device, study.precision, study.threads)

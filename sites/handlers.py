@@ -80,7 +80,7 @@ def train_release(site: Site, request: wire.Request) -> RecordDict:
     recycle = site.study.recycle
     # Tuning may choose any of its candidates.
     shown = [balance for balance in (recycle.balance, *recycle.tune_balances) if balance != "balanced"]
-    if shown and not site.policy.exact_counts:
+    if shown and not site.policy.exact_counts and not site.study.privacy.guaranteed:
         raise PolicyError(
             f"recycle.balance={recycle.balance!r} with recycle.tune_balances={recycle.tune_balances} could show the "
             "site's class counts: set recycle.balance=balanced and recycle.tune_balances=[], or exact_counts: true in "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 
@@ -11,6 +12,7 @@ from fedkr.data import Source
 from fedkr.data.images import ImageSet, content_digest, joined
 from fedkr.recycle.terms import Terms
 from sites.policy import Policy
+from sites.secret import keyed
 
 
 def release_terms(policy: Policy, source: Source) -> Terms:
@@ -25,6 +27,15 @@ def release_terms(policy: Policy, source: Source) -> Terms:
         refuse_copies=policy.near_copies == "refuse",
         names={"near_copies": policy.near_copies, "rule": "altered", "real": content_digest(real)},
     )
+
+
+def guaranteed_terms(policy: Policy, records: Path) -> Terms:
+    """Return a policy's terms for releases with a guarantee, whose noise comes from the secret in a site's records."""
+
+    def secret(name: str) -> str:
+        return keyed(records, name.encode()).hex()
+
+    return Terms(policy.label_digits, policy.label_classes, least=policy.min_class_count, secret=secret)
 
 
 def everything(pool: ImageSet, test: ImageSet) -> ImageSet:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache, partial
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any
 
 from fedkr.config import Count, DataConfig, Study, at_most, check_values, parse_study, read_dataclass
 from fedkr.data import ImageSet, SiteData, Source, load_source, partition_sites, prepare_site, study_source
@@ -18,8 +18,9 @@ from fedkr.data.leaks import shared_own_tests
 from fedkr.errors import UserError
 from fedkr.learning.runtime import Runtime
 from fedkr.progress import FileProgress
-from fedkr.recycle import SitePipeline
+from fedkr.recycle import SitePipeline, pipeline_class
 from fedkr.recycle.pipeline import site_job
+from fedkr.recycle.terms import NO_TERMS, Terms
 from fedkr.site_name import check_site_name
 from fedkr.stages import StageStore
 from sites.plain_yaml import read_yaml
@@ -27,7 +28,7 @@ from sites.policy import SIMULATED, Policy
 from sites.secret import keyed
 from sites.splits import SiteSplit
 from sites.studies import StudyRules
-from sites.terms import release_terms
+from sites.terms import guaranteed_terms, release_terms
 
 # In the workspace; with the list of the files that gave no image.
 DECODED_FOLDER = "decoded"
@@ -182,7 +183,8 @@ def _open_simulated(partition: int, study_json: str) -> Site:
     name = _simulated_name(partition)
     pool = source.pool.subset(_partition(study_json)[partition])
     folder = Path(study.run_dir) / "sites" / name
-    opened = _open(name, prepare_site(pool, study, name), source, SIMULATED, _Folders(folder, folder), study)
+    data = prepare_site(pool, study, name)
+    opened = Site(name, data, source.test, SIMULATED, _pipeline(folder, name, data, study, NO_TERMS), study, folder)
     return dataclasses.replace(opened, elsewhere=partial(_trained_elsewhere, partition, study_json))
 
 
@@ -222,10 +224,15 @@ def _open_hospital(site_file: str, study_json: str, contents: str) -> Site:
     site = read_site_file(Path(site_file))
     study = study_at(site, parse_study(study_json))
     source = site_source(site)
-    data = site.split.prepare(source.pool, study, site.name, site.policy.min_class_count)
-    folders = _Folders(Path(site.workspace), Path(site.records))
-    opened = _open(site.name, data, source, site.policy, folders, study)
-    return dataclasses.replace(opened, warnings=tuple(shared_own_tests({site.name: data})))
+    guaranteed = study.privacy.guaranteed
+    # Which classes are rare is for the noisy counts to say, where nothing else may depend on single images.
+    least = 1 if guaranteed else site.policy.min_class_count
+    data = site.split.prepare(source.pool, study, site.name, least)
+    records = Path(site.records)
+    terms = guaranteed_terms(site.policy, records) if guaranteed else release_terms(site.policy, source)
+    pipeline = _pipeline(Path(site.workspace), site.name, data, study, terms)
+    warnings = tuple(shared_own_tests({site.name: data}))
+    return Site(site.name, data, source.test, site.policy, pipeline, study, records, warnings)
 
 
 def study_at(site: SiteFile, study: Study) -> Study:
@@ -242,17 +249,7 @@ def stages_at(workspace: Path) -> StageStore:
     return StageStore(workspace / "stages")
 
 
-class _Folders(NamedTuple):
-    """Where a site works, and where its ledger and approvals outlive that."""
-
-    workspace: Path
-    records: Path
-
-
-def _open(name: str, data: SiteData, source: Source, policy: Policy, folders: _Folders, study: Study) -> Site:
-    folder = folders.workspace
+def _pipeline(folder: Path, name: str, data: SiteData, study: Study, terms: Terms) -> SitePipeline:
     runtime = Runtime.choose(study.device, study.precision, study.threads)
     job = site_job(study, name, runtime, FileProgress(folder))
-    terms = release_terms(policy, source)
-    pipeline = SitePipeline(name, data, study, stages_at(folder), job, terms)
-    return Site(name, data, source.test, policy, pipeline, study, folders.records)
+    return pipeline_class(study)(name, data, study, stages_at(folder), job, terms)

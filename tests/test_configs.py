@@ -20,7 +20,7 @@ from server.composition import compose_study, register_schema, study_from_config
 from server.contestant import check_contestants
 
 ROOT = Path(configs.__file__).parent
-GROUPS = ("dataset", "partition", "generator", "teacher", "student", "strategy", "audit", "backend")
+GROUPS = ("dataset", "partition", "generator", "teacher", "student", "strategy", "privacy", "audit", "backend")
 CHOICES = [(group, file.stem) for group in GROUPS for file in sorted((ROOT / group).glob("*.yaml"))]
 MEDMNIST = "path derma oct pneumonia retina breast blood tissue organa organc organs"
 

@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 
 from fedkr.audit.statistics.membership import fprs_of, guessing_tpr, resolvable, tpr_name
-from fedkr.audit.statistics.normal import upper_tail
 from fedkr.audit.statistics.pooling import pairs_of, within_reason
+from fedkr.privacy.normal import upper_tail
 
 # Standard errors from a figure to a limit of its 95 % interval.
 TO_LIMIT = NormalDist().inv_cdf(0.975)

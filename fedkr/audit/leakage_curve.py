@@ -103,7 +103,7 @@ def draw_slices(pipeline: SitePipeline, count: int) -> SyntheticSlices:
     def compute() -> Artifact:
         parts = _draw(pipeline, count)
         images, soft, asked = (np.concatenate([part[i] for part in parts]) for i in range(3))
-        return SyntheticSlices(images, soft.astype(np.float16), asked, len(pipeline.data.train)).as_artifact()
+        return SyntheticSlices(images, soft.astype(np.float16), asked, int(pipeline.class_counts().sum())).as_artifact()
 
     return SyntheticSlices.from_artifact(pipeline.stages.run("leakage-slices", key, compute))
 
@@ -130,7 +130,7 @@ def _draw(pipeline: SitePipeline, count: int) -> list[tuple[NDArray[Any], NDArra
     drawer, progress, parts = pipeline.drawer("leakage"), pipeline.job.progress, []
     drawer = dataclasses.replace(drawer, job=dataclasses.replace(drawer.job, progress=SilentProgress()))
     for number in range(count):
-        asked = drawer.classes(len(drawer.train), numpy_rng(*drawer.job.seed, number, "labels"))
+        asked = drawer.classes(int(pipeline.class_counts().sum()), numpy_rng(*drawer.job.seed, number, "labels"))
         parts.append((*drawer.draw(asked, number), asked))
         progress.update("leakage slices", number + 1, count, unit="slice")
     progress.finish("leakage slices")

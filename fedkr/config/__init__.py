@@ -47,6 +47,7 @@ from fedkr.config.schema import (
     FederationConfig,
     GeneratorConfig,
     PartitionConfig,
+    PrivacyConfig,
     RecycleConfig,
     SearchConfig,
     SplitConfig,

@@ -12,6 +12,7 @@ from fedkr.config.reading import brief, read_dataclass
 from fedkr.config.schema import (
     ATTACKS,
     AUDIT_TARGETS,
+    GUARANTEED_GENERATORS,
     LEAST_REFERENCES,
     MOST_FPRS,
     REFERENCE_ATTACKS,
@@ -53,6 +54,7 @@ def check_study(study: Study) -> None:
     check_shares(study.split, "split")
     _check_once("recycle.tune_balances", study.recycle.tune_balances)
     _check_once("recycle.tune_filters", study.recycle.tune_filters)
+    _check_privacy(study)
     _check_strategy(study.strategy)
     _check_audit(study.audit, study.strategy.compare)
     _check_permutations(study.audit, study.federation.sites)
@@ -60,6 +62,18 @@ def check_study(study: Study) -> None:
         raise UserError(
             f"backend.address={study.backend.address!r}: only backend=ray takes one (an existing Ray cluster); "
             "for a SuperLink of your own use `flwr run`, see sites/README.md"
+        )
+
+
+def _check_privacy(study: Study) -> None:
+    if not study.privacy.guaranteed:
+        return
+    if study.generator.kind not in GUARANTEED_GENERATORS:
+        known = ", ".join(GUARANTEED_GENERATORS)
+        raise UserError(f"privacy.mode=dp: generator.kind={study.generator.kind!r} has no guarantee; one of: {known}")
+    if study.recycle.filter:
+        raise UserError(
+            f"recycle.filter={study.recycle.filter}: privacy.mode=dp has no teacher of real images to ask; set 0"
         )
 
 

@@ -52,6 +52,8 @@ AUDIT_TARGETS = (
 LEAST_REFERENCES = 4
 # True-positive rates at many false-positive rates would give single scores away.
 MOST_FPRS = 16
+# Generators whose checkpoints are differentially private where a study asks for that.
+GUARANTEED_GENERATORS = ("moments",)
 CANARY_KINDS = ("mislabelled", "noise", "near-duplicate")
 
 
@@ -218,6 +220,20 @@ class RecycleConfig:
 
 
 @dataclass
+class PrivacyConfig:
+    """What is promised of everything that is released (group ``privacy``)."""
+
+    mode: Annotated[str, OneOf("off", "dp")] = "off"
+    epsilon: Annotated[Positive, at_most(100)] = 8.0
+    delta: Annotated[float, Must(lambda x: 0 < x <= 0.01, "a probability above 0, at most 0.01")] = 1e-5
+
+    @property
+    def guaranteed(self) -> bool:
+        """Whether releases are differentially private."""
+        return self.mode == "dp"
+
+
+@dataclass
 class SearchConfig:
     """How opponents of ``fedkr`` are tuned on the sites' val splits (:mod:`fedkr.config.protocol`), and weights shared.
 
@@ -337,6 +353,7 @@ class Study:
     teacher: TeacherConfig = field(default_factory=TeacherConfig)
     student: StudentConfig = field(default_factory=StudentConfig)
     recycle: RecycleConfig = field(default_factory=RecycleConfig)
+    privacy: PrivacyConfig = field(default_factory=PrivacyConfig)
     strategy: StrategyConfig = field(default_factory=StrategyConfig)
     audit: AuditConfig = field(default_factory=AuditConfig)
     backend: BackendConfig = field(default_factory=BackendConfig)

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fedkr.config import GeneratorConfig, check_values, one_of, read_dataclass
+from fedkr.config import GeneratorConfig, PrivacyConfig, check_values, one_of, read_dataclass
 from fedkr.data.images import ImageSet, Shape
 from fedkr.foreign import import_named, module_digest
 from fedkr.learning.job import Job
@@ -24,7 +24,7 @@ from fedkr.learning.runtime import Runtime
 from fedkr.stages import Artifact
 
 Knobs = dict[str, float]
-BUILT_IN = ("biggan_deep", "edm", "mixture")
+BUILT_IN = ("biggan_deep", "edm", "mixture", "moments")
 README = "fedkr/generators/README.md"
 
 
@@ -38,6 +38,7 @@ class Task:
         flip: the axes along which a mirrored image is as real: ``none``, ``horizontal`` or ``both``.
         runtime: device and precision.
         where: the option that holds ``config``, as errors name it.
+        privacy: what is promised of all that the generator keeps of the images.
     """
 
     config: GeneratorConfig
@@ -45,6 +46,7 @@ class Task:
     flip: str
     runtime: Runtime
     where: str = "generator"
+    privacy: PrivacyConfig = field(default_factory=PrivacyConfig)
 
 
 class Generator(Protocol):
@@ -75,9 +77,9 @@ class Generator(Protocol):
         """Return a checkpoint without what only continued training needs."""
 
 
-def build_generator(config: GeneratorConfig, shape: Shape, job: Job) -> Generator:
+def build_generator(config: GeneratorConfig, shape: Shape, job: Job, privacy: PrivacyConfig | None = None) -> Generator:
     """Build the generator that ``config`` names; raise :class:`UserError` for an unknown kind or option."""
-    return generator_for(Task(config, shape, job.flip, job.runtime))
+    return generator_for(Task(config, shape, job.flip, job.runtime, privacy=privacy or PrivacyConfig()))
 
 
 def generator_for(task: Task) -> Generator:

@@ -195,8 +195,8 @@ class SyntheticSource:
         # The filter asks the teacher, whatever labels the student learns.
         asked = variant.labels == "averaged" or knobs.get("filter", recycle.filter) > 0
         quiet = dataclasses.replace(job.seeded("draw"), progress=SilentProgress())
-        train = pipeline.data.train
-        self.drawer = Drawer(generator, knobs, train, recycle, self.labeller if asked else None, quiet)
+        counts = pipeline.data.train.class_counts()
+        self.drawer = Drawer(generator, knobs, counts, recycle, self.labeller if asked else None, quiet)
         self.sets, self.images, self.seconds = 0, 0, 0.0
         self.fixed: SoftSet | None = None
 
@@ -209,13 +209,13 @@ class SyntheticSource:
         return self.fixed
 
     def _draw(self, number: int) -> SoftSet:
-        started, train = time.perf_counter(), self.drawer.train
-        count = max(1, round(self.variant.ratio * len(train)))
+        started, counts = time.perf_counter(), self.drawer.counts
+        count = max(1, round(self.variant.ratio * int(counts.sum())))
         asked = self.drawer.classes(count, numpy_rng(*self.seed, "labels", number))
         images, soft = self.drawer.draw(asked, number)
         self.sets, self.images = self.sets + 1, self.images + len(images)
         self.seconds += time.perf_counter() - started
-        return SoftSet(images, one_hot(asked, len(train.classes)) if self.variant.labels == "hard" else soft)
+        return SoftSet(images, one_hot(asked, len(counts)) if self.variant.labels == "hard" else soft)
 
 
 def official_splits(source: Source, val_share: float) -> SiteData:

@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedkr.config import RecycleConfig
-from fedkr.data.images import ImageSet
 from fedkr.generators.base import Generator, Knobs
 from fedkr.learning.job import Job
 from fedkr.release import SoftSet
@@ -33,7 +32,7 @@ class Drawer:
     Attributes:
         generator: with the weights of the checkpoint.
         knobs: of the sampling, and of the set: ``balance`` and ``filter`` override those of ``recycle``.
-        train: the site's training images, whose class counts the classes of a set follow.
+        counts: int64 ``[K]``, the training images of each class, which the classes of a set follow.
         recycle: ``balance``, ``filter`` and ``min_class_count``.
         labeller: labels what was drawn; None labels each image with the class that it was drawn for.
         job: progress, and the seed that every set's own parts are added to.
@@ -41,7 +40,7 @@ class Drawer:
 
     generator: Generator
     knobs: Knobs
-    train: ImageSet
+    counts: NDArray[np.int64]
     recycle: RecycleConfig
     labeller: Labeller | None
     job: Job
@@ -49,7 +48,7 @@ class Drawer:
     def classes(self, count: int, rng: np.random.Generator) -> NDArray[np.int64]:
         """Return int64 ``[count]``: the class of each image of a set, in an order drawn from ``rng``."""
         balance = self.knobs.get("balance", self.recycle.balance)
-        return class_shares(self.train, count, balance, self.recycle.min_class_count, rng)
+        return class_shares(self.counts, count, balance, self.recycle.min_class_count, rng)
 
     def draw(self, asked: NDArray[np.int64], *seed: object) -> SoftSet:
         """Return an image for each class of ``asked [N]``, with its label; the set's noise comes from ``seed``.
@@ -79,7 +78,7 @@ class Drawer:
 
     def _label(self, images: NDArray[np.uint8], asked: NDArray[np.int64], *seed: object) -> NDArray[np.floating]:
         if self.labeller is None:
-            return one_hot(asked, len(self.train.classes))
+            return one_hot(asked, len(self.counts))
         return self.labeller(images, *self.job.seed, *seed)
 
 
@@ -94,15 +93,15 @@ def one_hot(labels: NDArray[np.int64], classes: int) -> NDArray[np.float32]:
 
 
 def class_shares(
-    train: ImageSet, count: int, balance: str | float, least: int, rng: np.random.Generator
+    counts: NDArray[np.int64], count: int, balance: str | float, least: int, rng: np.random.Generator
 ) -> NDArray[np.int64]:
     """Return int64 ``[count]``: the class of each image of a set, shuffled.
 
-    Classes with fewer than ``least`` images in ``train`` are left out. ``balance`` is ``histogram`` (as in ``train``),
-    ``balanced``, ``tempered`` (square roots of the counts), or the power of the counts itself.
+    Classes of fewer than ``least`` images by their ``counts [K]`` are left out. ``balance`` is ``histogram`` (as the
+    counts), ``balanced``, ``tempered`` (their square roots), or the power of the counts itself.
     """
     power = BALANCES[balance] if isinstance(balance, str) else balance
-    counts = np.where(train.class_counts() >= least, train.class_counts(), 0).astype(float)
+    counts = np.where(counts >= least, counts, 0).astype(float)
     weights = counts**power * (counts > 0)
     exact = count * weights / weights.sum()
     whole = np.floor(exact).astype(int)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fedkr.config import Study, may_choose
 from fedkr.data.images import Shape, SiteData, content_digest
@@ -20,7 +21,7 @@ from fedkr.generators.base import foreign_code
 from fedkr.learning.job import Job
 from fedkr.learning.runtime import Runtime
 from fedkr.progress import Progress
-from fedkr.recycle.drawer import BALANCES, Drawer
+from fedkr.recycle.drawer import BALANCES, Drawer, Labeller
 from fedkr.recycle.search import CandidateScorer, Score, best_of, chance_auc, choose_checkpoint, halve
 from fedkr.recycle.teacher import SoftLabeller, load_teacher, train_teacher
 from fedkr.recycle.terms import NO_TERMS, Counted, Terms
@@ -123,7 +124,7 @@ class SitePipeline:
         if not len(train):
             least = self.study.recycle.min_class_count
             raise UserError(f"no class has {least} training images; lower recycle.min_class_count={least}")
-        generator.fit(train, self.job.seeded("generator"), save, state)
+        generator.fit(train, self.generator_job(), save, state)
         write_artifact(done, Artifact({}, info))
         state_path.unlink(missing_ok=True)
         return info
@@ -248,7 +249,7 @@ class SitePipeline:
         """
         recycle = self.study.recycle
         slices = recycle.rounds // recycle.exchanges
-        count = max(1, round(recycle.ratio * len(self.data.train)))
+        count = max(1, round(recycle.ratio * int(self.class_counts().sum())))
         if max_images is not None:
             count = min(count, max_images // slices)
             if not count:
@@ -257,11 +258,20 @@ class SitePipeline:
                 )
         return slices, count
 
+    def class_counts(self) -> NDArray[np.int64]:
+        """Return int64 ``[K]``: how many training images of each class a release's size and class shares follow."""
+        return self.data.train.class_counts()
+
     def drawer(self, seeded: str) -> Drawer:
         """Return the Drawer of the chosen checkpoint and knobs; ``seeded`` is part of the seed of all that it draws."""
         choice, generator, job = self.choose(), self.build_generator(), self.job.seeded(seeded)
         generator.load(self.checkpoint(choice["checkpoint"]))
-        return Drawer(generator, choice["knobs"], self.data.train, self.study.recycle, self.labeller(), job)
+        return Drawer(
+            generator, choice["knobs"], self.class_counts(), self.study.recycle, self._release_labeller(), job
+        )
+
+    def _release_labeller(self) -> Labeller | None:
+        return self.labeller()
 
     def _regenerate(self, round_number: int, max_images: int | None) -> Release:
         (slices, count), drawer = self.slices(max_images), self.drawer("regenerate")
@@ -270,10 +280,11 @@ class SitePipeline:
         (images, soft), counted = self.terms.draw(drawer, asked, round_number)
         found = self.stages.path("near-copies", self._release_key(round_number, max_images))
         write_artifact(found, Artifact({}, vars(counted)))
-        manifest = self._manifest() | {"round": round_number, "slices": slices, "count": len(images)}
+        manifest = self.manifest() | {"round": round_number, "slices": slices, "count": len(images)}
         return Release(images, self.terms.labels(soft), manifest)
 
-    def _manifest(self) -> dict[str, Any]:
+    def manifest(self) -> dict[str, Any]:
+        """Return what a release says of how it was made."""
         choice, teacher = self.choose(), self.teacher().info
         return {
             "site": self.site,
@@ -288,7 +299,11 @@ class SitePipeline:
 
     def build_generator(self) -> Generator:
         """Return the untrained generator of this study and data."""
-        return build_generator(self.study.generator, Shape.of(self.data.train), self.job)
+        return build_generator(self.study.generator, Shape.of(self.data.train), self.job, self.study.privacy)
+
+    def generator_job(self) -> Job:
+        """Return the job that the generator is fitted by."""
+        return self.job.seeded("generator")
 
     def _checkpoint_path(self, step: int) -> Path:
         return self.stages.path(f"generator-{step}", self._generator_key())

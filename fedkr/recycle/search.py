@@ -153,7 +153,7 @@ class CandidateScorer:
         """Return the untrained trial of a loaded generator with ``knobs``."""
         recycle, job = self.study.recycle, self.job.seeded("search")
         quiet = dataclasses.replace(self.job, progress=SilentProgress())
-        drawer = Drawer(generator, knobs, self.train, recycle, self.labeller, quiet)
+        drawer = Drawer(generator, knobs, self.train.class_counts(), recycle, self.labeller, quiet)
         soft = drawer.draw(drawer.classes(self.count, numpy_rng(*self.job.seed, "labels")), "search")
         config = dataclasses.replace(self.study.student, steps=recycle.search_steps)
         work = ClassifierTraining(

@@ -41,6 +41,10 @@ class Terms:
         is_copy: tells near-copies among uint8 images ``[N, H, W, C]``; None where nobody looks for them.
         refuse_copies: whether near-copies that are left after ``FEW_REDRAWS`` stop the release; else it takes
             ``MOST_REDRAWS``, or ``MOST_TIMES`` as many images drawn again as the release has.
+        least: units of each class, patients or images, that a release with a guarantee takes.
+        secret: returns what the site's secret makes of a name, the same each time and known to nobody else: noise comes
+            from it. None where noise may come from the study's seed, so that a run can be repeated: whoever knows the
+            study can then take it out, which a simulation may allow and a hospital must not.
         names: what tells these terms from others in a stage's key.
     """
 
@@ -49,6 +53,8 @@ class Terms:
     withheld: tuple[int, ...] = ()
     is_copy: Callable[[NDArray[np.uint8]], NDArray[np.bool_]] | None = None
     refuse_copies: bool = False
+    least: int = 1
+    secret: Callable[[str], str] | None = None
     names: dict[str, Any] = field(default_factory=dict)
 
     def labels(self, soft: NDArray[np.floating]) -> NDArray[np.float16]:

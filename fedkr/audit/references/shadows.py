@@ -24,7 +24,7 @@ from fedkr.fingerprint import array_digest, fingerprint
 from fedkr.learning.job import Job
 from fedkr.learning.models import load_classifier
 from fedkr.progress import RelayedProgress
-from fedkr.recycle import SitePipeline
+from fedkr.recycle import SitePipeline, pipeline_class
 from fedkr.recycle.distill import distill_student
 from fedkr.recycle.pipeline import site_job
 from fedkr.release import ReleasedSets
@@ -98,20 +98,22 @@ class PipelineShadows:
         model = distill_student(config, own.united(others), self._job(m).seeded("student"), "student")
         return Artifact(model_tensors(model))
 
-    def _pipeline(self, m: int, stages: StageStore) -> ShadowPipeline:
+    def _pipeline(self, m: int, stages: StageStore) -> SitePipeline:
         target, choice = self.target, self.target.choose()
         half = self.candidates.subset(np.flatnonzero(self.membership[m]))
         val = target.data.val
-        return ShadowPipeline(
-            choice["checkpoint"] / target.study.generator.steps,
-            choice["knobs"],
-            site=self._name(m),
+        parts: dict[str, Any] = {
+            "site": self._name(m),
             # A pipeline reads train and val only.
-            data=SiteData(half, val, val, val),
-            study=shadow_study(target.study, len(half), len(target.data.train)),
-            stages=stages,
-            job=self._job(m),
-        )
+            "data": SiteData(half, val, val, val),
+            "study": shadow_study(target.study, len(half), len(target.data.train)),
+            "stages": stages,
+            "job": self._job(m),
+        }
+        if target.study.privacy.guaranteed:
+            # Nothing was chosen, and its noise need be no secret: what it draws stays here.
+            return pipeline_class(target.study)(**parts)
+        return ShadowPipeline(choice["checkpoint"] / target.study.generator.steps, choice["knobs"], **parts)
 
     def _name(self, m: int) -> str:
         return f"{self.target.site}/shadow-{m}"

@@ -13,8 +13,8 @@ import numpy as np
 import scipy
 from numpy.typing import NDArray
 
-from fedkr.audit.statistics.bisection import largest
 from fedkr.errors import UserError
+from fedkr.privacy.bisection import largest
 
 LARGEST_EPSILON = 50.0
 

@@ -8,12 +8,12 @@ question: the least mu for which a mu-GDP pipeline would show so many right gues
 
 from __future__ import annotations
 
-from math import exp
 from statistics import NormalDist
 
-from fedkr.audit.statistics.bisection import largest
 from fedkr.audit.statistics.epsilon import LARGEST_EPSILON, check_counts
-from fedkr.audit.statistics.normal import upper_tail
+from fedkr.privacy.accountant import delta_of
+from fedkr.privacy.bisection import largest
+from fedkr.privacy.normal import upper_tail
 
 LARGEST_MU = 10.0
 # The recursion takes a step for each; more than so many would take a server seconds.
@@ -34,20 +34,13 @@ def mu_lower_bound(coins: int, guesses: int, correct: int, *, confidence: float 
 
 
 def epsilon_of_mu(mu: float, delta: float) -> float:
-    """Return the epsilon that a mu-GDP mechanism has at ``delta`` (Dong, Roth & Su 2022, corollary 1), by bisection.
+    """Return the epsilon that a mu-GDP mechanism has at ``delta``, as a lower bound is told: rounded down.
 
     At most :data:`~fedkr.audit.statistics.epsilon.LARGEST_EPSILON`, which it is for a ``delta`` of 0 and a mu above 0.
     """
     if delta == 0:
         return LARGEST_EPSILON if mu > 0 else 0.0
-    return largest(lambda epsilon: _delta_at(epsilon, mu) > delta, LARGEST_EPSILON, 1e-9)
-
-
-def _delta_at(epsilon: float, mu: float) -> float:
-    if mu == 0:
-        return 0.0
-    # exp overflows no float64 at the largest epsilon, and the second factor falls faster than it grows.
-    return upper_tail(epsilon / mu - mu / 2) - exp(epsilon) * upper_tail(epsilon / mu + mu / 2)
+    return largest(lambda epsilon: delta_of(epsilon, mu) > delta, LARGEST_EPSILON, 1e-9)
 
 
 def _refuted(coins: int, guesses: int, correct: int, mu: float, level: float) -> bool:

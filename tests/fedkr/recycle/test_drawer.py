@@ -8,7 +8,6 @@ import pytest
 from fedkr.config import RecycleConfig
 from fedkr.learning.job import Job
 from fedkr.recycle.drawer import REDRAWS, Drawer, class_shares, own_knobs
-from tests.fedkr.recycle.test_search import a_set
 
 ASKED = np.array([0, 1, 0, 1])
 # Sure and right, sure and wrong, right but unsure, right and sure.
@@ -44,7 +43,7 @@ class Teacher:
 @pytest.fixture
 def drawer(runtime):
     job = Job(runtime, seed=("study",))
-    return Drawer(Counting(), {"steps": 8}, a_set(6, 6), RecycleConfig(), Teacher([0.5, 0.5]), job)
+    return Drawer(Counting(), {"steps": 8}, np.array([6, 6]), RecycleConfig(), Teacher([0.5, 0.5]), job)
 
 
 def numbers(drawn):
@@ -86,16 +85,16 @@ def test_a_class_that_is_never_recognised_does_not_draw_for_ever(drawer):
 
 @pytest.mark.parametrize(("name", "power"), [("histogram", 1.0), ("tempered", 0.5), ("balanced", 0.0)])
 def test_class_shares_can_be_named_or_given_as_the_power_of_the_counts(name, power):
-    data = a_set(64, 16, 4, 0)
+    data = np.array([64, 16, 4, 0])
     named, given = (class_shares(data, 70, b, 1, np.random.default_rng(0)) for b in (name, power))
     assert np.array_equal(named, given)
 
 
 def test_a_sets_knob_overrides_the_studys_balance(drawer):
-    data = a_set(64, 16)
-    balanced = dataclasses.replace(drawer, train=data, knobs={"balance": 0.0})
+    data = np.array([64, 16])
+    balanced = dataclasses.replace(drawer, counts=data, knobs={"balance": 0.0})
     assert np.bincount(balanced.classes(20, np.random.default_rng(0))).tolist() == [10, 10]
-    assert np.bincount(dataclasses.replace(drawer, train=data).classes(20, np.random.default_rng(0))).tolist() == [
+    assert np.bincount(dataclasses.replace(drawer, counts=data).classes(20, np.random.default_rng(0))).tolist() == [
         16,
         4,
     ]

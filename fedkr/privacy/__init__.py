@@ -1,0 +1,1 @@
+"""Differential privacy: what noise a guarantee takes, what several together come to, and the noise itself."""

@@ -1,0 +1,107 @@
+"""Knowledge Recycling with a guarantee: all that a release holds of images is a differentially private generator.
+
+Whatever else the usual pipeline makes of private images has no place here. Nothing is chosen or labelled by them: the
+generator has one checkpoint and no knobs, an image's label is the class that it was drawn for, and size, class shares
+and the classes left out follow noisy counts.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedkr.config import Study
+from fedkr.data.images import SiteData, content_digest
+from fedkr.errors import UserError
+from fedkr.fingerprint import fingerprint
+from fedkr.learning.job import Job
+from fedkr.recycle.drawer import Labeller
+from fedkr.recycle.pipeline import SitePipeline
+from fedkr.recycle.terms import NO_TERMS, Terms
+from fedkr.stages import StageStore, code_version
+
+CHECKPOINT = 1
+GAUSSIAN = "gaussian"
+
+
+class GuaranteedPipeline(SitePipeline):
+    """A site's pipeline under ``privacy.mode=dp``; see :class:`fedkr.recycle.pipeline.SitePipeline`.
+
+    Only the training split is read. Of the site's ``terms`` it takes what they ask of soft labels, the least count of a
+    class, which is held against the noisy ones, and the secret that the noise comes from. Near-copies are not looked
+    for: that would be another use of the images.
+    """
+
+    def __init__(
+        self, site: str, data: SiteData, study: Study, stages: StageStore, job: Job, terms: Terms = NO_TERMS
+    ) -> None:
+        super().__init__(site, data, study, stages, job, terms)
+        self.terms = dataclasses.replace(terms, is_copy=None, names={}, withheld=())
+        self.least = max(terms.least, study.recycle.min_class_count)
+        # The generator sees all classes: which have few images is for the noisy counts to say.
+        self.kept, self.left_out = np.arange(len(data.train.classes)), []
+
+    def generator_job(self) -> Job:
+        """Return the job whose seed makes the noise: of another secret for other images or another mechanism.
+
+        The same noise on other images would give the difference away, and other noise on the same images halves it.
+        """
+        if self.terms.secret is None:
+            return super().generator_job()
+        study = self.study
+        known = {name: dataclasses.asdict(part) for name, part in (("g", study.generator), ("p", study.privacy))}
+        name = fingerprint(known | {"images": content_digest(self.data.train), "code": code_version()})
+        return dataclasses.replace(self.job, seed=(self.terms.secret(f"noise of {name}"),))
+
+    def _generator_key(self) -> dict[str, Any]:
+        # Another secret, as of a simulation, gives other noise.
+        return super()._generator_key() | {"noise": fingerprint(self.generator_job().seed)}
+
+    def choose(self) -> dict[str, Any]:
+        """Return the one checkpoint there is; no image is asked."""
+        self.generator_checkpoints()
+        found: dict[str, Any] = {"checkpoint": CHECKPOINT, "knobs": {}, "by_val": False}
+        return found | {"checkpoints": [], "tuning": [], "recalls": [], "seconds": 0.0}
+
+    def class_counts(self) -> NDArray[np.int64]:
+        """Return int64 ``[K]``, noisy: units of each class, 0 for those that are left out.
+
+        Raises:
+            UserError: no class has enough.
+        """
+        noisy = self._noisy_counts()
+        counts = np.where(noisy >= self.least, noisy, 0)
+        if not counts.any():
+            raise UserError(f"by the noisy counts no class has {self.least} patients or images; nothing is released")
+        return counts
+
+    def _noisy_counts(self) -> NDArray[np.int64]:
+        self.generator_checkpoints()
+        return self.checkpoint(CHECKPOINT).tensors["counts"].numpy().round().astype(np.int64)
+
+    def _release_labeller(self) -> Labeller | None:
+        return None
+
+    def manifest(self) -> dict[str, Any]:
+        """Return what a release says of how it was made: the guarantee, and no figure of any image."""
+        few = np.flatnonzero(self._noisy_counts() < self.least)
+        left_out = [self.data.train.classes[k] for k in few]
+        return {"site": self.site, "left_out": left_out, "checkpoint": CHECKPOINT, "privacy": self.guarantee()}
+
+    def guarantee(self) -> dict[str, Any]:
+        """Return what holds of all releases of this pipeline together, as the manifest has it."""
+        privacy, grouped = self.study.privacy, self.data.train.groups is not None
+        return {
+            "epsilon": privacy.epsilon,
+            "delta": privacy.delta,
+            "unit": "patient" if grouped else "image",
+            "mechanism": GAUSSIAN,
+        }
+
+
+def pipeline_class(study: Study) -> type[SitePipeline]:
+    """Return the class of a site's pipeline in a study."""
+    return GuaranteedPipeline if study.privacy.guaranteed else SitePipeline

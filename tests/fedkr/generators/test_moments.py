@@ -1,0 +1,152 @@
+"""The generator ``moments``: public components, queries that no unit moves by more than one, images of each class."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fedkr.config import GeneratorConfig, PrivacyConfig
+from fedkr.data.images import ImageSet, Shape
+from fedkr.errors import UserError
+from fedkr.generators import build_generator
+from fedkr.generators.moments.components import Components
+from fedkr.generators.moments.statistics import (
+    OF_CENTRE,
+    OF_CLASSES,
+    OF_SPREAD,
+    Query,
+    Units,
+    ask_centre,
+    ask_classes,
+    ask_spread,
+    measure,
+)
+from fedkr.learning.job import Job
+from fedkr.privacy.accountant import mu_of
+from tests.fedkr.conftest import pictures
+
+LIMIT = 1.5
+
+
+class Recorded(Query):
+    """A query that keeps what a unit added to it, in units of its noise."""
+
+    def __init__(self, parts):
+        super().__init__(1.0, parts, b"")
+        self.totals = {}
+
+    def answer(self, part, limit, total):
+        self.totals[part] = np.asarray(total) / self.noise_in(part, limit)
+        return super().answer(part, limit, total)
+
+    answer_symmetric = answer
+
+
+ASKED = [(ask_centre, OF_CENTRE), (ask_classes, OF_CLASSES), (ask_spread, OF_SPREAD)]
+
+
+@pytest.mark.parametrize(("ask", "parts"), ASKED, ids=["centre", "classes", "spread"])
+@given(seed=st.integers(0, 10**6), size=st.integers(1, 4), scale=st.sampled_from([0.1, 1.0, 30.0]))
+def test_no_patient_moves_a_query_by_more_than_its_noise_allows(ask, parts, seed, size, scale):
+    rng = np.random.default_rng(seed)
+    values, labels, groups = rng.normal(0, scale, (9, 5)), rng.integers(0, 3, 9), np.repeat([0, 1, 2], 3)
+    groups[:size] = 7
+    if ask is ask_centre:
+        # What images are, their pixels taken as -1 to 1.
+        values /= np.maximum(1, np.linalg.norm(values, axis=1, keepdims=True) / LIMIT)
+    with_patient, without = Recorded(parts), Recorded(parts)
+    ask(Units.of(values, labels, 3, groups), LIMIT, with_patient)
+    ask(Units.of(values[size:], labels[size:], 3, groups[size:]), LIMIT, without)
+    moved = sum(((with_patient.totals[part] - without.totals[part]) ** 2).sum() for part in parts)
+    assert moved <= 1 + 1e-9 and sum(parts.values()) == pytest.approx(1)
+
+
+def test_one_image_far_from_the_others_moves_a_query_by_all_that_its_noise_allows():
+    values = np.zeros((4, 5))
+    values[0, 0] = LIMIT
+    with_image, without = Recorded(OF_CLASSES), Recorded(OF_CLASSES)
+    ask_classes(Units.of(values, np.zeros(4, int), 2, None), LIMIT, with_image)
+    ask_classes(Units.of(values[1:], np.zeros(3, int), 2, None), LIMIT, without)
+    moved = sum(((with_image.totals[part] - without.totals[part]) ** 2).sum() for part in OF_CLASSES)
+    assert moved == pytest.approx(1), "less noise would break the promise"
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_all_components_give_an_image_back_and_none_is_longer_than_they_say(channels):
+    images = np.random.default_rng(0).choice([0, 255, 77], (5, 6, 6, channels)).astype(np.uint8)
+    images[0] = 255
+    components = Components(Shape(channels, 6, 2), 36)
+    values = components.of_images(images)
+    longest = components.longest
+    assert np.linalg.norm(values, axis=1).max() <= longest + 1e-9
+    if channels == 1:
+        assert np.array_equal(components.to_images(values), images)
+        assert np.linalg.norm(values[0]) == pytest.approx(longest)
+    else:
+        flat = np.broadcast_to(np.array([200, 90, 30], np.uint8), (1, 6, 6, 3))
+        assert np.array_equal(components.to_images(components.of_images(flat)), flat)
+
+
+def test_which_components_there_are_is_public():
+    assert Components(Shape(3, 28, 9), 48).size == 48 + 2 * 12
+    assert Components(Shape(1, 28, 9), 4).chosen.tolist() == [0, 1, 28, 29]
+
+
+def test_without_noise_the_moments_are_those_of_the_images():
+    data = pictures((30, 20, 10))
+    components = Components(Shape.of(data), 10)
+    values = components.of_images(data.images)
+    found = measure(Units.of(values, data.labels, 4, None), components.longest, None, b"")
+    assert found.counts.tolist() == [30, 20, 10, 1], "a class without images counts as one, which draws none"
+    for k in range(3):
+        assert np.abs(found.means[k] - values[data.labels == k].mean(axis=0)).max() < 0.6, "clipped a little"
+    assert (found.pooled_noise, found.by_class_noise, found.mean_variance.max()) == (0, 0, 0)
+
+
+@pytest.fixture
+def fitted(runtime):
+    """Return a function that fits a generator and returns it with its checkpoint."""
+
+    def fit(data, privacy, seed="secret"):
+        config = GeneratorConfig("moments", options={"components": 12})
+        generator, saved = build_generator(config, Shape.of(data), Job(runtime), privacy), []
+        generator.fit(data, Job(runtime, seed=(seed,)), lambda step, artifact: saved.append(artifact), None)
+        generator.load(generator.prune(saved[0]))
+        return generator, saved[0].tensors
+
+    return fit
+
+
+def test_it_draws_images_of_the_class_asked_for_the_same_for_the_same_seed(fitted):
+    data = pictures((60, 60, 60))
+    generator, _ = fitted(data, PrivacyConfig("dp", 8.0, 1e-5))
+    labels = np.repeat([0, 1, 2], 100)
+    images = np.concatenate(list(generator.sample(labels, {}, "draw")))
+    assert images.shape == (300, 8, 8, 1) and images.dtype == np.uint8
+    means = [images[labels == k].mean() for k in range(3)]
+    assert means[0] < means[2] < means[1], "dark, striped, bright"
+    again = np.concatenate(list(generator.sample(labels, {}, "draw")))
+    assert np.array_equal(images, again)
+
+
+def test_the_noise_is_as_the_guarantee_says_and_another_for_another_seed(fitted):
+    data, strict = pictures((40, 40, 40)), PrivacyConfig("dp", 1.0, 1e-5)
+    counts = np.array([fitted(data, strict, seed)[1]["counts"].numpy()[:3] for seed in range(40)])
+    noise = 1 / (mu_of(1.0, 1e-5) * np.sqrt(0.4 * OF_CLASSES["count"]))
+    # Counts below one are one, which a few of these are.
+    assert 0.75 * noise < counts.std() < 1.25 * noise
+    same = fitted(data, strict, 3)[1]
+    assert np.array_equal(same["means"].numpy(), fitted(data, strict, 3)[1]["means"].numpy())
+
+
+def test_groups_count_as_one_each(fitted):
+    data = pictures((40, 40, 40))
+    grouped = ImageSet(data.images, data.labels, data.classes, np.arange(120, dtype=np.int64) // 4)
+    _, tensors = fitted(grouped, PrivacyConfig())
+    assert tensors["counts"].numpy()[:3].sum() == pytest.approx(30)
+
+
+@pytest.mark.parametrize("count", [0, 129])
+def test_no_components_or_too_many_are_refused(count, runtime):
+    with pytest.raises(UserError, match=f"generator.options.components={count}"):
+        build_generator(GeneratorConfig("moments", options={"components": count}), Shape(1, 8, 2), Job(runtime))
