@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from fedkr.audit.attacks.lira import logit_scaled_confidence
 from fedkr.audit.attacks.observed import Bools, Floats
 from fedkr.audit.statistics.membership import LIMITS, RocCounts
-from fedkr.audit.statistics.normal import upper_tail
 from fedkr.config import CALIBRATED_ATTACKS, FUSED_ATTACK
+from fedkr.privacy.normal import upper_tail
 from fedkr.seeds import numpy_rng
 from simulations.evidence.leave_one_out import release_attacks, rmia_scores
 from simulations.evidence.privacy.answers import MODELS, STUDENT
