@@ -77,9 +77,10 @@ Step = Annotated[int, Field(ge=0, le=MOST_STEPS)]
 Knobs = Annotated[dict[Text, Number], Field(max_length=LONGEST_LIST)]
 Names = list_of(Text, MOST_CLASSES)
 _Counts: Any = dict[one_of("train", "val", "test", "holdout"), list_of(ImageCount, MOST_CLASSES)]  # type: ignore[misc]
+_OF_SCORE = {"loss": Number, "leakage": Score}
 _TRIED = {
-    "checkpoints": list_of(object_of("checkpoint", {"step": Step, "score": Score}, {"loss": Number}), LONGEST_LIST),
-    "tuning": list_of(object_of("trial", {"knobs": Knobs, "score": Score}, {"loss": Number}), LONGEST_LIST),
+    "checkpoints": list_of(object_of("checkpoint", {"step": Step, "score": Score}, _OF_SCORE), LONGEST_LIST),
+    "tuning": list_of(object_of("trial", {"knobs": Knobs, "score": Score}, _OF_SCORE), LONGEST_LIST),
 }
 DOCUMENTS: dict[str, type[Strict]] = {
     "manifest": object_of(

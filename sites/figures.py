@@ -87,7 +87,8 @@ def public_tuning(site: Site, info: dict[str, Any]) -> dict[str, wire.Metric | N
 def public_manifest(site: Site, manifest: dict[str, Any], name: str) -> dict[str, Any]:
     """Return a release's manifest without the figures that may not leave, the others on a grid.
 
-    A ratio of small counts gives the counts away, so recalls leave only as exact figures do; without ``metrics`` in the
+    A ratio of small counts gives the counts away, so recalls leave only as exact figures do, and so does what a
+    candidate gives away of training images, which the site has chosen by already; without ``metrics`` in the
     policy, or on too few val images, no figure leaves.
     """
     policy, count = site.policy, len(site.data.val)
@@ -103,7 +104,8 @@ def public_manifest(site: Site, manifest: dict[str, Any], name: str) -> dict[str
     grid, teacher = grid_of(site, count, "val", name), manifest["teacher"]
 
     def coarse(row: dict[str, Any]) -> dict[str, Any]:
-        return row | {"score": grid.rate(row["score"]), "loss": grid.loss(row["loss"])}
+        kept = {name: value for name, value in row.items() if name != "leakage"}
+        return kept | {"score": grid.rate(row["score"]), "loss": grid.loss(row["loss"])}
 
     scores = {stage: [coarse(row) for row in rows] for stage, rows in manifest["scores"].items()}
     kept = {name: value for name, value in manifest.items() if name not in ("recalls", "by_val")}

@@ -68,6 +68,8 @@ def _check_manifest(site: Site, manifest: dict[str, Any]) -> None:
             if value not in known.get(name, ()):
                 raise PolicyError(f"manifest: {name}={value!r} is no setting of this study's generator")
     if site.policy.coarse:
+        if any("leakage" in row for row in rows):
+            raise PolicyError("manifest: leakage of candidates may leave only where figures leave as they are")
         accuracy = (manifest.get("teacher") or {}).get("val_accuracy") or 0.0
         for rate in [accuracy, *(row.get("score") or 0.0 for row in rows)]:
             _check_on_grid("val/accuracy", rate, site.policy.rate_step)

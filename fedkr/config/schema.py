@@ -199,6 +199,7 @@ class RecycleConfig:
     search_images: Count = 512
     search_rungs: Annotated[Count, at_most(100)] = 1
     search_tolerance: NonNegative = 0.0
+    leakage_weight: NonNegative = 0.0
     tuning_budget: Annotated[Natural, at_most(100)] = 3
     tune_balances: Annotated[list[Balance], FEW] = field(default_factory=list)
     tune_filters: Annotated[list[Confidence], no_longer_than(10)] = field(default_factory=list)

@@ -3,6 +3,7 @@
 CAS (Classification Accuracy Score, Ravuri & Vinyals 2019) is the accuracy on real images of a classifier trained on
 synthetic ones. The student here is short and is trained with soft labels, as in GKD. Candidates can be halved as
 their students train (successive halving, Jamieson & Talwalkar 2016), so that the search costs less than it looks at.
+With ``recycle.leakage_weight`` a candidate is also judged by what its images give away of the training images.
 """
 
 from __future__ import annotations
@@ -11,10 +12,11 @@ import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
-from fedkr.config import Study
+from fedkr.config import RecycleConfig, Study, may_choose
 from fedkr.data.images import ImageSet, Shape
 from fedkr.generators.base import Generator, Knobs
 from fedkr.learning.classifier import ClassifierTraining
@@ -25,9 +27,12 @@ from fedkr.learning.prediction import predict_logits
 from fedkr.progress import SilentProgress
 from fedkr.recycle.distill import regenerated_batches
 from fedkr.recycle.drawer import Drawer, Labeller
+from fedkr.recycle.leakage import LeakageGauge
 from fedkr.seeds import derive_seed, numpy_rng
 
 LEAST_FOR_RECALL = 5
+# The AUC of who guesses.
+GUESSING = 0.5
 
 
 @dataclass(frozen=True)
@@ -41,6 +46,9 @@ class Score:
         recalls: of each class, for the report; None for a class with few val images, whose recall would tell of
             single ones.
         metric: what ``value`` is: ``accuracy`` or ``auc``.
+        leakage: what the candidate's images give away (:class:`~fedkr.recycle.leakage.LeakageGauge`); None where
+            nobody asked.
+        weight: what a point of ``leakage`` above guessing costs, in points of ``value``.
     """
 
     value: float
@@ -48,6 +56,8 @@ class Score:
     auc: float | None = None
     recalls: tuple[float | None, ...] = ()
     metric: str = "accuracy"
+    leakage: float | None = None
+    weight: float = 0.0
 
     @staticmethod
     def of(utility: Utility, metric: str) -> Score:
@@ -59,11 +69,17 @@ class Score:
 
     def as_row(self) -> dict[str, float]:
         """Return the score as the report has it."""
-        return {"score": self.value, "loss": -self.tie}
+        row = {"score": self.value, "loss": -self.tie}
+        return row if self.leakage is None else row | {"leakage": self.leakage}
+
+    @property
+    def net(self) -> float:
+        """The value less what leakage costs. Whatever the weight, the best lies on the front of both (Pareto)."""
+        return self.value if self.leakage is None else self.value - self.weight * max(0.0, self.leakage - GUESSING)
 
     def order(self) -> tuple[float, float]:
         """Return the key to compare by."""
-        return self.value, self.tie
+        return self.net, self.tie
 
 
 # In the order of scores, that of a training whose loss is not finite.
@@ -108,8 +124,8 @@ def choose_checkpoint(results: Sequence[tuple[Score, int]], tolerance: float, la
     if not tolerance:
         return best
     score, furthest = results[best]
-    least = score.value - tolerance * standard_error(score, labels)
-    return max(i for i, (other, steps) in enumerate(results) if steps == furthest and other.value >= least)
+    least = score.net - tolerance * standard_error(score, labels)
+    return max(i for i, (other, steps) in enumerate(results) if steps == furthest and other.net >= least)
 
 
 def standard_error(score: Score, labels: np.ndarray) -> float:
@@ -124,17 +140,21 @@ def standard_error(score: Score, labels: np.ndarray) -> float:
 
 
 class StudentTrial:
-    """A short GKD student on what one candidate draws; scored on ``judge``."""
+    """A short GKD student on what one candidate draws; scored on ``judge``, with what the images give away."""
 
-    def __init__(self, work: ClassifierTraining, judge: ImageSet, metric: str, stage: str) -> None:
-        self.work, self.judge, self.metric, self.stage = work, judge, metric, stage
+    def __init__(
+        self, work: ClassifierTraining, judge: ImageSet, recycle: RecycleConfig, stage: str, leakage: float | None
+    ) -> None:
+        self.work, self.judge, self.recycle, self.stage, self.leakage = work, judge, recycle, stage, leakage
 
     def advance(self, until: int) -> Score:
         """Train the student up to step ``until`` and return its score on the judge's images."""
         self.work.advance(until, self.stage)
         self.work.job.progress.finish(self.stage)
         logits = predict_logits(self.work.model, self.judge.images, self.work.job.runtime)
-        return Score.of(measure_utility(logits, self.judge.labels, len(self.judge.classes)), self.metric)
+        utility = measure_utility(logits, self.judge.labels, len(self.judge.classes))
+        score = Score.of(utility, self.recycle.metric)
+        return dataclasses.replace(score, leakage=self.leakage, weight=self.recycle.leakage_weight)
 
 
 class CandidateScorer:
@@ -149,6 +169,16 @@ class CandidateScorer:
         recycle = study.recycle
         self.count = min(recycle.search_images, max(study.student.batch, round(recycle.ratio * len(train))))
 
+    @cached_property
+    def gauge(self) -> LeakageGauge | None:
+        """What tells how much a candidate gives away; None where that counts for nothing, or nothing is chosen."""
+        if not self.study.recycle.leakage_weight or not may_choose(len(self.judge)):
+            return None
+        # A class that the generator never saw has no members.
+        kept = np.flatnonzero(self.train.class_counts() >= self.study.recycle.min_class_count)
+        train, judge = (side.subset(np.flatnonzero(np.isin(side.labels, kept))) for side in (self.train, self.judge))
+        return LeakageGauge(train, judge, numpy_rng(*self.job.seed, "leakage")) if len(judge) else None
+
     def trial(self, generator: Generator, knobs: Knobs, stage: str) -> StudentTrial:
         """Return the untrained trial of a loaded generator with ``knobs``."""
         recycle, job = self.study.recycle, self.job.seeded("search")
@@ -162,7 +192,8 @@ class CandidateScorer:
             regenerated_batches(lambda _: soft, config.regenerate_every, config.batch, *job.seed),
             job,
         )
-        return StudentTrial(work, self.judge, recycle.metric, stage)
+        leakage = None if self.gauge is None else self.gauge(soft.images)
+        return StudentTrial(work, self.judge, recycle, stage, leakage)
 
 
 def chance_auc(labels: np.ndarray) -> tuple[float, float]:

@@ -79,12 +79,14 @@ class SiteResult(TypedDict, total=False):
 class CheckpointScore(TypedDict):
     """One generator checkpoint, and how a classifier trained on its images does on the site's val split.
 
-    ``score`` is what ``recycle.metric`` names; the lower ``loss`` decides between equal ones.
+    ``score`` is what ``recycle.metric`` names; the lower ``loss`` decides between equal ones. ``leakage`` is the AUC of
+    telling train from val by its images, where ``recycle.leakage_weight`` has it count.
     """
 
     step: int
     score: float | None
     loss: NotRequired[float | None]
+    leakage: NotRequired[float | None]
 
 
 class TuningTrial(TypedDict):
@@ -93,6 +95,7 @@ class TuningTrial(TypedDict):
     knobs: dict[str, Any]
     score: float | None
     loss: NotRequired[float | None]
+    leakage: NotRequired[float | None]
 
 
 class SiteRecycling(TypedDict, total=False):

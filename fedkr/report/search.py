@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from itertools import zip_longest
 from typing import Any
@@ -20,6 +20,7 @@ class Candidate:
         step: of the checkpoint; None for a setting.
         score: on val, higher is better; None where it has none.
         loss: on val, which decides between equal scores; None where it has none.
+        leakage: the AUC of telling train from val by what it draws; None where it did not count.
         chosen: whether the site went on with it.
     """
 
@@ -27,6 +28,7 @@ class Candidate:
     step: int | None
     score: float | None
     loss: float | None
+    leakage: float | None = None
     chosen: bool = False
 
 
@@ -58,7 +60,10 @@ def site_searches(results: Results) -> dict[str, SiteSearch]:
 def checkpoints(tried: SiteRecycling) -> list[Candidate]:
     """Return a site's checkpoints by step; the chosen one is the one it names, else the best."""
     rows = sorted(tried.get("checkpoints", []), key=lambda row: row["step"])
-    found = [Candidate(f"step {row['step']:,}", row["step"], row["score"], row.get("loss")) for row in rows]
+    found = [
+        Candidate(f"step {row['step']:,}", row["step"], row["score"], row.get("loss"), row.get("leakage"))
+        for row in rows
+    ]
     return _with_choice(found, f"step {tried['checkpoint']:,}" if "checkpoint" in tried else None)
 
 
@@ -70,8 +75,18 @@ def settings(tried: SiteRecycling) -> list[Candidate]:
     found: dict[str, Candidate] = {}
     for row in tried.get("tuning", []):
         name = knobs_text(row["knobs"])
-        found.setdefault(name, Candidate(name, None, row["score"], row.get("loss")))
+        found.setdefault(name, Candidate(name, None, row["score"], row.get("loss"), row.get("leakage")))
     return _with_choice(list(found.values()), knobs_text(tried["knobs"]) if "knobs" in tried else None)
+
+
+def pareto_front(candidates: Iterable[Candidate]) -> list[Candidate]:
+    """Return the candidates that no other beats by score without giving more away, by leakage; the first of equals."""
+    front: list[Candidate] = []
+    known = [c for c in candidates if c.score is not None and c.leakage is not None]
+    for candidate in sorted(known, key=lambda c: (c.leakage or 0.0, -(c.score or 0.0))):
+        if not front or (candidate.score or 0.0) > (front[-1].score or 0.0):
+            front.append(candidate)
+    return front
 
 
 def knobs_text(knobs: Mapping[str, Any]) -> str:

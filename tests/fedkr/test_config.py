@@ -94,6 +94,7 @@ def test_a_whole_number_is_taken_for_a_real_one() -> None:
         ("recycle.rounds", 0),
         ("recycle.search_tolerance", -1.0),
         ("recycle.search_tolerance", float("nan")),
+        ("recycle.leakage_weight", -1.0),
         ("teacher.keep_by", "auc"),
         ("teacher.weight_decay", float("nan")),
         ("partition.alpha", -1.0),

@@ -41,7 +41,12 @@ OPTIONS = {
     | {"single_class": ["error", "constant"]},
     "student": CLASSIFIER | {"loss": ["cross_entropy", "kl"], "regenerate_every": COUNT},
     "recycle": {"search_steps": (1, MILLION), "search_images": COUNT, "search_rungs": (1, 100)}
-    | {"search_tolerance": NOT_NEGATIVE, "tuning_budget": (0, 100), "tune_balances": [BALANCES]}
+    | {
+        "search_tolerance": NOT_NEGATIVE,
+        "leakage_weight": NOT_NEGATIVE,
+        "tuning_budget": (0, 100),
+        "tune_balances": [BALANCES],
+    }
     | {"tune_filters": [BELOW_ONE], "metric": ["accuracy", "auc"], "rounds": (1, 1000), "ratio": (1e-320, 1000.0)}
     | {"exchange": ["once", "each"], "views": (1, 100), "temperature": (1e-320, 1000.0), "balance": BALANCES}
     | {"filter": BELOW_ONE, "min_class_count": COUNT, "refuse_collapsed": bool},

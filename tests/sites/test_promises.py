@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 
 from fedkr import wire
+from sites.figures import public_manifest
 from sites.handlers import HANDLERS
 from sites.policy import PolicyError
 from sites.promises import check_promises
@@ -47,6 +48,10 @@ def test_a_reply_without_a_record_that_its_message_promises_is_refused(site, rel
         ({"knobs": {"guidance": 47.11}}, "guidance=47.11 is no setting"),
         ({"scores": {"tuning": [{"knobs": {"guidance": 47.11}, "score": 0.5, "loss": 1.0}]}}, "guidance=47.11"),
         ({"scores": {"checkpoints": [{"step": 1, "score": 0.4711, "loss": 1.0}]}}, "no multiple of"),
+        (
+            {"scores": {"checkpoints": [{"step": 1, "score": 0.5, "loss": 1.0, "leakage": 0.5}]}},
+            "leakage of candidates",
+        ),
         ({"teacher": {"step": 1, "val_accuracy": 0.4711}}, "no multiple of"),
         ({"recalls": [0.5]}, "recalls may leave only"),
     ],
@@ -99,6 +104,15 @@ def test_on_few_val_images_no_figure_leaves_in_a_manifest_either(site, study):
     assert len(opened.data.val) < 50
     own = wire.read_document(answer(opened, study, wire.RELEASE, round=1), wire.MANIFEST)
     assert not own.keys() & {"scores", "recalls", "teacher"}
+
+
+def test_what_candidates_give_away_leaves_only_where_figures_leave_as_they_are(site, release_content):
+    row = {"score": 0.5, "loss": 1.0, "leakage": 0.6}
+    figures = {"scores": {"checkpoints": [row | {"step": 20}]}, "teacher": {"step": 3, "val_accuracy": 0.5}}
+    manifest = wire.read_document(release_content(**figures), wire.MANIFEST)
+    for exact in (True, False):
+        public = public_manifest(site(exact_counts=exact), manifest, "release")
+        assert ("leakage" in public["scores"]["checkpoints"][0]) is exact
 
 
 def test_which_classes_are_left_out_does_not_follow_a_least_count_of_the_studys(site, study):

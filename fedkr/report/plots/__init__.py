@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from fedkr.report.plots.audit import forest_chart, plane_chart, roc_chart
 from fedkr.report.plots.comparison import accuracy_chart, cost_chart
 from fedkr.report.plots.images import class_histogram, sample_grid
-from fedkr.report.plots.search import site_search_chart, weights_search_chart
+from fedkr.report.plots.search import site_leakage_chart, site_search_chart, weights_search_chart
 from fedkr.report.results import Results
 from fedkr.report.samples import SiteSamples
 
@@ -24,6 +24,7 @@ def draw_figures(results: Results, samples: Mapping[str, SiteSamples]) -> dict[s
         "roc": roc_chart(results),
         "cost": cost_chart(results),
         "site_search": site_search_chart(results),
+        "site_leakage": site_leakage_chart(results),
         "weights_search": weights_search_chart(results),
     }
     figures |= {f"samples-{site}": sample_grid(few) for site, few in samples.items()}

@@ -23,7 +23,7 @@ from fedkr.report.plots.style import (
     series_style,
 )
 from fedkr.report.results import Results
-from fedkr.report.search import Candidate, SiteSearch, search_metric, site_searches
+from fedkr.report.search import Candidate, SiteSearch, pareto_front, search_metric, site_searches
 from fedkr.report.wording import setting_text, shortened, strategy_label
 
 COLUMNS = 3
@@ -86,6 +86,42 @@ def _draw_scores(ax: Axes, places: list[float], candidates: list[Candidate], col
     for x, y, candidate in zip(places, scores, candidates, strict=True):
         if candidate.chosen:
             ring(ax, x, y, colour)
+
+
+def site_leakage_chart(results: Results) -> Figure | None:
+    """Return a panel a site: what each candidate gives away against its score, and the front of both (Pareto)."""
+    searches = {site: found for site, found in site_searches(results).items() if pareto_front(found.checkpoints)}
+    if not searches:
+        return None
+    panels = 1 if len(searches) > MANY_LINES else len(searches)
+    figure = new_figure(9.0 if panels > 1 else 7.0, 0.5 + 2.2 * -(-panels // COLUMNS))
+    axes = panel_grid(figure, panels, min(COLUMNS, panels))
+    for index, (site, search) in enumerate(searches.items()):
+        if panels < len(searches):
+            _draw_front(clean_axes(axes[0], grid="both"), search, **series_style(index))
+        else:
+            _leakage_panel(axes[index], site, search)
+    for ax in axes:
+        ax.set_xlabel("AUC of train against val")
+    for ax in axes[::COLUMNS]:
+        ax.set_ylabel(f"{'AUC' if search_metric(results) == 'auc' else search_metric(results)} on val")
+    return figure
+
+
+def _leakage_panel(ax: Axes, site: str, search: SiteSearch) -> None:
+    clean_axes(ax, shortened(site, LONGEST), grid="both")
+    _draw_front(ax, search, color=RULE, linewidth=1.5)
+    for candidates, colour, marker in ((search.checkpoints, CYCLE[0], "o"), (search.settings, CYCLE[1], "s")):
+        for found in candidates:
+            if found.leakage is not None and found.score is not None:
+                if found.chosen:
+                    ring(ax, found.leakage, found.score, colour)
+                ax.plot(found.leakage, found.score, color=colour, marker=marker, markersize=4, linestyle="")
+
+
+def _draw_front(ax: Axes, search: SiteSearch, **style: Any) -> None:
+    front = pareto_front([*search.checkpoints, *search.settings])
+    ax.plot([c.leakage or 0.0 for c in front], [c.score or 0.0 for c in front], drawstyle="steps-post", **style)
 
 
 def weights_search_chart(results: Results) -> Figure | None:

@@ -96,8 +96,8 @@ def trained(calls):
     return [call[0] for call in calls if call[0] in ("teacher", "fit")]
 
 
-def scored_by(monkeypatch, scores):
-    """Score candidates by a table (checkpoint or guidance), instead of training students."""
+def scored_by(monkeypatch, scores, leakage=None, weight=0.0):
+    """Score candidates by a table (checkpoint or guidance), instead of training students; leakage likewise."""
 
     class FakeScorer:
         def __init__(self, *settings):
@@ -105,7 +105,8 @@ def scored_by(monkeypatch, scores):
 
         def trial(self, generator, knobs, stage):
             value = scores.get(int(generator.loaded.tensors["average.w"]), 0) + scores.get(knobs["guidance"], 0)
-            return SimpleNamespace(advance=lambda until: pipeline_module.Score(value, 0.0))
+            of = None if leakage is None else leakage.get(int(generator.loaded.tensors["average.w"]), 0.5)
+            return SimpleNamespace(advance=lambda until: pipeline_module.Score(value, 0.0, leakage=of, weight=weight))
 
     monkeypatch.setattr(pipeline_module, "CandidateScorer", FakeScorer)
 
@@ -289,6 +290,14 @@ def test_the_checkpoint_and_then_the_knobs_with_the_best_score_are_chosen(build,
     assert (choice["checkpoint"], choice["knobs"]["guidance"]) == (3, 2.0)
     assert [row["step"] for row in choice["checkpoints"]] == [3, 6]
     assert [row["knobs"]["guidance"] for row in choice["tuning"]] == [1.0, 2.0]
+
+
+def test_with_a_weight_the_checkpoint_is_chosen_that_gives_less_away(build, calls, monkeypatch, tiny_study):
+    for weight, step in ((0.0, 6), (1.0, 6), (4.0, 3)):
+        scored_by(monkeypatch, {3: 0.4, 6: 0.6, 2.0: 0.1}, {3: 0.55, 6: 0.65}, weight)
+        choice = build(study=other(tiny_study, recycle__leakage_weight=weight)).choose()
+        assert (choice["checkpoint"], choice["knobs"]["guidance"]) == (step, 2.0)
+        assert [row["leakage"] for row in choice["checkpoints"]] == [0.55, 0.65]
 
 
 def test_with_a_tolerance_the_last_checkpoint_is_chosen_unless_it_is_clearly_worse(

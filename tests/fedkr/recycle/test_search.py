@@ -1,5 +1,6 @@
 """What a release holds of each class, and how candidates are scored."""
 
+import dataclasses
 import math
 
 import numpy as np
@@ -9,8 +10,11 @@ from hypothesis import strategies as st
 
 from fedkr.data import ImageSet
 from fedkr.learning.evaluation import Utility
+from fedkr.learning.job import Job
+from fedkr.learning.runtime import Runtime
 from fedkr.recycle.drawer import class_shares
-from fedkr.recycle.search import Score, best_of, chance_auc, choose_checkpoint, halve, standard_error
+from fedkr.recycle.search import CandidateScorer, Score, best_of, chance_auc, choose_checkpoint, halve, standard_error
+from fedkr.report.search import Candidate, pareto_front
 
 
 def a_set(*counts):
@@ -138,6 +142,54 @@ def test_a_checkpoint_that_was_dropped_is_not_taken_for_being_late():
     results = halve([Scripted(v) for v in (0.5, 0.4, 0.1, 0.3)], 8, 2)
     assert [steps for _, steps in results] == [8, 8, 4, 4]
     assert choose_checkpoint(results, math.inf, HUNDRED) == 1
+
+
+def leaking(value, leakage, weight):
+    return Score(value, 0.0, leakage=leakage, weight=weight)
+
+
+def test_leakage_counts_by_its_weight_and_not_below_guessing():
+    candidates = [(0.90, 0.70), (0.85, 0.60), (0.80, 0.40), (0.70, 0.30)]
+    chosen = {
+        weight: best_of([(leaking(*one, weight), 8) for one in candidates]) for weight in (0.0, 0.4, 0.6, 2.0, 1e38)
+    }
+    assert chosen == {0.0: 0, 0.4: 0, 0.6: 1, 2.0: 2, 1e38: 2}
+    assert leaking(0.9, 0.7, 0.0).order() == Score(0.9, 0.0).order()
+    assert leaking(0.9, 0.7, 0.5).as_row() == {"score": 0.9, "loss": 0.0, "leakage": 0.7}
+    assert "leakage" not in Score(0.9, 0.0, weight=0.5).as_row()
+
+
+def test_a_tolerance_is_of_what_is_left_of_the_score():
+    # Of 100 images, 0.90 has a standard error of 0.03.
+    results = [(leaking(0.90, 0.5, 1.0), 8), (leaking(0.90, 0.6, 1.0), 8)]
+    assert [choose_checkpoint(results, tolerance, HUNDRED) for tolerance in (1.0, 4.0)] == [0, 1]
+
+
+FIGURES = st.tuples(st.integers(0, 20), st.integers(10, 20)).map(lambda pair: (pair[0] / 20, pair[1] / 20))
+
+
+@given(st.lists(FIGURES, min_size=1, max_size=8), st.floats(0.01, 100))
+def test_what_is_chosen_lies_on_the_front_whatever_the_weight(found, weight):
+    results = [(leaking(*one, weight), 8) for one in found]
+    score, _ = results[best_of(results)]
+    front = pareto_front([Candidate("", None, value, None, leakage) for value, leakage in found])
+    assert (score.value, score.leakage) in [(one.score, one.leakage) for one in front]
+    assert [c.score for c in front] == sorted({c.score for c in front})
+
+
+def scorer(study, images, **settings):
+    study = dataclasses.replace(study, recycle=dataclasses.replace(study.recycle, **settings))
+    return CandidateScorer(
+        study, images([10] * 4), images([5] * 4, seed=1), None, Job(Runtime.choose("cpu"), seed=(0,))
+    )
+
+
+def test_nobody_measures_leakage_where_it_counts_for_nothing_or_nothing_is_chosen(tiny_study, pictures, monkeypatch):
+    assert scorer(tiny_study, pictures).gauge is None
+    gauge = scorer(tiny_study, pictures, leakage_weight=0.1).gauge
+    assert gauge is not None and gauge(pictures([8] * 4, seed=2).images) == gauge(pictures([8] * 4, seed=2).images)
+    monkeypatch.setattr("fedkr.config.protocol.LEAST_TO_CHOOSE", 21)
+    assert scorer(tiny_study, pictures, leakage_weight=0.1).gauge is None
 
 
 def test_the_last_can_be_spared_from_being_dropped():

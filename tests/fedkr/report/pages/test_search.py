@@ -45,6 +45,17 @@ def test_scores_by_auc_are_no_percentages_and_halving_is_told(searched):
     assert ["site-0", "step 10", "chosen", "0.700", "0.800"] in lines(section_of(searched))
 
 
+def test_what_candidates_give_away_has_a_column_where_it_counts(searched):
+    searched["study"] = searched["study"] | {"recycle": {"leakage_weight": 0.5}}
+    searched["recycling"]["site-0"]["checkpoints"][1]["leakage"] = 0.612
+    assert check_results(searched) is searched
+    section = section_of(searched)
+    assert ["site-0", "step 10", "chosen", "70.0 %", "0.800", "0.612"] in lines(section)
+    assert "AUC of train against val" in section
+    pictured = render_report(searched, None).split('id="recycling"')[1].split("</section>")[0]
+    assert "less 0.5 times the AUC above 0.5" in pictured
+
+
 def test_a_site_of_one_class_that_searched_nothing_has_a_line_of_dashes_and_no_figure(results):
     results["recycling"] = {"site-0": {"checkpoints": [], "tuning": [], "recalls": [], "left_out": []}}
     section = section_of(results)

@@ -1,6 +1,6 @@
 """The search's figures."""
 
-from fedkr.report.plots.search import site_search_chart
+from fedkr.report.plots.search import site_leakage_chart, site_search_chart
 from fedkr.report.plots.style import MANY_LINES
 
 
@@ -30,3 +30,27 @@ def test_the_axis_says_what_the_scores_are(searched):
 def test_a_site_that_searched_nothing_has_no_figure(results):
     results["recycling"] = {"site-0": {"checkpoints": [], "tuning": [], "recalls": [], "left_out": []}}
     assert site_search_chart(results) is None
+
+
+def weighed(tried):
+    for place, row in enumerate([*tried["checkpoints"], *tried["tuning"]]):
+        row["leakage"] = 0.5 + place / 50
+    return tried
+
+
+def test_scores_stand_against_what_is_given_away_with_the_front_and_rings(searched, tried):
+    assert site_leakage_chart(searched) is None
+    searched["recycling"] |= {f"site-{i}": weighed(tried) for i in range(2)}
+    panels = [ax for ax in site_leakage_chart(searched).axes if ax.get_title(loc="left")]
+    assert [ax.get_title(loc="left") for ax in panels] == ["site-0", "site-1"]
+    front, *points = panels[0].lines
+    assert (list(front.get_xdata()), list(front.get_ydata())) == ([0.5, 0.56], [0.7, 0.75])
+    rings = {tuple(ring.get_offsets()[0]) for ring in panels[0].collections}
+    assert rings == {(0.52, 0.7), (0.56, 0.75)} and len(points) == 4
+    assert panels[0].get_xlabel() == "AUC of train against val"
+
+
+def test_many_sites_have_a_front_each_in_one_panel(searched, tried):
+    searched["recycling"] = {f"site-{i}": weighed(tried) for i in range(MANY_LINES + 1)}
+    (ax,) = site_leakage_chart(searched).axes
+    assert len(ax.lines) == MANY_LINES + 1
