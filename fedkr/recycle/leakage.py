@@ -39,9 +39,13 @@ class LeakageGauge:
     def __call__(self, drawn: NDArray[np.uint8]) -> float:
         """Return the AUC, 0.5 by guessing, of telling members from others by uint8 images ``[N, H, W, C]``."""
         _, distances = nearest_few(self.pixels, small_pixels(drawn))
-        signal = log_nearness(distances)
-        signal -= self.expected_by @ np.linalg.lstsq(self.expected_by, signal, rcond=None)[0]
+        signal = unexpected(log_nearness(distances), self.expected_by)
         return area_under_roc(signal[: self.members], signal[self.members :])
+
+
+def unexpected(nearness: Floats, expected_by: Floats) -> Floats:
+    """Return what a regression (least squares) on ``expected_by [N, 3]`` leaves of float64 ``nearness [N]``."""
+    return nearness - expected_by @ np.linalg.lstsq(expected_by, nearness, rcond=None)[0]
 
 
 def surroundings(pixels: Floats, real: ImageSet) -> Floats:

@@ -12,9 +12,11 @@ from torch import nn
 from fedkr.audit.attacks.neighbours import neighbour_signals
 from fedkr.audit.attacks.on_releases import closest_distance_score
 from fedkr.audit.references.shadows import ShadowPipeline
+from fedkr.data.distances import small_pixels
 from fedkr.environment import provenance
 from fedkr.learning.prediction import predict_logits
 from fedkr.recycle.distill import distill_student
+from fedkr.recycle.leakage import surroundings
 from fedkr.recycle.teacher import load_teacher
 from fedkr.release import ReleasedSets
 from fedkr.stages import Artifact, read_artifact, write_artifact
@@ -83,9 +85,10 @@ def _models(
 
 
 def write_bench(bench: Bench) -> None:
-    """Write who trained on what, and all labels, so that figures need no dataset."""
+    """Write who trained on what, labels, and what the search's statistic needs: figures then need no dataset."""
     labels = {f"labels.{part}": torch.from_numpy(np.asarray(getattr(bench, part).labels)) for part in SETS}
-    tensors = {"membership": torch.from_numpy(bench.membership)} | labels
+    expected_by = surroundings(small_pixels(bench.pool.images), bench.pool)
+    tensors = {"membership": torch.from_numpy(bench.membership), "surroundings": torch.from_numpy(expected_by)} | labels
     settings = bench.settings
     about = {name: getattr(settings, name) for name in ("dataset", "pipelines", "seed", "options")}
     write_artifact(bench_path(Path(settings.out)), Artifact(tensors, about | {"counts": counts(bench)} | provenance()))

@@ -18,6 +18,7 @@ from fedkr.audit.attacks.observed import Bools, Floats
 from fedkr.audit.statistics.membership import LIMITS, RocCounts
 from fedkr.config import CALIBRATED_ATTACKS, FUSED_ATTACK
 from fedkr.privacy.normal import upper_tail
+from fedkr.recycle.leakage import unexpected
 from fedkr.seeds import numpy_rng
 from simulations.evidence.leave_one_out import release_attacks, rmia_scores
 from simulations.evidence.privacy.answers import MODELS, STUDENT
@@ -27,27 +28,31 @@ RESAMPLES = 1000
 NOISE_DRAWS = 50
 # By name: what each figure is, as a table has it.
 RELEASE, FEATURES, RAW, FUSED = "release", "release_features", "release_raw", "fused"
+# What ``recycle.leakage_weight`` lets the search count.
+STATISTIC = "statistic"
 OF_RELEASE = {RELEASE: CALIBRATED_ATTACKS[0], FEATURES: CALIBRATED_ATTACKS[1], FUSED: FUSED_ATTACK}
 
 
 @dataclass(frozen=True)
 class Subject:
-    """Who trained on what, and the labels: the same for all variants.
+    """Who trained on what, and what is known of the images: the same for all variants.
 
     Attributes:
         membership: bool ``[M, N]``.
+        surroundings: float64 ``[N, 3]`` (:func:`fedkr.recycle.leakage.surroundings`), of the pool.
         labels: int64 ``[N]``, of the pool.
         population, test: int64 ``[Z]`` and ``[T]``, labels.
     """
 
     membership: Bools
+    surroundings: Floats
     labels: NDArray[np.int64]
     population: NDArray[np.int64]
     test: NDArray[np.int64]
 
     def of(self, pipelines: Sequence[int]) -> Subject:
         """Return the same with some of the pipelines only."""
-        return Subject(self.membership[list(pipelines)], self.labels, self.population, self.test)
+        return Subject(self.membership[list(pipelines)], self.surroundings, self.labels, self.population, self.test)
 
 
 @dataclass(frozen=True)
@@ -123,6 +128,8 @@ def attack_scores(left: Left, subject: Subject) -> dict[str, Floats]:
     ]
     found = {name: np.stack([one[attack] for one in of_releases]) for name, attack in OF_RELEASE.items()}
     found[RAW] = left.nearest
+    # As if a pipeline's val held the other half of the pool.
+    found[STATISTIC] = np.stack([unexpected(signal, subject.surroundings) for signal in left.signals[:, :, 0]])
     for model in MODELS:
         of = left.logits[f"{model}.pool"], subject.labels, left.logits[f"{model}.population"], subject.population
         found[model] = rmia_scores(*of, subject.membership)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import scipy
 
 from fedkr.audit.statistics.blind import holm_reject
 from fedkr.audit.statistics.membership import guessing_tpr
@@ -16,13 +17,24 @@ from fedkr.errors import UserError
 from fedkr.stages import Artifact, read_artifact
 from simulations.evidence.privacy.answers import bench_path
 from simulations.evidence.privacy.command import LEAST_PIPELINES
-from simulations.evidence.privacy.figures import FPR, Figure, Left, Resamples, Subject, figures_of, guessing_aucs
+from simulations.evidence.privacy.figures import (
+    FPR,
+    STATISTIC,
+    Figure,
+    Left,
+    Resamples,
+    Subject,
+    figures_of,
+    guessing_aucs,
+)
+from simulations.evidence.privacy.figures import RELEASE as RELEASED
 from simulations.evidence.privacy.picture import draw
 from simulations.evidence.privacy.schedule import LOG, RELEASE
 from simulations.evidence.privacy.tables import table
 from simulations.evidence.privacy.variants import DEFAULT
 
 LEVEL = 0.05
+LEAST_RANKED = 4
 Row = dict[str, Any]
 
 
@@ -45,7 +57,7 @@ def summarise(out: Path) -> Row:
     if not bench_path(out).exists():
         raise UserError(f"{out}: no answers of pipelines are there")
     bench = read_artifact(bench_path(out))
-    names = ("membership", "labels.pool", "labels.population", "labels.test")
+    names = ("membership", "surroundings", "labels.pool", "labels.population", "labels.test")
     subject = Subject(*(bench.tensors[name].numpy() for name in names))
     answers = {
         folder.name: _answers_in(folder) for folder in sorted(bench_path(out).parent.iterdir()) if folder.is_dir()
@@ -59,9 +71,18 @@ def summarise(out: Path) -> Row:
     return {
         **bench.info,
         "guessing": {"release_auc": guessing_aucs(subject), "tpr": guessing_tpr(FPR, nonmembers)},
+        "statistic_ranks": _ranks_alike(rows),
         "unfinished": {name: len(found) for name, found in answers.items() if name not in enough},
         "variants": rows,
     }
+
+
+def _ranks_alike(rows: list[Row]) -> float | None:
+    """Return Spearman's correlation over the variants of the search's statistic with the release's AUC."""
+    if len(rows) < LEAST_RANKED:
+        return None
+    aucs = [[row["figures"][f"{name}_auc"]["value"] for row in rows] for name in (STATISTIC, RELEASED)]
+    return float(scipy.stats.spearmanr(*aucs).statistic)
 
 
 def _default_first(name: str) -> tuple[bool, str]:

@@ -11,6 +11,7 @@ COLUMNS = {
     "accuracy, 3 sites": "union_accuracy",
     "release AUC": "release_auc",
     "raw nearest": "release_raw_auc",
+    "search's statistic": "statistic_auc",
     "fused": "fused_auc",
     "student RMIA": "student_auc",
     "TPR at 1 %": "student_tpr",
@@ -35,7 +36,16 @@ def table(results: Mapping[str, Any]) -> str:
         "over pipelines and images together. `*`: differs from the default's (paired, 5 % over all variants of the "
         f"column, Holm). Guessing has a release AUC of {guessing['release_auc']['mean']:.3f} and a TPR of "
         f"{100 * guessing['tpr']:.1f} %. Seconds are of generator, release and student; all share their teachers.\n"
+        + _ranks(results["statistic_ranks"])
         + "".join(f"Unfinished: {name} ({count} pipelines).\n" for name, count in results["unfinished"].items())
+    )
+
+
+def _ranks(correlation: float | None) -> str:
+    if correlation is None:
+        return ""
+    return (
+        f"The search's statistic ranks the variants as the release AUC does with a correlation of {correlation:.2f}.\n"
     )
 
 

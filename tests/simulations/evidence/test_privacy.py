@@ -37,7 +37,8 @@ def settings(tmp_path, monkeypatch):
 def subject():
     rng = np.random.default_rng(0)
     membership = balanced_membership(PIPELINES, IMAGES, rng)
-    return Subject(membership, *(rng.integers(0, CLASSES, n) for n in (IMAGES, 80, 90)))
+    surroundings = np.stack([rng.normal(size=IMAGES), np.ones(IMAGES)], axis=1)
+    return Subject(membership, surroundings, *(rng.integers(0, CLASSES, n) for n in (IMAGES, 80, 90)))
 
 
 def left(of, mark):
@@ -109,6 +110,7 @@ def test_a_mark_in_a_release_is_found_there_and_nowhere_else():
     of = subject()
     drawn = Resamples(of, 200)
     marked, clean = (figures_of(left(of, mark), of, drawn) for mark in (2.0, 0.0))
+    assert marked["statistic_auc"].value > clean["statistic_auc"].interval[1]
     assert marked["release_auc"].interval[0] > 0.75 and marked["fused_auc"].value > 0.7
     for name in ("release_features_auc", "student_auc", "union_auc", "teacher_auc"):
         low, high = marked[name].interval
@@ -131,8 +133,8 @@ def test_an_interval_is_over_pipelines_as_well_as_images():
 
 def test_what_is_there_is_summarised_and_what_is_unfinished_is_told(tmp_path):
     of = subject()
-    names = ("labels.pool", "labels.population", "labels.test")
-    labels = zip(names, (of.labels, of.population, of.test), strict=True)
+    names = ("surroundings", "labels.pool", "labels.population", "labels.test")
+    labels = zip(names, (of.surroundings, of.labels, of.population, of.test), strict=True)
     tensors = {"membership": torch.from_numpy(of.membership)} | {n: torch.from_numpy(a) for n, a in labels}
     write_artifact(
         bench_path(tmp_path), Artifact(tensors, {"dataset": "digits", "pipelines": 6, "counts": {"pool": 120}})
