@@ -22,6 +22,7 @@ from fedkr.data.images import ImageSet
 from fedkr.errors import UserError
 from fedkr.fingerprint import array_digest
 from fedkr.learning.job import Job
+from fedkr.learning.one_launch import CAPTURE_AT
 from fedkr.learning.models.stacked import CONVOLUTIONS
 from fedkr.learning.prediction import predict_logits
 from fedkr.learning.runtime import Runtime
@@ -178,7 +179,8 @@ def measure_engines(task: ReferenceTask, steps: int = TRIAL_STEPS) -> dict[str, 
     for engine in ENGINES:
         trained = range(min(len(task), chunk_size(task, engine)))
         times = []
-        for count in (2, 2 + steps):
+        # Beyond the step at which a GPU's graphs are captured (:class:`fedkr.learning.one_launch.OneLaunch`).
+        for count in (CAPTURE_AT + 2, CAPTURE_AT + 2 + steps):
             short = dataclasses.replace(task, config=dataclasses.replace(task.config, steps=count))
             began = time.perf_counter()
             train_chunk(short, trained, engine, SilentProgress())
