@@ -22,8 +22,8 @@ from fedkr.data.images import ImageSet
 from fedkr.errors import UserError
 from fedkr.fingerprint import array_digest
 from fedkr.learning.job import Job
-from fedkr.learning.one_launch import CAPTURE_AT
 from fedkr.learning.models.stacked import CONVOLUTIONS
+from fedkr.learning.one_launch import CAPTURE_AT
 from fedkr.learning.prediction import predict_logits
 from fedkr.learning.runtime import Runtime
 from fedkr.progress import Progress, RelayedProgress, SilentProgress
