@@ -19,7 +19,7 @@ from fedkr import wire
 from fedkr.audit.document import AuditQuestion, Document, Pair, audit_extras, check_comparison, keyed
 from fedkr.audit.statistics.blind import voided
 from fedkr.audit.statistics.membership import guessing_rates
-from fedkr.audit.statistics.pooling import outweighing, pooled_rows, worst_site
+from fedkr.audit.statistics.pooling import outweighing, pooled_patients, pooled_rows, worst_site
 from fedkr.audit.targets import CONTROL, PLANTED_CONTROL, RELEASE, headline_key
 from fedkr.audit.verdict import RELEASE_STUDENT, Blind, site_verdicts
 from fedkr.disk import path_within
@@ -83,14 +83,16 @@ def with_summaries(rows: Iterable[Row], extras: Extras) -> tuple[list[Row], Extr
         f"in the audit's pooled figures {site} would outweigh all other sites together; it counts as they do"
         for site in outweighing(own)
     ]
+    patients = [row for row in extras.get("patients", []) if row["site"] != ALL_SITES]
     return [*own, *pooled_rows(own)], extras | {
         "notes": list(dict.fromkeys([*extras.get("notes", []), *notes])),
         "verdicts": [
             verdict.as_row()
             for verdict in site_verdicts(
-                own, Blind(void, untested), extras.get("canaries", []), extras.get("two_sample", [])
+                own, Blind(void, untested), extras.get("canaries", []), extras.get("two_sample", []), patients
             )
         ],
+        "patients": [*patients, *pooled_patients(patients)],
         "worst_site": [{name: value for name, value in row.items() if name != "roc"} for row in worst],
     }
 

@@ -52,8 +52,11 @@ def public_config(site: Site, config: AuditConfig, challenge: Challenge) -> Audi
 def public_findings(site: Site, document: Document, challenge: Challenge) -> Document:
     """Return the document of an audit as it may leave."""
     found = {name: [dict(row) for row in rows] for name, rows in document.items()}
+    patients = min((row[side] for row in found["patients"] for side in COUNTED), default=0)
+    if patients < site.policy.min_evaluated:
+        found["patients"] = []
     if not site.policy.exact_counts:
-        for row in found["audit"]:
+        for row in (*found["audit"], *found["patients"]):
             _round_counts(site, row)
         if site.study.audit.coins:
             for row in found["epsilon"]:
@@ -70,6 +73,8 @@ def public_findings(site: Site, document: Document, challenge: Challenge) -> Doc
         grid = audit_grid(site, min(len(side) for side in challenge.sides))
         for row in (*found["audit"], *found["canaries"]):
             _round_rates(row, grid)
+        for row in found["patients"]:
+            _round_rates(row, audit_grid(site, patients))
         found["two_sample"] = [row | {"p_value": coarse_p_value(row["p_value"])} for row in found["two_sample"]]
         found["per_class"] = [_round_classes(site, row, grid, challenge) for row in found["per_class"]]
     return found
@@ -96,7 +101,8 @@ def public_comparison(site: Site, document: Document, challenges: Sequence[Chall
 
 def _round_counts(site: Site, row: Row) -> None:
     row |= {name: public_count(site, row[name]) for name in COUNTED}
-    row["duplicates"] = round(row["duplicates"] / COUNT_STEP) * COUNT_STEP
+    if "duplicates" in row:
+        row["duplicates"] = round(row["duplicates"] / COUNT_STEP) * COUNT_STEP
     # Whether so many non-members resolve a rate is read off the count that leaves.
     for fpr in site.study.audit.fprs:
         known, hidden = tpr_name(fpr), f"unresolved_{tpr_name(fpr)}"

@@ -1,9 +1,10 @@
 """The documents in which an audit travels, and their one check: by the site before they leave, by the server after.
 
 ``evaluate.audit`` is answered by a document with the lists ``audit`` (rows of ``results["audit"]``), ``canaries``,
-``per_class``, ``epsilon``, ``two_sample`` and ``copies`` (of ``results["audit_extras"]``), ``evaluate.compare`` by one
-with ``blind`` and ``paired``. Each row is spelled as in ``results.json``. What follows from counts (the bound on
-epsilon, the copy check's p-value) does not travel: who reads the document works it out.
+``patients``, ``per_class``, ``epsilon``, ``two_sample`` and ``copies`` (of ``results["audit_extras"]``),
+``evaluate.compare`` by one with ``blind`` and ``paired``. Each row is spelled as in ``results.json``, and says in
+``unit`` whether its intervals resample images or patients. What follows from counts (the bound on epsilon, the copy
+check's p-value) does not travel: who reads the document works it out.
 """
 
 from __future__ import annotations
@@ -21,7 +22,16 @@ from fedkr.audit.copies import CopyFigures
 from fedkr.audit.findings import AuditReport, Row
 from fedkr.audit.statistics.epsilon import one_run_bound
 from fedkr.audit.statistics.fdp import epsilon_of_mu, mu_lower_bound
-from fedkr.audit.statistics.membership import ENDS, ROC_POINTS, guessing_rates, resolvable, tpr_name
+from fedkr.audit.statistics.membership import (
+    ENDS,
+    IMAGE,
+    PATIENT,
+    ROC_POINTS,
+    UNITS,
+    guessing_rates,
+    resolvable,
+    tpr_name,
+)
 from fedkr.audit.targets import RELEASE, RELEASED, adversary_of, headline_key, row_key, row_names
 from fedkr.config import QUANTILE, AuditConfig
 from fedkr.config.reading import brief
@@ -43,7 +53,8 @@ from fedkr.strict_json import (
 Document = dict[str, Any]
 # Between two rates.
 Difference = Annotated[float, Field(ge=-1, le=1)]
-_PLANTED = {"included": SomeImages, "excluded": SomeImages}
+# Each canary has a coin of its own, so that its unit is an image.
+_PLANTED = {"included": SomeImages, "excluded": SomeImages, "unit": one_of(IMAGE)}
 _GUESSED = {"coins": Positive, "guesses": Positive, "correct": Count}
 # Far more than a study compares.
 MOST_PAIRS = 64
@@ -88,7 +99,7 @@ class Pair:
 
 def audit_document(report: AuditReport, copies: Iterable[Row] = ()) -> Document:
     """Return all of a report that may leave its site, with the counts of the copy check beside a release's."""
-    lists = {name: getattr(report, name) for name in ("canaries", "per_class", "epsilon", "two_sample")}
+    lists = {name: getattr(report, name) for name in ("canaries", "patients", "per_class", "epsilon", "two_sample")}
     return {"audit": report.rows, **lists, "copies": list(copies)}
 
 
@@ -96,6 +107,7 @@ def audit_extras(document: Document, config: AuditConfig) -> dict[str, list[Row]
     """Return a document's part of ``audit_extras``, with all that follows from its counts."""
     return {name: document[name] for name in ("per_class", "two_sample")} | {
         "canaries": [row | guessing_rates(row, row["excluded"]) for row in document["canaries"]],
+        "patients": [row | guessing_rates(row, row["nonmembers"]) for row in document["patients"]],
         "epsilon": [_with_bound(row, config.delta) for row in document["epsilon"]],
         "copies": [CopyFigures.of_counts(row).as_row(row["site"]) for row in document["copies"]],
     }
@@ -159,6 +171,7 @@ class AuditQuestion:
             "adversary": one_of(adversary_of(self.kind)),
             "others": bool | None,
             **{f"balanced_accuracy{end}": Rate | None for end in ENDS},
+            "unit": one_of(*UNITS),
             "members": SomeImages,
             "nonmembers": SomeImages,
             "duplicates": ImageCount,
@@ -166,13 +179,16 @@ class AuditQuestion:
             "roc": list_of(list_of(Rate, 2, 2), ROC_POINTS),
         }
         optional = dict.fromkeys(unresolved, Rate) | {"elsewhere": SomeImages}
+        counted = {"members": SomeImages, "nonmembers": SomeImages, "unit": one_of(PATIENT)}
+        of_patients = object_of("patient row", names | rates | counted, dict.fromkeys(unresolved, Rate))
         by_class = dict.fromkeys(("auc", "low", "high"), list_of(Rate | None, self.classes, self.classes))
-        by_class["classes"] = list_of(Count, self.classes, self.classes)
+        by_class |= {"classes": list_of(Count, self.classes, self.classes), "unit": one_of(*UNITS)}
         counts = {field.name: ImageCount for field in dataclasses.fields(CopyFigures)}
         planted, coins, copies = bool(self.config.canaries), self.config.coins, int(self.target == RELEASE)
         rows = {
             "audit": list_of(object_of("row", names | rates | figures, optional), len(asked)),
             "canaries": list_of(object_of("canary row", names | rates | _PLANTED), len(asked) * planted),
+            "patients": list_of(of_patients, len(asked)),
             "per_class": list_of(object_of("class row", names | by_class), 1),
             "epsilon": list_of(
                 object_of("coin row", names | {"reason": one_of("", *REASONS)}, _GUESSED), planted or coins
@@ -210,6 +226,8 @@ class AuditQuestion:
         _check_same(canaries, ("included", "excluded"))
         for key, row in planted.items():
             self._check_rates(f"canaries of {key}", row, row["excluded"])
+        _check_same([*rows.values(), *document["per_class"]], ("unit",))
+        self._check_patients(document["patients"], rows)
         for row in (*document["per_class"], *document["epsilon"]):
             if not rows.get(_key(row), {}).get("headline"):
                 raise UserError(f"{_key(row)} is not the headline, so that it has no figures of classes or coins")
@@ -221,6 +239,21 @@ class AuditQuestion:
             for part, whole in COPY_PARTS.items():
                 if row[part] > row[whole] or (whole != "suspects" and not row[whole]):
                     raise UserError(f"copies: {part}={row[part]} of {whole}={row[whole]}")
+
+    def _check_patients(self, patients: Sequence[Row], rows: Mapping[str, Row]) -> None:
+        """Check that patients have a row beside each of the images' or none, and are no more than their images."""
+        if patients and [_key(row) for row in patients] != list(rows):
+            raise UserError(f"patients {[_key(row) for row in patients]} are not those of the rows {list(rows)}")
+        _check_same(patients, ("members", "nonmembers"))
+        for row in patients:
+            key, images = _key(row), rows[_key(row)]
+            self._check_rates(f"patients of {key}", row, row["nonmembers"])
+            fits = all(row[side] <= images[side] for side in ("members", "nonmembers"))
+            if images["unit"] != PATIENT or not fits:
+                raise UserError(
+                    f"patients of {key}: {row['members']} and {row['nonmembers']} do not fit {images['members']} and "
+                    f"{images['nonmembers']} images, resampled by {images['unit']}"
+                )
 
     def _check_rates(self, key: str, row: Row, nonmembers: int) -> None:
         """Check the AUC, and that a TPR is given where so many non-members resolve it and only there."""
@@ -242,7 +275,8 @@ def check_comparison(pairs: Sequence[Pair], site: str, document: Document) -> No
         raise UserError(f"comparison at {site}: {len(pairs)} pairs of targets, more than {MOST_PAIRS}")
     blind = object_of("blind row", {"site": one_of(site), "auc": Rate, "p_value": Rate, "classes_p_value": Rate})
     names = dict.fromkeys(("site", "target", "other", "attack", "references"), str)
-    paired = object_of("paired row", names | dict.fromkeys(("difference", "low", "high"), Difference))
+    figures = dict.fromkeys(("difference", "low", "high"), Difference) | {"unit": one_of(*UNITS)}
+    paired = object_of("paired row", names | figures)
     lists = {"blind": list_of(blind, 1, 1), "paired": list_of(paired, len(pairs), len(pairs))}
     try:
         check_strict(object_of("comparison", lists), document)
@@ -289,7 +323,7 @@ def _check_rounded(document: Document, coins: bool) -> None:
     steps = dict.fromkeys(("members", "nonmembers", "duplicates", "elsewhere", "holdout"), COUNT_STEP)
     steps |= {part: PART_STEP for part, whole in COPY_PARTS.items() if whole not in ("released", "suspects")}
     steps |= {"coins": COUNT_STEP, "correct": PART_STEP} if coins else {}
-    for row in (*document["audit"], *document["copies"], *document["epsilon"]):
+    for row in (*document["audit"], *document["patients"], *document["copies"], *document["epsilon"]):
         for name in row.keys() & steps.keys():
             if row[name] % steps[name]:
                 raise UserError(f"{name}={row[name]} is an exact count, which does not leave this site")

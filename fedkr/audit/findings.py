@@ -10,7 +10,8 @@ import numpy as np
 
 from fedkr.audit.attacks.observed import Bools
 from fedkr.audit.coins import guessed_coins
-from fedkr.audit.statistics.membership import ENDS, Floats, membership_figures, roc_points, tpr_name
+from fedkr.audit.statistics.membership import ENDS, PATIENT, Floats, membership_figures, roc_points, tpr_name, unit_of
+from fedkr.audit.statistics.patients import strongest_of_each
 from fedkr.audit.statistics.per_class import class_aucs
 from fedkr.audit.subject import Subject
 from fedkr.audit.targets import adversary_of, headline_key, row_key, row_names
@@ -25,6 +26,7 @@ class AuditReport:
     Attributes:
         rows: of ``results["audit"]``, one an attack and kind of reference models.
         canaries: of ``audit_extras``: each attack on the planted images, those put in against those left out.
+        patients: of ``audit_extras``: each attack on patients as a whole, where the images have groups.
         per_class: of ``audit_extras``: the headline attack within each class, None where it has too few images.
         epsilon: of ``audit_extras``: how many coins the headline attack guessed right, from which the bound follows.
         two_sample: of ``audit_extras``: the test whether a release lies closer to members than to the holdout.
@@ -37,6 +39,7 @@ class AuditReport:
     target: str
     rows: list[Row]
     canaries: list[Row] = field(default_factory=list)
+    patients: list[Row] = field(default_factory=list)
     per_class: list[Row] = field(default_factory=list)
     epsilon: list[Row] = field(default_factory=list)
     two_sample: list[Row] = field(default_factory=list)
@@ -83,6 +86,8 @@ def report_from_scores(
         if (figures := _canary_figures(counted, subject)) is not None:
             report.canaries.append(names | figures)
             planted[key] = scores[key][natural:]
+        if (of_patients := _patient_figures(counted, subject)) is not None:
+            report.patients.append(names | of_patients)
         if key == quoted:
             report.per_class.append(names | _class_figures(counted, subject))
             if (guessed := guessed_coins(counted, subject)) is not None:
@@ -114,11 +119,27 @@ def _canary_figures(scores: Floats, subject: Subject) -> Row | None:
     found = membership_figures(*sides, fprs=config.fprs, **subject.resampling)
     # Half of so few images chooses no threshold worth quoting.
     rates = {f"{name}{end}": found[f"{name}{end}"] for name in ("auc", *map(tpr_name, config.fprs)) for end in ENDS}
-    return rates | {"included": found["members"], "excluded": found["nonmembers"]}
+    return rates | {"unit": found["unit"], "included": found["members"], "excluded": found["nonmembers"]}
+
+
+def _patient_figures(scores: Floats, subject: Subject) -> Row | None:
+    """Return the figures on patients, or None where the images have no groups."""
+    members, nonmembers = subject.challenge.sides
+    if members.groups is None or nonmembers.groups is None:
+        return None
+    of_members, of_nonmembers = _sides(scores, subject)
+    found = membership_figures(
+        strongest_of_each(of_members, members.groups),
+        strongest_of_each(of_nonmembers, nonmembers.groups),
+        fprs=subject.config.fprs,
+        **subject.resampling,
+    )
+    return {name: value for name, value in found.items() if "balanced_accuracy" not in name} | {"unit": PATIENT}
 
 
 def _class_figures(scores: Floats, subject: Subject) -> Row:
     challenge = subject.challenge
     found = class_aucs(scores[: challenge.natural], *challenge.sides, **subject.resampling)
     lists = {name: [one and one[i] for one in found] for i, name in enumerate(("auc", "low", "high"))}
-    return {"classes": list(range(len(found)))} | lists
+    unit = unit_of((challenge.members.groups, challenge.nonmembers.groups))
+    return {"classes": list(range(len(found))), "unit": unit} | lists

@@ -68,6 +68,7 @@ class Evidence:
             releases calibrate, and those on the student of this site's releases.
         beside: further attacks, which a pass needs to show nothing.
         canaries: the headline attack on images that were planted, where some were.
+        patients: the headline attack on patients as a whole, where images have groups.
         closeness: of a release, the test whether it lies closer to members than to the holdout.
         control: the headline attack on what it must find there, or None.
         void: whether the blind baseline told members from non-members.
@@ -79,6 +80,7 @@ class Evidence:
     named: Sequence[Figures] = ()
     beside: Sequence[Figures] = ()
     canaries: Sequence[Claim] = ()
+    patients: Sequence[Claim] = ()
     closeness: Sequence[Claim] = ()
     control: Figures | None = None
     void: bool = False
@@ -88,7 +90,7 @@ class Evidence:
     def claims(self) -> list[Claim]:
         """All that is tested, in the family of the whole audit; nothing where the audit is void."""
         of_attacks = [claim for figures in self.named for claim in figures.claims]
-        return [] if self.void else [*of_attacks, *self.canaries, *self.closeness]
+        return [] if self.void else [*of_attacks, *self.canaries, *self.patients, *self.closeness]
 
 
 @dataclass(frozen=True)
@@ -114,7 +116,11 @@ class Blind:
 
 
 def site_verdicts(
-    rows: Iterable[Row], blind: Blind | None = None, canaries: Iterable[Row] = (), two_sample: Iterable[Row] = ()
+    rows: Iterable[Row],
+    blind: Blind | None = None,
+    canaries: Iterable[Row] = (),
+    two_sample: Iterable[Row] = (),
+    patients: Iterable[Row] = (),
 ) -> list[SiteVerdict]:
     """Return a verdict for every target at every site and, for several sites, over all of them.
 
@@ -123,6 +129,7 @@ def site_verdicts(
         blind: where the audit is void.
         canaries: of ``audit_extras``.
         two_sample: likewise.
+        patients: likewise; pooled ones are passed over.
 
     ``leakage found`` where Holm's procedure rejects a claim at :data:`LEVEL` over all claims of all sites and targets.
 
@@ -130,8 +137,8 @@ def site_verdicts(
 
     * RMIA and LiRA (with pipeline references for what was trained on releases) show nothing: the AUCs' upper limits,
       corrected for their number, are at most 0.55, and no claim of this target at this site has a p-value below
-      :data:`LEVEL` over their number: neither AUC nor TPR at the lowest FPR that the non-members resolve, nor planted
-      canaries, nor any other attack on a release;
+      :data:`LEVEL` over their number: neither AUC nor TPR at the lowest FPR that the non-members resolve, nor these of
+      patients as a whole by the headline attack, nor planted canaries, nor any other attack on a release;
     * members do not score significantly *lower* either: then the two sides differ by something else;
     * RMIA detects the control, and the blind baseline was tested. The control is a classifier overfitted to the site's
       images; for what was trained on releases, a student of a release with planted images; where a study audits
@@ -143,7 +150,9 @@ def site_verdicts(
     """
     evidence = _all_evidence(list(rows), blind or Blind(), list(canaries))
     tests = {row["site"]: _closeness_claim(row) for row in two_sample}
+    by_place = _figures_of_patients(list(patients), blind or Blind())
     for each in evidence:
+        each.patients = _patient_claims(by_place.get((each.site, each.target), []), each.named)
         if each.target == RELEASE and each.site in tests:
             each.closeness = [tests[each.site]]
     family = [claim.p_value for each in evidence for claim in each.claims]
@@ -165,6 +174,21 @@ def _all_evidence(rows: list[Row], blind: Blind, canaries: list[Row]) -> list[Ev
         planted = [{**row, "site": ALL_SITES} for row in canaries if row["site"] not in blind.void]
         evidence += [_evidence(place, pooled, Blind(untested=untested), planted) for place in pooled]
     return evidence
+
+
+def _figures_of_patients(rows: list[Row], blind: Blind) -> dict[tuple[str, str], list[Figures]]:
+    """Return each attack on patients, by site and target, and over all valid sites where there are several."""
+    own = [row for row in rows if row["site"] != ALL_SITES]
+    found: dict[tuple[str, str], list[Figures]] = {}
+    for row in own:
+        found.setdefault((row["site"], row["target"]), []).append(Figures(row, [row]))
+    valid = [row for row in own if row["site"] not in blind.void]
+    return found | {(ALL_SITES, target): _pooled(target, valid) for target in {row["target"] for row in valid}}
+
+
+def _patient_claims(found: Sequence[Figures], named: Sequence[Figures]) -> list[Claim]:
+    claims = [claim for each in found if _is_of(each.shown, named) for claim in each.claims]
+    return [Claim(f"of patients, {claim.figure}", claim.p_value) for claim in claims]
 
 
 def _pooled(target: str, rows: list[Row]) -> list[Figures]:

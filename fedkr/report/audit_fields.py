@@ -12,7 +12,8 @@ from fedkr.strict_json import Rate
 class AttackFigures(TypedDict, total=False):
     """What one attack achieved, with 95 % intervals, beside its TPRs.
 
-    ``references`` is none, direct, pipeline or released.
+    ``references`` is none, direct, pipeline or released; ``unit`` is what the intervals resample: image or patient, and
+    mixed over sites of which only some have patients.
     """
 
     target: Required[str]
@@ -22,6 +23,7 @@ class AttackFigures(TypedDict, total=False):
     auc: Rate | None
     auc_low: Rate | None
     auc_high: Rate | None
+    unit: str
 
 
 class AuditRow(AttackFigures, total=False):
@@ -78,6 +80,7 @@ class PairedRow(AttackNames, total=False):
     difference: float | None
     low: float | None
     high: float | None
+    unit: str
 
 
 class CopyRow(TypedDict, total=False):
@@ -137,6 +140,13 @@ class CanaryRow(AttackFigures, total=False):
     excluded: int
 
 
+class PatientRow(AttackFigures, total=False):
+    """One attack on patients, each told by the image that looks most like a member's: how many took part or did not."""
+
+    members: int
+    nonmembers: int
+
+
 class PerClassRow(AttackNames, total=False):
     """The headline attack's AUC within each class, by its label; null where a class has too few images."""
 
@@ -144,6 +154,7 @@ class PerClassRow(AttackNames, total=False):
     auc: Required[list[float | None]]
     low: Required[list[float | None]]
     high: Required[list[float | None]]
+    unit: str
 
 
 class VerdictRow(TypedDict, total=False):
@@ -164,6 +175,7 @@ class AuditExtras(TypedDict, total=False):
     two_sample: list[TwoSampleRow]
     epsilon: list[EpsilonRow]
     canaries: list[CanaryRow]
+    patients: list[PatientRow]
     per_class: list[PerClassRow]
     verdicts: list[VerdictRow]
     worst_site: list[AuditRow]

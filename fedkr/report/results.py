@@ -275,6 +275,7 @@ def _check_rates(results: Results) -> None:
     rows: dict[str, Sequence[Mapping[str, Any]]] = {
         "audit": results.get("audit", []),
         "audit_extras.canaries": results.get("audit_extras", {}).get("canaries", []),
+        "audit_extras.patients": results.get("audit_extras", {}).get("patients", []),
     }
     for where, i, row in [(where, i, row) for where, found in rows.items() for i, row in enumerate(found)]:
         for name, value in row.items():

@@ -254,7 +254,7 @@ def verdict_rows(results: Results) -> list[VerdictRow]:
     found = results.get("audit_extras", {}).get("verdicts")
     if found is None:
         extras = results.get("audit_extras", {})
-        beside = extras.get("canaries", []), extras.get("two_sample", [])
+        beside = extras.get("canaries", []), extras.get("two_sample", []), extras.get("patients", [])
         judged = site_verdicts(results.get("audit", []), Blind(void_sites(results)), *beside)
         found = [cast(VerdictRow, verdict.as_row()) for verdict in judged]
     return sorted(found, key=lambda row: targets.index(row["target"]) if row["target"] in targets else len(targets))

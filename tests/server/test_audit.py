@@ -98,7 +98,7 @@ class Sites:
         return report_of(self.study, config["target"], config["kind"], site)
 
     def compare(self, site, config):
-        figures = {"difference": 0.1, "low": 0.1, "high": 0.1}
+        figures = {"difference": 0.1, "low": 0.1, "high": 0.1, "unit": "image"}
         paired = [Pair(**pair).names(site) | figures for pair in json.loads(config["pairs"])]
         blind = {"site": site, "auc": 0.9, "p_value": 0.0004 if site == "site-1" else 0.5, "classes_p_value": 0.5}
         return {"blind": [blind], "paired": paired}
@@ -365,6 +365,26 @@ def test_summaries_are_made_anew_from_the_sites_rows_and_name_a_site_that_outwei
     assert found["notes"] == [
         "in the audit's pooled figures site-1 would outweigh all other sites together; it counts as they do"
     ]
+
+
+def test_figures_of_patients_are_pooled_beside_the_sites_own(study):
+    rng, sides = np.random.default_rng(0), []
+    for first in (0, 100):
+        images = rng.integers(0, 256, (30, 4, 4, 1), dtype=np.uint8)
+        sides.append(ImageSet(images, np.arange(30) % 3, ("a", "b", "c"), first + np.arange(30) // 2))
+    study.audit.attacks, study.audit.headline = ["loss"], "loss"
+    rows, patients = [], []
+    for site in ("site-0", "site-1"):
+        subject = Subject("student", site, Challenge(*sides, 0), study.audit, 0)
+        report = report_from_scores({"loss": rng.normal(size=60)}, subject)
+        rows, patients = rows + report.rows, patients + report.patients
+    found, extras = with_summaries(rows, {"patients": patients})
+    *own, pooled = extras["patients"]
+    assert own == patients and (pooled["site"], pooled["members"], pooled["unit"]) == (ALL_SITES, 30, "patient")
+    assert pooled["auc"] == pytest.approx(np.mean([row["auc"] for row in own]))
+    assert "roc" not in pooled and "headline" not in pooled
+    assert found[-1]["unit"] == "patient"
+    assert with_summaries(found, extras) == (found, extras)
 
 
 def rows_of(*keys):

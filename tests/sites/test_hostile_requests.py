@@ -43,6 +43,7 @@ class NoWork:
     """In the place of the site's audit."""
 
     challenge, keep_others = None, staticmethod(lambda others: None)
+    challenge_of = staticmethod(lambda kind: None)
     attack = attack_releases = compare = blind = train_references = staticmethod(cut)
 
     def __init__(self, site):

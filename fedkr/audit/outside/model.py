@@ -190,7 +190,8 @@ class OutsideAuditor:
         if references:
             reports.append(self._attack(self._control(), CONTROL, references))
         rows = [row for report in reports for row in report.rows]
-        verdicts = site_verdicts(rows, Blind([self.data.name] if void else []))
+        patients = [row for report in reports for row in report.patients]
+        verdicts = site_verdicts(rows, Blind([self.data.name] if void else []), patients=patients)
         return OutsideAudit(
             reports, self.config, blind, of_classes, void, next(v for v in verdicts if v.target == target)
         )

@@ -22,6 +22,8 @@ Groups = NDArray[np.int64] | None
 BLOCK = 1_000_000
 ROC_POINTS = 60
 LIMITS = (0.025, 0.975)
+# What an interval resamples: single images, or patients with all their images.
+IMAGE, PATIENT = UNITS = ("image", "patient")
 # A rate with the limits of its 95 % interval, and the endings of their names in a row of figures.
 Interval = tuple[float, float, float]
 ENDS = ("", "_low", "_high")
@@ -139,7 +141,8 @@ def membership_figures(
     Returns:
         ``auc``, ``tpr_at_fpr_*`` (at the lowest threshold whose FPR is at most the one asked for) and
         ``balanced_accuracy`` (at the best threshold of one half, measured on the other; None with fewer than two of a
-        side), each with ``_low`` and ``_high``; the counts ``members`` and ``nonmembers``. A TPR whose FPR the
+        side), each with ``_low`` and ``_high``; what the intervals resample (``unit``, of :data:`UNITS`); the counts
+        ``members`` and ``nonmembers``. A TPR whose FPR the
         non-members cannot resolve is None; ``unresolved_tpr_at_fpr_*``, at the threshold that lets none of them
         through, then holds what the site has to add to the rate pooled over sites.
 
@@ -165,7 +168,8 @@ def membership_figures(
         "auc", (auc(members, nonmembers), *(np.quantile(aucs, LIMITS) if several else (0.0, 1.0)))
     )
     figures |= _tpr_figures(fprs, [(rate, *ends) for rate, ends in zip(rates, limits, strict=True)], len(nonmembers))
-    return figures | with_limits("balanced_accuracy", halves) | {"members": len(members), "nonmembers": len(nonmembers)}
+    figures |= with_limits("balanced_accuracy", halves) | {"unit": unit_of(groups)}
+    return figures | {"members": len(members), "nonmembers": len(nonmembers)}
 
 
 def _tpr_figures(fprs: Sequence[float], rates: Sequence[Interval], nonmembers: int) -> dict[str, float | None]:
@@ -252,6 +256,11 @@ def unit_index(scores: NDArray[Any], groups: Groups) -> NDArray[np.intp]:
     if groups.shape != scores.shape:
         raise UserError(f"groups: expected {len(scores)}, one a score, got shape {list(groups.shape)}")
     return np.unique(groups, return_inverse=True)[1]
+
+
+def unit_of(groups: tuple[Groups, Groups]) -> str:
+    """Return what resamples of two sides with these groups draw."""
+    return IMAGE if groups[0] is None or groups[1] is None else PATIENT
 
 
 def several_units(units: tuple[NDArray[np.intp], NDArray[np.intp]]) -> bool:

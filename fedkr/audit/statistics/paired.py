@@ -7,17 +7,18 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fedkr.audit.statistics.membership import LIMITS, RocCounts, resamples, several_units, unit_index
+from fedkr.audit.statistics.membership import LIMITS, RocCounts, resamples, several_units, unit_index, unit_of
 from fedkr.errors import UserError
 
 
 @dataclass(frozen=True)
 class PairedDifference:
-    """AUC of the first model less that of the second, with its 95 % interval."""
+    """AUC of the first model less that of the second, with its 95 % interval, which resamples images or patients."""
 
     difference: float
     low: float
     high: float
+    unit: str
 
 
 def paired_difference(
@@ -58,4 +59,5 @@ def paired_difference(
     ]
     low, high = np.quantile(np.concatenate(drawn), LIMITS) if several_units((inside, outside)) else (-1.0, 1.0)
     once = np.ones((1, members)), np.ones((1, len(pair[0]) - members))
-    return PairedDifference(float(counts[0].auc(*once)[0] - counts[1].auc(*once)[0]), float(low), float(high))
+    difference = float(counts[0].auc(*once)[0] - counts[1].auc(*once)[0])
+    return PairedDifference(difference, float(low), float(high), unit_of((groups, groups)))

@@ -24,6 +24,8 @@ from fedkr.audit.statistics.membership import (
 from fedkr.site_name import ALL_SITES
 
 Row = Mapping[str, Any]
+# Units of the intervals of several sites, where they are not the same.
+MIXED = "mixed"
 
 
 def pooled_rows(rows: Iterable[Row]) -> list[dict[str, Any]]:
@@ -37,12 +39,21 @@ def pooled_rows(rows: Iterable[Row]) -> list[dict[str, Any]]:
       the sites' weights, separately for the lower and the upper limit (Zou & Donner 2008). Clopper-Pearson would take
       the thresholds, which each site estimated from the same images, for known.
 
+    What the intervals resample is ``mixed`` where some sites resample images and others patients.
+
     Where a site has more pairs (members, non-members) than all others together, it counts as if it had as many
     (:func:`within_reason`).
 
     Of the rows of ``results.json`` those that are pooled already, and those without an AUC, are passed over.
     """
     return [_pooled(found) for found in _by_attack(rows)]
+
+
+def pooled_patients(rows: Iterable[Row]) -> list[dict[str, Any]]:
+    """Return the same of rows of ``audit_extras.patients``, without what only rows of images have."""
+    found = list(rows)
+    known = {"site", "sites"}.union(*found)
+    return [{name: value for name, value in row.items() if name in known} for row in pooled_rows(found)]
 
 
 def within_reason(counts: Sequence[int]) -> list[int]:
@@ -99,7 +110,7 @@ def _pooled(rows: Sequence[Row]) -> dict[str, Any]:
     pooled = {key: rows[0].get(key) for key in ("target", "attack", "references", "adversary")}
     # A model from elsewhere is of no kind.
     pooled |= {"kind": rows[0]["kind"]} if "kind" in rows[0] else {}
-    pooled |= {"site": ALL_SITES, "sites": len(rows), "others": _all_others(rows)}
+    pooled |= {"site": ALL_SITES, "sites": len(rows), "others": _all_others(rows)} | _unit(rows)
     pooled |= with_limits("auc", _combined([_interval(row, "auc") for row in rows], pairs))
     for fpr in fprs_of(rows[0]):
         pooled |= _pooled_tpr(rows, fpr)
@@ -136,6 +147,11 @@ def _combined(intervals: Sequence[Interval | None], counts: Sequence[int]) -> In
     rate = float(weights @ rates)
     down, up = (float(np.sqrt(weights**2 @ np.maximum(gap, 0) ** 2)) for gap in (rates - lows, highs - rates))
     return rate, max(rate - down, 0.0), min(rate + up, 1.0)
+
+
+def _unit(rows: Sequence[Row]) -> dict[str, str]:
+    found = {row["unit"] for row in rows if "unit" in row}
+    return {"unit": found.pop() if len(found) == 1 else MIXED} if found else {}
 
 
 def _all_others(rows: Sequence[Row]) -> bool | None:

@@ -241,6 +241,9 @@ IMAGES = [0.25] * 170
         (("audit", "rmia@direct", "roc", 0), [-3.7, 4.2]),
         (("canaries", "loss", "roc"), [[1.0, 1.0]]),
         (("canaries", "loss", "included"), [1, 0, 0, 1]),
+        (("canaries", "loss", "unit"), "patient"),
+        (("patients",), [{"image": 17}]),
+        (("patients",), IMAGES),
         (("per_class", 0, "auc"), IMAGES),
         (("per_class", 0, "auc"), [0.5, 0.5]),
         (("per_class", 0, "classes"), ["patient 4711", "b", "c"]),
@@ -371,7 +374,7 @@ def comparison(**change):
     blind = {"site": "st-mary", "auc": 0.5, "p_value": 0.4, "classes_p_value": 0.7}
     return {
         "blind": [blind],
-        "paired": [PAIR.names("st-mary") | {"difference": -0.3, "low": -1.0, "high": 1.0}],
+        "paired": [PAIR.names("st-mary") | {"difference": -0.3, "low": -1.0, "high": 1.0, "unit": "image"}],
     } | change
 
 
@@ -397,6 +400,8 @@ def test_a_paired_difference_is_one_number_between_minus_one_and_one(value):
         {"paired": [comparison()["paired"][0] | {"site": "st-john"}]},
         {"paired": [comparison()["paired"][0] | {"low": 0.5, "high": 0.1}]},
         {"paired": [comparison()["paired"][0] | {"scores": IMAGES}]},
+        {"paired": [comparison()["paired"][0] | {"unit": "patient 4711"}]},
+        {"paired": [comparison()["paired"][0] | {"unit": ["image", "patient"]}]},
         {"blind": []},
         {"blind": [{"site": "st-mary", "auc": 17.0, "p_value": 0.5, "classes_p_value": 0.5}]},
         {"blind": [{"site": "st-mary", "auc": [0.1, 0.2], "p_value": 0.5, "classes_p_value": 0.5}]},

@@ -87,7 +87,7 @@ def test_a_row_holds_exactly_the_published_keys_and_no_value_of_one_example(over
     tpr_keys |= {f"unresolved_tpr_at_fpr_0.001{end}" for end in ("", "_low", "_high")}
     plain = {"target", "site", "attack", "auc", "auc_low", "auc_high"}
     plain |= {f"balanced_accuracy{end}" for end in ("", "_low", "_high")}
-    plain |= {"references", "kind", "adversary", "others"}
+    plain |= {"references", "kind", "adversary", "others", "unit"}
     counts = {"members", "nonmembers", "duplicates", "headline", "roc"}
     assert set(row) == plain | tpr_keys | counts
     assert (row["attack"], row["headline"], row["members"], row["nonmembers"]) == ("modified-entropy", 1, 150, 120)

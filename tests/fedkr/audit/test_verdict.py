@@ -32,8 +32,8 @@ def both(target="student", auc=0.5, **more):
 TEACHER = row("teacher", 0.8, references="direct")
 
 
-def judge(*rows, control=TEACHER, target="student", canaries=(), **blind):
-    verdicts = site_verdicts([*rows, *([control] if control else [])], Blind(**blind), canaries)
+def judge(*rows, control=TEACHER, target="student", canaries=(), patients=(), **blind):
+    verdicts = site_verdicts([*rows, *([control] if control else [])], Blind(**blind), canaries, patients=patients)
     return next(verdict for verdict in verdicts if (verdict.site, verdict.target) == ("a", target))
 
 
@@ -209,6 +209,35 @@ def test_planted_canaries_that_are_found_are_leakage_whatever_the_average():
     verdict = judge(*both(), canaries=[canary])
     assert verdict.verdict == "leakage found" and "planted canaries" in verdict.reason
     assert judge(*both(), canaries=[{**canary, "auc": 0.5, "auc_low": 0.35}]).verdict == "no leakage found"
+
+
+def of_patients(auc, site="a", **more):
+    return row(auc=auc, site=site, **{"members": 600, "nonmembers": 600, **more})
+
+
+def test_patients_who_stand_out_as_a_whole_are_leakage_whatever_their_single_images_say():
+    verdict = judge(*both(), patients=[of_patients(0.6)])
+    assert verdict.verdict == "leakage found" and "of patients, AUC 0.600" in verdict.reason
+    assert judge(*both(), patients=[of_patients(0.6)], void=["a"]).verdict == "cannot tell"
+    assert judge(*both(), patients=[of_patients(0.6, target="fedavg"), of_patients(0.5)]).verdict != "leakage found"
+
+
+def test_patients_are_claims_of_the_headline_attack_alone_and_a_pass_takes_that_they_do_not_stand_out():
+    verdict = judge(*both(), patients=[of_patients(0.5), of_patients(0.6, attack="lira-online")])
+    assert verdict.verdict == "no leakage found" and "none of 6 claims" in verdict.reason
+    # Of six claims of the target at this site alone, though not of all of the audit.
+    others = [one for number in range(30) for one in both(site=f"s{number}")]
+    verdict = judge(*both(), *others, patients=[of_patients(0.545)])
+    assert verdict.verdict == "cannot tell" and "of patients" in verdict.reason
+
+
+def test_patients_of_all_sites_are_judged_together():
+    sites = ["a", "b", "c"]
+    rows = [one for site in sites for one in both(site=site)]
+    patients = [of_patients(0.53, site=site) for site in sites]
+    verdicts = {v.site: v for v in site_verdicts([*rows, TEACHER], patients=patients) if v.target == "student"}
+    assert verdicts[ALL_SITES].verdict == "leakage found" and "of patients" in verdicts[ALL_SITES].reason
+    assert verdicts["a"].verdict != "leakage found"
 
 
 def test_every_target_at_every_site_and_over_all_gets_one_verdict_from_what_was_named_beforehand():

@@ -28,6 +28,12 @@ def test_pairs_ranked_right_at_each_site_are_added_and_so_are_the_variances():
     assert (pooled["sites"], pooled["duplicates"], pooled["headline"], pooled["roc"]) == (2, 4, 1, None)
 
 
+def test_what_is_resampled_is_named_and_mixed_where_only_some_sites_have_patients():
+    assert pooled_rows([row("a", unit="patient"), row("b", unit="patient")])[0]["unit"] == "patient"
+    assert pooled_rows([row("a", unit="patient"), row("b", unit="image")])[0]["unit"] == "mixed"
+    assert "unit" not in pooled_rows([row("a"), row("b")])[0]
+
+
 def test_images_that_another_site_trains_on_are_added_up_and_not_named_where_there_are_none():
     assert pooled_rows([row("a", elsewhere=3), row("b")])[0]["elsewhere"] == 3
     assert "elsewhere" not in pooled_rows([row("a"), row("b")])[0]
