@@ -97,7 +97,7 @@ def findings(text, name=wire.FINDINGS):
 
 
 def comparison(**change):
-    paired = PAIR.names("st-mary") | {"difference": -0.01, "low": -0.02, "high": 0.0} | change
+    paired = PAIR.names("st-mary") | {"difference": -0.01, "low": -0.02, "high": 0.0, "unit": "image"} | change
     return findings(
         json.dumps(
             {"blind": [{"site": "st-mary", "auc": 0.5, "p_value": 0.4, "classes_p_value": 0.5}], "paired": [paired]}

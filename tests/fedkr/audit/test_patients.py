@@ -166,5 +166,5 @@ def test_a_row_of_patients_too_many_or_too_few_is_refused(document):
 def test_an_exact_count_of_patients_does_not_leave_who_withholds_counts(document):
     for row in document["audit"]:
         row |= {"members": 150, "nonmembers": 50}
-    with pytest.raises(UserError, match="members=(40|25) is an exact count"):
+    with pytest.raises(UserError, match=r"members=(40|25) is an exact count"):
         check(document, exact=False)
