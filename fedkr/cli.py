@@ -180,6 +180,43 @@ def audit(
 
 
 @app.command(cls=Command)
+def privacy(
+    study: Annotated[Path, typer.Argument(metavar="RUN|STUDY_JSON", help="A run's folder, or a coordinator's study.")],
+    site: Annotated[str, typer.Argument(metavar="SITE", help="Of a run: a site's name; of a study: the site file.")],
+    references: Annotated[int, typer.Option(help="Pipelines on halves that calibrate attacks; an even number.")] = 8,
+    change: Annotated[
+        list[str] | None,
+        typer.Option(metavar="OPTION=VALUE", help="Rehearse this change too; the usual three if none is named."),
+    ] = None,
+    as_is: Annotated[bool, typer.Option("--as-is", help="Rehearse no change.")] = False,
+    out: Annotated[Path | None, typer.Option(help="Also write the figures, as JSON, to this file.")] = None,
+) -> None:
+    """Rehearse a release on a site's own images: what attacks would find in it, and which option changes that.
+
+    Nothing is sent. It takes as many trainings as there are references, and one more, for each change.
+    """
+    _must_exist(study, "run folder or study")
+    from sites.rehearsal import lines_of
+
+    changes = [] if as_is else change
+    if study.is_dir():
+        from simulations.rehearsal import rehearse_run
+
+        rehearsals = rehearse_run(study, site, references, changes)
+    else:
+        _must_exist(Path(site), "site file")
+        from sites.hospital_rehearsal import rehearse_study
+
+        rehearsals = rehearse_study(study, Path(site), references, changes)
+    found = []
+    for rehearsed in rehearsals:
+        print(f"{rehearsed.change}: rehearsed in {rehearsed.seconds:.0f} s", file=sys.stderr, flush=True)
+        found.append(rehearsed)
+        _write_json(out, [each.as_row() for each in found])
+    print("\n".join(lines_of(found)))
+
+
+@app.command(cls=Command)
 def export(
     run: RunFolder,
     out: Annotated[Path | None, typer.Option(help="Folder to write to; RUN/export if not given.")] = None,

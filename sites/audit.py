@@ -206,13 +206,17 @@ class SiteAudit:
         signals = [found for found in self.train_references(RELEASE) if found.kind == "pipeline"]
         if not signals:
             return None
+        queries = Queries(self.config.queries, self.study.data.flip)
+        answers = answers_of(partial(self._predict, self.own_student()), self.challenge, queries)
+        return observed_confidence(answers, signals[0])
+
+    def own_student(self) -> nn.Module:
+        """Return a student of the site's own releases, training it if it is not there: what anybody could make."""
         released, job = ReleasedSets.of_releases(self.releases()), self.pipeline.job.seeded("auxiliary")
         key = self.pipeline.key("teacher", "generator", "recycle") | {"released": released.digest()}
         train = partial(distill_student, self.study.student, released, job, "student of the own releases")
         kept = self.stages.run("auxiliary", key, lambda: Artifact(model_tensors(train())))
-        model = load_classifier(self.study.student, Shape.of(self.candidates), kept.tensors, self.site.runtime)
-        queries = Queries(self.config.queries, self.study.data.flip)
-        return observed_confidence(answers_of(partial(self._predict, model), self.challenge, queries), signals[0])
+        return load_classifier(self.study.student, Shape.of(self.candidates), kept.tensors, self.site.runtime)
 
     def _subject(self, target: str, kind: str = "") -> Subject:
         counted = self.counted(kind or target)

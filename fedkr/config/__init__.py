@@ -1,5 +1,6 @@
 """The study: its options as dataclasses, their reading and their checks."""
 
+from fedkr.config.changes import set_option, with_options
 from fedkr.config.checks import SEARCH_OPTIONS, check_search, check_shares, check_study, own_search, parse_study
 from fedkr.config.constraints import (
     Count,

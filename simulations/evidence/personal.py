@@ -7,7 +7,6 @@ the releases stay those of the run. Each site's row is written as it is done.
 from __future__ import annotations
 
 import dataclasses
-import json
 import sys
 import tempfile
 import time
@@ -16,9 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
-from fedkr.config import Study, parse_study
+from fedkr.config import Study, with_options
 from fedkr.data import ImageSet, SiteData
 from fedkr.disk import write_json
 from fedkr.environment import provenance
@@ -37,16 +35,6 @@ from simulations.run_folder import RunFolder
 
 Row = dict[str, Any]
 CONTESTANTS = ("local", "fedkr", "fedkr-dda", "fedkr+ft")
-
-
-def with_options(study: Study, overrides: Iterable[str]) -> Study:
-    """Return a study with other values of options such as ``student.steps=200``."""
-    values = json.loads(study.to_json())
-    for override in overrides:
-        name, _, value = override.partition("=")
-        group, _, option = name.rpartition(".")
-        values[group][option] = yaml.safe_load(value)
-    return parse_study(json.dumps(values))
 
 
 def released_sets(run: RunFolder) -> dict[str, ReleasedSets]:

@@ -315,3 +315,36 @@ def test_version_prints_the_packages_own(fedkr: Run) -> None:
     from fedkr import __version__
 
     assert fedkr("version") == (0, f"fedkr {__version__}\n", "")
+
+
+class ARehearsal:
+    change, seconds = "as it is", 1.0
+
+    def as_row(self) -> dict[str, Any]:
+        return {"change": self.change}
+
+
+def test_a_rehearsal_is_of_a_runs_site_or_of_a_study_at_a_site_file(
+    fedkr: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    asked: list[tuple[Any, ...]] = []
+
+    def rehearse(*arguments: Any) -> list[ARehearsal]:
+        asked.append(arguments)
+        return [ARehearsal()]
+
+    offer(monkeypatch, "sites.rehearsal", lines_of=lambda found: ["told"])
+    offer(monkeypatch, "simulations.rehearsal", rehearse_run=rehearse)
+    offer(monkeypatch, "sites.hospital_rehearsal", rehearse_study=rehearse)
+    (tmp_path / "run").mkdir()
+    for name in ("study.json", "site.yaml"):
+        (tmp_path / name).touch()
+    status, out, err = fedkr("privacy", "run", "site-0", "--as-is", "--out", "found.json")
+    assert (status, out) == (0, "told\n") and "rehearsed in 1 s" in err
+    assert json.loads((tmp_path / "found.json").read_text()) == [{"change": "as it is"}]
+    assert fedkr("privacy", "study.json", "site.yaml", "--references", "4", "--change", "a.b=1")[0] == 0
+    assert fedkr("privacy", "study.json", "site.yaml")[0] == 0
+    study, site = Path("study.json"), Path("site.yaml")
+    assert asked == [(Path("run"), "site-0", 8, []), (study, site, 4, ["a.b=1"]), (study, site, 8, None)]
+    assert fedkr("privacy", "study.json", "nowhere.yaml")[2] == "fedkr: error: nowhere.yaml: no such site file\n"
+    assert fedkr("privacy", "nowhere", "site-0")[2] == "fedkr: error: nowhere: no such run folder or study\n"

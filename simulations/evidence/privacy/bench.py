@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import yaml
@@ -19,11 +17,10 @@ from fedkr.audit.attacks.observed import Bools
 from fedkr.audit.challenge import build_challenge, population_of
 from fedkr.audit.references.direct import reference_halves
 from fedkr.audit.references.shadows import ShadowPipeline
-from fedkr.config import DataConfig, Study, check_study, one_of, read_dataclass
+from fedkr.config import DataConfig, Study, check_study, one_of, read_dataclass, set_option, with_options
 from fedkr.data import ImageSet, SiteData, Source, content_digest, joined, load_source
 from fedkr.data.distances import Rows, common_spaces
 from fedkr.data.stratify import deal
-from fedkr.errors import UserError
 from fedkr.fingerprint import array_digest, fingerprint
 from fedkr.learning.runtime import Runtime
 from fedkr.progress import SilentProgress
@@ -150,22 +147,7 @@ def base_study(settings: Settings) -> Study:
     values["seed"], values["device"], values["precision"] = settings.seed, settings.device, settings.precision
     # The last one draws: a checkpoint that val chose would differ from pipeline to pipeline.
     values["generator"]["checkpoints"] = 1
-    for option in settings.options:
-        name, _, value = option.partition("=")
-        set_option(values, name, yaml.safe_load(value))
-    study = read_dataclass(Study, values, "study")
-    check_study(study)
-    return study
-
-
-def set_option(values: dict[str, Any], name: str, value: Any) -> None:
-    """Set an option by its dotted name in nested values; raise :class:`UserError` where a group is none."""
-    *groups, option = name.split(".")
-    for group in groups:
-        values = values.get(group, {})
-        if not isinstance(values, dict):
-            raise UserError(f"{name}: {group} is no group of options")
-    values[option] = copy.copy(value)
+    return with_options(read_dataclass(Study, values, "study"), settings.options)
 
 
 def load_dataset(name: str, root: str) -> Source:

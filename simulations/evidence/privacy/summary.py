@@ -58,6 +58,8 @@ def summarise(out: Path) -> Row:
         raise UserError(f"{out}: no answers of pipelines are there")
     bench = read_artifact(bench_path(out))
     names = ("membership", "surroundings", "labels.pool", "labels.population", "labels.test")
+    if missing := [name for name in names if name not in bench.tensors]:
+        raise UserError(f"{bench_path(out)}: has no {missing[0]}; summarise with the code that made the answers")
     subject = Subject(*(bench.tensors[name].numpy() for name in names))
     answers = {
         folder.name: _answers_in(folder) for folder in sorted(bench_path(out).parent.iterdir()) if folder.is_dir()

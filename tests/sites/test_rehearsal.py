@@ -1,0 +1,97 @@
+"""A rehearsal attacks what a site would release, sends nothing, and keeps its work apart."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from fedkr.config import Study
+from fedkr.errors import UserError
+from sites.hospital_rehearsal import FOLDER, rehearse_study
+from sites.rehearsal import AS_IS, lines_of, rehearsed_study, usual_changes
+
+
+@pytest.fixture
+def written(study, tmp_path):
+    """Return a function that writes the study as a coordinator would send it, and its path."""
+
+    def write(**changed):
+        path = tmp_path / "study.json"
+        path.write_text(dataclasses.replace(study, **changed).to_json())
+        return path
+
+    return write
+
+
+@pytest.fixture
+def rehearsed(written, hospital):
+    """The study as it is, and with one slice in place of two."""
+    return list(rehearse_study(written(), hospital(), 4, ["recycle.rounds=1"]))
+
+
+def test_a_release_is_attacked_with_references_and_a_change_that_helps_is_told(rehearsed, tmp_path):
+    usual, less = rehearsed
+    assert [one.change for one in rehearsed] == [AS_IS, "recycle.rounds=1"]
+    assert usual.images == 2 * less.images
+    for one in rehearsed:
+        assert (one.release["attack"], one.release["references"]) == ("fused", "pipeline")
+        assert (one.student["attack"], one.student["references"]) == ("rmia", "pipeline")
+        low, high = one.accuracy[1:]
+        assert 0 <= low <= one.accuracy[0] <= high <= 1
+    assert (tmp_path / "work" / FOLDER).is_dir() and not (tmp_path / "work" / "stages").exists()
+    difference = less.less(usual)
+    assert difference.low <= difference.difference <= difference.high
+    assert difference.difference == pytest.approx(less.release["auc"] - usual.release["auc"])
+    # Nothing that is told or written is a figure of a single image.
+    lines = list(lines_of(rehearsed))
+    assert lines[0].startswith("st-mary: ") and lines[1].startswith(f"{AS_IS}: ")
+    assert any("fused@pipeline AUC" in line for line in lines) and any("own test images" in line for line in lines)
+    rows = json.loads(json.dumps([one.as_row() for one in rehearsed]))
+    assert [row["change"] for row in rows] == [AS_IS, "recycle.rounds=1"]
+    assert not any(isinstance(value, list) for row in rows for part in row.values() for value in _values(part))
+    # A change that helps is told with what it costs.
+    key = "fused@pipeline"
+    members = len(usual.audit.challenge.members)
+    inside = np.arange(len(usual.report.scores[key])) < members
+    leaking = {key: inside + np.linspace(0, 1e-3, len(inside))}
+    apart = [dataclasses.replace(usual, report=dataclasses.replace(usual.report, scores=leaking)), less]
+    assert any(line.startswith("recycle.rounds=1 moves the release's AUC by -") for line in lines_of(apart))
+    alike = [usual, dataclasses.replace(usual, change="recycle.rounds=1")]
+    assert list(lines_of(alike))[-1].startswith("no change lowers")
+
+
+def _values(part):
+    return part.values() if isinstance(part, dict) else [part]
+
+
+def test_what_a_site_would_refuse_is_not_rehearsed(written, hospital, study):
+    cases = (
+        ({"generator": dataclasses.replace(study.generator, kind="foreign.module")}, [], "studies.modules"),
+        ({"generator": dataclasses.replace(study.generator, steps=10**6)}, [], "outside this site's bounds"),
+        ({}, ["recycle.rounds=500"], "outside this site's bounds"),
+        ({}, ["recycle.round=1"], "no such option"),
+        ({}, ["recycel.rounds=1"], "no group of options; did you mean 'recycle'"),
+        ({}, ["rounds"], "expected OPTION=VALUE"),
+        ({}, ["recycle.rounds=[1"], "cannot be read"),
+    )
+    for changed, changes, line in cases:
+        with pytest.raises(UserError, match=line):
+            next(rehearse_study(written(**changed), hospital(), 4, changes))
+    with pytest.raises(UserError, match="pipeline_references=2"):
+        next(rehearse_study(written(), hospital(), 2, []))
+
+
+def test_the_usual_changes_are_changes_of_this_study():
+    study = Study()
+    usual = ["generator.options.augment=0.12", "recycle.rounds=1", f"generator.steps={study.generator.steps // 2}"]
+    assert usual_changes(study) == usual
+    study.generator.kind, study.recycle.rounds, study.generator.steps = "biggan_deep", 1, 1
+    assert usual_changes(study) == []
+
+
+def test_canaries_and_coins_stay_the_studys_own():
+    study = Study()
+    study.audit.canaries, study.audit.coins, study.audit.enabled = 6, True, False
+    audit = rehearsed_study(study, 4).audit
+    assert (audit.canaries, audit.coins, audit.enabled, audit.pipeline_references) == (6, True, True, 4)
