@@ -144,28 +144,34 @@ def is_findings(document, config):
     rows, attacks = document["audit"], [row["attack"] for row in document["audit"]]
     figures = {f"{name}{end}" for name in ("auc", "tpr_at_fpr_0.01", "balanced_accuracy") for end in INTERVAL}
     unresolved = {f"unresolved_tpr_at_fpr_0.01{end}" for end in INTERVAL}
-    rest = {"kind", "adversary", "others", "members", "nonmembers", "duplicates", "headline", "roc"}
-    planted = {"included", "excluded"} | {f"{name}{end}" for name in ("auc", "tpr_at_fpr_0.01") for end in INTERVAL}
+    rest = {"kind", "adversary", "others", "unit", "members", "nonmembers", "duplicates", "headline", "roc"}
+    rates = {f"{name}{end}" for name in ("auc", "tpr_at_fpr_0.01") for end in INTERVAL}
+    planted, patients = {"included", "excluded", "unit"} | rates, document["patients"]
     return all(
         [
-            group(document, ["audit", "canaries", "per_class", "epsilon", "two_sample", "copies"]),
+            group(document, ["audit", "canaries", "patients", "per_class", "epsilon", "two_sample", "copies"]),
             document["two_sample"] == document["copies"] == [],
             attacks == config.attacks,
-            all(group(row, NAMES | figures | rest, unresolved) for row in rows),
+            all(group(row, NAMES | figures | rest, unresolved | {"elsewhere"}) for row in rows),
+            all(whole(row.get("elsewhere", 1), 1) for row in rows),
+            len({(row["unit"], row.get("elsewhere")) for row in rows}) == 1 and rows[0]["unit"] in ("image", "patient"),
+            all(group(row, NAMES | rates | {"members", "nonmembers", "unit"}, unresolved) for row in patients),
+            all(row["unit"] == rows[0]["unit"] == "patient" for row in patients),
+            [row["attack"] for row in patients] in ([], attacks),
+            all(1 <= row[s] <= rows[0][s] and whole(row[s]) for row in patients for s in ("members", "nonmembers")),
+            all(row[name] is None or rate(row[name]) for row in patients for name in (rates | unresolved) & row.keys()),
             all(group(row, NAMES | planted) for row in document["canaries"]),
             all(group(row, NAMES | {"reason"}, ["coins", "guesses", "correct"]) for row in document["epsilon"]),
-            all(group(row, NAMES | {"auc", "low", "high", "classes"}) for row in document["per_class"]),
+            all(group(row, NAMES | {"auc", "low", "high", "classes", "unit"}) for row in document["per_class"]),
+            all(row["unit"] == rows[0]["unit"] for row in document["per_class"]),
+            all(row["unit"] == "image" for row in document["canaries"]),
             all(row["target"] == "student" and row["site"] == SITE for rows in document.values() for row in rows),
             all(row[name] is None or rate(row[name]) for row in rows for name in (figures | unresolved) & row.keys()),
             all(whole(row["members"], 1) and whole(row["nonmembers"], 1) and whole(row["duplicates"]) for row in rows),
             len({(row["members"], row["nonmembers"], row["duplicates"]) for row in rows}) == 1,
             all(len(row["roc"]) <= 64 and all(rate(x) for point in row["roc"] for x in point) for row in rows),
             [row["headline"] for row in rows] == [int(name == config.headline) for name in attacks],
-            all(
-                row[name] is None or rate(row[name])
-                for row in document["canaries"]
-                for name in planted - {*rest, "included", "excluded"}
-            ),
+            all(row[name] is None or rate(row[name]) for row in document["canaries"] for name in rates),
             len(document["epsilon"]) <= 1 and len(document["per_class"]) <= 1,
             all(
                 0 <= row.get("correct", 0) <= row.get("guesses", 0) <= row.get("coins", 0) <= config.canaries
@@ -182,7 +188,8 @@ def is_comparison(document, pair):
         [
             group(document, ["blind", "paired"]) and group(blind, ["site", "auc", "p_value", "classes_p_value"]),
             blind["site"] == SITE and rate(blind["auc"]) and rate(blind["p_value"]) and rate(blind["classes_p_value"]),
-            group(row, ["site", "target", "other", "attack", "references", "difference", "low", "high"]),
+            group(row, ["site", "target", "other", "attack", "references", "difference", "low", "high", "unit"]),
+            row["unit"] in ("image", "patient"),
             {name: row[name] for name in pair.names(SITE)} == pair.names(SITE),
             all(number(row[name], -1, 1) for name in ("difference", "low", "high")) and row["low"] <= row["high"],
         ]
@@ -207,21 +214,26 @@ def ends(name, value, low, high):
 
 
 def findings():
-    rows, canaries = [], []
+    rows, canaries, patients = [], [], []
     for attack in CONFIG.attacks:
         names = {"target": "student", "site": SITE, "attack": attack, "references": "none"}
         rates = ends("auc", 0.5, 0.4, 0.6) | ends("tpr_at_fpr_0.01", 0.02, 0.0, 0.1)
         about = {"kind": "student", "adversary": "outsider", "others": None, "headline": int(attack == CONFIG.headline)}
-        counts = {"members": 1500, "nonmembers": 1500, "duplicates": 0}
+        counts = {"members": 1500, "nonmembers": 1500, "duplicates": 0, "unit": "patient"}
+        patients.append(names | rates | {"members": 300, "nonmembers": 200, "unit": "patient"})
         curve = {"roc": [[0.0, 0.0], [0.5, 0.6], [1.0, 1.0]]}
         rows.append(names | rates | about | counts | curve | ends("balanced_accuracy", 0.5, 0.4, 0.6))
         unknown = ends("tpr_at_fpr_0.01", None, None, None)
-        canaries.append(names | ends("auc", 0.5, 0.4, 0.6) | unknown | {"included": 15, "excluded": 15})
+        canaries.append(
+            names | ends("auc", 0.5, 0.4, 0.6) | unknown | {"included": 15, "excluded": 15, "unit": "image"}
+        )
     by_class = {"auc": [0.5, 0.5, None], "low": [0.4, 0.4, None], "high": [0.6, 0.6, None], "classes": [0, 1, 2]}
+    by_class["unit"] = "patient"
     coins = {"reason": "", "coins": 30, "guesses": 6, "correct": 4}
     return {
         "audit": rows,
         "canaries": canaries,
+        "patients": patients,
         "per_class": [names | by_class],
         "epsilon": [names | coins],
         "two_sample": [],
@@ -231,7 +243,10 @@ def findings():
 
 def comparison():
     blind = {"site": SITE, "auc": 0.5, "p_value": 0.5, "classes_p_value": 0.5}
-    return {"blind": [blind], "paired": [PAIR.names(SITE) | {"difference": 0.1, "low": 0.0, "high": 0.2}]}
+    return {
+        "blind": [blind],
+        "paired": [PAIR.names(SITE) | {"difference": 0.1, "low": 0.0, "high": 0.2, "unit": "image"}],
+    }
 
 
 def manifest():
