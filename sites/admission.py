@@ -50,11 +50,11 @@ def permit(node_config: Mapping[str, Any], message_type: str, study_json: str) -
     Return the policy and the site file as they are now; no file in a simulation.
     """
     if "site-file" not in node_config:
-        check_request(SIMULATED, message_type)
+        check_request(SIMULATED, message_type, parse_study(study_json))
         return SIMULATED, None
     file = read_site_file(Path(str(node_config["site-file"])))
-    check_request(file.policy, message_type)
     study = parse_study(study_json)
+    check_request(file.policy, message_type, study)
     try:
         file.studies.refuse(study, Path(file.records))
         file.split.allow(study)

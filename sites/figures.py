@@ -32,8 +32,8 @@ def figures_of(site: Site, model: nn.Module, data: ImageSet, split: str, name: s
 
 
 def utility_of(site: Site, model: nn.Module, data: ImageSet, split: str, name: str) -> Utility | None:
-    """Return the utility of a model as it may leave; None on fewer images than the policy asks for."""
-    if len(data) < site.policy.min_evaluated:
+    """Return the utility of a model as it may leave; None where none may, as on too few images for the policy."""
+    if len(data) < site.policy.min_evaluated or site.policy.privacy.required:
         return None
     logits, classes = predict_logits(model, data.images, site.runtime), len(data.classes)
     if not site.policy.coarse:

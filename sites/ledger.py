@@ -20,10 +20,13 @@ from pathlib import Path
 from typing import IO, Any
 
 from fedkr.errors import UserError
-from sites.policy import PolicyError
+from fedkr.privacy.accountant import epsilon_of, together
+from sites.policy import PolicyError, PrivacyBudget
 from sites.secret import make_records
 
 LEDGER_FILE = "ledger.jsonl"
+# Of an epsilon, where it is held against a budget.
+ROUNDING = 1e-6
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,9 @@ class Entry:
         guesses: how many coins an audit guessed.
         failed: no figure left, only that the work failed or that its result may not leave.
         begun: the work began; the line counts as long as none of its answer stands below, as a failure.
-        epsilon: of what differential privacy the answer has, None where it has none.
+        epsilon: of a guarantee, as the study that asked for it has it; None for an answer.
+        mu: what the guarantee costs in Gaussian differential privacy (:mod:`fedkr.privacy.accountant`).
+        mechanism: digest of what it is of: the same answer of the same images costs once.
         when: seconds since 1970.
     """
 
@@ -56,6 +61,8 @@ class Entry:
     failed: bool = False
     begun: bool = False
     epsilon: float | None = None
+    mu: float = 0.0
+    mechanism: str = ""
     when: float = dataclasses.field(default=0.0, compare=False)
 
 
@@ -110,6 +117,25 @@ class Ledger:
             before = _read(handle)
             _check_models(before, entry, budget)
             _check_images(before, entry, budget)
+            _append(handle, entry)
+
+    def charge(self, entry: Entry, budget: PrivacyBudget) -> None:
+        """Write down what a guarantee costs, before the images are read for it; what is known costs nothing again.
+
+        Raises:
+            PolicyError: all guarantees together would come to more than the budget.
+            UserError: the ledger cannot be written, so that no noise may be drawn.
+        """
+        with self.locked() as handle:
+            before = _read(handle)
+            if entry.mechanism in {other.mechanism for other in before}:
+                return
+            total = epsilon_spent([*before, entry], budget.delta)
+            if total > budget.epsilon + ROUNDING:
+                raise PolicyError(
+                    f"privacy.epsilon={entry.epsilon:g}: with what earlier studies spent it comes to {total:.3g} at "
+                    f"delta={budget.delta:g}, more than policy.privacy.epsilon={budget.epsilon:g} of all studies"
+                )
             _append(handle, entry)
 
     @contextmanager
@@ -185,12 +211,17 @@ def images_released(entries: Iterable[Entry]) -> int:
     return sum({entry.release: entry.images for entry in entries if entry.release}.values())
 
 
-def ledger_rows(entries: Iterable[Entry]) -> list[dict[str, Any]]:
-    """Return a row for each study, oldest first, and one of all: what left for it."""
+def epsilon_spent(entries: Iterable[Entry], delta: float) -> float:
+    """Return the epsilon at ``delta`` of all guarantees together, 0 for none."""
+    return epsilon_of(together({entry.mechanism: entry.mu for entry in entries if entry.mechanism}.values()), delta)
+
+
+def ledger_rows(entries: Iterable[Entry], delta: float = 1e-5) -> list[dict[str, Any]]:
+    """Return a row for each study, oldest first, and one of all: what left for it; epsilon at ``delta``."""
     found, by_study = list(entries), dict[str, list[Entry]]()
     for entry in found:
         by_study.setdefault(entry.study, []).append(entry)
-    return [_row(study, own) for study, own in by_study.items()] + [_row("all", found)]
+    return [_row(study, own, delta) for study, own in by_study.items()] + [_row("all", found, delta)]
 
 
 def show_ledger(site_file: Path) -> None:
@@ -201,24 +232,25 @@ def show_ledger(site_file: Path) -> None:
 
     from sites.workspace import read_site_file
 
-    ledger = Ledger(Path(read_site_file(site_file).records))
-    rows = ledger_rows(ledger.entries())
+    file = read_site_file(site_file)
+    ledger = Ledger(Path(file.records))
+    rows = ledger_rows(ledger.entries(), file.policy.privacy.delta)
     table = Table(*rows[0], title=str(ledger.path), title_justify="left")
     for row in rows:
         table.add_row(*("-" if value is None else str(value) for value in row.values()))
     Console().print(table)
 
 
-def _row(study: str, entries: list[Entry]) -> dict[str, Any]:
+def _row(study: str, entries: list[Entry], delta: float) -> dict[str, Any]:
     splits = Counter(entry.split for entry in entries if entry.split)
-    spent = [entry.epsilon for entry in set(entries) if entry.epsilon is not None]
+    spent = epsilon_spent(entries, delta)
     return {
         "study": study[:12],
-        "answers": len(entries),
+        "answers": sum(not entry.mechanism for entry in entries),
         "failed": sum(entry.failed for entry in entries),
         "models": len({entry.model for entry in entries if entry.model}),
         **{f"on {split}": splits[split] for split in ("test", "val", "members")},
         "images": images_released(entries),
         "guesses": sum(entry.guesses for entry in set(entries)),
-        "epsilon": sum(spent) if spent else None,
+        "epsilon": round(spent, 3) if spent else None,
     }

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from io import BytesIO
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from fedkr import wire
 from fedkr.audit.document import COUNT_STEP
-from fedkr.config import Count, Natural
+from fedkr.config import Count, Natural, Positive, Study, at_most
+from fedkr.config.schema import Delta
 from fedkr.data.images import Shape
 from fedkr.documents import check_document, is_confusion, is_number
 from fedkr.errors import UserError
@@ -66,6 +67,25 @@ class PolicyError(UserError):
     """A reply, or a request, that the site's policy does not allow."""
 
 
+# What a site that requires a guarantee answers. Of a model's figures there are none: no noise is in those.
+GUARANTEED = frozenset({wire.DESCRIBE, wire.RELEASE, wire.EVALUATE})
+
+
+@dataclass
+class PrivacyBudget:
+    """What releases with a guarantee may cost this site's patients (without groups: images), of all studies together.
+
+    Attributes:
+        epsilon: the most that they may come to, at ``delta``.
+        delta: well below one in the number of patients.
+        required: whether releases without a guarantee, and figures of models on this site's images, may leave.
+    """
+
+    epsilon: Annotated[Positive, at_most(100)] = 10.0
+    delta: Delta = 1e-5
+    required: bool = False
+
+
 @dataclass
 class Policy:
     """What may leave a site.
@@ -79,13 +99,15 @@ class Policy:
         recipients: ``server`` or ``federation`` (other sites as well).
         near_copies: what becomes of drawn images that are near-copies of any of the site's own: ``redraw`` draws them
             again until none is left, and stops the release after 64 redraws or 4 times its images; ``refuse`` stops it
-            after 4 redraws; ``allow`` looks for none.
+            after 4 redraws; ``allow`` looks for none. Releases with a guarantee are not looked through: that would be
+            another use of the images, and what such a release can hold of one is bounded by ``privacy``.
         label_digits: decimals of soft labels that leave, 0 for the first choice alone; from 5 on, all that there are.
         label_classes: how many classes of a soft label keep mass; 0 for all.
         min_evaluated: a figure of a model on fewer images leaves for nobody.
         rate_step: rates leave as multiples of this; 0 lets them leave as they are.
         max_models: how many different models are evaluated or audited for a study; each split that a model is asked
             about on counts, and so does the same question after the site's images changed.
+        privacy: what differentially private releases may cost, and whether there may be others.
     """
 
     allow: list[str] = field(default_factory=lambda: ["metrics", "release"])
@@ -99,6 +121,7 @@ class Policy:
     min_evaluated: Count = 50
     rate_step: float = 0.02
     max_models: Count = 100
+    privacy: PrivacyBudget = field(default_factory=PrivacyBudget)
 
     def check(self, where: str) -> None:
         """Raise :class:`UserError` for a value that is no policy."""
@@ -115,6 +138,11 @@ class Policy:
             raise UserError(f"{where}: policy.label_digits and policy.label_classes must not be negative")
         if self.min_evaluated < 1 or self.max_models < 1:
             raise UserError(f"{where}: policy.min_evaluated and policy.max_models must be at least 1")
+        if self.privacy.required and (self.exact_counts or "weights" in self.allow):
+            raise UserError(
+                f"{where}: policy.privacy.required: exact_counts and weights have no guarantee; set "
+                "exact_counts: false and take weights out of allow"
+            )
         if not 0 <= self.rate_step <= LARGEST_STEP:
             raise UserError(f"{where}: policy.rate_step={self.rate_step}: from 0 to {LARGEST_STEP}, as in 0.02")
         if not self.rate_step and not self.exact_counts:
@@ -141,13 +169,23 @@ SIMULATED = Policy(
 )
 
 
-def check_request(policy: Policy, message_type: str) -> None:
+def check_request(policy: Policy, message_type: str, study: Study) -> None:
     """Refuse a request whose answer could never leave, before any work is done for it."""
     if message_type not in NEEDS:
         raise PolicyError(f"message type {message_type!r} is not among those that this site answers")
+    if policy.privacy.required:
+        _check_guaranteed(message_type, study)
     needed = NEEDS[message_type]
     if needed is not None and needed not in policy.allow:
         raise PolicyError(f"{message_type}: this site's policy does not allow {needed!r} to leave")
+
+
+def _check_guaranteed(message_type: str, study: Study) -> None:
+    """Refuse what has no guarantee; which message it is and what the study says is all that decides."""
+    if not study.privacy.guaranteed:
+        raise PolicyError("privacy.mode=off: this site's policy.privacy requires a guarantee; set privacy=dp")
+    if message_type not in GUARANTEED:
+        raise PolicyError(f"{message_type}: its answer has no guarantee, which this site's policy.privacy requires")
 
 
 def weight_shapes(request: RecordDict) -> dict[str, tuple[int, ...]]:

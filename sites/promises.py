@@ -43,6 +43,8 @@ def check_promises(site: Site, message_type: str, content: RecordDict) -> None:
 
 def _check_card(site: Site, card: dict[str, Any]) -> None:
     known = site_card(site)
+    if site.policy.privacy.required and "data" in card:
+        raise PolicyError("card: data tells whether images changed, which this site's policy.privacy does not allow")
     for name in card.keys() | known.keys():
         # The digest of the images is 64 hex digits, keyed by the site's secret.
         if name != "data" and card.get(name) != known.get(name):
@@ -50,6 +52,11 @@ def _check_card(site: Site, card: dict[str, Any]) -> None:
 
 
 def _check_manifest(site: Site, manifest: dict[str, Any]) -> None:
+    promised = site.pipeline.guarantee()
+    if manifest.get("privacy") != promised:
+        raise PolicyError(f"manifest: privacy={manifest.get('privacy')!r} is not what this release has, {promised!r}")
+    if promised and (others := manifest.keys() & {*OF_METRICS, "by_val", "knobs"}):
+        raise PolicyError(f"manifest: {sorted(others)[0]!r} is nothing that a release with a guarantee has")
     if manifest.get("site", site.name) != site.name:
         raise PolicyError(f"manifest: site={manifest['site']!r} is not this site's name")
     unknown = set(manifest.get("left_out", ())) - set(site.data.train.classes)

@@ -43,6 +43,9 @@ class SiteSplit(SplitConfig):
                 "audit.coins=true would deal this site's members and holdout anew; set audit.coins=false, or "
                 "split.coins: true in the site file before its first study"
             )
+        if study.privacy.guaranteed and study.audit.canaries:
+            # One made of an image would let that count twice.
+            raise UserError(f"audit.canaries={study.audit.canaries}: with privacy.mode=dp this site plants none; set 0")
         moving = [kind for kind in study.audit.canary_kinds if kind not in self.canary_kinds]
         if study.audit.canaries and moving:
             raise UserError(

@@ -8,11 +8,18 @@ from pathlib import Path
 import numpy as np
 
 from fedkr.audit.near_copies import NearCopies
+from fedkr.config import Study
 from fedkr.data import Source
 from fedkr.data.images import ImageSet, content_digest, joined
+from fedkr.privacy.accountant import mu_of
 from fedkr.recycle.terms import Terms
+from sites.ledger import Entry, Ledger
 from sites.policy import Policy
 from sites.secret import keyed
+from sites.studies import study_digest
+
+# What the ledger calls a line that is no answer.
+NOISE = "privacy"
 
 
 def release_terms(policy: Policy, source: Source) -> Terms:
@@ -29,10 +36,16 @@ def release_terms(policy: Policy, source: Source) -> Terms:
     )
 
 
-def guaranteed_terms(policy: Policy, records: Path) -> Terms:
-    """Return a policy's terms for releases with a guarantee, whose noise comes from the secret in a site's records."""
+def guaranteed_terms(policy: Policy, records: Path, study: Study) -> Terms:
+    """Return a policy's terms for releases with a guarantee, whose noise comes from the secret in a site's records.
+
+    There is no noise that the ledger has no line of: it is paid for when it is asked for.
+    """
+    privacy = study.privacy
+    cost = Entry(study_digest(study), "", NOISE, epsilon=privacy.epsilon, mu=mu_of(privacy.epsilon, privacy.delta))
 
     def secret(name: str) -> str:
+        Ledger(records).charge(dataclasses.replace(cost, mechanism=name), policy.privacy)
         return keyed(records, name.encode()).hex()
 
     return Terms(policy.label_digits, policy.label_classes, least=policy.min_class_count, secret=secret)

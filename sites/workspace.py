@@ -229,7 +229,7 @@ def _open_hospital(site_file: str, study_json: str, contents: str) -> Site:
     least = 1 if guaranteed else site.policy.min_class_count
     data = site.split.prepare(source.pool, study, site.name, least)
     records = Path(site.records)
-    terms = guaranteed_terms(site.policy, records) if guaranteed else release_terms(site.policy, source)
+    terms = guaranteed_terms(site.policy, records, study) if guaranteed else release_terms(site.policy, source)
     pipeline = _pipeline(Path(site.workspace), site.name, data, study, terms)
     warnings = tuple(shared_own_tests({site.name: data}))
     return Site(site.name, data, source.test, site.policy, pipeline, study, records, warnings)

@@ -79,6 +79,7 @@ References = Annotated[
     Must(lambda n: n >= 0 and n % 2 == 0, "must be even, since each image is in half of the references"),
     at_most(1024),
 ]
+Delta = Annotated[float, Must(lambda x: 0 < x <= 0.01, "a probability above 0, at most 0.01")]
 Norm = Annotated[str, OneOf("batch", "group")]
 Balance = Annotated[str, OneOf("histogram", "balanced", "tempered")]
 
@@ -226,7 +227,7 @@ class PrivacyConfig:
 
     mode: Annotated[str, OneOf("off", "dp")] = "off"
     epsilon: Annotated[Positive, at_most(100)] = 8.0
-    delta: Annotated[float, Must(lambda x: 0 < x <= 0.01, "a probability above 0, at most 0.01")] = 1e-5
+    delta: Delta = 1e-5
 
     @property
     def guaranteed(self) -> bool:

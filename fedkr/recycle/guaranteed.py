@@ -54,7 +54,7 @@ class GuaranteedPipeline(SitePipeline):
         study = self.study
         known = {name: dataclasses.asdict(part) for name, part in (("g", study.generator), ("p", study.privacy))}
         name = fingerprint(known | {"images": content_digest(self.data.train), "code": code_version()})
-        return dataclasses.replace(self.job, seed=(self.terms.secret(f"noise of {name}"),))
+        return dataclasses.replace(self.job, seed=(self.terms.secret(name),))
 
     def _generator_key(self) -> dict[str, Any]:
         # Another secret, as of a simulation, gives other noise.
@@ -92,7 +92,7 @@ class GuaranteedPipeline(SitePipeline):
         return {"site": self.site, "left_out": left_out, "checkpoint": CHECKPOINT, "privacy": self.guarantee()}
 
     def guarantee(self) -> dict[str, Any]:
-        """Return what holds of all releases of this pipeline together, as the manifest has it."""
+        """Return what holds of all releases together, as the manifest has it."""
         privacy, grouped = self.study.privacy, self.data.train.groups is not None
         return {
             "epsilon": privacy.epsilon,

@@ -283,6 +283,10 @@ class SitePipeline:
         manifest = self.manifest() | {"round": round_number, "slices": slices, "count": len(images)}
         return Release(images, self.terms.labels(soft), manifest)
 
+    def guarantee(self) -> dict[str, Any] | None:
+        """Return what holds of all releases together, as the manifest has it; None where nothing is promised."""
+        return None
+
     def manifest(self) -> dict[str, Any]:
         """Return what a release says of how it was made."""
         choice, teacher = self.choose(), self.teacher().info

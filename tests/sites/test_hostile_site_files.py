@@ -20,7 +20,7 @@ VALUES = {
     "threads": 2,
     "policy": {"allow": ["metrics", "release"], "max_images": 1000, "min_class_count": 5, "exact_counts": False}
     | {"recipients": "server", "near_copies": "redraw", "label_digits": 3, "label_classes": 0, "min_evaluated": 50}
-    | {"rate_step": 0.02, "max_models": 100},
+    | {"rate_step": 0.02, "max_models": 100, "privacy": {"epsilon": 4.0, "delta": 1e-6, "required": False}},
     "connection": {"coordinator": "example.org:9092", "authority": "ca.crt", "key": "site.key", "port": 9094}
     | {"publishers": {"anna": "ssh-ed25519 AAAA"}},
     "split": {"seed": 3, "val": 0.1, "test": 0.1, "holdout": 0.2, "coins": False, "canary_kinds": ["noise"]},
@@ -70,6 +70,13 @@ def bound(v):
     return (numbers and v[0] <= v[1]) or (type(v) is list and bool(v) and all(map(text, v)))
 
 
+BUDGET = {"epsilon": real(1e-320, 100), "delta": real(1e-320, 0.01), "required": flag}
+
+
+def budget(v):
+    return v.keys() <= BUDGET.keys() and all(BUDGET[key](value) for key, value in v.items())
+
+
 SHARE = real(1e-320, 1 - 1e-16)
 RULES = {
     "": {
@@ -85,7 +92,7 @@ RULES = {
     | {"min_class_count": whole(1, 10**7), "exact_counts": flag, "recipients": one_of("server", "federation")}
     | {"near_copies": one_of("redraw", "refuse", "allow"), "label_digits": whole(0, 10**7)}
     | {"label_classes": whole(0, 10**7), "min_evaluated": whole(1, 10**7), "rate_step": real(0, 0.25)}
-    | {"max_models": whole(1, 10**7)},
+    | {"max_models": whole(1, 10**7), "privacy": lambda v: type(v) is dict and budget(v)},
     "connection": {"coordinator": text, "authority": text, "key": text, "port": whole(1, 65_535)}
     | {"publishers": lambda v: type(v) is dict and all(text(k) and text(x) for k, x in v.items())},
     "split": {"seed": whole(-(2**53), 2**53), "val": SHARE, "test": SHARE, "holdout": SHARE, "coins": flag}
@@ -101,7 +108,15 @@ def is_site_file(values):
     known = all(key in RULES[group] and RULES[group][key](v) for group, own in groups.items() for key, v in own.items())
     shares, policy = SHARES | groups.get("split", {}), groups.get("policy", {})
     exact = policy.get("exact_counts", False) or policy.get("rate_step", 0.02) > 0
-    return known and exact and {"name", "workspace", "data"} <= values.keys() and sum(map(shares.get, SHARES)) < 1
+    required = policy.get("privacy", {}).get("required", False)
+    sound = not required or not (policy.get("exact_counts", False) or "weights" in policy.get("allow", []))
+    return (
+        known
+        and exact
+        and sound
+        and {"name", "workspace", "data"} <= values.keys()
+        and sum(map(shares.get, SHARES)) < 1
+    )
 
 
 SHARES = {"val": 0.15, "test": 0.15, "holdout": 0.15}

@@ -51,6 +51,7 @@ OPTIONS = {
     | {"exchange": ["once", "each"], "views": (1, 100), "temperature": (1e-320, 1000.0), "balance": BALANCES}
     | {"filter": BELOW_ONE, "min_class_count": COUNT, "refuse_collapsed": bool},
     "strategy": SEARCH | {"compare": [str], "options": dict},
+    "privacy": {"mode": ["off", "dp"], "epsilon": (1e-320, 100.0), "delta": (1e-320, 0.01)},
     "audit": {"enabled": bool, "attacks": [str], "headline": str, "targets": [str], "fprs": [SHARE]}
     | {"bootstrap": (1, 100_000), "direct_references": (0, 1024), "pipeline_references": (0, 1024)}
     | {"queries": (1, 100), "gamma": (1.0, 1e9), "canaries": (0, 100_000)}
@@ -122,6 +123,8 @@ def is_consistent(values):
             not of("audit", "enabled", True)
             or can_reject(of("federation", "sites", 3), of("audit", "permutations", 0)),
             of("audit", "direct_references", 0) % 2 == 0 and of("audit", "pipeline_references", 0) not in (2,),
+            of("privacy", "mode", "off") == "off" or of("generator", "kind", "edm") == "moments",
+            of("privacy", "mode", "off") == "off" or not of("recycle", "filter", 0.0),
             values.get("device", "auto").split(":")[0] in ("auto", "cpu", "cuda"),
         ]
     )

@@ -8,9 +8,10 @@ import pytest
 
 from fedkr import wire
 from fedkr.errors import UserError
+from fedkr.privacy.accountant import epsilon_of, mu_of, together
 from sites.accounting import Account
 from sites.ledger import Budget, Entry, Ledger, images_released, ledger_rows, show_ledger
-from sites.policy import PolicyError
+from sites.policy import PolicyError, PrivacyBudget
 from sites.records import bind
 from sites.workspace import read_site_file
 
@@ -110,10 +111,11 @@ def test_a_release_that_was_asked_for_again_counts_once():
 
 def test_a_table_has_a_row_for_each_study_and_one_of_all():
     release = Entry("t" * 64, "any", "train.release", model="r", split="val", release="d", images=40)
-    audit = Entry("s", "any", "evaluate.audit", model="a", split="members", guesses=10, epsilon=1.0)
-    one, two, total = ledger_rows([about("a"), about("a"), about("b", failed=True), audit, audit, release])
+    audit = Entry("s", "any", "evaluate.audit", model="a", split="members", guesses=10)
+    noise = Entry("s", "", "privacy", epsilon=2.0, mu=mu_of(2.0, 1e-5), mechanism="m")
+    one, two, total = ledger_rows([about("a"), about("a"), about("b", failed=True), audit, audit, release, noise])
     assert (one["study"], one["answers"], one["models"], one["on test"], one["on members"]) == ("s", 5, 2, 3, 2)
-    assert (one["guesses"], one["epsilon"], one["images"], one["failed"]) == (10, 1.0, 0, 1)
+    assert (one["guesses"], one["epsilon"], one["images"], one["failed"]) == (10, 2.0, 0, 1)
     assert (two["study"], two["images"], two["on val"], two["epsilon"]) == ("t" * 12, 40, 1, None)
     assert (total["study"], total["answers"], total["models"], total["images"]) == ("all", 6, 3, 40)
 
@@ -159,3 +161,41 @@ def test_each_round_of_releases_is_a_question_of_its_own(hospital, study):
     requests = [wire.Request(study.to_json(), {"round": number}, None) for number in (1, 2, 2)]
     first, second, again = (Account(file, wire.RELEASE, request, "any").entry.model for request in requests)
     assert first != second == again
+
+
+def noise(mechanism, epsilon=4.0, delta=1e-5):
+    return Entry("s", "", "privacy", epsilon=epsilon, mu=mu_of(epsilon, delta), mechanism=mechanism)
+
+
+def test_a_guarantee_is_paid_for_once_and_refused_where_all_together_pass_the_budget(ledger):
+    budget = PrivacyBudget(epsilon=6.5, delta=1e-5)
+    for mechanism in ("a", "a", "b", "a"):
+        ledger.charge(noise(mechanism), budget)
+    assert [entry.mechanism for entry in ledger.entries()] == ["a", "b"]
+    spent = epsilon_of(together([noise("a").mu] * 2), 1e-5)
+    assert 4.0 < spent < 6.5 < 2 * 4.0, "composed, not summed"
+    with pytest.raises(PolicyError, match=r"privacy.epsilon=4: with what earlier studies spent it comes to 7\.\d+ at"):
+        ledger.charge(noise("c"), budget)
+    assert len(ledger.entries()) == 2, "and what is refused costs nothing"
+    ledger.charge(noise("d", 0.5), budget)
+
+
+def test_a_guarantee_at_another_delta_costs_what_it_is_at_the_sites(ledger):
+    # At a larger delta the same epsilon takes less noise.
+    with pytest.raises(PolicyError, match=r"privacy.epsilon=4"):
+        ledger.charge(noise("a", 4.0, delta=0.01), PrivacyBudget(epsilon=4.0, delta=1e-5))
+    ledger.charge(noise("b", 4.0, delta=1e-7), PrivacyBudget(epsilon=4.0, delta=1e-5))
+
+
+def test_a_budget_takes_just_what_it_says(ledger):
+    ledger.charge(noise("a", 10.0), PrivacyBudget(epsilon=10.0))
+    with pytest.raises(PolicyError):
+        ledger.charge(noise("b", 0.1), PrivacyBudget(epsilon=10.0))
+
+
+def test_a_ledger_of_before_guarantees_is_read(ledger):
+    ledger.write(about("a"), ROOM)
+    line = json.loads(ledger.path.read_text())
+    del line["mu"], line["mechanism"]
+    ledger.path.write_text(json.dumps(line) + "\n")
+    assert ledger.entries() == [about("a")]

@@ -12,7 +12,7 @@ from fedkr.audit.challenge import build_challenge
 from fedkr.audit.document import AuditQuestion, Pair, audit_document, check_comparison
 from fedkr.audit.run import audit_model
 from fedkr.audit.subject import Subject
-from fedkr.config import AuditConfig
+from fedkr.config import AuditConfig, Study
 from fedkr.data import ImageSet
 from fedkr.errors import UserError
 from fedkr.learning.evaluation import measure_utility
@@ -122,7 +122,7 @@ def test_what_an_audit_answers_beside_its_attacks_may_leave():
 @pytest.mark.parametrize("message_type", ["train.everything", "query", "evaluate.audit.scores", ""])
 def test_an_unknown_message_type_is_refused(message_type):
     with pytest.raises(PolicyError, match="not among those"):
-        check_request(SIMULATED, message_type)
+        check_request(SIMULATED, message_type, Study())
     refused(message_type, RecordDict({wire.METRICS: MetricRecord({"seconds": 1})}), "may not leave")
 
 
@@ -132,7 +132,7 @@ def test_an_unknown_message_type_is_refused(message_type):
 )
 def test_a_kind_that_the_policy_does_not_name_is_refused_before_any_work(message_type, allow):
     with pytest.raises(PolicyError, match="does not allow"):
-        check_request(Policy(allow=allow), message_type)
+        check_request(Policy(allow=allow), message_type, Study())
 
 
 # Records.

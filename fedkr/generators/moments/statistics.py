@@ -22,7 +22,7 @@ Floats = NDArray[np.float64]
 CENTRE, CLASSES, SPREAD = 0.1, 0.4, 0.5
 OF_CENTRE = {"count": 0.1, "sum": 0.45, "length": 0.45}
 OF_CLASSES = {"count": 0.1, "sum": 0.8, "length": 0.1}
-OF_SPREAD = {"pooled": 0.7, "by class": 0.3}
+OF_SPREAD = {"pooled": 0.5, "by class": 0.5}
 # Components are clipped at so many times their root mean square length.
 CLIP = 1.2
 # No part of what is left of the spread is below this one.
