@@ -6,10 +6,12 @@ import json
 import numpy as np
 import pytest
 
-from fedkr.config import Study
+from fedkr.config import Study, parse_study
 from fedkr.errors import UserError
+from sites import hospital_rehearsal
 from sites.hospital_rehearsal import FOLDER, rehearse_study
 from sites.rehearsal import AS_IS, lines_of, rehearsed_study, usual_changes
+from sites.studies import approve
 
 
 @pytest.fixture
@@ -80,6 +82,22 @@ def test_what_a_site_would_refuse_is_not_rehearsed(written, hospital, study):
             next(rehearse_study(written(**changed), hospital(), 4, changes))
     with pytest.raises(UserError, match="pipeline_references=2"):
         next(rehearse_study(written(), hospital(), 2, []))
+
+
+def test_an_approved_study_may_be_beyond_bounds_and_changes_of_it_may_not(written, hospital, study, monkeypatch):
+    monkeypatch.setattr(hospital_rehearsal, "rehearse", lambda site, change: change)
+    path = written(student=dataclasses.replace(study.student, steps=30_000))
+    site = hospital()
+    with pytest.raises(UserError, match="outside this site's bounds"):
+        next(rehearse_study(path, site, 4, []))
+    approve(tmp_records(site), parse_study(path.read_text()))
+    assert list(rehearse_study(path, site, 4, [])) == [AS_IS]
+    with pytest.raises(UserError, match="outside this site's bounds"):
+        next(rehearse_study(path, site, 4, ["recycle.rounds=1"]))
+
+
+def tmp_records(site):
+    return site.parent / "site-records"
 
 
 def test_the_usual_changes_are_changes_of_this_study():
