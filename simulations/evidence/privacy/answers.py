@@ -11,10 +11,10 @@ from torch import nn
 
 from fedkr.audit.attacks.neighbours import neighbour_signals
 from fedkr.audit.attacks.on_releases import closest_distance_score
-from fedkr.audit.references.shadows import ShadowPipeline
 from fedkr.data.distances import small_pixels
 from fedkr.environment import provenance
 from fedkr.learning.prediction import predict_logits
+from fedkr.recycle import SitePipeline
 from fedkr.recycle.distill import distill_student
 from fedkr.recycle.leakage import surroundings
 from fedkr.recycle.teacher import load_teacher
@@ -69,7 +69,7 @@ def write_answers(bench: Bench, variant: Variant, number: int) -> None:
 
 
 def _models(
-    bench: Bench, variant: Variant, pipeline: ShadowPipeline, own: ReleasedSets, seconds: dict[str, float]
+    bench: Bench, variant: Variant, pipeline: SitePipeline, own: ReleasedSets, seconds: dict[str, float]
 ) -> dict[str, nn.Module]:
     study, job = pipeline.study, pipeline.job
     first, everything = bench.settings.pipelines, own

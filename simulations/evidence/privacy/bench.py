@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import yaml
@@ -24,6 +25,7 @@ from fedkr.data.stratify import deal
 from fedkr.fingerprint import array_digest, fingerprint
 from fedkr.learning.runtime import Runtime
 from fedkr.progress import SilentProgress
+from fedkr.recycle import SitePipeline, pipeline_class
 from fedkr.recycle.pipeline import site_job
 from fedkr.recycle.terms import Terms
 from fedkr.seeds import numpy_rng
@@ -102,15 +104,19 @@ class Bench:
         check_study(study)
         return study
 
-    def pipeline(self, variant: Variant, number: int) -> ShadowPipeline:
+    def pipeline(self, variant: Variant, number: int) -> SitePipeline:
         """Return a variant's pipeline, which draws from its last checkpoint by the generator's own knobs."""
         study, site = self.study(variant), f"pipeline-{number}"
         runtime = Runtime.choose(study.device, study.precision, study.threads)
-        data = SiteData(self.train_of(number), self.val, self.val, self.val)
-        stages = StageStore(Path(self.settings.stages))
-        job = site_job(study, site, runtime, SilentProgress())
-        terms = Terms(classes=variant.classes)
-        return ShadowPipeline(1.0, {}, site=site, data=data, study=study, stages=stages, job=job, terms=terms)
+        parts: dict[str, Any] = {
+            "site": site,
+            "data": SiteData(self.train_of(number), self.val, self.val, self.val),
+            "study": study,
+            "stages": StageStore(Path(self.settings.stages)),
+            "job": site_job(study, site, runtime, SilentProgress()),
+            "terms": Terms(classes=variant.classes),
+        }
+        return pipeline_class(study)(**parts) if study.privacy.guaranteed else ShadowPipeline(1.0, {}, **parts)
 
     def rows(self, images: NDArray[np.uint8]) -> Rows:
         """Bring images into the spaces of the release attacks, fitted on images of others than the candidates."""

@@ -25,7 +25,10 @@ LOG = "tasks.jsonl"
 # Variants that share what these options say share the piece; a release and what is made of it is every variant's own.
 SHARED: dict[str, Callable[[Study], Any]] = {
     TEACHER: lambda study: dataclasses.asdict(study.teacher),
-    GENERATOR: lambda study: [dataclasses.asdict(study.generator), study.recycle.min_class_count],
+    GENERATOR: lambda study: [
+        *(dataclasses.asdict(part) for part in (study.generator, study.privacy)),
+        study.recycle.min_class_count,
+    ],
 }
 
 
@@ -97,8 +100,11 @@ def run_all(settings: Settings, variants: Sequence[Variant], processes: int) -> 
                         continue
                     done.add(task.name)
                     yield _logged(settings, task, future.result(), len(waiting) + len(running))
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+        except BaseException:
+            # Stopped: a task takes minutes, and what it had done of them is of no use.
+            for process in multiprocessing.active_children():
+                process.terminate()
+            raise
     if failed:
         raise UserError(f"{failed} tasks failed, and {len(waiting)} need them; the same command tries them again")
 

@@ -28,6 +28,9 @@ SETS = {
 }
 # The option that a knob multiplies by its number.
 TIMES = {"steps": "generator.steps", "teacher": "teacher.steps", "student": "student.steps"}
+# Generators without training, of the mechanisms that ``privacy.mode=dp`` has; the number is epsilon.
+MOMENTS, GUARANTEED = "moments", "dp"
+OF_MOMENTS: Mapping[str, Any] = {"generator.kind": "moments", "generator.options": {}, "recycle.views": 1}
 # How many classes of a soft label keep their mass: what a site's policy calls ``label_classes``.
 TOP, HARD = "top", "hard"
 WHOLE = ("width", "slices", "views", "top")
@@ -62,6 +65,10 @@ def read_variant(name: str) -> Variant:
         knob, number = _parts(part, name)
         if knob in SETS:
             sets[SETS[knob]] = number
+        elif knob == MOMENTS:
+            sets |= OF_MOMENTS
+        elif knob == GUARANTEED:
+            sets |= {**OF_MOMENTS, "privacy.mode": "dp", "privacy.epsilon": number}
         elif knob in TIMES:
             times[TIMES[knob]] = float(number)
         else:
@@ -70,12 +77,13 @@ def read_variant(name: str) -> Variant:
 
 
 def _parts(part: str, name: str) -> tuple[str, float]:
-    known = {*SETS, *TIMES, TOP}
-    if part == HARD:
-        return TOP, 1
+    known = {*SETS, *TIMES, TOP, GUARANTEED}
+    alone: dict[str, tuple[str, float]] = {HARD: (TOP, 1), MOMENTS: (MOMENTS, 0)}
+    if part in alone:
+        return alone[part]
     found = re.fullmatch(r"([a-z]+)([0-9.]+)", part)
     if found is None or found[1] not in known:
-        raise UserError(f"variants={name}: {part!r} is no knob with its number{nearest(part, {*known, HARD})}")
+        raise UserError(f"variants={name}: {part!r} is no knob with its number{nearest(part, {*known, *alone})}")
     try:
         return found[1], int(found[2]) if found[1] in WHOLE else float(found[2])
     except ValueError:

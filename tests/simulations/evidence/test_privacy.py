@@ -63,7 +63,7 @@ def test_a_variants_name_says_what_differs_from_the_default():
     assert all(read_variant(name).name == name for name in USUAL)
 
 
-@pytest.mark.parametrize("name", ["agument0.1", "hard+", "slices1.5", "augment", "steps..", "augment0.1,hard"])
+@pytest.mark.parametrize("name", ["agument0.1", "hard+", "slices1.5", "augment", "steps..", "augment0.1,hard", "dp"])
 def test_an_unknown_knob_is_refused(name):
     with pytest.raises(UserError, match="variants="):
         read_variant(name)
@@ -93,6 +93,19 @@ def test_halves_are_of_the_pool_and_other_sites_have_none_of_it(settings):
     images = [{image.tobytes() for image in part.images} for part in parts]
     assert [len(part) for part in parts[:4]] == [120, 60, 60, 20]
     assert not any(images[0] & other for other in images[1:])
+
+
+def test_a_variant_with_a_guarantee_is_that_of_the_product(settings):
+    bench, variant = bench_of(settings), read_variant("dp4+slices2")
+    study = bench.study(variant)
+    assert study.privacy.guaranteed and (study.privacy.epsilon, study.recycle.rounds) == (4.0, 2)
+    do(settings, Task(RELEASE, variant, 0))
+    (release,) = bench.pipeline(variant, 0).releases(None)
+    assert release.manifest["privacy"]["epsilon"] == 4.0 and set(np.unique(release.soft_labels)) == {0.0, 1.0}
+    plain, other = (bench.study(read_variant(name)) for name in ("moments", "dp8"))
+    assert not plain.privacy.guaranteed and plain.generator == other.generator
+    kinds = [task.kind for task, _ in plan(bench, [read_variant("moments"), read_variant("dp8")]).values()]
+    assert kinds.count(GENERATOR) == 12
 
 
 def test_a_pipelines_answers_are_kept_once_and_done_again_for_other_settings(settings):
