@@ -10,6 +10,7 @@ check's p-value) does not travel: who reads the document works it out.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -33,7 +34,7 @@ from fedkr.audit.statistics.membership import (
     tpr_name,
 )
 from fedkr.audit.targets import RELEASE, RELEASED, adversary_of, headline_key, row_key, row_names
-from fedkr.config import QUANTILE, AuditConfig
+from fedkr.config import CANARY_CHANNELS, QUANTILE, AuditConfig
 from fedkr.config.reading import brief
 from fedkr.errors import UserError
 from fedkr.strict_json import (
@@ -55,6 +56,7 @@ Document = dict[str, Any]
 Difference = Annotated[float, Field(ge=-1, le=1)]
 # Each canary has a coin of its own, so that its unit is an image.
 _PLANTED = {"included": SomeImages, "excluded": SomeImages, "unit": one_of(IMAGE)}
+_PLANTED |= {"channel": one_of(*CANARY_CHANNELS)}
 _GUESSED = {"coins": Positive, "guesses": Positive, "correct": Count}
 # Far more than a study compares.
 MOST_PAIRS = 64
@@ -184,14 +186,14 @@ class AuditQuestion:
         by_class = dict.fromkeys(("auc", "low", "high"), list_of(Rate | None, self.classes, self.classes))
         by_class |= {"classes": list_of(Count, self.classes, self.classes), "unit": one_of(*UNITS)}
         counts = {field.name: ImageCount for field in dataclasses.fields(CopyFigures)}
-        planted, coins, copies = bool(self.config.canaries), self.config.coins, int(self.target == RELEASE)
+        channels, coins, copies = self.config.canary_channels, self.config.coins, int(self.target == RELEASE)
         rows = {
             "audit": list_of(object_of("row", names | rates | figures, optional), len(asked)),
-            "canaries": list_of(object_of("canary row", names | rates | _PLANTED), len(asked) * planted),
+            "canaries": list_of(object_of("canary row", names | rates | _PLANTED), len(asked) * len(channels)),
             "patients": list_of(of_patients, len(asked)),
             "per_class": list_of(object_of("class row", names | by_class), 1),
             "epsilon": list_of(
-                object_of("coin row", names | {"reason": one_of("", *REASONS)}, _GUESSED), planted or coins
+                object_of("coin row", names | {"reason": one_of("", *REASONS)}, _GUESSED), bool(channels) or coins
             ),
             "two_sample": list_of(object_of("two-sample row", {"site": one_of(site), "p_value": Rate}), copies),
             "copies": list_of(object_of("copy row", {"site": one_of(site)} | counts), copies, copies),
@@ -219,13 +221,7 @@ class AuditQuestion:
 
     def _check_extras(self, document: Document, rows: Mapping[str, Row]) -> None:
         """Check that what stands beside the rows is of them."""
-        canaries = document["canaries"]
-        planted = keyed(canaries)
-        if [_key(row) for row in canaries] != [key for key in rows if key in planted]:
-            raise UserError(f"canaries {[_key(row) for row in canaries]} are not those of the rows {list(rows)}")
-        _check_same(canaries, ("included", "excluded"))
-        for key, row in planted.items():
-            self._check_rates(f"canaries of {key}", row, row["excluded"])
+        self._check_canaries(document["canaries"], list(rows))
         _check_same([*rows.values(), *document["per_class"]], ("unit",))
         self._check_patients(document["patients"], rows)
         for row in (*document["per_class"], *document["epsilon"]):
@@ -254,6 +250,16 @@ class AuditQuestion:
                     f"patients of {key}: {row['members']} and {row['nonmembers']} do not fit {images['members']} and "
                     f"{images['nonmembers']} images, resampled by {images['unit']}"
                 )
+
+    def _check_canaries(self, canaries: Sequence[Row], rows: Sequence[str]) -> None:
+        """Check that they are of the rows and of the channels that the study plants in, each channel's of one set."""
+        found, channels = [(_key(row), row["channel"]) for row in canaries], self.config.canary_channels
+        if found != [place for place in itertools.product(rows, channels) if place in found]:
+            raise UserError(f"canaries {found} are not those of the rows {list(rows)} and channels {channels}")
+        for channel in channels:
+            _check_same([row for row in canaries if row["channel"] == channel], ("included", "excluded"))
+        for row in canaries:
+            self._check_rates(f"canaries of {_key(row)}", row, row["excluded"])
 
     def _check_rates(self, key: str, row: Row, nonmembers: int) -> None:
         """Check the AUC, and that a TPR is given where so many non-members resolve it and only there."""

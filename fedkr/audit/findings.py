@@ -15,6 +15,7 @@ from fedkr.audit.statistics.patients import strongest_of_each
 from fedkr.audit.statistics.per_class import class_aucs
 from fedkr.audit.subject import Subject
 from fedkr.audit.targets import adversary_of, headline_key, row_key, row_names
+from fedkr.config import CANARY_CHANNELS
 
 Row = dict[str, Any]
 
@@ -25,7 +26,8 @@ class AuditReport:
 
     Attributes:
         rows: of ``results["audit"]``, one an attack and kind of reference models.
-        canaries: of ``audit_extras``: each attack on the planted images, those put in against those left out.
+        canaries: of ``audit_extras``: each attack on the planted images of each channel, those put in against those
+            left out.
         patients: of ``audit_extras``: each attack on patients as a whole, where the images have groups.
         per_class: of ``audit_extras``: the headline attack within each class, None where it has too few images.
         epsilon: of ``audit_extras``: how many coins the headline attack guessed right, from which the bound follows.
@@ -83,8 +85,8 @@ def report_from_scores(
             | {"headline": int(key == quoted)}
             | {"roc": [list(point) for point in roc_points(*_sides(counted, subject))]}
         )
-        if (figures := _canary_figures(counted, subject)) is not None:
-            report.canaries.append(names | figures)
+        if of_channels := _canary_figures(counted, subject):
+            report.canaries.extend(names | figures for figures in of_channels)
             planted[key] = scores[key][natural:]
         if (of_patients := _patient_figures(counted, subject)) is not None:
             report.patients.append(names | of_patients)
@@ -109,17 +111,23 @@ def _natural_figures(scores: Floats, subject: Subject) -> Row:
     return figures | removed
 
 
-def _canary_figures(scores: Floats, subject: Subject) -> Row | None:
-    """Return the figures on the canaries, or None where there are none of one side."""
-    canaries, config = subject.challenge.canaries, subject.config
-    if canaries is None or canaries.included.all() or not canaries.included.any():
-        return None
-    own = scores[subject.challenge.natural :]
-    sides = own[canaries.included], own[~canaries.included]
-    found = membership_figures(*sides, fprs=config.fprs, **subject.resampling)
-    # Half of so few images chooses no threshold worth quoting.
-    rates = {f"{name}{end}": found[f"{name}{end}"] for name in ("auc", *map(tpr_name, config.fprs)) for end in ENDS}
-    return rates | {"unit": found["unit"], "included": found["members"], "excluded": found["nonmembers"]}
+def _canary_figures(scores: Floats, subject: Subject) -> list[Row]:
+    """Return the figures on each channel's canaries, none where there are none of one side."""
+    canaries, config, rows = subject.challenge.canaries, subject.config, list[Row]()
+    if canaries is None:
+        return rows
+    own, included = scores[subject.challenge.natural :], canaries.included
+    for channel in CANARY_CHANNELS:
+        chosen = canaries.of_channel(channel)
+        sides = own[chosen & included], own[chosen & ~included]
+        if not all(map(len, sides)):
+            continue
+        found = membership_figures(*sides, fprs=config.fprs, **subject.resampling)
+        # Half of so few images chooses no threshold worth quoting.
+        names = [f"{name}{end}" for name in ("auc", *map(tpr_name, config.fprs)) for end in ENDS]
+        counts = {"included": found["members"], "excluded": found["nonmembers"]}
+        rows.append({"channel": channel, "unit": found["unit"]} | {name: found[name] for name in names} | counts)
+    return rows
 
 
 def _patient_figures(scores: Floats, subject: Subject) -> Row | None:

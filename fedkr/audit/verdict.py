@@ -34,6 +34,9 @@ CONTROL_WORDS = {
     "teacher": "the site's own teacher",
 }
 RELEASE_STUDENT = "site-student"
+# Canaries that a generator draws again are found by the released image nearest to them. Which of them were put in is no
+# matter of how near images usually lie, so that no other release has to say it.
+IMAGE_CHANNEL, OUTLIER_ATTACK = "image", "distance-pixels"
 # Kinds trained on releases: a direct reference never saw a generator, and would attack another kind of model.
 NEEDS_PIPELINE = frozenset({"student", RELEASE_STUDENT, PLANTED_CONTROL})
 Row = Mapping[str, Any]
@@ -67,7 +70,7 @@ class Evidence:
         named: the attacks that were named beforehand: the headline, LiRA beside RMIA, and for a release all that other
             releases calibrate, and those on the student of this site's releases.
         beside: further attacks, which a pass needs to show nothing.
-        canaries: the headline attack on images that were planted, where some were.
+        canaries: the headline attack on images that were planted, where some were; those of each channel apart.
         patients: the headline attack on patients as a whole, where images have groups.
         closeness: of a release, the test whether it lies closer to members than to the holdout.
         control: the headline attack on what it must find there, or None.
@@ -187,7 +190,8 @@ def _figures_of_patients(rows: list[Row], blind: Blind) -> dict[tuple[str, str],
 
 
 def _patient_claims(found: Sequence[Figures], named: Sequence[Figures]) -> list[Claim]:
-    claims = [claim for each in found if _is_of(each.shown, named) for claim in each.claims]
+    quoted = named[0].shown if named else None
+    claims = [claim for each in found if _is_of(each.shown, quoted) for claim in each.claims]
     return [Claim(f"of patients, {claim.figure}", claim.p_value) for claim in claims]
 
 
@@ -207,7 +211,8 @@ def _evidence(
     site, target = place
     named = _named(figures[place])
     of_student = _named(figures.get((site, RELEASE_STUDENT), [])) if target == RELEASE else []
-    planted = [row for row in canaries if (row["site"], row["target"]) == place and _is_of(row, named)]
+    quoted = named[0].shown if named else None
+    planted = [row for row in canaries if (row["site"], row["target"]) == place and canaries_claimed(row, quoted)]
     return Evidence(
         site,
         target,
@@ -246,14 +251,24 @@ def _named(found: Sequence[Figures]) -> list[Figures]:
     return quoted + [beside[name] for name in CALIBRATED_ATTACKS if name in beside]
 
 
-def _is_of(row: Row, named: Sequence[Figures]) -> bool:
-    return any(all(row[name] == each.shown[name] for name in ("attack", "references")) for each in named[:1])
+def canaries_claimed(row: Row, headline: Row | None) -> bool:
+    """Whether a row of canaries is a claim: the headline attack's, on a release's outliers the nearest image's."""
+    if row["target"] == RELEASE and row.get("channel") == IMAGE_CHANNEL:
+        return bool(row["attack"] == OUTLIER_ATTACK)
+    return _is_of(row, headline)
+
+
+def _is_of(row: Row, headline: Row | None) -> bool:
+    """Whether a row is of the same attack as the headline's, with the same references."""
+    same = ("attack", "references")
+    return headline is not None and all((row.get(name) or "none") == (headline.get(name) or "none") for name in same)
 
 
 def _canary_claim(row: Row) -> Claim:
     counted = {**row, "members": row["included"], "nonmembers": row["excluded"]}
     claim = auc_claim(counted, [counted])
-    return Claim(f"{claim.figure} on planted canaries", claim.p_value)
+    of_channel = f" of the {row['channel']} channel" if "channel" in row else ""
+    return Claim(f"{claim.figure} on planted canaries{of_channel}", claim.p_value)
 
 
 def _closeness_claim(row: Row) -> Claim:

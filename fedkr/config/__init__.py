@@ -31,6 +31,7 @@ from fedkr.config.schema import (
     BACKENDS,
     BLIND_LEVEL,
     CALIBRATED_ATTACKS,
+    CANARY_CHANNELS,
     CANARY_KINDS,
     FUSED_ATTACK,
     KEEP_RULES,

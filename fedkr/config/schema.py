@@ -54,7 +54,11 @@ LEAST_REFERENCES = 4
 MOST_FPRS = 16
 # Generators whose checkpoints are differentially private where a study asks for that.
 GUARANTEED_GENERATORS = ("moments",)
-CANARY_KINDS = ("mislabelled", "noise", "near-duplicate")
+CANARY_KINDS = ("mislabelled", "noise", "near-duplicate", "outlier")
+# Whose memory each kind of canary shows: what labels and models know of an image, or what a generator draws again.
+CANARY_CHANNELS = {"label": ("mislabelled", "noise", "near-duplicate"), "image": ("outlier",)}
+# Without a word of a study's: what canaries were before there were outliers.
+USUAL_CANARY_KINDS = CANARY_CHANNELS["label"]
 
 
 def is_range(values: list[float]) -> bool:
@@ -295,7 +299,7 @@ class AuditConfig:
     queries: Annotated[Count, at_most(100)] = 1
     gamma: Annotated[float, Must(lambda x: x >= 1, "RMIA's threshold is 1 or more"), at_most(1e9)] = 1.0
     canaries: Annotated[Natural, at_most(100_000)] = 0
-    canary_kinds: list[Annotated[str, OneOf(*CANARY_KINDS)]] = field(default_factory=lambda: list(CANARY_KINDS))
+    canary_kinds: list[Annotated[str, OneOf(*CANARY_KINDS)]] = field(default_factory=lambda: list(USUAL_CANARY_KINDS))
     coins: bool = False
     guesses: Natural = 0
     delta: Annotated[float, Must(lambda x: 0 <= x <= 1, "a probability, well below one in the number of coins")] = 1e-5
@@ -304,6 +308,12 @@ class AuditConfig:
     def permutations_for(self, sites: int) -> int:
         """Return the permutations of each test that takes no model: as told, else enough for up to 100 sites."""
         return self.permutations or min(max(USUAL_PERMUTATIONS, least_permutations(sites)), MOST_PERMUTATIONS)
+
+    @property
+    def canary_channels(self) -> list[str]:
+        """The channels of :data:`CANARY_CHANNELS` that canaries are planted for."""
+        wanted = {*self.canary_kinds} if self.canaries else set[str]()
+        return [channel for channel, kinds in CANARY_CHANNELS.items() if wanted & {*kinds}]
 
     @property
     def uses_references(self) -> bool:

@@ -24,8 +24,11 @@ def plant_canaries(data: SiteData, config: AuditConfig, seed: int, site: str) ->
     - ``mislabelled``: an image of the holdout, removed from it, under a wrong label;
     - ``noise``: uniform noise under a random label;
     - ``near-duplicate``: a training image with a little noise, under its own label. The image itself stays in the
-      training split but is no challenge member any more (``CanarySet.companions``).
+      training split but is no challenge member any more (``CanarySet.companions``);
+    - ``outlier``: the negative of an image of the holdout, removed from it, under its own label. Of its class a
+      generator sees few that are like it, and draws them again where it draws any.
 
+    The first three show what leaks through labels, the last what leaks through images (``config.CANARY_CHANNELS``).
     Where the site has groups (patients), whole groups leave the holdout or become companions, so that no patient is
     a canary and a non-member at once. Images and coins depend on (data, config, seed, site) only, and not on one
     another. Call this before :func:`~fedkr.data.split.toss_coins`: which images canaries are made from must not
@@ -50,10 +53,14 @@ def plant_canaries(data: SiteData, config: AuditConfig, seed: int, site: str) ->
     sources, holdout = _take(data.holdout, np.arange(len(data.holdout)), wanted[0], rng, f"{site}: the holdout")
     usual = np.flatnonzero(np.isin(data.train.labels, labels))
     companions, members = _take(data.train, usual, wanted[2], rng, f"{site}: the training split")
+    # A stream of their own: other kinds are the same beside them as without them.
+    draw = numpy_rng(seed, site, "outliers")
+    unusual, holdout = _take(holdout, np.arange(len(holdout)), wanted[3], draw, f"{site}: the holdout")
     made = [
         _mislabelled(sources.subset(np.arange(wanted[0])), labels, rng),
         _noise(data.train, wanted[1], labels, rng),
         _near_duplicates(companions.subset(np.arange(wanted[2])), rng),
+        _negatives(unusual.subset(np.arange(wanted[3]))),
     ]
     canaries = _canary_set(joined(made), kinds, len(companions), data, numpy_rng(seed, site, "canary coins"))
     included = np.flatnonzero(canaries.included)
@@ -131,6 +138,10 @@ def _noise(like: ImageSet, count: int, classes: NDArray[np.int64], rng: np.rando
 def _near_duplicates(sources: ImageSet, rng: np.random.Generator) -> ImageSet:
     noisy = sources.images + rng.normal(0, PERTURBATION, sources.images.shape)
     return ImageSet(np.clip(np.rint(noisy), 0, 255).astype(np.uint8), sources.labels, sources.classes)
+
+
+def _negatives(sources: ImageSet) -> ImageSet:
+    return ImageSet(255 - sources.images, sources.labels, sources.classes)
 
 
 def _canary_set(

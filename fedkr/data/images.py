@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from fedkr.config import CANARY_CHANNELS, CANARY_KINDS
 from fedkr.errors import UserError
 
 
@@ -125,6 +126,10 @@ class CanarySet:
         groups = None if self.groups is None else self.groups[indices]
         images, labels = self.images[indices], self.labels[indices]
         return CanarySet(images, labels, self.included[indices], self.kinds[indices], groups)
+
+    def of_channel(self, channel: str) -> NDArray[np.bool_]:
+        """Return bool ``[m]``: which canaries show what leaks through a channel of ``config.CANARY_CHANNELS``."""
+        return np.isin(self.kinds, [CANARY_KINDS.index(kind) for kind in CANARY_CHANNELS[channel]])
 
     @property
     def planted(self) -> int:

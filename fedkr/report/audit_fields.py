@@ -134,8 +134,12 @@ class EpsilonRow(AttackNames, total=False):
 
 
 class CanaryRow(AttackFigures, total=False):
-    """One attack on the planted images: those that a coin put in against those that it left out."""
+    """One attack on the planted images of a channel: those that a coin put in against those that it left out.
 
+    ``channel`` is label or image; runs that knew of one only do not name it.
+    """
+
+    channel: str
     included: int
     excluded: int
 

@@ -6,6 +6,7 @@ from fedkr.audit.targets import OF_ONE_SITE, RELEASED
 from fedkr.audit.verdict import CONTROL_WORDS
 from fedkr.config import ATTACKS, CALIBRATED_ATTACKS
 from fedkr.report.audit_fields import AuditRow
+from fedkr.report.canaries import CHANNEL_MEANING, planted, planted_in_words
 from fedkr.report.results import Results
 from fedkr.report.selection import (
     ADVERSARIES,
@@ -79,13 +80,19 @@ def not_tested(results: Results) -> list[str]:
         "the released images themselves": "release" not in kinds,
         "what the server can make of one site alone: a student of its releases, its last weights": not kinds
         & {"site-student", "update"},
-        "canaries, which show the worst case that averages hide": not extras.get("canaries"),
+        "canaries, which show the worst case that averages hide": not planted(results),
+        **{f"canaries of the {name} channel ({what})": _lacks(results, name) for name, what in CHANNEL_MEANING.items()},
         "a lower bound on epsilon, which needs fair coins (audit.coins or canaries)": not coins,
         "held-out images that equal one that another site trains on: no site can see them, and they count as held out "
         "though models of all sites saw them": results.get("backend") not in SEEING,
         "the blind baseline: whether members and non-members differ without any model": not extras.get("blind"),
     }
     return [gap for gap, there in gaps.items() if there] + NEVER_TESTED
+
+
+def _lacks(results: Results, channel: str) -> bool:
+    """Whether canaries were planted, but none that would show what leaks through a channel."""
+    return bool(planted(results)) and channel not in planted(results)
 
 
 def _adversaries(results: Results) -> dict[str, str]:
@@ -190,9 +197,8 @@ def _controls(results: Results) -> dict[str, str]:
         topics["Negative control"] = (
             f"A classifier that sees images and no model, and a test of class shares, at {len(blind)} sites."
         )
-    if canaries := extras.get("canaries"):
-        sites = {row["site"]: row.get("included", 0) + row.get("excluded", 0) for row in canaries}
-        topics["Canaries"] = f"{span(list(sites.values()))} planted images a site, each put in by a fair coin."
+    if counts := planted(results):
+        topics["Canaries"] = planted_in_words(counts)
     if coins := [row["coins"] for row in extras.get("epsilon", []) if "coins" in row]:
         topics["Coins"] = f"{span(coins)} fair coins a site for the bound on epsilon."
     return topics

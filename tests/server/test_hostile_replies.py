@@ -146,7 +146,7 @@ def is_findings(document, config):
     unresolved = {f"unresolved_tpr_at_fpr_0.01{end}" for end in INTERVAL}
     rest = {"kind", "adversary", "others", "unit", "members", "nonmembers", "duplicates", "headline", "roc"}
     rates = {f"{name}{end}" for name in ("auc", "tpr_at_fpr_0.01") for end in INTERVAL}
-    planted, patients = {"included", "excluded", "unit"} | rates, document["patients"]
+    planted, patients = {"channel", "included", "excluded", "unit"} | rates, document["patients"]
     return all(
         [
             group(document, ["audit", "canaries", "patients", "per_class", "epsilon", "two_sample", "copies"]),
@@ -225,7 +225,10 @@ def findings():
         rows.append(names | rates | about | counts | curve | ends("balanced_accuracy", 0.5, 0.4, 0.6))
         unknown = ends("tpr_at_fpr_0.01", None, None, None)
         canaries.append(
-            names | ends("auc", 0.5, 0.4, 0.6) | unknown | {"included": 15, "excluded": 15, "unit": "image"}
+            names
+            | ends("auc", 0.5, 0.4, 0.6)
+            | unknown
+            | {"channel": "label", "included": 15, "excluded": 15, "unit": "image"}
         )
     by_class = {"auc": [0.5, 0.5, None], "low": [0.4, 0.4, None], "high": [0.6, 0.6, None], "classes": [0, 1, 2]}
     by_class["unit"] = "patient"

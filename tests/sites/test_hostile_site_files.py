@@ -96,7 +96,10 @@ RULES = {
     "connection": {"coordinator": text, "authority": text, "key": text, "port": whole(1, 65_535)}
     | {"publishers": lambda v: type(v) is dict and all(text(k) and text(x) for k, x in v.items())},
     "split": {"seed": whole(-(2**53), 2**53), "val": SHARE, "test": SHARE, "holdout": SHARE, "coins": flag}
-    | {"min_images": whole(0, 10**7), "canary_kinds": each(one_of("mislabelled", "noise", "near-duplicate"))},
+    | {
+        "min_images": whole(0, 10**7),
+        "canary_kinds": each(one_of("mislabelled", "noise", "near-duplicate", "outlier")),
+    },
     "studies": {"approved": each(digest), "modules": each(text), "hours": real(1e-320, 1e38)}
     | {"gigabytes": real(1e-320, 1e38), "bounds": lambda v: type(v) is dict and all(map(bound, v.values()))},
 }

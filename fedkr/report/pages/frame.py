@@ -23,7 +23,7 @@ from PIL import Image
 
 from fedkr.audit.verdict import CHANCE, LARGEST_PASS, STRONGEST
 from fedkr.config import LEAST_TO_CHOOSE
-from fedkr.report import conclusions, coverage, search, selection, statement, wording
+from fedkr.report import canaries, conclusions, coverage, search, selection, statement, wording
 from fedkr.report.audit_fields import PairedRow
 from fedkr.report.pages import audit
 from fedkr.report.plots.style import HEAT, text_on, to_png, to_svg
@@ -102,7 +102,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    for module in (selection, search, coverage, conclusions, statement, audit):
+    for module in (selection, search, coverage, canaries, conclusions, statement, audit):
         environment.filters |= _functions_of(module)
     environment.filters |= {name: _or_none(function) for name, function in _functions_of(wording).items()}
     environment.filters |= {"excludes_zero": _excludes_zero, "heat": _heat, "as_json": _as_json}

@@ -300,6 +300,8 @@ def test_what_is_no_document_is_refused(document):
         (("canaries", "loss", "included"), ..., "field required"),
         (("canaries", "loss", "excluded"), 40, "included, excluded are not the same"),
         (("canaries", 0, "attack"), "lira-online", "canaries"),
+        (("canaries", 0, "channel"), "image", r"and channels \['label'\]"),
+        (("canaries", 0, "channel"), "patient 4711", "channel' is 'patient 4711'"),
         (("per_class", 0, "auc"), [0.5, 0.5, 0.5], "class 2: auc or one of its limits"),
         (("per_class", 0, "low"), [1.0, 0.1, None], "class 0: the lower limit"),
         (("per_class", 0, "classes"), [0, 2, 1], "not all classes in order"),

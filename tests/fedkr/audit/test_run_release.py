@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 from sklearn.datasets import load_digits
@@ -6,7 +8,7 @@ from fedkr.audit.attacks.observed import Observed
 from fedkr.audit.challenge import build_challenge
 from fedkr.audit.run_release import ReferenceReleases, audit_release, released_part
 from fedkr.audit.subject import Subject
-from fedkr.config import RELEASE_ATTACKS, AuditConfig
+from fedkr.config import CANARY_KINDS, RELEASE_ATTACKS, AuditConfig
 from fedkr.data.distances import LARGEST_SIDE, small_pixels
 from fedkr.data.images import CanarySet, ImageSet
 from fedkr.errors import UserError
@@ -170,6 +172,24 @@ def test_canaries_copied_into_a_release_are_told_from_those_left_out():
     report = audit_release([released], population, Subject("release", "site-0", challenge, CONFIG, 0))
     rows = {row["attack"]: row for row in report.canaries}
     assert rows["distance-features"]["auc"] == rows["distance-pixels"]["auc"] == 1.0
+    assert {row["channel"] for row in report.canaries} == {"label"}
+
+
+def test_outliers_copied_into_a_release_are_found_apart_from_mislabelled_images_that_are_not():
+    members, holdout, population, fresh = digits(3)
+    included, outlier = np.arange(60) % 2 == 0, np.arange(60) % 3 == 0
+    images = np.where(outlier[:, None, None, None], 255 - fresh.images[200:260], fresh.images[200:260])
+    kinds = np.where(outlier, CANARY_KINDS.index("outlier"), CANARY_KINDS.index("mislabelled"))
+    canaries = CanarySet(images, np.zeros(60, np.int64), included, kinds)
+    challenge = dataclasses.replace(build_challenge(members, holdout), canaries=canaries)
+    # Drawn again with some noise, as a generator that knows them would.
+    noisy = images[included & outlier] + np.random.default_rng(0).normal(0, 8, (10, 8, 8, 1))
+    released = release(np.concatenate([fresh.images[:200], np.clip(np.rint(noisy), 0, 255).astype(np.uint8)]))
+    report = audit_release([released], population, Subject("release", "site-0", challenge, CONFIG, 0))
+    rows = {(row["attack"], row["channel"]): row for row in report.canaries}
+    assert rows["distance-pixels", "image"]["auc"] > 0.95 and rows["distance-pixels", "image"]["auc_low"] > 0.5
+    assert rows["distance-pixels", "label"]["auc_low"] < 0.5 < rows["distance-pixels", "label"]["auc_high"]
+    assert rows["distance-pixels", "image"]["included"] == 10 and rows["distance-pixels", "label"]["included"] == 20
 
 
 def test_a_large_release_is_attacked_in_part_the_same_part_every_time(monkeypatch):

@@ -240,6 +240,27 @@ def test_patients_of_all_sites_are_judged_together():
     assert verdicts["a"].verdict != "leakage found"
 
 
+def test_canaries_of_each_channel_are_claims_of_their_own():
+    label = {**row(auc=0.5, auc_low=0.35), "channel": "label", "included": 30, "excluded": 30}
+    image = {**row(auc=0.9, auc_low=0.8), "channel": "image", "included": 30, "excluded": 30}
+    verdict = judge(*both(), canaries=[label, image])
+    assert verdict.verdict == "leakage found" and "planted canaries of the image channel" in verdict.reason
+    assert "among all 8 claims" in verdict.reason
+    swapped = [{**label, "channel": "image"}, {**image, "channel": "label"}]
+    assert "planted canaries of the label channel" in judge(*both(), canaries=swapped).reason
+
+
+def test_of_outliers_in_a_release_the_nearest_released_image_is_the_claim():
+    of_release = [row("release", attack=name, references="none") for name in ("distance-pixels", "distance-features")]
+    of_release[0]["headline"] = 0
+    seen = {"auc": 0.95, "auc_low": 0.9, "included": 30, "excluded": 30}
+    near, other = ({**each, **seen} for each in of_release)
+    found = judge(*of_release, target="release", canaries=[{**near, "channel": "image"}])
+    assert found.verdict == "leakage found" and "planted canaries of the image channel" in found.reason
+    for unclaimed in ({**other, "channel": "image"}, {**near, "channel": "label"}):
+        assert judge(*of_release, target="release", canaries=[unclaimed]).verdict == "cannot tell"
+
+
 def test_every_target_at_every_site_and_over_all_gets_one_verdict_from_what_was_named_beforehand():
     rows = [
         row(headline=0, auc=0.9, references="direct"),

@@ -7,7 +7,7 @@ from fedkr.config import CANARY_KINDS, AuditConfig, SplitConfig, Study
 from fedkr.data import ImageSet, joined, plant_canaries, prepare_site, split_site
 from fedkr.errors import UserError
 
-MISLABELLED, NOISE, NEAR_DUPLICATE = range(3)
+MISLABELLED, NOISE, NEAR_DUPLICATE, OUTLIER = range(4)
 
 
 def image_set(count=400, groups=None, classes=4, seed=0):
@@ -45,7 +45,23 @@ def test_included_canaries_are_the_last_training_images_and_the_others_are_nowhe
 def test_kinds_come_in_equal_parts_and_in_turn():
     _, after = planted(config=AuditConfig(canaries=10, canary_kinds=["noise", "near-duplicate"]))
     assert after.canaries.kinds.tolist() == [NOISE, NEAR_DUPLICATE] * 5
-    assert [CANARY_KINDS[k] for k in (MISLABELLED, NOISE, NEAR_DUPLICATE)] == list(CANARY_KINDS)
+    assert CANARY_KINDS == ("mislabelled", "noise", "near-duplicate", "outlier")
+
+
+def test_a_study_that_names_no_kinds_plants_what_it_always_planted():
+    before = planted(config=AuditConfig(canaries=30, canary_kinds=["mislabelled", "noise", "near-duplicate"]))[1]
+    after = planted(config=AuditConfig(canaries=30))[1]
+    np.testing.assert_array_equal(after.train.images, before.train.images)
+    assert after.canaries.of_channel("label").all() and not after.canaries.of_channel("image").any()
+
+
+def test_outliers_change_nothing_of_the_canaries_beside_them():
+    kinds = ["mislabelled", "noise", "near-duplicate"]
+    without = planted(config=AuditConfig(canaries=30, canary_kinds=kinds))[1].canaries
+    beside = planted(config=AuditConfig(canaries=40, canary_kinds=[*kinds, "outlier"]))[1].canaries
+    for kind in (MISLABELLED, NOISE, NEAR_DUPLICATE):
+        np.testing.assert_array_equal(beside.images[beside.kinds == kind], without.images[without.kinds == kind])
+        np.testing.assert_array_equal(beside.labels[beside.kinds == kind], without.labels[without.kinds == kind])
 
 
 def test_a_mislabelled_canary_is_a_holdout_image_taken_out_of_it_under_a_wrong_label():
@@ -152,3 +168,12 @@ def test_a_holdout_that_canaries_would_use_up_is_named():
     before = split_site(image_set(), split, 0, "site-0")
     with pytest.raises(UserError, match=r"site-0: the holdout has too few images \(8\).*audit.canaries"):
         plant_canaries(before, AuditConfig(canaries=60), 0, "site-0")
+
+
+def test_an_outlier_is_the_negative_of_a_holdout_image_that_leaves_it_under_its_own_label():
+    before, after = planted(config=AuditConfig(canaries=12, canary_kinds=["outlier"]))
+    label_of = dict(zip([i.tobytes() for i in before.holdout.images], before.holdout.labels.tolist(), strict=True))
+    sources = [(255 - image).tobytes() for image in after.canaries.images]
+    assert [label_of[source] for source in sources] == after.canaries.labels.tolist()
+    assert rows(after.holdout) == rows(before.holdout) - set(sources) and len(set(sources)) == 12
+    assert after.canaries.of_channel("image").all()

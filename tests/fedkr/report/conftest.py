@@ -191,7 +191,7 @@ def audit_extras():
             *({"site": site, **bound, "reason": ""} for site in sites[:2]),
             {"site": "site-2", "target": "student", **attack, "epsilon": None, "reason": "there are too few coins"},
         ],
-        "canaries": [{"site": site, **canary} for site in sites],
+        "canaries": [{"site": site, **canary, "channel": name} for site in sites for name in ("label", "image")],
         "per_class": [
             {"site": s, "target": t, **attack, "classes": [0, 1, 2], "auc": values}
             | {"low": [v and v - 0.05 for v in values], "high": [v and v + 0.05 for v in values]}

@@ -131,5 +131,8 @@ def test_what_was_not_tested_follows_from_what_is_missing(results, full_results)
         assert text in light
     for text in ("canaries", "make of one site alone", "blind"):
         assert text not in full
+    of_labels = [row for row in full_results["audit_extras"]["canaries"] if row["channel"] == "label"]
+    full_results["audit_extras"]["canaries"] = of_labels
+    assert "canaries of the image channel" in audit_of(full_results).split("Not tested")[1].split("</ul>")[0]
     assert "poisons" in light
     assert "poisons" in full
