@@ -20,7 +20,7 @@ from fedkr.audit.document import AuditQuestion, Document, Pair, audit_extras, ch
 from fedkr.audit.statistics.blind import voided
 from fedkr.audit.statistics.membership import guessing_rates
 from fedkr.audit.statistics.pooling import outweighing, pooled_patients, pooled_rows, worst_site
-from fedkr.audit.targets import CONTROL, PLANTED_CONTROL, RELEASE, headline_key
+from fedkr.audit.targets import CONTROL, PLANTED_CONTROL, RELEASE, ROUNDS, headline_key
 from fedkr.audit.verdict import RELEASE_STUDENT, Blind, site_verdicts
 from fedkr.disk import path_within
 from fedkr.fingerprint import fingerprint
@@ -40,7 +40,7 @@ Weights = Mapping[str, Tensor]
 Extras = dict[str, Any]
 
 # Kinds of targets under the same adversary, whose difference is measured: first less second.
-COMPARED = (("student", "weights"), ("student", "oracle"), (RELEASE_STUDENT, "update"))
+COMPARED = (("student", "weights"), ("student", "oracle"), (RELEASE_STUDENT, "update"), (RELEASE_STUDENT, ROUNDS))
 
 
 @dataclass(frozen=True)

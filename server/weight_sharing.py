@@ -23,6 +23,9 @@ from flwr.serverapp.strategy import Strategy
 from torch import Tensor
 
 from fedkr import wire
+from fedkr.audit.rounds import Round as SeenRound
+from fedkr.audit.rounds import packed, spaced
+from fedkr.audit.targets import ROUNDS
 from fedkr.config import SEARCH_OPTIONS, Study, TeacherConfig, allot, may_choose, own_search
 from fedkr.errors import StudyFailedError, UserError
 from fedkr.learning.models import build_classifier
@@ -147,11 +150,11 @@ class WeightSharing(Contestant):
         kept = self._kept(best, plan, work)
         logger.info("├── %s: %s, round %d of %d", self.name, best.name, kept.number, plan.rounds(best))
         self.federation.job.progress.finish(self.name)
-        artifact, updates = read_artifact(kept.path), self._kept_updates(kept, work.rounds)
+        artifact, leaves = read_artifact(kept.path), self._of_sites(kept, work)
         return Outcome(
             costs=_total_costs([*(each.info["sites"] for each in work.rounds), *work.costs]),
             model=Target(self.name, "weights", self.name, model=Artifact(_part(artifact, MODEL), artifact.info)),
-            leaves=[Target(f"{self.name}-update", "update", self.name, by_site=updates)] if updates else [],
+            leaves=leaves,
             notes=list(dict.fromkeys([*_clip_notes(self.name, work.rounds), *work.notes])),
             search=self._curves(work),
             tuning=self._tuning(kept, plan, len(scores), work),
@@ -382,15 +385,36 @@ class WeightSharing(Contestant):
 
     @property
     def _keeps_updates(self) -> bool:
-        return self.study.audit.enabled and "update" in self.study.audit.targets
+        return self.study.audit.enabled and bool({"update", ROUNDS} & {*self.study.audit.targets})
 
-    def _kept_updates(self, chosen: Round, rounds: Sequence[Round]) -> dict[str, Artifact]:
-        """Return the sites' weights of a round; those of all other rounds are removed."""
-        for other in rounds:
-            if other != chosen:
+    def _of_sites(self, chosen: Round, work: Work) -> list[Target]:
+        """Return what the server saw of each site: its weights of the chosen round, and some rounds with that setting.
+
+        The sites' weights of all other rounds are removed: what is kept does not grow with the rounds.
+        """
+        if not self._keeps_updates:
+            return []
+        run = {each.number: each for each in work.of(chosen.candidate)}
+        some = [run[number] for number in spaced([*run])] if ROUNDS in self.study.audit.targets else []
+        for other in work.rounds:
+            if other not in (chosen, *some):
                 shutil.rmtree(_updates_folder(other.path), ignore_errors=True)
-        files = sorted(_updates_folder(chosen.path).glob("*.safetensors")) if self._keeps_updates else []
-        return {path.stem: read_artifact(path) for path in files}
+        by_kind = {"update": _updates(chosen), ROUNDS: self._seen_rounds(some, run)}
+        return [
+            Target(f"{self.name}-{kind}", kind, self.name, by_site=by_site)
+            for kind, by_site in by_kind.items()
+            if by_site and kind in self.study.audit.targets
+        ]
+
+    def _seen_rounds(self, some: Sequence[Round], run: Mapping[int, Round]) -> dict[str, Artifact]:
+        """Return by site what it was sent and what it sent back in rounds of a run, of those that it took part in."""
+        seen: dict[str, dict[int, SeenRound]] = {}
+        for each in some:
+            earlier = run.get(each.number - 1)
+            before = _part(self._untrained(each.candidate), MODEL) if earlier is None else earlier.model()
+            for site, after in _updates(each).items():
+                seen.setdefault(site, {})[each.number] = SeenRound(before, after.tensors)
+        return {site: Artifact(packed(rounds), {"rounds": [*rounds]}) for site, rounds in sorted(seen.items())}
 
 
 def _named(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -409,6 +433,11 @@ def _clip_notes(name: str, rounds: Sequence[Round]) -> list[str]:
 
 def _updates_folder(path: Path) -> Path:
     return path.with_suffix(".sites")
+
+
+def _updates(of: Round) -> dict[str, Artifact]:
+    """Return the sites' weights of a round, those of them that were kept."""
+    return {path.stem: read_artifact(path) for path in sorted(_updates_folder(of.path).glob("*.safetensors"))}
 
 
 def outsized(figures: Mapping[str, wire.Figures]) -> dict[str, str]:

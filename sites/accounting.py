@@ -16,7 +16,7 @@ from typing import Any
 from flwr.app import ArrayRecord, Message, RecordDict
 
 from fedkr import wire
-from fedkr.audit.targets import CONTROLS, PERSONAL, RELEASE
+from fedkr.audit.targets import CONTROLS, PERSONAL, RELEASE, ROUNDS
 from fedkr.config import Study, most_tried, parse_study
 from fedkr.data.dataset_files import file_digest
 from fedkr.errors import UserError
@@ -155,12 +155,13 @@ def producible(study: Study, weights: bool) -> int:
     """Return how many models a site can meet in a study at most, each counted for all that it is asked about on.
 
     Where no weights leave, a contestant ends with one model that all share. Where they do, it has one a round, in the
-    search for each setting that it tries, and the site's own update of the chosen round.
+    search for each setting that it tries, the site's own update of the chosen round, and some rounds together.
     """
     models = OWN_MODELS + len({*CONTROLS} & {*study.audit.targets})
     models += study.recycle.exchanges - 1
     sharing = [search for _, search in searches(study)] if weights else []
-    models += sum(most_tried(study, search) * search.search_rounds + search.rounds + 2 for search in sharing)
+    together = int(ROUNDS in study.audit.targets)
+    models += sum(most_tried(study, search) * search.search_rounds + search.rounds + 2 + together for search in sharing)
     models += len(study.strategy.compare) - len(sharing)
     return len(ASKED_ON) * models
 

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 import fedkr
 from fedkr import wire
 from fedkr.audit.document import audit_document
-from fedkr.audit.targets import CONTROLS, PERSONAL, RELEASE
+from fedkr.audit.rounds import ROLES, SeenRounds, unpacked
+from fedkr.audit.targets import CONTROLS, PERSONAL, RELEASE, ROUNDS
 from fedkr.config.reading import brief
 from fedkr.data.images import Shape
 from fedkr.errors import UserError
@@ -220,6 +221,8 @@ def compare(site: Site, request: wire.Request) -> RecordDict:
 
 def audited_model(site: Site, request: wire.Request, kind: str, target: str = "") -> nn.Module:
     """Return the model under audit: the one received, else one that the site has or makes itself."""
+    if kind == ROUNDS:
+        return received_rounds(site, request)
     if request.weights is not None:
         return received_model(site, request)
     if kind == "teacher":
@@ -239,13 +242,27 @@ def received_model(site: Site, request: wire.Request) -> nn.Module:
     Raises:
         UserError: no weights, or others than the study's, among them those of a norm that it does not say.
     """
-    if request.weights is None:
+    return _received(site, request.weights)
+
+
+def received_rounds(site: Site, request: wire.Request) -> SeenRounds:
+    """Return the models of a site's rounds that a request holds; :class:`UserError` for what :func:`unpacked` refuses.
+
+    Each model is checked as :func:`received_model` checks one.
+    """
+    rounds = unpacked(request.weights or {})
+    before, after = ([_received(site, getattr(each, role)) for each in rounds] for role in ROLES)
+    return SeenRounds(before, after)
+
+
+def _received(site: Site, weights: Mapping[str, Tensor] | None) -> nn.Module:
+    if weights is None:
         raise UserError("the request holds no model")
-    norm, known = norm_of(request.weights), {site.study.student.norm}
+    norm, known = norm_of(weights), {site.study.student.norm}
     known = known.union(*(search.norms for _, search in searches(site.study)))
     if norm not in known:
         raise UserError(f"the received model has {norm} norms; the study says {', '.join(sorted(known))}")
-    return _classifier(site, request.weights)
+    return _classifier(site, weights)
 
 
 def own_model(site: Site) -> nn.Module:

@@ -158,7 +158,7 @@ class AuditQuestion:
 
     def _shape(self, site: str) -> type[Strict]:
         """Return what each list may hold, row by row."""
-        asked = row_names(self.target, self.config.attacks)
+        asked = row_names(self.kind, self.config.attacks)
         names = {
             "target": one_of(self.target),
             "site": one_of(site),
@@ -203,7 +203,7 @@ class AuditQuestion:
     def _check_rows(self, rows: Sequence[Row]) -> dict[str, Row]:
         """Check which rows there are, and the figures of each; return them by their key."""
         found = keyed(rows)
-        asked = {row_key(*names): names[1] for names in row_names(self.target, self.config.attacks)}
+        asked = {row_key(*names): names[1] for names in row_names(self.kind, self.config.attacks)}
         # A site may lack reference models, and the rows with them; one whose figures leave coarsely has no quantile.
         expected = [key for key, kind in asked.items() if key in found or (kind == "none" and key != QUANTILE)]
         if [_key(row) for row in rows] != expected:

@@ -71,7 +71,7 @@ def report_from_scores(
     mask, subject = subject.mask, subject.narrowed
     kept, planted = dict[str, Floats](), dict[str, Floats]()
     report = AuditReport(subject.target, [], scores=kept, canary_scores=planted, counted=mask[:natural])
-    for attack, kind in row_names(subject.target, subject.config.attacks):
+    for attack, kind in row_names(subject.kind, subject.config.attacks):
         key = row_key(attack, kind)
         if key not in scores:
             continue

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -18,13 +18,25 @@ from fedkr.audit.attacks.with_references import Answers, Logits, ReferenceSignal
 from fedkr.audit.challenge import Challenge, candidates
 from fedkr.audit.findings import AuditReport, report_from_scores
 from fedkr.audit.subject import Subject
-from fedkr.audit.targets import row_key
-from fedkr.config import QUANTILE, QUERY_ATTACKS, REFERENCE_ATTACKS
+from fedkr.audit.targets import attacks_on, row_key
+from fedkr.config import QUANTILE, QUERY_ATTACKS, REFERENCE_ATTACKS, ROUND_ATTACK
 from fedkr.data.images import CanarySet, ImageSet
 from fedkr.errors import UserError
 from fedkr.seeds import numpy_rng
 
 Predict = Callable[[NDArray[np.uint8]], Logits]
+
+
+@dataclass(frozen=True)
+class AskedRounds:
+    """A site's rounds of weight sharing as two models to ask: the one attacked is that of what the site sent back."""
+
+    before: Predict
+    after: Predict
+
+    def __call__(self, images: NDArray[np.uint8]) -> Logits:
+        """Answer as the model of what the site sent back."""
+        return self.after(images)
 
 
 def audit_model(
@@ -40,7 +52,8 @@ def audit_model(
     Attacks without reference models see each image once, ``label-only`` altered views of it. Attacks by reference
     models run once for each kind that is given, on ``config.queries`` views, and not at all where none is.
 
-    ``predict`` maps uint8 images ``[N, H, W, C]`` to logits float ``[N, K]``, in evaluation mode. The images of the
+    ``predict`` maps uint8 images ``[N, H, W, C]`` to logits float ``[N, K]``, in evaluation mode; of a target of the
+    kind ``rounds`` it is :class:`AskedRounds`. The images of the
     ``population``, which no model trained on, are needed with references and for ``quantile``; ``flip`` allows mirror
     images among the views, as the references saw them. ``describe`` tells ``quantile`` what images show; one that
     remembers serves several models.
@@ -52,7 +65,9 @@ def audit_model(
         queries = Queries(subject.config.queries if references else 1, flip)
         asked = _Asked(predict, subject, population, queries, describe)
         scores = {
-            row_key(name, "none"): asked.score(name) for name in subject.config.attacks if name not in REFERENCE_ATTACKS
+            row_key(name, "none"): asked.score(name)
+            for name in attacks_on(subject.kind, subject.config.attacks)
+            if name not in REFERENCE_ATTACKS
         }
         scores |= {
             row_key(name, signals.kind): reference_attack_score(
@@ -93,10 +108,26 @@ class _Asked:
 
     def score(self, name: str) -> NDArray[np.float64]:
         """Return the scores ``[N]`` of an attack without reference models."""
+        if name == ROUND_ATTACK:
+            return self._gain()
         if name not in QUERY_ATTACKS:
             return attack_score(name, self.candidates.logits[0], self.candidates.labels)
         check_answers(self.candidates.logits[0], self.candidates.labels)
         return self._quantile() if name == QUANTILE else self._label_only()
+
+    def _gain(self) -> NDArray[np.float64]:
+        """Return how much surer of the true class the rounds made the model: RMIA with what came before as reference.
+
+        Against a population, RMIA's share with one query is a rank of this ratio and changes no order.
+        """
+        if not isinstance(self.predict, AskedRounds):
+            raise UserError(f"{ROUND_ATTACK}: the target {self.subject.target} has no rounds")
+        before = answers_of(self.predict.before, self.subject.challenge, replace(self.queries, count=1))
+        after = self.candidates.logits[0]
+        check_answers(before.logits[0], before.labels)
+        odds = [logit_scaled_confidence(logits, before.labels) for logits in (after, before.logits[0])]
+        gained: NDArray[np.float64] = odds[0] - odds[1]
+        return gained
 
     def _label_only(self) -> NDArray[np.float64]:
         parts = [(part.images, part.labels) for part in _parts(self.subject.challenge)]

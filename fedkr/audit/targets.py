@@ -5,13 +5,22 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 
 from fedkr.audit.attacks.with_references import KINDS
-from fedkr.config import CALIBRATED_ATTACKS, FUSED_ATTACK, REFERENCE_ATTACKS, RELEASE_ATTACKS
+from fedkr.config import (
+    CALIBRATED_ATTACKS,
+    FUSED_ATTACK,
+    LABEL_ONLY,
+    REFERENCE_ATTACKS,
+    RELEASE_ATTACKS,
+    ROUND_ATTACK,
+)
 
 RELEASE = "release"
 # Trained for the audit alone (fedkr.audit.control): without a pipeline, and by one.
 CONTROL, PLANTED_CONTROL = CONTROLS = ("control", "control-student")
 # What a site makes for itself of what others share; it stays there.
 PERSONAL = "personal"
+# A site's rounds of weight sharing together.
+ROUNDS = "rounds"
 # References of a release that are what other sites really released, beside those of KINDS.
 RELEASED = "released"
 # Of the attacks without references: nearest neighbours in feature space find copies and near-copies alike, whatever
@@ -30,7 +39,7 @@ OF_ONE_SITE = frozenset({"teacher", "local", "site-student", RELEASE, *CONTROLS}
 OF_RELEASES = frozenset({"student", "site-student", RELEASE})
 # Everybody else sees the final model only.
 _ADVERSARIES = {
-    **dict.fromkeys(("site-student", "update", RELEASE), "server"),
+    **dict.fromkeys(("site-student", "update", ROUNDS, RELEASE), "server"),
     **dict.fromkeys(("teacher", "local", PERSONAL, *CONTROLS), "owner"),
 }
 
@@ -45,12 +54,22 @@ def row_key(attack: str, references: str) -> str:
     return attack if references == "none" else f"{attack}@{references}"
 
 
-def row_names(target: str, attacks: Sequence[str]) -> list[tuple[str, str]]:
-    """Return (attack, references) of every row that an audit of ``target`` may have, in the order of the report."""
-    if target == RELEASE:
+def attacks_on(kind: str, attacks: Sequence[str]) -> list[str]:
+    """Return which attacks meet a kind of model, of those that a study names; a release has others.
+
+    The rounds of a site are many models to ask, of which ``label-only`` would ask far too much, and meet an attack of
+    their own.
+    """
+    return [*(name for name in attacks if name != LABEL_ONLY), ROUND_ATTACK] if kind == ROUNDS else [*attacks]
+
+
+def row_names(kind: str, attacks: Sequence[str]) -> list[tuple[str, str]]:
+    """Return (attack, references) of every row that an audit of a ``kind`` may have, in the order of the report."""
+    if kind == RELEASE:
         by_references = [(attack, kind) for attack in CALIBRATED_ATTACKS for kind in (RELEASED, "pipeline")]
         return [(attack, "none") for attack in RELEASE_ATTACKS] + by_references + [(FUSED_ATTACK, "pipeline")]
-    return [(a, kind) for a in attacks for kind in (KINDS if a in REFERENCE_ATTACKS else ("none",))]
+    met = attacks_on(kind, attacks)
+    return [(a, references) for a in met for references in (KINDS if a in REFERENCE_ATTACKS else ("none",))]
 
 
 def headline_key(target: str, headline: str, present: Collection[str]) -> str | None:

@@ -15,7 +15,7 @@ from fedkr.audit.claims import Claim, auc_claim, below_guessing, tpr_claim, uppe
 from fedkr.audit.statistics.blind import holm_reject
 from fedkr.audit.statistics.pooling import pooled_rows
 from fedkr.audit.targets import CONTROL, PLANTED_CONTROL, RELEASE
-from fedkr.config import CALIBRATED_ATTACKS
+from fedkr.config import CALIBRATED_ATTACKS, ROUND_ATTACK
 from fedkr.site_name import ALL_SITES
 
 NONE_FOUND, FOUND, UNCLEAR = VERDICTS = ("no leakage found", "leakage found", "cannot tell")
@@ -69,7 +69,7 @@ class Evidence:
     Attributes:
         named: the attacks that were named beforehand: the headline, LiRA beside RMIA, and for a release all that other
             releases calibrate, and those on the student of this site's releases.
-        beside: further attacks, which a pass needs to show nothing.
+        beside: further attacks on a release or on a site's rounds, which a pass needs to show nothing.
         canaries: the headline attack on images that were planted, where some were; those of each channel apart.
         patients: the headline attack on patients as a whole, where images have groups.
         closeness: of a release, the test whether it lies closer to members than to the holdout.
@@ -217,12 +217,16 @@ def _evidence(
         site,
         target,
         [*named, *of_student],
-        beside=[each for each in figures[place] if each not in named] if target == RELEASE else [],
+        beside=[each for each in figures[place] if each not in named and _is_beside(target, each)],
         canaries=[_canary_claim(row) for row in planted],
         control=_control(site, target, figures),
         void=site in blind.void,
         untested=site in blind.untested,
     )
+
+
+def _is_beside(target: str, figures: Figures) -> bool:
+    return target == RELEASE or figures.shown["attack"] == ROUND_ATTACK
 
 
 def _control(site: str, target: str, figures: Mapping[tuple[str, str], list[Figures]]) -> Figures | None:

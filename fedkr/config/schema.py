@@ -31,7 +31,8 @@ KEEP_RULES = ("accuracy", "loss", "last")
 THRESHOLD_ATTACKS = ("loss", "modified-entropy", "confidence", "logit-margin")
 # Without reference models, too, but by more than the model's answers on the images themselves.
 QUANTILE = "quantile"
-QUERY_ATTACKS = ("label-only", QUANTILE)
+LABEL_ONLY = "label-only"
+QUERY_ATTACKS = (LABEL_ONLY, QUANTILE)
 REFERENCE_ATTACKS = (
     *("lira-online", "lira-online-fixed", "lira-offline", "lira-offline-fixed"),
     *("rmia", "rmia-offline", "bavaria", "bavaria-offline"),
@@ -41,11 +42,14 @@ ATTACKS = THRESHOLD_ATTACKS + QUERY_ATTACKS + REFERENCE_ATTACKS
 RELEASE_ATTACKS = ("distance-pixels", "distance-features", "monte-carlo", "domias")
 CALIBRATED_ATTACKS = ("calibrated-pixels", "calibrated-features", "soft-label-neighbours")
 FUSED_ATTACK = "fused"
+# On a site's rounds of weight sharing alone: what they changed.
+ROUND_ATTACK = "round-gain"
 # Kinds of what contestants leave: models that all see, those that stay at a site, then what the server alone sees: a
-# student of one site's releases, a site's last update, the released images; last the controls (fedkr.audit.control),
-# which each site trains for the audit alone. A single one of a kind goes by its own name, such as fedavg.
+# student of one site's releases, a site's last update, its rounds together, the released images; last the controls
+# (fedkr.audit.control), which each site trains for the audit alone. A single one of a kind goes by its own name, such
+# as fedavg.
 AUDIT_TARGETS = (
-    *("student", "weights", "oracle", "teacher", "local", "personal", "site-student", "update", "release"),
+    *("student", "weights", "oracle", "teacher", "local", "personal", "site-student", "update", "rounds", "release"),
     *("control", "control-student"),
 )
 # Each image needs two references that trained on it and two that did not, with masks of half the references.

@@ -79,7 +79,9 @@ def not_tested(results: Results) -> list[str]:
         f"attacks left out: {', '.join(left_out)}": bool(references & MADE_BY.keys() and left_out),
         "the released images themselves": "release" not in kinds,
         "what the server can make of one site alone: a student of its releases, its last weights": not kinds
-        & {"site-student", "update"},
+        & {"site-student", "update", "rounds"},
+        "what a site sent in earlier rounds of shared weights: its last weights alone were attacked": "update" in kinds
+        and "rounds" not in kinds,
         "canaries, which show the worst case that averages hide": not planted(results),
         **{f"canaries of the {name} channel ({what})": _lacks(results, name) for name, what in CHANNEL_MEANING.items()},
         "a lower bound on epsilon, which needs fair coins (audit.coins or canaries)": not coins,

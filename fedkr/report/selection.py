@@ -22,6 +22,7 @@ _ORDER = (
     "oracle",
     "site-student",
     "update",
+    "rounds",
     "release",
     "teacher",
     "local",

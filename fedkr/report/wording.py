@@ -42,6 +42,7 @@ TARGET_LABELS = {
 _OF_CONTESTANT = {
     **dict.fromkeys(("student", "weights", "oracle"), " model"),
     "update": " update of a site",
+    "rounds": " updates of a site, round by round",
     "teacher": " teacher of a site",
     "personal": " model of a site",
 }
@@ -51,6 +52,7 @@ ATTACK_LABELS = {
     "logit-margin": "logit margin",
     "label-only": "label only",
     "quantile": "quantile regression",
+    "round-gain": "gain of the rounds",
     "rmia": "RMIA",
     "rmia-offline": "RMIA (offline)",
     "lira-online": "LiRA (online)",

@@ -7,10 +7,12 @@ from flwr.app import Array, Error, MetricRecord
 from flwr.serverapp.strategy import FedAdam, FedAvg, FedMedian, FedProx, FedYogi
 
 from fedkr import wire
+from fedkr.audit.rounds import spaced, unpacked
 from fedkr.config import Study
+from fedkr.data.images import Shape
 from fedkr.errors import StudyFailedError, UserError
 from fedkr.learning.job import Job
-from fedkr.learning.models import norm_of
+from fedkr.learning.models import build_classifier, norm_of
 from fedkr.learning.runtime import Runtime
 from fedkr.seeds import torch_rng
 from fedkr.stages import read_artifact
@@ -425,6 +427,25 @@ def test_the_sites_weights_of_the_chosen_round_are_kept_for_the_audit_and_no_oth
     assert {site: equal(update, again[site]) for site, update in updates_of(result).items()} == dict.fromkeys(
         updates_of(result), True
     )
+
+
+def test_some_rounds_of_each_site_are_kept_together_with_what_it_was_sent(share, study, tmp_path, monkeypatch):
+    monkeypatch.setattr("server.weight_sharing.spaced", lambda numbers: spaced(numbers, 2))
+    study.audit.enabled, study.audit.targets = True, ["rounds"]
+    (left,) = share().leaves
+    assert (left.name, left.kind, list(left.by_site)) == ("fedavg-rounds", "rounds", ["site-0", "site-1", "site-2"])
+    rounds = {site: unpacked(model.tensors) for site, model in left.by_site.items()}
+    assert left.by_site["site-0"].info["rounds"] == [1, 4] and {len(seen) for seen in rounds.values()} == {2}
+    # All were sent the same, the first time a model that nobody had trained, and sent back something else each.
+    first = [seen[0] for seen in rounds.values()]
+    untrained = build_classifier(study.student, Shape(1, 8, 3), study.seed, "server", "fedavg").state_dict()
+    for seen in first:
+        assert equal(seen.before, untrained) and not equal(seen.after, seen.before)
+    assert not equal(first[0].after, first[1].after) and not equal(rounds["site-0"][1].before, untrained)
+    # What is on disk does not grow with the rounds; another run reads it again.
+    assert len(list(tmp_path.glob("server/stages/*.sites"))) <= 3
+    again = share().leaves[0].by_site
+    assert all(equal(model.tensors, again[site].tensors) for site, model in left.by_site.items())
 
 
 def test_no_sites_weights_are_kept_where_no_audit_asks_for_them(share, sites, tmp_path):

@@ -114,7 +114,7 @@ def test_a_contestant_of_fedkrs_own_is_asked_for_nothing_that_it_does_not_do_by_
 def test_a_study_that_audits_a_contestant_has_only_shared_models_audited(asked):
     asked.audit.targets = ["fedavg"]
     check_settings(wire.AUDIT, {"target": "fedavg", "kind": "weights"}, asked)
-    for kind in ("teacher", "local", "release", "update"):
+    for kind in ("teacher", "local", "release", "update", "rounds"):
         with pytest.raises(PolicyError, match=f"not among .* kind {kind}"):
             check_settings(wire.AUDIT, {"target": "fedavg", "kind": kind}, asked)
 

@@ -1,6 +1,7 @@
 """The audit at a site: references are trained once and stay, scores stay, each target gets the right references."""
 
 import dataclasses
+import itertools
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from fedkr import wire
 from fedkr.audit.attacks.quantile import describe_images
 from fedkr.audit.copies import check_copies
 from fedkr.audit.document import Pair, keyed
+from fedkr.audit.rounds import Round, packed
 from fedkr.audit.run import audit_model
 from fedkr.config import CALIBRATED_ATTACKS
 from fedkr.data.images import Shape
@@ -182,6 +184,53 @@ def test_images_are_described_once_for_all_targets_of_an_audit(hospital, study, 
         population=work.population,
     )
     assert fresh.rows == second
+
+
+def rounds_of(study, *seeds):
+    models = [a_model(study, seed).state_dict() for seed in seeds]
+    return {number: Round(*both) for number, both in enumerate(itertools.pairwise(models), start=1)}
+
+
+def test_a_sites_rounds_are_attacked_together_with_the_references_of_an_update(site, study):
+    sent = packed(rounds_of(study, "a", "b", "c"))
+    found = document_of(site, wire.AUDIT, request(study, sent, target="fedavg-rounds", kind="rounds"))
+    rows = keyed(found["audit"])
+    assert list(rows) == ["rmia@direct", "loss", "round-gain"]
+    assert {row["adversary"] for row in rows.values()} == {"server"} and rows["rmia@direct"]["headline"]
+    # One model asked, the mean of what came back: that of a single round is its own.
+    alone = packed(rounds_of(study, "a", "b"))
+    figures = [
+        keyed(document_of(site, wire.AUDIT, request(study, weights, target=name, kind=kind))["audit"])["loss"]["auc"]
+        for weights, name, kind in (
+            (alone, "x-rounds", "rounds"),
+            (a_model(study, "b").state_dict(), "x-update", "update"),
+        )
+    ]
+    assert figures[0] == figures[1]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (lambda sent: {}, "one at least"),
+        (lambda sent: None, "one at least"),
+        (lambda sent: sent | {"1.before.ghost": torch.zeros(1)}, "'ghost' is on one side only"),
+        (lambda sent: sent | {"x": torch.zeros(1)}, "names no tensor of a round's models"),
+        (lambda sent: {name: tensor for name, tensor in sent.items() if ".after." not in name}, "one after it"),
+        (lambda sent: sent | {"1.after.head.bias": torch.tensor([0.0, float("nan"), 0.0])}, "holds NaN or infinity"),
+        (
+            lambda sent: {
+                name.replace("1.", f"{number}.", 1): tensor for number in range(1, 10) for name, tensor in sent.items()
+            },
+            "more than 8",
+        ),
+    ],
+)
+def test_what_are_no_rounds_of_the_studys_models_is_refused_in_one_line(quick_site, quick_study, spoil, words):
+    sent = spoil(packed(rounds_of(quick_study, "a", "b")))
+    with pytest.raises(UserError, match=words) as refusal:
+        metrics_of(quick_site, wire.AUDIT, request(quick_study, sent, target="fedavg-rounds", kind="rounds"))
+    assert "\n" not in str(refusal.value)
 
 
 @pytest.fixture

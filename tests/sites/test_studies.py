@@ -226,6 +226,9 @@ def test_only_contestants_that_share_weights_are_counted_as_such():
     study = Study()
     assert producible(study, weights=True) == 3 * (4 + sharing + 3)
     assert producible(study, weights=False) == 3 * (4 + 4)
+    study.audit.targets.append("rounds")
+    assert producible(study, weights=True) == 3 * (4 + sharing + 1 + 3)
+    study.audit.targets.remove("rounds")
     study.strategy.compare.append("fedprox")
     study.strategy.options = {"fedprox": {"rounds": 10}}
     assert producible(study, weights=True) == 3 * (4 + sharing + (6 * 20 + 10 + 2) + 3)

@@ -50,11 +50,12 @@ PLANE_FPR = 0.01
 # No tick above 100 %, and room for half a marker.
 ACCURACY_TOP = 1.003
 GUESSING: dict[str, Any] = {"color": QUIET, "linewidth": 1, "linestyle": (0, (4, 3))}
-_MARKERS = {"release": "s", "update": "^"}
+_MARKERS = {"release": "s", "update": "^", "rounds": "v"}
 _PART = {
     "release": ": released images",
     "site-student": ": one site's student",
     "update": ": a site's update",
+    "rounds": ": a site's rounds",
     **dict.fromkeys(("local", "personal"), ": never leaves its site"),
 }
 
