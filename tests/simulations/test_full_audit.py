@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from fedkr.config import CALIBRATED_ATTACKS, FUSED_ATTACK, RELEASE_ATTACKS
+from fedkr.config import CALIBRATED_ATTACKS, FUSED_ATTACK, LABEL_ONLY, RELEASE_ATTACKS, ROUND_ATTACK
 from fedkr.site_name import ALL_SITES
 
 pytestmark = pytest.mark.alone(minutes=5)
@@ -17,6 +17,7 @@ TARGETS = {
     "centralised": ("outsider", {"direct"}),
     "site-student": ("server", {"direct", "pipeline"}),
     "fedavg-update": ("server", {"direct"}),
+    "fedavg-rounds": ("server", {"direct"}),
     "release": ("server", {"released", "pipeline"}),
     "teacher": ("owner", {"direct"}),
     "local": ("owner", {"direct"}),
@@ -24,7 +25,7 @@ TARGETS = {
     "control-student": ("owner", {"direct", "pipeline"}),
 }
 ON_RELEASES = (*RELEASE_ATTACKS, *CALIBRATED_ATTACKS, FUSED_ATTACK)
-WITH_OTHERS = {"student", "fedavg", "centralised", "fedavg-update"}
+WITH_OTHERS = {"student", "fedavg", "centralised", "fedavg-update", "fedavg-rounds"}
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +63,8 @@ def test_every_target_has_its_adversary_and_its_references_at_every_site_and_ove
         assert {row["site"] for row in rows} == {*SITES, ALL_SITES}
         assert {row["references"] for row in rows} == kinds | {"none"}
         attacks = results["study"]["audit"]["attacks"]
-        assert {row["attack"] for row in rows} == set(ON_RELEASES if target == "release" else attacks)
+        met = {"release": {*ON_RELEASES}, "fedavg-rounds": {*attacks, ROUND_ATTACK} - {LABEL_ONLY}}
+        assert {row["attack"] for row in rows} == met.get(target, {*attacks})
         known = {row["others"] for row in rows if row["references"] in ("direct", "pipeline")}
         assert known == {target in WITH_OTHERS}
     assert {row["target"] for row in results["audit"]} == set(TARGETS)
@@ -80,7 +82,8 @@ def test_beside_the_rows_is_all_that_an_audit_measures(results):
     for name in ("blind", "copies", "two_sample"):
         assert [row["site"] for row in extras[name]] == list(SITES)
     assert {(row["target"], row["other"]) for row in extras["paired"]} == {
-        ("student", "fedavg"), ("student", "centralised"), ("site-student", "fedavg-update"),
+        ("student", "fedavg"), ("student", "centralised"),
+        ("site-student", "fedavg-update"), ("site-student", "fedavg-rounds"),
     }  # fmt: skip
     assert all(row["references"] == "direct" and row["attack"] == "rmia" for row in extras["paired"][:2])
     assert {(row["target"], row["site"]) for row in extras["verdicts"]} == {
