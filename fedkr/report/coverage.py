@@ -21,6 +21,7 @@ from fedkr.report.wording import (
     RELEASE_ATTACK_MEANING,
     attack_label,
     fpr_label,
+    intervals_by,
     listing,
     measured_fprs,
     plural,
@@ -51,7 +52,6 @@ SEEING = ("inline", "ray")
 NEVER_TESTED = [
     "an attacker who takes part and poisons what is trained, or who asks for many releases",
     "reconstruction of images and inference of attributes: the attacks only ask whether an image was trained on",
-    "whether a patient, rather than an image, took part",
     "another seed: partition, training and sampling were drawn once",
 ]
 
@@ -61,7 +61,8 @@ def tested(results: Results) -> dict[str, str]:
     rows = results.get("audit", [])
     topics = {**_adversaries(results), "Attacks": _attacks(rows), **_on_releases(results)}
     topics |= {"Reference models": _references(results)}
-    topics |= {"Images": _images(results), "Low false-positive rates": _resolution(results)}
+    topics |= {"Images": _images(results), **_patients(results), **_intervals(rows)}
+    topics |= {"Low false-positive rates": _resolution(results)}
     return topics | _controls(results)
 
 
@@ -86,7 +87,8 @@ def not_tested(results: Results) -> list[str]:
         **{f"canaries of the {name} channel ({what})": _lacks(results, name) for name, what in CHANNEL_MEANING.items()},
         "a lower bound on epsilon, which needs fair coins (audit.coins or canaries)": not coins,
         "held-out images that equal one that another site trains on: no site can see them, and they count as held out "
-        "though models of all sites saw them": results.get("backend") not in SEEING,
+        "though models of all sites saw them": results.get("backend") not in SEEING or _older(rows),
+        "whether a patient, rather than an image, took part": not extras.get("patients"),
         "the blind baseline: whether members and non-members differ without any model": not extras.get("blind"),
     }
     return [gap for gap, there in gaps.items() if there] + NEVER_TESTED
@@ -95,6 +97,11 @@ def not_tested(results: Results) -> list[str]:
 def _lacks(results: Results, channel: str) -> bool:
     """Whether canaries were planted, but none that would show what leaks through a channel."""
     return bool(planted(results)) and channel not in planted(results)
+
+
+def _older(rows: list[AuditRow]) -> bool:
+    """Whether a run is of a fedkr that left no image out for what other sites train on, nor named any unit."""
+    return any("unit" not in row for row in rows)
 
 
 def _adversaries(results: Results) -> dict[str, str]:
@@ -176,6 +183,23 @@ def _images(results: Results) -> str:
         f"{span(members)} members (trained on) and {span(others)} non-members (holdout, never trained or selected "
         f"on) at each of {plural(len(sizes), 'site')}.{removed}"
     )
+
+
+def _patients(results: Results) -> dict[str, str]:
+    rows = [row for row in results.get("audit_extras", {}).get("patients", []) if row["site"] != ALL_SITES]
+    if not rows:
+        return {}
+    sides = [span([row.get(side, 0) for row in rows]) for side in ("members", "nonmembers")]
+    sites = plural(len({row["site"] for row in rows}), "site")
+    return {
+        "Patients": f"{sides[0]} patients who were trained on and {sides[1]} who were held out at each of {sites}, "
+        "each told by the image that looks most like a member's."
+    }
+
+
+def _intervals(rows: list[AuditRow]) -> dict[str, str]:
+    text = intervals_by(row for row in rows if row["site"] != ALL_SITES)
+    return {"Intervals": f"95 %, {text}."} if text else {}
 
 
 def _resolution(results: Results) -> str:

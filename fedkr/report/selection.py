@@ -11,7 +11,7 @@ from fedkr.audit.statistics.membership import accuracy_over_privacy
 from fedkr.audit.statistics.pooling import pooled_rows
 from fedkr.audit.targets import CONTROLS, adversary_of
 from fedkr.audit.verdict import Blind, site_verdicts
-from fedkr.report.audit_fields import AuditRow, VerdictRow
+from fedkr.report.audit_fields import AuditRow, PatientRow, VerdictRow
 from fedkr.report.results import Candidate, Results, SiteResult, SiteScores, StrategyResult, Tuning
 from fedkr.site_name import ALL_SITES
 
@@ -173,6 +173,13 @@ def headline_rows(results: Results) -> list[AuditRow]:
             place = row["target"], row["site"]
             best[place] = max(best.get(place, row), row, key=_strength)
     return list(best.values())
+
+
+def headline_patients(results: Results) -> list[PatientRow]:
+    """Return the headline attack on patients, a row a target and site, those of all sites together among them."""
+    quoted = {(row["target"], row["attack"], references_kind(row)) for row in headline_rows(results)}
+    rows = results.get("audit_extras", {}).get("patients", [])
+    return [row for row in rows if (row["target"], row["attack"], references_kind(row)) in quoted]
 
 
 def _strength(row: AuditRow) -> int:

@@ -16,11 +16,12 @@ from fedkr.report.selection import (
     OWNER,
     audited_targets,
     headline_by_target,
+    headline_patients,
     verdict_counts,
     verdicts_by_site,
     void_sites,
 )
-from fedkr.report.wording import listing, percent, plural, span, strategy_label, target_label
+from fedkr.report.wording import auc_interval, listing, percent, plural, span, strategy_label, target_label
 from fedkr.site_name import ALL_SITES
 
 
@@ -103,6 +104,16 @@ def findings(results: Results) -> list[Finding]:
         shown = rows[-1] if rows else None
         lines.append(Finding(target, adversary, _overall(verdicts.get(target, {})), counts[target], shown, worst))
     return lines
+
+
+def patients_found(results: Results) -> list[str]:
+    """Return the headline attack on patients, a target each: over all sites, or at the only one."""
+    rows = {row["target"]: row for row in headline_patients(results)}
+    return [
+        f"{target_label(target, results)} {auc_interval(rows[target])}"
+        for target in audited_targets(results)
+        if target in rows
+    ]
 
 
 def verdicts_in_words(line: Finding) -> str:

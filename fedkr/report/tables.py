@@ -93,10 +93,11 @@ def audit_table(results: Results) -> Table:
             _short_tpr(row) if row else wording.NONE,
             *(Text(str(number), style="bold" if number else "dim") for number in numbers),
         )
-    sites = wording.plural(len(audited_sites(results)), "site")
+    sites, by = wording.plural(len(audited_sites(results)), "site"), wording.intervals_by(results.get("audit", []))
     table.caption = (
         f"{sites} together; guessing: AUC 0.5, TPR in brackets; red: interval of the AUC above it\n"
-        "below each target: who could attack it · the attack's reference models\n"
+        + (f"intervals {by}\n" if by else "")
+        + "below each target: who could attack it · the attack's reference models\n"
         "leak, unclear, none: how many sites got this verdict"
     )
     return table

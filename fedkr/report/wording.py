@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from fedkr.audit.statistics.membership import ENDS, fprs_of, tpr_name
+from fedkr.audit.statistics.membership import ENDS, IMAGE, PATIENT, fprs_of, tpr_name
+from fedkr.audit.statistics.pooling import MIXED
 from fedkr.audit.targets import RELEASED
 from fedkr.report.audit_fields import AttackFigures, AuditRow, PairedRow
 from fedkr.report.results import Results
@@ -210,6 +211,25 @@ def attack_with_references(row: Mapping[str, Any]) -> str:
     """Return an attack and the kind of reference models that it used, as in 'RMIA, pipeline references'."""
     kind, attack = references_kind(row), attack_label(row.get("attack", NONE))
     return f"{attack}, {REFERENCES_IN_WORDS.get(kind, f'{kind} references')}" if kind else attack
+
+
+# By what the intervals of rows of figures resample.
+_RESAMPLED = {
+    IMAGE: "by image: images are resampled",
+    PATIENT: "by patient: all images of a patient are resampled together",
+    MIXED: "by patient where a site's data name patients, else by image",
+}
+
+
+def unit_label(row: Mapping[str, Any]) -> str:
+    """Return what a row's interval resamples: 'image', 'patient', or 'mixed' over sites."""
+    return str(row.get("unit", NONE))
+
+
+def intervals_by(rows: Iterable[Mapping[str, Any]]) -> str:
+    """Return what the intervals of rows resample, as in 'by image: images are resampled'; empty where none says it."""
+    units = {row["unit"] for row in rows if "unit" in row}
+    return _RESAMPLED[units.pop() if len(units) == 1 else MIXED] if units else ""
 
 
 def auc_interval(row: AttackFigures) -> str:

@@ -131,7 +131,7 @@ def measured_row(target, site, attack, references, headline):
         if tpr is None:
             rate = float((inside > outside.max()).mean())
             row |= {f"unresolved_{key}": rate, f"unresolved_{key}_low": 0.0, f"unresolved_{key}_high": rate + 0.02}
-    row |= {"balanced_accuracy": 0.5 + (area - 0.5) / 2, "members": members, "nonmembers": nonmembers}
+    row |= {"balanced_accuracy": 0.5 + (area - 0.5) / 2, "members": members, "nonmembers": nonmembers, "unit": "image"}
     return row | {"duplicates": 1, "headline": int(headline), "roc": [list(p) for p in roc_points(inside, outside)]}
 
 

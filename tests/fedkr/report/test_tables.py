@@ -6,7 +6,7 @@ import re
 import pytest
 from rich.console import Console
 
-from fedkr.report.tables import print_tables
+from fedkr.report.tables import audit_table, print_tables
 
 
 @pytest.fixture
@@ -41,3 +41,10 @@ def test_audit_table_of_a_full_audit_counts_verdicts_over_the_sites(full_results
 
 def test_nothing_is_cut_on_a_terminal_of_eighty_columns(printed):
     assert "…" not in printed
+
+
+def test_the_audit_table_says_what_its_intervals_resample(full_results):
+    assert "intervals by image: images are resampled" in audit_table(full_results).caption
+    for row in full_results["audit"]:
+        row["unit"] = "patient"
+    assert "intervals by patient" in audit_table(full_results).caption

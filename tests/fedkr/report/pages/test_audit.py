@@ -118,6 +118,53 @@ def test_what_does_not_count_is_told_and_members_are_those_of_what_was_trained_o
     assert "6 that another site trains on do not count for models of all sites." in said
 
 
+def of_patients(results):
+    """Say of a run that two of its sites have patients, who were attacked too."""
+    named = {"attack": "rmia", "references": "pipeline", "unit": "patient", "auc": 0.61, "auc_low": 0.52}
+    rates = {"auc_high": 0.7, "tpr_at_fpr_0.01": None}
+    results["audit_extras"]["patients"] = [
+        named | rates | {"target": "student", "site": site, "members": members, "nonmembers": 40}
+        for site, members in (("site-0", 90), ("site-1", 120), ("all sites", 210))
+    ]
+    results["audit_extras"]["patients"].append(results["audit_extras"]["patients"][0] | {"attack": "loss"})
+    for row in results["audit"]:
+        units = {"site-2": "image", "all sites": "mixed"}
+        row["unit"] = units.get(row["site"], "patient")
+    return results
+
+
+def test_patients_are_told_of_by_the_headline_attack_and_no_longer_among_what_was_not_tested(full_results):
+    gap = "whether a patient, rather than an image, took part"
+    assert gap in coverage.not_tested(full_results) and "Patients" not in coverage.tested(full_results)
+    of_patients(full_results)
+    assert gap not in coverage.not_tested(full_results)
+    assert coverage.tested(full_results)["Patients"].startswith(
+        "90 to 120 patients who were trained on and 40 who were held out at each of 2 sites"
+    )
+    fold = audit_of(full_results).split("<summary>Patients")[1].split("</details>")[0]
+    assert fold.count("0.610 [0.52, 0.70]") == 3 and ">patient<" in fold and "loss" not in fold
+
+
+def test_every_table_with_intervals_says_what_they_resample(full_results):
+    assert coverage.tested(full_results)["Intervals"] == "95 %, by image: images are resampled."
+    of_patients(full_results)
+    assert coverage.tested(full_results)["Intervals"].startswith("95 %, by patient where a site's data name patients")
+    page = audit_of(full_results)
+    for name, unit in (("As numbers", "patient"), ("Every attack", "mixed"), ("Most exposed site", "image")):
+        fold = page.split(f"<summary>{name}")[1].split("</table>")[0]
+        assert "intervals by" in fold and f">{unit}<" in fold, name
+    for row in full_results["audit_extras"]["paired"]:
+        row["unit"] = "patient"
+    paired = audit_of(full_results).split("<summary>Paired differences")[1].split("</table>")[0]
+    assert "interval by" in paired and ">patient<" in paired
+
+
+def test_a_run_of_an_older_fedkr_says_nothing_of_units_and_was_not_checked_for_images_of_other_sites(results):
+    assert "Intervals" not in coverage.tested(results) and results["backend"] == "inline"
+    assert any("another site trains on" in gap for gap in coverage.not_tested(results))
+    assert "intervals by image" not in audit_of(results)
+
+
 @pytest.mark.parametrize("backend", ["deploy", "flwr run", "inline", "ray"])
 def test_images_that_no_site_of_a_deployment_can_see_are_among_what_was_not_tested(full_results, backend):
     full_results["backend"] = backend

@@ -8,7 +8,8 @@ from PIL import Image
 
 from fedkr.audit.challenge import build_challenge
 from fedkr.audit.copies import check_copies
-from fedkr.audit.findings import AuditReport
+from fedkr.audit.counted import Counted
+from fedkr.audit.findings import AuditReport, report_from_scores
 from fedkr.audit.run_release import audit_release
 from fedkr.audit.subject import Subject
 from fedkr.config import AuditConfig
@@ -47,6 +48,18 @@ def page(challenge, tmp_path_factory):
 def test_the_page_says_first_that_it_must_not_leave_the_site(page):
     assert page.index(BANNER) < page.index("<section")
     assert "must not leave the site" in BANNER
+
+
+def test_the_page_says_what_an_interval_resamples_and_shows_no_image_that_does_not_count(challenge, tmp_path):
+    scores = {"loss": np.arange(110.0)}
+    config = AuditConfig(attacks=["loss"], headline="loss", bootstrap=5)
+    counted = Counted(np.arange(110) < 100, 0)
+    counted.mask[[58, 59]] = False
+    report = report_from_scores(scores, Subject("student", "s", challenge, config, 0, counted=counted))
+    page = write_local_report(tmp_path / "audit.html", "s", [report], challenge).read_text()
+    assert "; by image: images are resampled)" in page
+    shown = [int(row) for row in re.findall(r'<td class="number">(\d+)</td><td class="number">\d+</td>', page)]
+    assert shown[:3] == [57, 56, 55]
 
 
 def test_the_page_needs_nothing_from_outside(page):

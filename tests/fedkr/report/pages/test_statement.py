@@ -53,6 +53,19 @@ def test_each_line_has_the_figure_over_all_sites_and_that_of_the_most_exposed(re
     assert student.adversary == "outsider" and sum(student.sites.values()) == 2
 
 
+def test_it_says_what_intervals_resample_and_what_was_found_of_patients(full_results):
+    page = re.sub(r"\s+", " ", render_statement(full_results))
+    assert "brackets hold 95 % intervals, by image: images are resampled." in page and "<em>patient</em>" not in page
+    row = next(row for row in full_results["audit"] if row["target"] == "student" and row["attack"] == "rmia")
+    full_results["audit_extras"]["patients"] = [
+        row | {"references": "pipeline", "site": site, "auc": auc, "auc_low": 0.5, "auc_high": 0.7, "unit": "patient"}
+        for site, auc in (("site-0", 0.66), ("all sites", 0.61))
+    ]
+    page = re.sub(r"\s+", " ", render_statement(full_results))
+    assert "95 % intervals by patient): FedKR student 0.610 [0.50, 0.70]." in page
+    assert "whether a patient, rather than an image" not in page
+
+
 def test_it_lists_what_left_the_sites(results):
     assert left_the_sites(results) == [
         "Synthetic images with soft labels: 40 from each of 1 site, 40 in all. They cannot be called back: whoever "
