@@ -15,7 +15,7 @@ from fedkr.data.images import image_digests
 from fedkr.errors import UserError
 
 OF_RELEASES = {"student", "site-student", "release"}
-OF_ALL_SITES = {"student", "weights", "oracle", "update", "personal"}
+OF_ALL_SITES = {"student", "weights", "oracle", "update", "rounds", "personal"}
 CONFIG = AuditConfig(attacks=["loss"], headline="loss", bootstrap=20, canaries=24, coins=True)
 
 
