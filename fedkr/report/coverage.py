@@ -189,11 +189,11 @@ def _patients(results: Results) -> dict[str, str]:
     rows = [row for row in results.get("audit_extras", {}).get("patients", []) if row["site"] != ALL_SITES]
     if not rows:
         return {}
-    sides = [span([row.get(side, 0) for row in rows]) for side in ("members", "nonmembers")]
+    members, others = [row.get("members", 0) for row in rows], [row.get("nonmembers", 0) for row in rows]
     sites = plural(len({row["site"] for row in rows}), "site")
     return {
-        "Patients": f"{sides[0]} patients who were trained on and {sides[1]} who were held out at each of {sites}, "
-        "each told by the image that looks most like a member's."
+        "Patients": f"{span(members)} patients who were trained on and {span(others)} who were held out at each of "
+        f"{sites}, each told by the image that looks most like a member's."
     }
 
 
