@@ -98,12 +98,22 @@ class TuningTrial(TypedDict):
     leakage: NotRequired[float | None]
 
 
+class Guarantee(TypedDict):
+    """What holds of all that a site released in the run: one ``unit``, a patient or an image, more or less."""
+
+    epsilon: float
+    delta: float
+    unit: str
+    mechanism: str
+
+
 class SiteRecycling(TypedDict, total=False):
     """What one site tried on its way to its release, and what it released.
 
     ``checkpoint`` (its step) and ``knobs`` are what it chose; ``recalls`` are those of each class on val, by the
     classifier that scored this choice, null for a class with too few images; ``relabelled`` is the share of images that
     taught the student another class than their teacher gave them; ``by_val`` is 0 where val was too small to choose.
+    ``privacy`` is there where the release has a guarantee.
     """
 
     checkpoints: list[CheckpointScore]
@@ -116,6 +126,7 @@ class SiteRecycling(TypedDict, total=False):
     recalls: list[float | None]
     relabelled: float
     by_val: int
+    privacy: Guarantee
 
 
 class TargetResult(TypedDict, total=False):

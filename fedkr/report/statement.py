@@ -48,9 +48,23 @@ class Finding:
 def left_the_sites(results: Results) -> list[str]:
     """Return what left the sites in this run, and whether a formal guarantee limits what it says."""
     parts = (_released, _weights, _figures, _counts, _unfinished, _oracle)
+    return [*(line for part in parts if (line := part(results))), *guarantees(results)]
+
+
+def guarantees(results: Results) -> list[str]:
+    """Return what is proven of the releases, and of what it is not."""
+    sites = results.get("recycling", {})
+    known = [site["privacy"] for site in sites.values() if "privacy" in site]
+    if not known or len(known) < len(sites):
+        return ["No differential privacy: no proof bounds what attacks other than those below could learn."]
+    told = dict.fromkeys(f"({p['epsilon']:g}, {p['delta']:g}) for one {p['unit']} more or less" for p in known)
     return [
-        *(line for part in parts if (line := part(results))),
-        "No differential privacy: no proof bounds what attacks other than those below could learn.",
+        "Differential privacy, by the sites' own word: all that each released, and what is made of that alone, such as "
+        f"the student, is {listing(list(told))} in its training split ({known[0]['mechanism']} mechanism).",
+        "Not in that guarantee: figures, counts, attacks' rates and other contestants' models in this list, that a "
+        "site's images changed between two studies, and when an answer arrives.",
+        "A hospital's noise comes from a secret of its own; a simulation's comes from the study's seed, so that it can "
+        "be repeated, and who knows that seed can take it out.",
     ]
 
 
