@@ -129,3 +129,26 @@ def test_the_control_is_attacked_beside_the_model_and_trained_once(audited, monk
 
 def test_what_was_trained_on_releases_does_not_pass_by_direct_references(audited):
     assert audited(arrays("val", 40, 2), "student").verdict.verdict == "cannot tell"
+
+
+def test_patients_of_an_outside_model_are_audited_as_wholes_and_found(saved, tmp_path):
+    train = arrays("train", 120, 0, groups=np.arange(120) // 3)
+    holdout = arrays("holdout", 90, 1, groups=1000 + np.arange(90) // 3)
+    data = read_outside(saved(train, holdout, arrays("test", 20, 3, groups=2000 + np.arange(20))))
+    config = AuditConfig(attacks=["loss"], headline="loss", direct_references=0, bootstrap=50, permutations=200)
+    auditor = OutsideAuditor(data, config, ClassifierConfig(), StageStore(tmp_path / "stages"), Job(CPU))
+    # It knows one image of each patient.
+    known = {
+        image.tobytes(): label for image, label in zip(data.challenge.members.images[::3], [0, 1] * 20, strict=True)
+    }
+
+    def predict(images):
+        labels = [known.get(image.tobytes()) for image in images]
+        return np.array([[0, 0] if k is None else [9 * (k == 0), 9 * (k == 1)] for k in labels], np.float32)
+
+    results = auditor.audit(predict, "model").as_results()
+    (row,) = results["audit_extras"]["patients"]
+    assert (row["members"], row["nonmembers"], row["unit"], row["auc"]) == (40, 30, "patient", 1.0)
+    assert results["audit"][0]["unit"] == "patient" and results["audit"][0]["auc"] < 0.7
+    assert "AUC" in results["audit_extras"]["verdicts"][0]["reason"]
+    assert results["audit_extras"]["verdicts"][0]["verdict"] == "leakage found"
