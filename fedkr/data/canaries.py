@@ -16,6 +16,8 @@ from fedkr.seeds import numpy_rng
 LARGEST_SHARE = 0.25
 # Standard deviation, in grey levels of 256, of the noise that makes a near-duplicate.
 PERTURBATION = 8.0
+# A side of an outlier's pattern.
+SQUARES = 4
 
 
 def plant_canaries(data: SiteData, config: AuditConfig, seed: int, site: str) -> SiteData:
@@ -25,8 +27,8 @@ def plant_canaries(data: SiteData, config: AuditConfig, seed: int, site: str) ->
     - ``noise``: uniform noise under a random label;
     - ``near-duplicate``: a training image with a little noise, under its own label. The image itself stays in the
       training split but is no challenge member any more (``CanarySet.companions``);
-    - ``outlier``: the negative of an image of the holdout, removed from it, under its own label. Of its class a
-      generator sees few that are like it, and draws them again where it draws any.
+    - ``outlier``: a coarse pattern of black and white (or plain colours) under a random label. No image is like it, and
+      it has far less in it than noise has, so that a generator can learn some of it.
 
     The first three show what leaks through labels, the last what leaks through images (``config.CANARY_CHANNELS``).
     Where the site has groups (patients), whole groups leave the holdout or become companions, so that no patient is
@@ -53,14 +55,12 @@ def plant_canaries(data: SiteData, config: AuditConfig, seed: int, site: str) ->
     sources, holdout = _take(data.holdout, np.arange(len(data.holdout)), wanted[0], rng, f"{site}: the holdout")
     usual = np.flatnonzero(np.isin(data.train.labels, labels))
     companions, members = _take(data.train, usual, wanted[2], rng, f"{site}: the training split")
-    # A stream of their own: other kinds are the same beside them as without them.
-    draw = numpy_rng(seed, site, "outliers")
-    unusual, holdout = _take(holdout, np.arange(len(holdout)), wanted[3], draw, f"{site}: the holdout")
     made = [
         _mislabelled(sources.subset(np.arange(wanted[0])), labels, rng),
         _noise(data.train, wanted[1], labels, rng),
         _near_duplicates(companions.subset(np.arange(wanted[2])), rng),
-        _negatives(unusual.subset(np.arange(wanted[3]))),
+        # A stream of their own: other kinds are the same beside them as without them.
+        _outliers(data.train, wanted[3], labels, numpy_rng(seed, site, "outliers")),
     ]
     canaries = _canary_set(joined(made), kinds, len(companions), data, numpy_rng(seed, site, "canary coins"))
     included = np.flatnonzero(canaries.included)
@@ -140,8 +140,11 @@ def _near_duplicates(sources: ImageSet, rng: np.random.Generator) -> ImageSet:
     return ImageSet(np.clip(np.rint(noisy), 0, 255).astype(np.uint8), sources.labels, sources.classes)
 
 
-def _negatives(sources: ImageSet) -> ImageSet:
-    return ImageSet(255 - sources.images, sources.labels, sources.classes)
+def _outliers(like: ImageSet, count: int, classes: NDArray[np.int64], rng: np.random.Generator) -> ImageSet:
+    height, width, channels = like.images.shape[1:]
+    rows, columns = (np.arange(side) * SQUARES // side for side in (height, width))
+    levels = 255 * rng.integers(0, 2, (count, SQUARES, SQUARES, channels), dtype=np.uint8)
+    return ImageSet(levels[:, rows[:, None], columns], rng.choice(classes, count).astype(np.int64), like.classes)
 
 
 def _canary_set(

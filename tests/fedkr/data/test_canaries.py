@@ -170,10 +170,16 @@ def test_a_holdout_that_canaries_would_use_up_is_named():
         plant_canaries(before, AuditConfig(canaries=60), 0, "site-0")
 
 
-def test_an_outlier_is_the_negative_of_a_holdout_image_that_leaves_it_under_its_own_label():
-    before, after = planted(config=AuditConfig(canaries=12, canary_kinds=["outlier"]))
-    label_of = dict(zip([i.tobytes() for i in before.holdout.images], before.holdout.labels.tolist(), strict=True))
-    sources = [(255 - image).tobytes() for image in after.canaries.images]
-    assert [label_of[source] for source in sources] == after.canaries.labels.tolist()
-    assert rows(after.holdout) == rows(before.holdout) - set(sources) and len(set(sources)) == 12
-    assert after.canaries.of_channel("image").all()
+@pytest.mark.parametrize(("side", "channels"), [(6, 1), (28, 3), (5, 1)])
+def test_an_outlier_is_a_coarse_pattern_made_of_no_image_of_the_site(side, channels):
+    images = np.random.default_rng(0).integers(60, 200, (400, side, side, channels), dtype=np.uint8)
+    data = dataclasses.replace(image_set(), images=images, labels=np.repeat([0, 1, 2], [200, 190, 10]))
+    before, after = planted(data, AuditConfig(canaries=20, canary_kinds=["outlier"]))
+    canaries = after.canaries
+    assert set(np.unique(canaries.images)) == {0, 255} and canaries.images.shape[1:] == images.shape[1:]
+    assert len(rows(canaries)) == 20 and set(canaries.labels) == {0, 1}
+    # No more than sixteen squares: hardly any pixel differs from the one beside it.
+    changes = (np.diff(canaries.images.astype(int), axis=2) != 0).any(axis=(0, 1, 3)).sum()
+    assert changes == 3
+    assert rows(after.holdout) == rows(before.holdout) and rows(after.members) == rows(before.train)
+    assert canaries.of_channel("image").all() and canaries.companions == 0
