@@ -20,8 +20,8 @@ class SiteSplit(SplitConfig):
         seed: of the draw.
         coins: whether a fair coin decides for each image (with groups: each patient) if it is a member or in the
             holdout, which a study with ``audit.coins`` needs.
-        canary_kinds: kinds of canaries that a study may plant. Noise is made of no image of the site's; the others take
-            images out of the holdout or the audit's members, as many as the study says.
+        canary_kinds: kinds of canaries that a study may plant. Noise and outliers are made of no image of the site's;
+            the others take images out of the holdout or the audit's members, as many as the study says.
     """
 
     seed: int = 0

@@ -24,7 +24,7 @@ def clinic(tmp_path):
         images[:, 0, 0] = np.where(labels == RARE, 7, 200)
         np.savez(tmp_path / "images.npz", train_images=images, train_labels=labels, train_groups=groups)
         site = {"name": "clinic", "workspace": "work", "data": {"name": "npz", "path": "images.npz"}, "device": "cpu"}
-        site |= {"policy": policy, "split": {"canary_kinds": ["mislabelled", "noise", "near-duplicate"]}}
+        site |= {"policy": policy, "split": {"canary_kinds": ["mislabelled", "noise", "near-duplicate", "outlier"]}}
         (tmp_path / "site.yaml").write_text(yaml.safe_dump(site))
         return {"site-file": str(tmp_path / "site.yaml")}
 
@@ -44,7 +44,7 @@ def test_a_class_of_many_images_of_few_patients_is_rare(clinic, study):
 
 
 def test_no_canary_is_made_of_a_rare_class_or_lifts_it(clinic, study):
-    study.audit.canaries, study.audit.canary_kinds = 12, ["mislabelled", "noise", "near-duplicate"]
+    study.audit.canaries, study.audit.canary_kinds = 12, ["mislabelled", "noise", "near-duplicate", "outlier"]
     site = open_site(clinic(patients=6, min_class_count=10), study)
     assert RARE not in site.data.train.labels and RARE not in site.data.canaries.labels
     assert rare_images(site.data.train.images) == rare_images(site.data.canaries.images) == 0
