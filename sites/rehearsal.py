@@ -160,7 +160,7 @@ def lines_of(found: Sequence[Rehearsed]) -> Iterator[str]:
         lost = 100 * (one.accuracy[0] - usual.accuracy[0])
         yield (
             f"{one.change} moves the release's AUC by {difference.difference:+.3f} ({difference.low:+.3f} to "
-            f"{difference.high:+.3f}), and accuracy by {lost:+.1f} points"
+            f"{difference.high:+.3f}; 95 %, not corrected for how many were tried), and accuracy by {lost:+.1f} points"
         )
     if len(found) > 1 and not helped:
         yield "no change lowers the release's AUC by more than chance at this site"
