@@ -24,6 +24,8 @@ from fedkr.recycle.terms import NO_TERMS, Terms
 from fedkr.stages import StageStore, code_version
 
 CHECKPOINT = 1
+# So many standard deviations of its noise must a count be above the least: a class without images has none to draw.
+MARGIN = 2.0
 GAUSSIAN = "gaussian"
 
 
@@ -72,23 +74,23 @@ class GuaranteedPipeline(SitePipeline):
         Raises:
             UserError: no class has enough.
         """
-        noisy = self._noisy_counts()
-        counts = np.where(noisy >= self.least, noisy, 0)
-        if not counts.any():
-            raise UserError(f"by the noisy counts no class has {self.least} patients or images; nothing is released")
-        return counts
-
-    def _noisy_counts(self) -> NDArray[np.int64]:
         self.generator_checkpoints()
-        return self.checkpoint(CHECKPOINT).tensors["counts"].numpy().round().astype(np.int64)
+        kept = self.checkpoint(CHECKPOINT)
+        noisy, least = kept.tensors["counts"].numpy(), self.least + MARGIN * kept.info["count_noise"]
+        counts = np.where(noisy >= least, noisy.round(), 0).astype(np.int64)
+        if not counts.any():
+            raise UserError(
+                f"by the noisy counts no class has {least:.0f} patients or images, {self.least} and what noise makes "
+                "of none; nothing is released: add images or raise privacy.epsilon"
+            )
+        return counts
 
     def _release_labeller(self) -> Labeller | None:
         return None
 
     def manifest(self) -> dict[str, Any]:
         """Return what a release says of how it was made: the guarantee, and no figure of any image."""
-        few = np.flatnonzero(self._noisy_counts() < self.least)
-        left_out = [self.data.train.classes[k] for k in few]
+        left_out = [self.data.train.classes[k] for k in np.flatnonzero(self.class_counts() == 0)]
         return {"site": self.site, "left_out": left_out, "checkpoint": CHECKPOINT, "privacy": self.guarantee()}
 
     def guarantee(self) -> dict[str, Any]:

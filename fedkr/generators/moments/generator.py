@@ -66,7 +66,8 @@ class Generator(base.Generator):
             "means": moments.means,
             "factors": np.linalg.cholesky(covariances(moments)),
         }
-        return Artifact({name: torch.from_numpy(value) for name, value in found.items()}, {"step": 1})
+        info = {"step": 1, "count_noise": moments.count_noise}
+        return Artifact({name: torch.from_numpy(value) for name, value in found.items()}, info)
 
     def load(self, artifact: Artifact) -> None:
         """Take means and factors."""

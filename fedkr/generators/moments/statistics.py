@@ -35,6 +35,7 @@ class Moments:
 
     Attributes:
         counts: float64 ``[K]``, units of each class, at least 1.
+        count_noise: standard deviation of the noise in a count.
         means: float64 ``[K, D]``.
         mean_variance: float64 ``[K]``: variance of the noise in each component of a mean.
         pooled: float64 ``[D, D]``, sum of the outer products of what is left beside the noisy means.
@@ -43,6 +44,7 @@ class Moments:
     """
 
     counts: Floats
+    count_noise: float
     means: Floats
     mean_variance: Floats
     pooled: Floats
@@ -56,11 +58,12 @@ class Classes:
     """The second query's answer.
 
     Attributes:
-        counts, means, mean_variance: as in :class:`Moments`.
+        counts, count_noise, means, mean_variance: as in :class:`Moments`.
         length: the root mean square length of what is left beside the means.
     """
 
     counts: Floats
+    count_noise: float
     means: Floats
     mean_variance: Floats
     length: float
@@ -136,7 +139,8 @@ def measure(units: Units, longest: float, mu: float | None, seed: bytes) -> Mome
     limit = CLIP * classes.length
     pooled, by_class = ask_spread(left, limit, spread)
     noises = (spread.noise_in(part, limit**2) for part in OF_SPREAD)
-    return Moments(classes.counts, centre + classes.means, classes.mean_variance, pooled, by_class, *noises)
+    means = centre + classes.means
+    return Moments(classes.counts, classes.count_noise, means, classes.mean_variance, pooled, by_class, *noises)
 
 
 def ask_centre(units: Units, longest: float, query: Query) -> tuple[Floats, float]:
@@ -162,7 +166,7 @@ def ask_classes(units: Units, limit: float, query: Query) -> Classes:
     within = max(square - between, LEAST_SPREAD * max(square, LEAST_SPREAD * limit**2)) / counts.sum()
     # The noise in the means is in what is left beside them as well.
     length = math.sqrt(min(within + side * float(variance.mean()), (2 * limit) ** 2))
-    return Classes(counts, means, variance, length)
+    return Classes(counts, query.noise_in("count", 1.0), means, variance, length)
 
 
 def ask_spread(units: Units, limit: float, query: Query) -> tuple[Floats, Floats]:
