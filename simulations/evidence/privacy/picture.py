@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from fedkr.report.plots.style import INK, QUIET, clean_axes, new_figure, series_style, to_png
 
@@ -19,13 +20,19 @@ PANELS = (
 
 def draw(results: Mapping[str, Any]) -> bytes:
     """Return one PNG: accuracy across, AUC up (lower is more private), 95 % intervals."""
+    return to_png(plane(results), 120)
+
+
+def plane(results: Mapping[str, Any]) -> Figure:
+    """Return the figure that :func:`draw` makes a PNG of."""
     figure = new_figure(15, 6)
-    for ax, (title, accuracy, auc) in zip(figure.subplots(1, len(PANELS)), PANELS, strict=True):
+    axes = figure.subplots(1, len(PANELS))
+    for ax, (title, accuracy, auc) in zip(axes, PANELS, strict=True):
         _panel(clean_axes(ax, title, grid="both"), results["variants"], accuracy, auc)
-    names = [row["name"] for row in results["variants"]]
-    figure.legend(names, loc="outside lower center", ncols=6, frameon=False, fontsize=8)
+    handles, names = axes[0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside lower center", ncols=6, frameon=False, fontsize=8)
     figure.suptitle(f"{results['dataset']}, test images; {results['pipelines']} pipelines", fontsize=9, color=QUIET)
-    return to_png(figure, 120)
+    return figure
 
 
 def _panel(ax: Axes, rows: list[Mapping[str, Any]], accuracy: str, auc: str) -> None:
@@ -37,6 +44,7 @@ def _panel(ax: Axes, rows: list[Mapping[str, Any]], accuracy: str, auc: str) -> 
             [up["value"]],
             xerr=[[100 * (across["value"] - across["low"])], [100 * (across["high"] - across["value"])]],
             yerr=[[up["value"] - up["low"]], [up["high"] - up["value"]]],
+            label=row["name"],
             marker=markers[index // 7 % len(markers)],
             color=series_style(index)["color"],
             markersize=6,

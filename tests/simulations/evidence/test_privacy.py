@@ -6,15 +6,18 @@ import json
 import numpy as np
 import pytest
 import torch
+from matplotlib.colors import to_hex
 
 from fedkr.audit.references.direct import balanced_membership
 from fedkr.errors import UserError
+from fedkr.report.plots.style import series_style
 from fedkr.stages import Artifact, read_artifact, write_artifact
 from simulations.evidence.privacy import bench as benches
 from simulations.evidence.privacy.answers import MODELS, SETS, answers_path, bench_path
 from simulations.evidence.privacy.bench import Settings, bench_of
 from simulations.evidence.privacy.command import main
 from simulations.evidence.privacy.figures import Figure, Left, Resamples, Subject, figures_of, guessing_aucs
+from simulations.evidence.privacy.picture import plane
 from simulations.evidence.privacy.schedule import ANSWERS, GENERATOR, RELEASE, TEACHER, Task, do, plan
 from simulations.evidence.privacy.summary import write_summary
 from simulations.evidence.privacy.variants import USUAL, read_variant
@@ -166,6 +169,10 @@ def test_what_is_there_is_summarised_and_what_is_unfinished_is_told(tmp_path):
     assert found["unfinished"] == {"slices1": 3} and "Unfinished: slices1 (3 pipelines)" in text
     assert found["variants"][1]["figures"]["release_auc"]["significant"]
     assert not found["variants"][1]["figures"]["student_auc"]["significant"]
+    (legend,) = plane(found).legends
+    assert [label.get_text() for label in legend.get_texts()] == ["default", "hard"]
+    colours = [to_hex(handle.get_color()[0]) for handle in legend.legend_handles]
+    assert colours == [series_style(index)["color"].lower() for index in range(2)]
     assert "| hard (5 pipelines) |" in text and (tmp_path / "privacy.png").read_bytes().startswith(b"\x89PNG")
 
 
