@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from fedkr import wire
 from fedkr.config import REFERENCE_ATTACKS, Study, parse_study
 from fedkr.config.reading import brief
 from fedkr.errors import UserError
 from sites.accounting import beyond_budget
 from sites.check import may_leave
 from sites.contestants import words_of
+from sites.policy import check_request
 from sites.private_files import private_files
 from sites.studies import approve, named_modules, study_digest
 from sites.workspace import SiteFile, read_site_file
@@ -51,6 +53,11 @@ def _work(study: Study) -> Iterator[str]:
     teacher, student, generator, recycle = study.teacher, study.student, study.generator, study.recycle
     for name in study.strategy.compare:
         yield f"contestant {name}: {words_of(study, name)}"
+    if study.privacy.guaranteed:
+        yield (
+            f"releases only what is differentially private, epsilon {study.privacy.epsilon:g} at delta "
+            f"{study.privacy.delta:g}: no teacher, no choice by real images"
+        )
     yield f"trains a teacher ({teacher.arch}, {teacher.steps} steps) and a student ({student.arch}, {student.steps})"
     yield f"trains a generator ({generator.kind}, {generator.steps} steps, {generator.checkpoints} checkpoints)"
     yield (
@@ -82,6 +89,7 @@ def _warnings(study: Study, site: SiteFile) -> Iterator[str]:
         known = name in site.studies.modules
         yield f"imports {name} ({option})" + ("" if known else "; refused until studies.modules names it")
     try:
+        check_request(site.policy, wire.DESCRIBE, study)
         site.split.allow(study)
     except UserError as error:
         yield f"refused until changed: {error}"

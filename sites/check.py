@@ -100,6 +100,8 @@ def _studies(file: SiteFile) -> dict[str, Any]:
 def may_leave(file: SiteFile) -> list[str]:
     """Return in plain words what a site's policy lets leave."""
     policy = file.policy
+    if policy.privacy.required:
+        return [_guaranteed(policy), "this site's card, which does not tell whether its images changed"]
     lines = [MAY_LEAVE[kind].format(max_images=policy.max_images) for kind in policy.allow]
     lines.append("this site's card: " + ("with" if policy.exact_counts else "without") + " exact class counts")
     if "release" in policy.allow:
@@ -110,7 +112,16 @@ def may_leave(file: SiteFile) -> list[str]:
                 "a release must have recycle.balance=balanced and no recycle.tune_balances in its study: class "
                 "proportions may not leave"
             )
+        lines.append(f"of studies with privacy=dp: {_guaranteed(policy)}")
     return lines
+
+
+def _guaranteed(policy: Policy) -> str:
+    budget = policy.privacy
+    return (
+        f"differentially private synthetic images: at most epsilon {budget.epsilon:g} at delta {budget.delta:g} "
+        "of all studies together, for one patient (without groups: image) of the training split"
+    )
 
 
 def _card(site: Site) -> dict[str, Any]:

@@ -15,12 +15,14 @@ from fedkr.errors import UserError
 from fedkr.learning.models import build_classifier
 from sites.admission import permit
 from sites.app import answer
+from sites.approval import approve_study
+from sites.check import may_leave
 from sites.guard import guard
 from sites.handlers import HANDLERS
 from sites.ledger import Ledger, epsilon_spent
 from sites.policy import GUARANTEED, PolicyError
 from sites.promises import check_promises
-from sites.workspace import open_site
+from sites.workspace import open_site, read_site_file
 from tests.hostile import json_text, read_bounded, thorough
 
 REQUIRED = {"epsilon": 9.0, "delta": 1e-5, "required": True}
@@ -209,3 +211,15 @@ def test_whatever_a_study_says_a_message_that_is_let_in_is_one_with_a_guarantee(
         taken = parse_study(text)
         assert message_type in GUARANTEED and taken.privacy.mode == "dp" and taken.generator.kind == "moments"
         assert not taken.audit.canaries
+
+
+def test_the_sites_engineer_reads_what_a_guarantee_is_of_before_joining_and_approving(hospital, study, tmp_path):
+    lines = may_leave(read_site_file(hospital(privacy=REQUIRED)))
+    assert "at most epsilon 9 at delta 1e-05 of all studies together" in lines[0] and len(lines) == 2
+    (tmp_path / "study.json").write_text(study.to_json())
+    told = approve_study(tmp_path / "study.json", tmp_path / "site.yaml")
+    assert any("releases only what is differentially private, epsilon 8 at delta 1e-05" in line for line in told)
+    off = dataclasses.replace(changed(study, "privacy", mode="off"), generator=GeneratorConfig("edm"))
+    (tmp_path / "study.json").write_text(off.to_json())
+    told = approve_study(tmp_path / "study.json", tmp_path / "site.yaml")
+    assert any(line.startswith("refused until changed: privacy.mode=off") for line in told)
