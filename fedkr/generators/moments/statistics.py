@@ -34,7 +34,7 @@ class Moments:
     """What the queries answered.
 
     Attributes:
-        counts: float64 ``[K]``, units of each class, at least 1.
+        counts: float64 ``[K]``, units of each class, at least 1 and at least their noise.
         count_noise: standard deviation of the noise in a count.
         means: float64 ``[K, D]``.
         mean_variance: float64 ``[K]``: variance of the noise in each component of a mean.
@@ -158,15 +158,17 @@ def ask_centre(units: Units, longest: float, query: Query) -> tuple[Floats, floa
 def ask_classes(units: Units, limit: float, query: Query) -> Classes:
     """The second query: count and mean of each class, of components clipped at ``limit``."""
     values, side = clipped(units.values, limit), units.values.shape[1]
-    counts = np.maximum(query.answer("count", 1.0, units.sum(units.classes)), 1.0)
+    noise = query.noise_in("count", 1.0)
+    # The mean of a class without images would else be noise divided by next to nothing.
+    counts = np.maximum(query.answer("count", 1.0, units.sum(units.classes)), max(1.0, noise))
     sums = query.answer("sum", limit, (units.classes * units.weights[:, None]).T @ values)
     square = float(query.answer("length", limit**2, units.sum((values**2).sum(axis=1))))
     means, variance = sums / counts[:, None], (query.noise_in("sum", limit) / counts) ** 2
     between = float((counts * ((means**2).sum(axis=1) - side * variance)).sum())
     within = max(square - between, LEAST_SPREAD * max(square, LEAST_SPREAD * limit**2)) / counts.sum()
     # The noise in the means is in what is left beside them as well.
-    length = math.sqrt(min(within + side * float(variance.mean()), (2 * limit) ** 2))
-    return Classes(counts, query.noise_in("count", 1.0), means, variance, length)
+    length = math.sqrt(min(within + side * float(counts @ variance / counts.sum()), (2 * limit) ** 2))
+    return Classes(counts, noise, means, variance, length)
 
 
 def ask_spread(units: Units, limit: float, query: Query) -> tuple[Floats, Floats]:

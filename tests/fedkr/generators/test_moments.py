@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedkr.config import GeneratorConfig, PrivacyConfig
@@ -24,8 +24,11 @@ from fedkr.generators.moments.statistics import (
 from fedkr.learning.job import Job
 from fedkr.privacy.accountant import mu_of
 from tests.fedkr.conftest import pictures
+from tests.hostile import CASES
 
 LIMIT = 1.5
+# The first case imports what the others have: no deadline for each.
+FEW = settings(max_examples=CASES, deadline=None, database=None)
 
 
 class Recorded(Query):
@@ -46,6 +49,7 @@ ASKED = [(ask_centre, OF_CENTRE), (ask_classes, OF_CLASSES), (ask_spread, OF_SPR
 
 
 @pytest.mark.parametrize(("ask", "parts"), ASKED, ids=["centre", "classes", "spread"])
+@FEW
 @given(seed=st.integers(0, 10**6), size=st.integers(1, 4), scale=st.sampled_from([0.1, 1.0, 30.0]))
 def test_no_patient_moves_a_query_by_more_than_its_noise_allows(ask, parts, seed, size, scale):
     rng = np.random.default_rng(seed)
@@ -144,6 +148,16 @@ def test_groups_count_as_one_each(fitted):
     grouped = ImageSet(data.images, data.labels, data.classes, np.arange(120, dtype=np.int64) // 4)
     _, tensors = fitted(grouped, PrivacyConfig())
     assert tensors["counts"].numpy()[:3].sum() == pytest.approx(30)
+
+
+def test_a_class_without_images_spoils_no_other():
+    rng, labels = np.random.default_rng(0), np.repeat([0, 1], 150)
+    values = rng.normal(0, 0.1, (300, 6)) + np.where(labels, 1.0, -1.0)[:, None]
+    spread = {}
+    for classes in (2, 12):
+        found = measure(Units.of(values, labels, classes, None), 8.0, mu_of(8.0, 1e-5), b"seed")
+        spread[classes] = found.pooled_noise
+    assert spread[12] < 3 * spread[2], "noise grows with the square of where the third query clips"
 
 
 @pytest.mark.parametrize("count", [0, 129])

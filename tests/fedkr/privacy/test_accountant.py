@@ -5,12 +5,15 @@ import math
 import numpy as np
 import pytest
 import scipy
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedkr.privacy.accountant import delta_of, epsilon_of, mu_of, together
+from tests.hostile import CASES
 
 DELTAS = st.sampled_from([1e-3, 1e-5, 1e-8])
+# The first case imports what the others have: no deadline for each.
+FEW = settings(max_examples=CASES, deadline=None, database=None)
 
 
 @pytest.mark.parametrize(
@@ -36,6 +39,7 @@ def test_delta_is_the_expected_excess_of_the_privacy_loss(epsilon, mu):
     assert delta_of(epsilon, mu) == pytest.approx(expected, rel=1e-6)
 
 
+@FEW
 @given(st.floats(0.01, 60), DELTAS)
 def test_no_guarantee_is_overstated(epsilon, delta):
     mu = mu_of(epsilon, delta)
@@ -44,6 +48,7 @@ def test_no_guarantee_is_overstated(epsilon, delta):
     assert delta_of(epsilon_of(mu, delta), mu) <= delta
 
 
+@FEW
 @given(st.lists(st.floats(0.01, 2), min_size=1, max_size=6), DELTAS)
 def test_mechanisms_together_cost_more_than_each_and_less_than_their_epsilons_summed(mus, delta):
     whole = epsilon_of(together(mus), delta)
