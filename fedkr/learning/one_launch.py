@@ -17,28 +17,29 @@ CAPTURE_AT = 20
 class OneLaunch:
     """Calls a network that is in training; on a GPU its forward and its backward pass are a CUDA graph each.
 
-    The graphs are captured after some calls, for the shapes of the inputs of that call; inputs of other shapes, and
-    calls without gradients, go to the network as they are. Loss, optimiser and data stay outside. The memory of the
-    graphs goes with this object; the network itself is left as it was.
+    The graphs are captured after some calls, for the inputs' shapes and types of that call; other inputs, a network in
+    evaluation mode and calls without gradients go to the network as they are. Loss, optimiser and data stay outside.
+    The memory of the graphs goes with this object; the network itself is left as it was.
     """
 
     def __init__(self, network: nn.Module, runtime: Runtime) -> None:
         self._network, self._runtime = network, runtime
         self._graphed: Callable[..., Any] | None = None
-        self._shapes: list[torch.Size] = []
+        self._captured: list[tuple[torch.Size, torch.dtype]] = []
         self._calls = 0
 
     def __call__(self, *inputs: Tensor) -> Tensor:
         """Return what the network returns for ``inputs``, tensors on its device that need no gradient."""
-        if self._runtime.device.type != "cuda" or not torch.is_grad_enabled():
+        trains = self._network.training and torch.is_grad_enabled()
+        if self._runtime.device.type != "cuda" or not trains:
             return self._network(*inputs)
         self._calls += 1
         if self._calls < CAPTURE_AT:
             return self._network(*inputs)
         if self._graphed is None:
             self._graphed = self._capture(inputs)
-            self._shapes = [one.shape for one in inputs]
-        known = [one.shape for one in inputs] == self._shapes
+            self._captured = [(one.shape, one.dtype) for one in inputs]
+        known = [(one.shape, one.dtype) for one in inputs] == self._captured
         return self._graphed(*inputs) if known else self._network(*inputs)
 
     def _capture(self, inputs: tuple[Tensor, ...]) -> Callable[..., Any]:

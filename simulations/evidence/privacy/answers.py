@@ -63,6 +63,7 @@ def write_answers(bench: Bench, variant: Variant, number: int) -> None:
     tensors["signals"] = torch.from_numpy(signals)
     tensors["nearest"] = torch.from_numpy(closest_distance_score(candidates.pixels, images.pixels))
     about = {"variant": variant.name, "pipeline": number, "identity": bench.identity(variant)}
+    about["shared"] = bench.shared
     seconds["generator"] = pipeline.generator_info()["seconds"]
     about |= {"released": len(released.images), "seconds": seconds, "device": pipeline.job.runtime.describe()}
     write_artifact(answers_path(Path(bench.settings.out), variant.name, number), Artifact(tensors, about))
@@ -91,4 +92,7 @@ def write_bench(bench: Bench) -> None:
     tensors = {"membership": torch.from_numpy(bench.membership), "surroundings": torch.from_numpy(expected_by)} | labels
     settings = bench.settings
     about = {name: getattr(settings, name) for name in ("dataset", "pipelines", "seed", "options")}
-    write_artifact(bench_path(Path(settings.out)), Artifact(tensors, about | {"counts": counts(bench)} | provenance()))
+    write_artifact(
+        bench_path(Path(settings.out)),
+        Artifact(tensors, about | {"shared": bench.shared, "counts": counts(bench)} | provenance()),
+    )

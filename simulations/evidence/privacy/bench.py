@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,8 @@ from simulations.evidence.privacy.variants import Variant
 SIZES = {"digits": (600, 40), "pneumoniamnist": (2400, 200), "breastmnist": (240, 24)}
 # Other sites, each with as many images as a pipeline trains on: what they release is the same for all pipelines.
 PEERS = 2
+# Options that say where images and results lie, which the images' digests stand for.
+OF_NO_VARIANT = ("data", "out", "run_dir")
 
 
 @dataclass(frozen=True)
@@ -124,13 +126,18 @@ class Bench:
         return common_spaces(*outside, numpy_rng(self.settings.seed, "components"))(images)
 
     def identity(self, variant: Variant) -> str:
-        """Return what a variant's answers depend on: options, images, halves and code."""
+        """Return what a variant's answers depend on: its options, and what all variants share."""
+        options = self.study(variant).options(*OF_NO_VARIANT)
+        return fingerprint({"options": options, "classes": variant.classes, "shared": self.shared})
+
+    @cached_property
+    def shared(self) -> str:
+        """What the answers of all variants of a sweep depend on: options, images, halves and code."""
         sets = (self.pool, *self.peers, self.val, self.population, self.test)
         return fingerprint(
             {
-                "options": self.study(variant).options("data", "out", "run_dir"),
+                "options": self.base.options(*OF_NO_VARIANT),
                 "flip": self.base.data.flip,
-                "classes": variant.classes,
                 "images": [content_digest(data) for data in sets],
                 "halves": array_digest([self.membership]),
                 "code": code_version(),

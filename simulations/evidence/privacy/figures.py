@@ -1,8 +1,9 @@
 """From what pipelines left to figures with intervals, and what tells a variant from another: arrays in, numbers out.
 
 An interval is of a two-way bootstrap: pipelines and images are both drawn again, so that it holds for other halves and
-other images of the same kind. All variants share the draws, since they share halves and images: their differences are
-paired.
+other images of the same kind. A mean over M resampled pipelines spreads less than one over M pipelines, by a factor of
+sqrt((M - 1) / M), which is made good. All variants share the draws, since they share halves and images: their
+differences are paired.
 """
 
 from __future__ import annotations
@@ -12,12 +13,12 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import t as student_t
 
 from fedkr.audit.attacks.lira import logit_scaled_confidence
 from fedkr.audit.attacks.observed import Bools, Floats
 from fedkr.audit.statistics.membership import LIMITS, RocCounts
 from fedkr.config import CALIBRATED_ATTACKS, FUSED_ATTACK
-from fedkr.privacy.normal import upper_tail
 from fedkr.recycle.leakage import unexpected
 from fedkr.seeds import numpy_rng
 from simulations.evidence.leave_one_out import release_attacks, rmia_scores
@@ -71,10 +72,11 @@ class Left:
 
 @dataclass(frozen=True)
 class Figure:
-    """A figure, the mean over the pipelines, and its value in each resample ``[B]``."""
+    """A figure, the mean over so many pipelines, and its value in each resample ``[B]``."""
 
     value: float
     resampled: Floats
+    pipelines: int
 
     @property
     def interval(self) -> tuple[float, float]:
@@ -83,10 +85,13 @@ class Figure:
         return float(low), float(high)
 
     def less(self, other: Figure) -> tuple[Figure, float]:
-        """Return the difference from another figure of the same resamples, and its two-sided p-value."""
-        found = Figure(self.value - other.value, self.resampled - other.resampled)
+        """Return the difference from another figure of the same resamples, and its two-sided p-value.
+
+        By Student's t, as few pipelines say little of how much they differ.
+        """
+        found = Figure(self.value - other.value, self.resampled - other.resampled, self.pipelines)
         error = float(found.resampled.std(ddof=1))
-        return found, 2 * upper_tail(abs(found.value) / error) if error else 1.0
+        return found, float(2 * student_t.sf(abs(found.value) / error, self.pipelines - 1)) if error else 1.0
 
 
 class Resamples:
@@ -100,7 +105,8 @@ class Resamples:
     def over_pipelines(self, once: Floats, values: Floats) -> Figure:
         """Return the figure of a value a pipeline ``[M]``, and of those in each resample of images ``[B, M]``."""
         weights = self.pipelines / self.pipelines.sum(1, keepdims=True)
-        return Figure(float(once.mean()), (values * weights).sum(1))
+        value, count = float(once.mean()), len(once)
+        return Figure(value, value + ((values * weights).sum(1) - value) * np.sqrt(count / (count - 1)), count)
 
 
 def _drawn(rng: np.random.Generator, count: int, n: int) -> Floats:

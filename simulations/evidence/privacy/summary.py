@@ -61,9 +61,8 @@ def summarise(out: Path) -> Row:
     if missing := [name for name in names if name not in bench.tensors]:
         raise UserError(f"{bench_path(out)}: has no {missing[0]}; summarise with the code that made the answers")
     subject = Subject(*(bench.tensors[name].numpy() for name in names))
-    answers = {
-        folder.name: _answers_in(folder) for folder in sorted(bench_path(out).parent.iterdir()) if folder.is_dir()
-    }
+    folders = [folder for folder in sorted(bench_path(out).parent.iterdir()) if folder.is_dir()]
+    answers = {folder.name: _answers_in(folder, bench.info["shared"]) for folder in folders}
     enough = {name: found for name, found in answers.items() if len(found) >= LEAST_PIPELINES}
     if not enough:
         raise UserError(f"{out}: no variant has {LEAST_PIPELINES} pipelines yet")
@@ -91,12 +90,14 @@ def _default_first(name: str) -> tuple[bool, str]:
     return name != DEFAULT, name
 
 
-def _answers_in(folder: Path) -> dict[int, Artifact]:
+def _answers_in(folder: Path, shared: str) -> dict[int, Artifact]:
+    """Return a variant's answers by pipeline; :class:`UserError` where they are of another sweep than ``shared``."""
     found = {}
     for path in sorted(folder.glob("pipeline-*.safetensors")):
         answers = read_artifact(path)
         found[int(answers.info["pipeline"])] = answers
-    if len({answers.info["identity"] for answers in found.values()}) > 1:
+    others = any(answers.info["shared"] != shared for answers in found.values())
+    if others or len({answers.info["identity"] for answers in found.values()}) > 1:
         raise UserError(f"{folder}: answers of different code, options or images; delete the older ones")
     return found
 

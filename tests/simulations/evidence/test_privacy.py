@@ -153,14 +153,16 @@ def test_what_is_there_is_summarised_and_what_is_unfinished_is_told(tmp_path):
     labels = zip(names, (of.surroundings, of.labels, of.population, of.test), strict=True)
     tensors = {"membership": torch.from_numpy(of.membership)} | {n: torch.from_numpy(a) for n, a in labels}
     write_artifact(
-        bench_path(tmp_path), Artifact(tensors, {"dataset": "digits", "pipelines": 6, "counts": {"pool": 120}})
+        bench_path(tmp_path),
+        Artifact(tensors, {"dataset": "digits", "pipelines": 6, "counts": {"pool": 120}, "shared": "this sweep"}),
     )
     for name, mark, count in (("default", 2.0, 6), ("hard", 0.0, 5), ("slices1", 0.0, 3)):
         all_left = left(of, mark)
         for number in range(count):
             arrays = {"signals": all_left.signals, "nearest": all_left.nearest, **all_left.logits}
             seconds = {"generator": 1.0, "student": 2.0}
-            info = {"pipeline": number, "identity": name, "released": 9, "seconds": seconds, "device": {}}
+            info = {"pipeline": number, "identity": name, "shared": "this sweep", "released": 9}
+            info |= {"seconds": seconds, "device": {}}
             kept = Artifact({key: torch.from_numpy(value[number].copy()) for key, value in arrays.items()}, info)
             write_artifact(answers_path(tmp_path, name, number), kept)
     text = write_summary(tmp_path)
@@ -174,6 +176,21 @@ def test_what_is_there_is_summarised_and_what_is_unfinished_is_told(tmp_path):
     colours = [to_hex(handle.get_color()[0]) for handle in legend.legend_handles]
     assert colours == [series_style(index)["color"].lower() for index in range(2)]
     assert "| hard (5 pipelines) |" in text and (tmp_path / "privacy.png").read_bytes().startswith(b"\x89PNG")
+    stale = read_artifact(answers_path(tmp_path, "hard", 0))
+    write_artifact(
+        answers_path(tmp_path, "hard", 0), Artifact(stale.tensors, stale.info | {"shared": "an earlier one"})
+    )
+    with pytest.raises(UserError, match="hard: answers of different code, options or images"):
+        write_summary(tmp_path)
+
+
+def test_few_pipelines_are_told_apart_as_seldom_as_the_level_says():
+    rng, of = np.random.default_rng(3), subject()
+    drawn, count = Resamples(of, 300), 400
+    nobody = Figure(0.0, np.zeros(300), PIPELINES)
+    values = rng.normal(size=(count, PIPELINES))
+    p_values = [drawn.over_pipelines(one, np.tile(one, (300, 1))).less(nobody)[1] for one in values]
+    assert 0.02 < np.mean(np.array(p_values) < 0.05) < 0.08
 
 
 @pytest.mark.parametrize("words", [[], ["out=x", "pipelines=5"], ["out=x", "variant=default"], ["out=x", "seed=-1"]])
