@@ -26,6 +26,7 @@ from fedkr.learning.prediction import predict_logits
 from fedkr.seeds import derive_seed
 from fedkr.stages import StageStore
 from sites.audit import SiteAudit
+from sites.terms import rehearsed_terms
 from sites.workspace import Site
 
 ATTACK, FPR = "rmia", 0.01
@@ -115,15 +116,20 @@ def usual_changes(study: Study) -> list[str]:
         found.append("generator.options.augment=0.12")
     if study.recycle.rounds > 1:
         found.append("recycle.rounds=1")
-    if study.generator.steps > 1:
+    # `moments` measures once.
+    if study.generator.steps > 1 and study.generator.kind != "moments":
         found.append(f"generator.steps={study.generator.steps // 2}")
     return found
 
 
 def moved(site: Site, folder: Path) -> Site:
-    """Return a site whose stages lie in a folder of their own, so that a rehearsal can be deleted."""
+    """Return a site whose stages lie in a folder of their own, so that a rehearsal can be deleted.
+
+    A release with a guarantee is drawn from noise of its own there: rehearsing spends nothing of ``policy.privacy``.
+    """
     own = site.pipeline
-    pipeline = type(own)(own.site, own.data, own.study, StageStore(folder), own.job, own.terms)
+    terms = rehearsed_terms(own.terms, site.records)
+    pipeline = type(own)(own.site, own.data, own.study, StageStore(folder), own.job, terms)
     return dataclasses.replace(site, pipeline=pipeline)
 
 

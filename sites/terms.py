@@ -36,10 +36,11 @@ def release_terms(policy: Policy, source: Source) -> Terms:
     )
 
 
-def guaranteed_terms(policy: Policy, records: Path, study: Study) -> Terms:
+def guaranteed_terms(policy: Policy, records: Path, study: Study, train: ImageSet) -> Terms:
     """Return a policy's terms for releases with a guarantee, whose noise comes from the secret in a site's records.
 
-    There is no noise that the ledger has no line of: it is paid for when it is asked for.
+    ``train`` are the images that it measures. There is no noise that the ledger has no line of: it is paid for when it
+    is asked for.
     """
     privacy = study.privacy
     cost = Entry(study_digest(study), "", NOISE, epsilon=privacy.epsilon, mu=mu_of(privacy.epsilon, privacy.delta))
@@ -48,7 +49,15 @@ def guaranteed_terms(policy: Policy, records: Path, study: Study) -> Terms:
         Ledger(records).charge(dataclasses.replace(cost, mechanism=name), policy.privacy)
         return keyed(records, name.encode()).hex()
 
-    return Terms(policy.label_digits, policy.label_classes, least=policy.min_class_count, secret=secret)
+    least = policy.min_class_count
+    return Terms(policy.label_digits, policy.label_classes, least=least, train=train, secret=secret)
+
+
+def rehearsed_terms(terms: Terms, records: Path) -> Terms:
+    """Return terms for releases that stay at the site: their noise costs nothing, and is never that of what leaves."""
+    if terms.secret is None:
+        return terms
+    return dataclasses.replace(terms, secret=lambda name: keyed(records, f"rehearsal {name}".encode()).hex())
 
 
 def everything(pool: ImageSet, test: ImageSet) -> ImageSet:

@@ -15,6 +15,7 @@ from fedkr.data import ImageSet, SiteData, Source, load_source, partition_sites,
 from fedkr.data.dataset_files import file_stamp
 from fedkr.data.images import content_digest, image_digests
 from fedkr.data.leaks import shared_own_tests
+from fedkr.data.split import without_rare_classes
 from fedkr.errors import UserError
 from fedkr.learning.runtime import Runtime
 from fedkr.progress import FileProgress
@@ -224,15 +225,24 @@ def _open_hospital(site_file: str, study_json: str, contents: str) -> Site:
     site = read_site_file(Path(site_file))
     study = study_at(site, parse_study(study_json))
     source = site_source(site)
-    guaranteed = study.privacy.guaranteed
-    # Which classes are rare is for the noisy counts to say, where nothing else may depend on single images.
-    least = 1 if guaranteed else site.policy.min_class_count
-    data = site.split.prepare(source.pool, study, site.name, least)
-    records = Path(site.records)
-    terms = guaranteed_terms(site.policy, records, study) if guaranteed else release_terms(site.policy, source)
+    records, data, terms = Path(site.records), *_prepared(site, source, study)
     pipeline = _pipeline(Path(site.workspace), site.name, data, study, terms)
     warnings = tuple(shared_own_tests({site.name: data}))
     return Site(site.name, data, source.test, site.policy, pipeline, study, records, warnings)
+
+
+def _prepared(site: SiteFile, source: Source, study: Study) -> tuple[SiteData, Terms]:
+    """Return a hospital's sets, and its terms for releases."""
+    least = site.policy.min_class_count
+    if not study.privacy.guaranteed:
+        return site.split.prepare(source.pool, study, site.name, least), release_terms(site.policy, source)
+    # Of what leaves with a guarantee, the noisy counts say which classes are rare: an exact count would tell of single
+    # images. Models and figures are of a split without them, as in all studies.
+    whole = site.split.prepare(source.pool, study, site.name)
+    terms = guaranteed_terms(site.policy, Path(site.records), study, whole.train)
+    # Where nothing else may leave, not even that no class has enough is told by an exact count.
+    data = whole if site.policy.privacy.required else without_rare_classes(whole, least, site.name)
+    return data, terms
 
 
 def study_at(site: SiteFile, study: Study) -> Study:

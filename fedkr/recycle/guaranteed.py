@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedkr.config import Study
-from fedkr.data.images import SiteData, content_digest
+from fedkr.data.images import ImageSet, SiteData, content_digest
 from fedkr.errors import UserError
 from fedkr.fingerprint import fingerprint
 from fedkr.learning.job import Job
@@ -32,8 +32,9 @@ GAUSSIAN = "gaussian"
 class GuaranteedPipeline(SitePipeline):
     """A site's pipeline under ``privacy.mode=dp``; see :class:`fedkr.recycle.pipeline.SitePipeline`.
 
-    Only the training split is read. Of the site's ``terms`` it takes what they ask of soft labels, the least count of a
-    class, which is held against the noisy ones, and the secret that the noise comes from. Near-copies are not looked
+    Only training images are read: those of its ``terms``, else of the training split. Of the site's ``terms`` it also
+    takes what they ask of soft labels, the least count of a class, which is held against the noisy ones, and the secret
+    that the noise comes from. Near-copies are not looked
     for: that would be another use of the images.
     """
 
@@ -46,6 +47,10 @@ class GuaranteedPipeline(SitePipeline):
         # The generator sees all classes: which have few images is for the noisy counts to say.
         self.kept, self.left_out = np.arange(len(data.train.classes)), []
 
+    def generator_images(self) -> ImageSet:
+        """Return the training images, of all classes."""
+        return self.data.train if self.terms.train is None else self.terms.train
+
     def generator_job(self) -> Job:
         """Return the job whose seed makes the noise: of another secret for other images or another mechanism.
 
@@ -55,12 +60,17 @@ class GuaranteedPipeline(SitePipeline):
             return super().generator_job()
         study = self.study
         known = {name: dataclasses.asdict(part) for name, part in (("g", study.generator), ("p", study.privacy))}
-        name = fingerprint(known | {"images": content_digest(self.data.train), "code": code_version()})
+        name = fingerprint(known | {"images": content_digest(self.generator_images()), "code": code_version()})
         return dataclasses.replace(self.job, seed=(self.terms.secret(name),))
 
     def _generator_key(self) -> dict[str, Any]:
         # Another secret, as of a simulation, gives other noise.
-        return super()._generator_key() | {"noise": fingerprint(self.generator_job().seed)}
+        measured = content_digest(self.generator_images())
+        return super()._generator_key() | {"noise": fingerprint(self.generator_job().seed), "measured": measured}
+
+    def _release_key(self, round_number: int, max_images: int | None) -> dict[str, Any]:
+        made = {"generator": self._generator_key(), "least": self.terms.least}
+        return super()._release_key(round_number, max_images) | made
 
     def choose(self) -> dict[str, Any]:
         """Return the one checkpoint there is; no image is asked."""

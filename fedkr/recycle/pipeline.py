@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedkr.config import Study, may_choose
-from fedkr.data.images import Shape, SiteData, content_digest
+from fedkr.data.images import ImageSet, Shape, SiteData, content_digest
 from fedkr.errors import UserError
 from fedkr.generators import Generator, Knobs, build_generator
 from fedkr.generators.base import foreign_code
@@ -120,7 +120,7 @@ class SitePipeline:
             info["seconds"] = before + time.perf_counter() - started
             write_artifact(state_path, Artifact(artifact.tensors, artifact.info | info))
 
-        train = self.data.train.subset(np.flatnonzero(np.isin(self.data.train.labels, self.kept)))
+        train = self.generator_images()
         if not len(train):
             least = self.study.recycle.min_class_count
             raise UserError(f"no class has {least} training images; lower recycle.min_class_count={least}")
@@ -304,6 +304,11 @@ class SitePipeline:
     def build_generator(self) -> Generator:
         """Return the untrained generator of this study and data."""
         return build_generator(self.study.generator, Shape.of(self.data.train), self.job, self.study.privacy)
+
+    def generator_images(self) -> ImageSet:
+        """Return the images that the generator is fitted to: those of the classes that have enough."""
+        train = self.data.train
+        return train.subset(np.flatnonzero(np.isin(train.labels, self.kept)))
 
     def generator_job(self) -> Job:
         """Return the job that the generator is fitted by."""

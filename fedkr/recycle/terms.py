@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fedkr.data.images import ImageSet
 from fedkr.errors import UserError
 from fedkr.recycle.drawer import Drawer
 from fedkr.release import SoftSet
@@ -42,6 +43,8 @@ class Terms:
         refuse_copies: whether near-copies that are left after ``FEW_REDRAWS`` stop the release; else it takes
             ``MOST_REDRAWS``, or ``MOST_TIMES`` as many images drawn again as the release has.
         least: units of each class, patients or images, that a release with a guarantee takes.
+        train: the training images that a release with a guarantee measures, rare classes included, which its noisy
+            counts leave out; None where those are the training split's, which all else is taught by.
         secret: returns what the site's secret makes of a name, the same each time and known to nobody else: noise comes
             from it. None where noise may come from the study's seed, so that a run can be repeated: whoever knows the
             study can then take it out, which a simulation may allow and a hospital must not.
@@ -54,6 +57,7 @@ class Terms:
     is_copy: Callable[[NDArray[np.uint8]], NDArray[np.bool_]] | None = None
     refuse_copies: bool = False
     least: int = 1
+    train: ImageSet | None = None
     secret: Callable[[str], str] | None = None
     names: dict[str, Any] = field(default_factory=dict)
 

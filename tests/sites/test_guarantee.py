@@ -65,6 +65,30 @@ def changed(study, group, **options):
     return dataclasses.replace(study, **{group: dataclasses.replace(getattr(study, group), **options)})
 
 
+def test_no_model_is_taught_a_rare_class_while_the_noisy_counts_see_all_images(hospital, study):
+    open_, whole = {"privacy": {"epsilon": 9.0}, "min_class_count": 10}, {"min_class_count": 1}
+    site = open_site({"site-file": str(hospital(**open_))}, study)
+    assert site.data.rare == (2,) and site.pipeline.data is site.data
+    assert 2 not in site.data.train.labels and 2 not in site.data.val.labels and 2 not in site.data.holdout.labels
+    measured = site.pipeline.generator_images()
+    everything = open_site({"site-file": str(hospital(**open_ | whole))}, study).data.train
+    assert np.array_equal(measured.images, everything.images) and 2 in measured.labels
+
+
+def test_coins_fall_alike_for_what_is_measured_and_what_is_attacked(hospital, study):
+    tossing = changed(study, "audit", coins=True)
+    path = hospital(split={"coins": True}, privacy={"epsilon": 9.0}, min_class_count=10)
+    site = open_site({"site-file": str(path)}, tossing)
+    measured = {image.tobytes() for image in site.pipeline.generator_images().images}
+    assert {image.tobytes() for image in site.data.train.images} < measured
+    assert not measured & {image.tobytes() for image in site.data.holdout.images}
+
+
+def test_a_site_of_rare_classes_alone_opens_where_only_a_guarantee_may_leave(hospital, study):
+    site = open_site({"site-file": str(hospital(privacy=REQUIRED, min_class_count=1000))}, study)
+    assert site.data.rare == () and len(site.pipeline.generator_images()) == len(site.data.train)
+
+
 def test_a_release_leaves_and_tells_its_guarantee(ask, ledger):
     release = wire.read_release(ask(round=1).content)
     assert release.manifest["privacy"] == {"epsilon": 8.0, "delta": 1e-5, "unit": "image", "mechanism": "gaussian"}

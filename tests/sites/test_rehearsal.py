@@ -6,12 +6,14 @@ import json
 import numpy as np
 import pytest
 
-from fedkr.config import Study, parse_study
+from fedkr.config import GeneratorConfig, PrivacyConfig, Study, parse_study
 from fedkr.errors import UserError
 from sites import hospital_rehearsal
 from sites.hospital_rehearsal import FOLDER, rehearse_study
+from sites.ledger import Ledger
 from sites.rehearsal import AS_IS, lines_of, rehearsed_study, usual_changes
 from sites.studies import approve
+from sites.workspace import open_site
 
 
 @pytest.fixture
@@ -100,11 +102,26 @@ def tmp_records(site):
     return site.parent / "site-records"
 
 
+def test_rehearsing_a_guarantee_spends_nothing_and_draws_no_noise_that_leaves(written, hospital, study, monkeypatch):
+    monkeypatch.setattr(hospital_rehearsal, "rehearse", lambda site, change: site)
+    guaranteed = {"generator": GeneratorConfig("moments", options={"components": 8}), "privacy": PrivacyConfig("dp")}
+    site = hospital(privacy={"required": True})
+    path = written(**guaranteed)
+    (rehearsed,) = rehearse_study(path, site, 4, [])
+    rehearsed.pipeline.release(1)
+    assert not Ledger(tmp_records(site)).entries()
+    real = open_site({"site-file": str(site)}, rehearsed.study).pipeline
+    assert real.generator_job().seed != rehearsed.pipeline.generator_job().seed
+    assert len(Ledger(tmp_records(site)).entries()) == 1, "what leaves costs as before"
+
+
 def test_the_usual_changes_are_changes_of_this_study():
     study = Study()
     usual = ["generator.options.augment=0.12", "recycle.rounds=1", f"generator.steps={study.generator.steps // 2}"]
     assert usual_changes(study) == usual
     study.generator.kind, study.recycle.rounds, study.generator.steps = "biggan_deep", 1, 1
+    assert usual_changes(study) == []
+    study.generator = GeneratorConfig("moments", steps=100)
     assert usual_changes(study) == []
 
 

@@ -87,6 +87,16 @@ def test_a_class_is_left_out_by_its_noisy_count(build):
     assert drawn == set(pipeline.data.train.classes) - set(few)
 
 
+def test_a_stricter_least_count_is_not_answered_from_an_earlier_release(build):
+    lenient = build()
+    usual, kept = lenient.release(1), lenient.checkpoint(1)
+    above = np.sort(kept.tensors["counts"].numpy())[-2] - 2 * kept.info["count_noise"]
+    stricter = build(terms=Terms(least=int(above) + 1)).release(1)
+    assert len(stricter.manifest["left_out"]) > len(usual.manifest["left_out"])
+    assert len(stricter.manifest["left_out"]) == len(kept.tensors["counts"]) - 1, "the largest class alone is left"
+    assert len(np.unique(stricter.soft_labels.argmax(axis=1))) == 1
+
+
 def test_where_no_class_has_enough_nothing_is_released(build):
     with pytest.raises(UserError, match="by the noisy counts no class has 10006"):
         build(terms=Terms(least=10_000)).release(1)
