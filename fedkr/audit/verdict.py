@@ -180,13 +180,15 @@ def _all_evidence(rows: list[Row], blind: Blind, canaries: list[Row]) -> list[Ev
 
 
 def _figures_of_patients(rows: list[Row], blind: Blind) -> dict[tuple[str, str], list[Figures]]:
-    """Return each attack on patients, by site and target, and over all valid sites where there are several."""
+    """Return each attack on patients, by site and target, and over all valid sites where several have patients."""
     own = [row for row in rows if row["site"] != ALL_SITES]
     found: dict[tuple[str, str], list[Figures]] = {}
     for row in own:
         found.setdefault((row["site"], row["target"]), []).append(Figures(row, [row]))
     valid = [row for row in own if row["site"] not in blind.void]
-    return found | {(ALL_SITES, target): _pooled(target, valid) for target in {row["target"] for row in valid}}
+    for target in {row["target"] for row in valid}:
+        found[ALL_SITES, target] = [each for each in _pooled(target, valid) if len(each.sites) > 1]
+    return found
 
 
 def _patient_claims(found: Sequence[Figures], named: Sequence[Figures]) -> list[Claim]:

@@ -99,23 +99,25 @@ def _take(
     part: ImageSet, candidates: NDArray[np.int64], count: int, rng: np.random.Generator, where: str
 ) -> tuple[ImageSet, ImageSet]:
     """Return ``count`` random images of ``candidates`` followed by the rest of their groups, and all other images."""
-    chosen = rng.permutation(candidates)[:count]
-    if part.groups is not None and count:
-        chosen = _by_whole_groups(part.groups, rng.permutation(candidates), count)
+    order = rng.permutation(candidates)
+    chosen = order[:count] if part.groups is None else _by_whole_groups(part.groups, order, count, rng)
     left = np.setdiff1d(np.arange(len(part)), chosen)
     if len(chosen) < count or not len(left):
         raise UserError(f"{where} has too few images ({len(part)}) for {count} canaries; lower audit.canaries")
     return part.subset(chosen), part.subset(left)
 
 
-def _by_whole_groups(groups: NDArray[np.int64], candidates: NDArray[np.int64], count: int) -> NDArray[np.int64]:
-    """Return candidates of as few of the groups, in the candidates' order, as hold ``count``; then their other images.
+def _by_whole_groups(
+    groups: NDArray[np.int64], candidates: NDArray[np.int64], count: int, rng: np.random.Generator
+) -> NDArray[np.int64]:
+    """Return ``count`` candidates of random groups, one group used up after the other; then the groups' other images.
 
-    A group is used up before the next one is touched, so that no more patients leave than must.
+    Every group is as likely to come first, whatever its size. If groups left by their images, those with many would
+    leave first, and patients of the holdout would differ in size from patients that were trained on.
     """
     first: list[int] = []
     used: list[int] = []
-    for group in dict.fromkeys(groups[candidates].tolist()):
+    for group in rng.permutation(np.unique(groups[candidates])).tolist():
         if len(first) >= count:
             break
         used.append(group)

@@ -240,6 +240,15 @@ def test_patients_of_all_sites_are_judged_together():
     assert verdicts["a"].verdict != "leakage found"
 
 
+@pytest.mark.parametrize("beside", [(), [of_patients(0.5, site="b", attack="lira-online")]])
+def test_patients_of_a_single_site_are_no_claim_of_all_sites(beside):
+    rows = [*both(), *both(site="b"), TEACHER]
+    verdicts = {v.site: v for v in site_verdicts(rows, patients=[of_patients(0.6), *beside]) if v.target == "student"}
+    # Two attacks' AUC and TPR at two sites and at both, the teacher's, and the one site's patients once.
+    assert verdicts["a"].verdict == "leakage found" and "among all 18 claims" in verdicts["a"].reason
+    assert "of patients" not in verdicts[ALL_SITES].reason
+
+
 def test_canaries_of_each_channel_are_claims_of_their_own():
     label = {**row(auc=0.5, auc_low=0.35), "channel": "label", "included": 30, "excluded": 30}
     image = {**row(auc=0.9, auc_low=0.8), "channel": "image", "included": 30, "excluded": 30}

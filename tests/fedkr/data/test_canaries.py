@@ -125,6 +125,20 @@ def test_no_patient_is_a_canary_and_a_non_member_or_a_companion_and_a_member():
     assert after.train.groups[-1] in own and len(after.train) == len(before.train) + canaries.included.sum()
 
 
+@pytest.mark.parametrize(("kind", "part"), [("mislabelled", "holdout"), ("near-duplicate", "members")])
+def test_patients_with_many_images_leave_no_sooner_than_others(kind, part):
+    # As many patients with one image as with seven.
+    groups = np.repeat(np.arange(100), np.tile([1, 7], 50))
+    before = split_site(image_set(groups=groups), SplitConfig(holdout=0.4), 0, "site-0")
+    config = AuditConfig(canaries=20, canary_kinds=[kind])
+
+    def mean_size(data):
+        return np.unique(getattr(data, part).groups, return_counts=True)[1].mean()
+
+    left = [mean_size(plant_canaries(before, config, seed, "site-0")) for seed in range(100)]
+    assert abs(np.mean(left) - mean_size(before)) < 4 * np.std(left) / np.sqrt(len(left))
+
+
 def test_coins_never_move_canaries_or_their_companions():
     data, study = image_set(), Study()
     study.audit.canaries = 30
