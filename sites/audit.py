@@ -42,7 +42,7 @@ from fedkr.audit.targets import CONTROL, OF_ONE_SITE, RELEASE, RELEASED, row_key
 from fedkr.audit.verdict import NEEDS_PIPELINE
 from fedkr.config import Study
 from fedkr.data import ImageSet, content_digest
-from fedkr.data.images import Shape, joined
+from fedkr.data.images import Shape
 from fedkr.errors import UserError
 from fedkr.learning.models import load_classifier
 from fedkr.learning.prediction import predict_logits
@@ -95,6 +95,10 @@ class SiteAudit:
     def _counted(self) -> dict[str, Counted]:
         return {}
 
+    @cached_property
+    def _challenges(self) -> dict[str, Challenge]:
+        return {}
+
     def counted(self, kind: str) -> Counted:
         """Return which candidates count for a kind of target."""
         if kind not in self._counted:
@@ -103,7 +107,9 @@ class SiteAudit:
 
     def challenge_of(self, kind: str) -> Challenge:
         """Return the challenge of the candidates that count for a kind of target, :class:`UserError` where none do."""
-        return self.counted(kind).of(self.challenge)
+        if kind not in self._challenges:
+            self._challenges[kind] = self.counted(kind).of(self.challenge)
+        return self._challenges[kind]
 
     def keep_others(self, others: ReleasedSets | None) -> None:
         """Keep the other sites' releases for the references of pooled models; None forgets earlier ones."""
@@ -223,7 +229,7 @@ class SiteAudit:
 
     def _subject(self, target: str, kind: str = "") -> Subject:
         counted = self.counted(kind or target)
-        config = public_config(self.site, self.config, counted.of(self.challenge))
+        config = public_config(self.site, self.config, self.challenge_of(kind or target))
         return Subject(target, self.site.name, self.challenge, config, self.seed, kind, counted)
 
     def releases(self) -> list[Release]:
@@ -278,8 +284,10 @@ class SiteAudit:
         """Return of which natural images the figures beside kept scores are, bool ``[N]``."""
         return ~np.isin(np.arange(self.challenge.natural), kept.info["uncounted"])
 
-    def compare(self, pair: Pair) -> tuple[Row, Challenge]:
-        """Return the difference of an attack's AUCs on two targets, and the challenge of what counts for both.
+    def compare(self, pair: Pair) -> tuple[Row, int]:
+        """Return the difference of an attack's AUCs on two targets, and the members or non-members that count for both.
+
+        Of the two numbers it is the smaller one. There may be many pairs, so that no image is copied for one.
 
         Raises:
             UserError: one of the targets was not attacked, or no image counts for both.
@@ -287,16 +295,17 @@ class SiteAudit:
         key = row_key(pair.attack, pair.references)
         first, second = self._kept(key, pair.target, pair.about), self._kept(key, pair.other, pair.other_about)
         counted = self._counted_in(first) & self._counted_in(second)
-        challenge = self.challenge.narrowed(counted)
+        members, others, _ = self.challenge.kept(counted)
+        groups = self.candidates.groups
         found = paired_difference(
             first.tensors[key].numpy()[counted],
             second.tensors[key].numpy()[counted],
-            len(challenge.members),
+            len(members),
             self.config.bootstrap,
             derive_seed(self.seed, self.site.name, "audit", "paired"),
-            joined(challenge.sides).groups,
+            None if groups is None else groups[: self.challenge.natural][counted],
         )
-        return pair.names(self.site.name) | vars(found), challenge
+        return pair.names(self.site.name) | vars(found), min(len(members), len(others))
 
     def blind(self) -> Row:
         """Return whether members and non-members differ without any model."""

@@ -24,10 +24,10 @@ from sites.workspace import Site
 COUNTED = ("members", "nonmembers")
 
 
-def check_enough(site: Site, challenge: Challenge) -> None:
-    """Raise :class:`PolicyError` where an audit would have figures of fewer images than the policy asks for."""
+def check_enough(site: Site, smaller_side: int) -> None:
+    """Raise :class:`PolicyError` where an audit would have figures of fewer images a side than the policy asks for."""
     least = site.policy.min_evaluated
-    if min(len(side) for side in challenge.sides) < least:
+    if smaller_side < least:
         raise PolicyError(f"an audit needs {least} members and {least} non-members (policy.min_evaluated)")
 
 
@@ -70,7 +70,7 @@ def public_findings(site: Site, document: Document, challenge: Challenge) -> Doc
                     row["correct"] -= row["correct"] % PART_STEP
         found["copies"] = [_round_copies(site, row) for row in found["copies"]]
     if site.policy.coarse:
-        grid = audit_grid(site, min(len(side) for side in challenge.sides))
+        grid = audit_grid(site, challenge.smaller_side)
         for row in (*found["audit"], *found["canaries"]):
             _round_rates(row, grid)
         for row in found["patients"]:
@@ -80,11 +80,15 @@ def public_findings(site: Site, document: Document, challenge: Challenge) -> Doc
     return found
 
 
-def public_comparison(site: Site, document: Document, challenges: Sequence[Challenge]) -> Document:
-    """Return the document of a comparison as it may leave: the site's challenge comes first, then that of each pair."""
+def public_comparison(site: Site, document: Document, smaller_sides: Sequence[int]) -> Document:
+    """Return the document of a comparison as it may leave.
+
+    ``smaller_sides`` are the members or non-members, whichever are fewer: those of the site's challenge come first,
+    then those of each pair.
+    """
     if not site.policy.coarse:
         return document
-    whole, *grids = (audit_grid(site, min(len(side) for side in challenge.sides)) for challenge in challenges)
+    whole, *grids = (audit_grid(site, count) for count in smaller_sides)
     blind = [
         row
         | {"auc": whole.rate(row["auc"])}

@@ -195,7 +195,7 @@ def audit(site: Site, request: wire.Request) -> RecordDict:
     started, work = time.perf_counter(), SiteAudit(site)
     target, kind = wire.read_target(request)
     challenge = work.challenge_of(kind)
-    check_enough(site, challenge)
+    check_enough(site, challenge.smaller_side)
     if kind == RELEASE:
         report, copies = work.attack_releases()
         document = audit_document(report, [copies.figures.counts(site.name)])
@@ -210,11 +210,10 @@ def compare(site: Site, request: wire.Request) -> RecordDict:
     """Answer ``evaluate.compare``: members against non-members without any model, and audited targets in pairs."""
     started, work = time.perf_counter(), SiteAudit(site)
     compared = [work.compare(pair) for pair in wire.read_pairs(request)]
-    challenges = [work.challenge, *(challenge for _, challenge in compared)]
-    for challenge in challenges:
-        check_enough(site, challenge)
+    smaller_sides = [work.challenge.smaller_side, *(count for _, count in compared)]
+    check_enough(site, min(smaller_sides))
     document = {"blind": [work.blind()], "paired": [row for row, _ in compared]}
-    document = public_comparison(site, document, challenges)
+    document = public_comparison(site, document, smaller_sides)
     work.write_report()
     return wire.document_reply(wire.COMPARISON, document, seconds_since(site, started))
 

@@ -41,8 +41,28 @@ class Challenge:
         """Number of both, which come first among the candidates."""
         return len(self.members) + len(self.nonmembers)
 
+    @property
+    def smaller_side(self) -> int:
+        """Number of members or of non-members, whichever are fewer."""
+        return min(map(len, self.sides))
+
+    def kept(self, counted: NDArray[np.bool_]) -> list[NDArray[np.intp]]:
+        """Return which members, non-members and canaries ``counted``, bool ``[N]``, names; no image is copied.
+
+        Raises:
+            UserError: a side that is left without images.
+        """
+        ends = np.cumsum([len(self.members), len(self.nonmembers)])
+        kept = [np.flatnonzero(part) for part in np.split(counted, ends)]
+        if not (len(kept[0]) and len(kept[1])):
+            raise UserError(
+                f"{len(kept[0])} members and {len(kept[1])} held-out images count: the others are of classes that no "
+                "generator was taught, or another site trains on the same; lower recycle.min_class_count"
+            )
+        return kept
+
     def narrowed(self, counted: NDArray[np.bool_], elsewhere: int = 0) -> Challenge:
-        """Return the challenge of those candidates alone that ``counted``, bool ``[N]``, names.
+        """Return the challenge of those candidates alone that ``counted``, bool ``[N]``, names: a copy of their images.
 
         ``elsewhere`` says how many natural images are not among them because another site trains on the same.
 
@@ -51,13 +71,7 @@ class Challenge:
         """
         if counted.all():
             return self
-        ends = np.cumsum([len(self.members), len(self.nonmembers)])
-        kept = [np.flatnonzero(part) for part in np.split(counted, ends)]
-        if not (len(kept[0]) and len(kept[1])):
-            raise UserError(
-                f"{len(kept[0])} members and {len(kept[1])} held-out images count: the others are of classes that no "
-                "generator was taught, or another site trains on the same; lower recycle.min_class_count"
-            )
+        kept = self.kept(counted)
         canaries = None if self.canaries is None else self.canaries.subset(kept[2])
         return Challenge(
             self.members.subset(kept[0]), self.nonmembers.subset(kept[1]), self.duplicates, canaries, elsewhere

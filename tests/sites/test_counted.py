@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from fedkr import wire
+from fedkr.audit.challenge import Challenge
 from fedkr.audit.document import Pair, keyed
 from fedkr.data.images import Shape, image_digests
 from fedkr.errors import UserError
@@ -64,8 +65,19 @@ def test_members_of_the_student_are_of_the_classes_that_the_generator_was_taught
     inside, outside = of_ill[: ill[0]], of_ill[ill[0] :]
     on_both = float(((inside[:, None] > outside) + 0.5 * (inside[:, None] == outside)).mean())
     assert first["difference"] == pytest.approx(student["auc"] - on_both)
+    assert work.compare(pair)[1] == min(ill)
     page = (tmp_path / "work" / REPORT_FILE).read_text()
     assert "healthy" not in page.split('id="target-student"')[1].split("</section>")[0]
+
+
+def test_an_audit_or_a_comparison_copies_the_images_that_count_hardly_ever(site, monkeypatch):
+    copies, narrowed = [], Challenge.narrowed
+    monkeypatch.setattr(Challenge, "narrowed", lambda *given: copies.append(given) or narrowed(*given))
+    about = audit(site, "student", "student")[1]
+    # Once for what leaves, once for the attacks.
+    assert len(copies) == 2
+    compare(site, *[Pair("loss", "none", "student", about, "student", about)] * 3)
+    assert len(copies) == 2
 
 
 def test_a_release_is_checked_against_the_classes_that_it_was_taught(site, monkeypatch):

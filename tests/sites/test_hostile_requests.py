@@ -7,6 +7,7 @@ import dataclasses
 import json
 import math
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -42,8 +43,8 @@ def cut(*arguments, **keywords):
 class NoWork:
     """In the place of the site's audit."""
 
-    challenge, keep_others = None, staticmethod(lambda others: None)
-    challenge_of = staticmethod(lambda kind: None)
+    challenge, keep_others = SimpleNamespace(smaller_side=0), staticmethod(lambda others: None)
+    challenge_of = staticmethod(lambda kind: NoWork.challenge)
     attack = attack_releases = compare = blind = train_references = staticmethod(cut)
 
     def __init__(self, site):
