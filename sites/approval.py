@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,9 +13,11 @@ from fedkr.errors import UserError
 from sites.accounting import beyond_budget
 from sites.check import may_leave
 from sites.contestants import words_of
+from sites.ledger import ROUNDING, Ledger, epsilon_spent
 from sites.policy import check_request
 from sites.private_files import private_files
 from sites.studies import approve, named_modules, study_digest
+from sites.terms import cost_of
 from sites.workspace import SiteFile, read_site_file
 
 
@@ -40,6 +43,7 @@ def approve_study(study_file: Path, site_file: Path, digest: str = "") -> list[s
     return [
         f"study {own}",
         *_work(study),
+        *_spent(study, site),
         *_audit(study),
         *(f"may leave: {line}" for line in may_leave(site)),
         *_warnings(study, site),
@@ -50,22 +54,39 @@ def approve_study(study_file: Path, site_file: Path, digest: str = "") -> list[s
 
 
 def _work(study: Study) -> Iterator[str]:
-    teacher, student, generator, recycle = study.teacher, study.student, study.generator, study.recycle
+    generator, recycle = study.generator, study.recycle
+    teacher, student = (f"{model.arch}, {model.steps}" for model in (study.teacher, study.student))
     for name in study.strategy.compare:
         yield f"contestant {name}: {words_of(study, name)}"
     if study.privacy.guaranteed:
         yield (
             f"releases only what is differentially private, epsilon {study.privacy.epsilon:g} at delta "
-            f"{study.privacy.delta:g}: no teacher, no choice by real images"
+            f"{study.privacy.delta:g} for one patient (without groups: image) of the training split: no teacher, no "
+            "choice by real images"
         )
-    yield f"trains a teacher ({teacher.arch}, {teacher.steps} steps) and a student ({student.arch}, {student.steps})"
-    yield f"trains a generator ({generator.kind}, {generator.steps} steps, {generator.checkpoints} checkpoints)"
+        yield f"trains a student ({student} steps); measures a generator ({generator.kind}) once"
+    else:
+        yield f"trains a teacher ({teacher} steps) and a student ({student})"
+        yield f"trains a generator ({generator.kind}, {generator.steps} steps, {generator.checkpoints} checkpoints)"
     yield (
         f"releases in {recycle.exchanges} messages {recycle.rounds} x {recycle.ratio:g} times as many images as the "
         f"training split has, class shares {recycle.balance}, from classes of {recycle.min_class_count} images or more"
     )
     if not recycle.refuse_collapsed:
         yield "releases images of a generator that taught a student nothing, too (recycle.refuse_collapsed=false)"
+
+
+def _spent(study: Study, site: SiteFile) -> Iterator[str]:
+    """Yield what guarantees come to with this study's; whether its answer left before takes the images to know."""
+    if not study.privacy.guaranteed:
+        return
+    budget, before = site.policy.privacy, Ledger(Path(site.records)).entries()
+    cost = dataclasses.replace(cost_of(study), mechanism="to come")
+    spent, after = (epsilon_spent(entries, budget.delta) for entries in (before, [*before, cost]))
+    limit = f"policy.privacy.epsilon={budget.epsilon:g}"
+    yield f"{limit} of all studies: spent {spent:.3g}, with this study {after:.3g} at most (delta {budget.delta:g})"
+    if after > budget.epsilon + ROUNDING:
+        yield f"warning: {after:.3g} is more than {limit}: no release, unless an earlier study was given the same"
 
 
 def _audit(study: Study) -> Iterator[str]:

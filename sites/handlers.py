@@ -43,7 +43,7 @@ def describe(site: Site, request: wire.Request) -> RecordDict:
     """Answer ``query.describe``: the site card. What is to be known of its splits stays in the site's own log."""
     for line in site.warnings:
         logger.warning("%s", line)
-    # Whether images changed since an earlier study is nothing that noise hides.
+    # Whether images changed since an earlier study is nothing that noise hides: a guarantee is of unchanged images.
     told = {} if site.policy.privacy.required else {"data": site.data_digest}
     return RecordDict({wire.CARD: wire.document(site_card(site) | told)})
 

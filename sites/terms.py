@@ -42,8 +42,7 @@ def guaranteed_terms(policy: Policy, records: Path, study: Study, train: ImageSe
     ``train`` are the images that it measures. There is no noise that the ledger has no line of: it is paid for when it
     is asked for.
     """
-    privacy = study.privacy
-    cost = Entry(study_digest(study), "", NOISE, epsilon=privacy.epsilon, mu=mu_of(privacy.epsilon, privacy.delta))
+    cost = cost_of(study)
 
     def secret(name: str) -> str:
         Ledger(records).charge(dataclasses.replace(cost, mechanism=name), policy.privacy)
@@ -51,6 +50,12 @@ def guaranteed_terms(policy: Policy, records: Path, study: Study, train: ImageSe
 
     least = policy.min_class_count
     return Terms(policy.label_digits, policy.label_classes, least=least, train=train, secret=secret)
+
+
+def cost_of(study: Study) -> Entry:
+    """Return the ledger's line of a study's guarantee, but for the answer that it is of."""
+    privacy = study.privacy
+    return Entry(study_digest(study), "", NOISE, epsilon=privacy.epsilon, mu=mu_of(privacy.epsilon, privacy.delta))
 
 
 def rehearsed_terms(terms: Terms, records: Path) -> Terms:

@@ -15,6 +15,7 @@ from fedkr.data import ImageSet, SiteData, Source, load_source, partition_sites,
 from fedkr.data.dataset_files import file_stamp
 from fedkr.data.images import content_digest, image_digests
 from fedkr.data.leaks import shared_own_tests
+from fedkr.data.registry import OF_SINGLE_FILES
 from fedkr.data.split import without_rare_classes
 from fedkr.errors import UserError
 from fedkr.learning.runtime import Runtime
@@ -123,6 +124,7 @@ def read_site_file(path: Path) -> SiteFile:
     check_site_name(site.name, f"{path}: name")
     site.policy.check(str(path))
     site.split.check(str(path))
+    _check_fixed(site, str(path))
     site.studies.check(str(path))
     check_values(site, str(path))
     if not site.workspace:
@@ -135,6 +137,18 @@ def read_site_file(path: Path) -> SiteFile:
         if getattr(holder, name):
             setattr(holder, name, _beside(path, getattr(holder, name)))
     return site
+
+
+def _check_fixed(site: SiteFile, where: str) -> None:
+    """Raise :class:`UserError` where one image could change what the card of a site tells that requires a guarantee."""
+    if not site.policy.privacy.required:
+        return
+    for name in ("classes", *(("size", "channels") if site.data.name in OF_SINGLE_FILES else ())):
+        if not getattr(site.data, name):
+            raise UserError(
+                f"{where}: policy.privacy.required: data.{name} is not set, so that one image more could change it and "
+                "the server would see that; write it out"
+            )
 
 
 def site_source(file: SiteFile) -> Source:

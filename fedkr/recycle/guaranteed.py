@@ -104,7 +104,11 @@ class GuaranteedPipeline(SitePipeline):
         return {"site": self.site, "left_out": left_out, "checkpoint": CHECKPOINT, "privacy": self.guarantee()}
 
     def guarantee(self) -> dict[str, Any]:
-        """Return what holds of all releases together, as the manifest has it."""
+        """Return what holds of all releases together, as the manifest has it.
+
+        That is of a training split as it is, and of the releases that this code makes of it: after images or code
+        changed, the noise is another, and a site's ledger composes both.
+        """
         privacy, grouped = self.study.privacy, self.data.train.groups is not None
         return {
             "epsilon": privacy.epsilon,

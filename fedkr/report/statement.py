@@ -62,7 +62,8 @@ def guarantees(results: Results) -> list[str]:
         "Differential privacy, by the sites' own word: all that each released, and what is made of that alone, such as "
         f"the student, is {listing(list(told))} in its training split ({known[0]['mechanism']} mechanism).",
         "Not in that guarantee: figures, counts, attacks' rates and other contestants' models in this list, that a "
-        "site's images changed between two studies, and when an answer arrives.",
+        "site's images changed between two studies, whether a request succeeds, and when an answer arrives. It takes "
+        "the training split as given: how one image more at a site deals the others among its splits is outside of it.",
         "A hospital's noise comes from a secret of its own; a simulation's comes from the study's seed, so that it can "
         "be repeated, and who knows that seed can take it out.",
     ]

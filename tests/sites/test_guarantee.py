@@ -6,6 +6,7 @@ import time
 
 import numpy as np
 import pytest
+import yaml
 from flwr.app import Context, Message, Metadata, RecordDict
 
 from fedkr import wire
@@ -13,6 +14,7 @@ from fedkr.config import GeneratorConfig, PrivacyConfig, parse_study
 from fedkr.data.images import Shape
 from fedkr.errors import UserError
 from fedkr.learning.models import build_classifier
+from fedkr.privacy.accountant import epsilon_of, mu_of
 from sites.admission import permit
 from sites.app import answer
 from sites.approval import approve_study
@@ -63,6 +65,38 @@ def images_of(reply):
 
 def changed(study, group, **options):
     return dataclasses.replace(study, **{group: dataclasses.replace(getattr(study, group), **options)})
+
+
+@pytest.mark.parametrize(
+    ("data", "missing"),
+    [
+        ({"name": "npz", "path": "images.npz"}, "classes"),
+        ({"name": "folder", "path": "x", "classes": ["a", "b"], "channels": 1}, "size"),
+        ({"name": "table", "path": "x", "classes": ["a", "b"], "size": 28}, "channels"),
+    ],
+)
+def test_what_one_image_could_change_is_written_out_where_a_guarantee_is_required(hospital, data, missing):
+    path = hospital(privacy=REQUIRED)
+    path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | {"data": data}))
+    with pytest.raises(UserError, match=rf"policy.privacy.required: data.{missing} is not set"):
+        read_site_file(path)
+    path.write_text(path.read_text().replace("required: true", "required: false"))
+    assert read_site_file(path).data.name == data["name"]
+
+
+def test_approving_tells_what_the_ledger_comes_to(hospital, study, tmp_path, ledger):
+    site = hospital(privacy=REQUIRED)
+    (tmp_path / "study.json").write_text(study.to_json())
+    told = approve_study(tmp_path / "study.json", site)
+    assert "policy.privacy.epsilon=9 of all studies: spent 0, with this study 8 at most (delta 1e-05)" in told
+    assert not any("teacher (" in line or "no release" in line for line in told)
+    open_site({"site-file": str(site)}, study).pipeline.generator_job()
+    twice = epsilon_of(2**0.5 * mu_of(8.0, 1e-5), 1e-5)
+    told = approve_study(tmp_path / "study.json", site)
+    assert (
+        f"policy.privacy.epsilon=9 of all studies: spent 8, with this study {twice:.3g} at most (delta 1e-05)" in told
+    )
+    assert any(line.startswith(f"warning: {twice:.3g} is more than policy.privacy.epsilon=9") for line in told)
 
 
 def test_no_model_is_taught_a_rare_class_while_the_noisy_counts_see_all_images(hospital, study):

@@ -112,7 +112,11 @@ def is_site_file(values):
     shares, policy = SHARES | groups.get("split", {}), groups.get("policy", {})
     exact = policy.get("exact_counts", False) or policy.get("rate_step", 0.02) > 0
     required = policy.get("privacy", {}).get("required", False)
-    sound = not required or not (policy.get("exact_counts", False) or "weights" in policy.get("allow", []))
+    data = groups.get("data", {})
+    single = data.get("name") in ("folder", "table")
+    fixed = data.get("classes") and (not single or (data.get("size") and data.get("channels")))
+    exposed = policy.get("exact_counts", False) or "weights" in policy.get("allow", [])
+    sound = not required or (fixed and not exposed)
     return (
         known
         and exact

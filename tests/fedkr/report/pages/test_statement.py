@@ -83,6 +83,7 @@ def test_it_says_what_is_proven_of_releases_with_a_guarantee_and_what_is_not(res
         site["privacy"] = {"epsilon": 8.0, "delta": 1e-5, "unit": "patient", "mechanism": "gaussian"}
     proven, outside, noise = left_the_sites(results)[-3:]
     assert "(8, 1e-05) for one patient more or less in its training split (gaussian mechanism)" in proven
+    assert "whether a request succeeds" in outside and "takes the training split as given" in outside
     assert outside.startswith("Not in that guarantee: figures, counts") and "a simulation's comes from" in noise
     results["recycling"]["other"] = {"images": 4}
     assert left_the_sites(results)[-1].startswith("No differential privacy"), "one site without is no guarantee"
