@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,7 +42,7 @@ def plant_canaries(data: SiteData, config: AuditConfig, seed: int, site: str) ->
 
     Raises:
         UserError: more canaries than a quarter of the training images or than the site has images to make them from,
-            no kind, or mislabelled ones at a site with a single class.
+            no kind, mislabelled ones at a site with a single class, or outliers of images too small for their patterns.
     """
     if not config.canaries:
         return data
@@ -145,8 +146,24 @@ def _near_duplicates(sources: ImageSet, rng: np.random.Generator) -> ImageSet:
 def _outliers(like: ImageSet, count: int, classes: NDArray[np.int64], rng: np.random.Generator) -> ImageSet:
     height, width, channels = like.images.shape[1:]
     rows, columns = (np.arange(side) * SQUARES // side for side in (height, width))
-    levels = 255 * rng.integers(0, 2, (count, SQUARES, SQUARES, channels), dtype=np.uint8)
-    return ImageSet(levels[:, rows[:, None], columns], rng.choice(classes, count).astype(np.int64), like.classes)
+    shape = (SQUARES, SQUARES, channels)
+    levels = rng.integers(0, 2, (count, *shape), dtype=np.uint8)
+    labels = rng.choice(classes, count).astype(np.int64)
+    # What is put in and what is left out must differ: a pattern that an earlier outlier has is drawn again.
+    seen = np.ix_(np.arange(count), np.unique(rows), np.unique(columns))
+    if 2 * count > 2 ** math.prod(levels[seen].shape[1:]):
+        raise UserError(
+            f"audit.canaries: there are not enough patterns of {height} x {width} pixels for {count} outliers; lower it"
+        )
+    while len(again := _repeated(levels[seen])):
+        levels[again] = rng.integers(0, 2, (len(again), *shape), dtype=np.uint8)
+    return ImageSet(255 * levels[:, rows[:, None], columns], labels, like.classes)
+
+
+def _repeated(patterns: NDArray[np.uint8]) -> NDArray[np.intp]:
+    """Return which of the patterns ``[N, ...]`` an earlier one equals."""
+    first: dict[bytes, int] = {}
+    return np.array([i for i, each in enumerate(patterns) if first.setdefault(each.tobytes(), i) != i], np.intp)
 
 
 def _canary_set(

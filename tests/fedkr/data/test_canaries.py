@@ -184,6 +184,25 @@ def test_a_holdout_that_canaries_would_use_up_is_named():
         plant_canaries(before, AuditConfig(canaries=60), 0, "site-0")
 
 
+@pytest.mark.parametrize("seed", [2, 3])
+def test_no_outlier_repeats_another_and_drawing_again_moves_no_other(seed, monkeypatch):
+    data, config = image_set(4000), AuditConfig(canaries=500, canary_kinds=["outlier"])
+    found = planted(data, config, seed)[1].canaries
+    assert len(rows(found)) == 500
+    monkeypatch.setattr("fedkr.data.canaries._repeated", lambda patterns: [])
+    drawn = planted(data, config, seed)[1].canaries
+    same = (found.images == drawn.images).all(axis=(1, 2, 3))
+    assert same.sum() == len(rows(drawn)) < 500
+    assert (found.labels == drawn.labels).all() and (found.included == drawn.included).all()
+
+
+def test_images_too_small_for_so_many_outliers_are_refused_in_one_line():
+    data = ImageSet(np.zeros((400, 2, 2, 1), np.uint8), np.arange(400) % 4, ("a", "b", "c", "d"))
+    with pytest.raises(UserError, match=r"^audit.canaries: .*2 x 2 pixels for 9 outliers; lower it$"):
+        planted(data, AuditConfig(canaries=9, canary_kinds=["outlier"]))
+    assert len(rows(planted(data, AuditConfig(canaries=8, canary_kinds=["outlier"]))[1].canaries)) == 8
+
+
 @pytest.mark.parametrize(("side", "channels"), [(6, 1), (28, 3), (5, 1)])
 def test_an_outlier_is_a_coarse_pattern_made_of_no_image_of_the_site(side, channels):
     images = np.random.default_rng(0).integers(60, 200, (400, side, side, channels), dtype=np.uint8)
