@@ -20,6 +20,7 @@ from fedkr.audit.attacks.observed import Bools
 from fedkr.audit.references.direct import References
 from fedkr.config import Study
 from fedkr.data.images import ImageSet, Shape, SiteData, content_digest
+from fedkr.errors import UserError
 from fedkr.fingerprint import array_digest, fingerprint
 from fedkr.learning.job import Job
 from fedkr.learning.models import load_classifier
@@ -27,6 +28,7 @@ from fedkr.progress import RelayedProgress
 from fedkr.recycle import SitePipeline, pipeline_class
 from fedkr.recycle.distill import distill_student
 from fedkr.recycle.pipeline import site_job
+from fedkr.recycle.terms import Terms
 from fedkr.release import ReleasedSets
 from fedkr.stages import NAME_DIGITS, Artifact, StageStore, model_tensors
 
@@ -77,11 +79,21 @@ class PipelineShadows:
         return References(models, self.membership, runtime)
 
     def release(self, m: int) -> ReleasedSets:
-        """Return what shadow ``m`` releases; its teacher and generator are removed from the disk afterwards."""
+        """Return what shadow ``m`` releases; its teacher and generator are removed from the disk afterwards.
+
+        Raises:
+            UserError: a half that nothing can be released of, such as one too small for the noise of a guarantee.
+        """
         folder = self.target.stages.folder / f"shadow-{m}-{fingerprint(self._key(m))[:NAME_DIGITS]}"
 
         def compute() -> Artifact:
-            releases = self._pipeline(m, StageStore(folder)).releases(self.max_images)
+            try:
+                releases = self._pipeline(m, StageStore(folder)).releases(self.max_images)
+            except UserError as error:
+                which = f"reference pipeline {m + 1} of {len(self.membership)}, on {self.membership[m].sum()} images"
+                raise UserError(
+                    f"{which}: {error} (audit.pipeline_references=0 audits without such references)"
+                ) from None
             return ReleasedSets.of_releases(releases).as_artifact()
 
         found = self.target.stages.run(f"shadow-{m}-release", self._key(m), compute)
@@ -112,8 +124,12 @@ class PipelineShadows:
         }
         if target.study.privacy.guaranteed:
             # Nothing was chosen, and its noise need be no secret: what it draws stays here.
-            return pipeline_class(target.study)(**parts)
+            return pipeline_class(target.study)(**parts, terms=Terms(least=self._least(len(half))))
         return ShadowPipeline(choice["checkpoint"] / target.study.generator.steps, choice["knobs"], **parts)
+
+    def _least(self, images: int) -> int:
+        """Return the site's least count of a class, scaled to a shadow of so many training images."""
+        return scaled_least(self.target.terms.least, images, len(self.target.data.train))
 
     def _name(self, m: int) -> str:
         return f"{self.target.site}/shadow-{m}"
@@ -124,12 +140,18 @@ class PipelineShadows:
 
     def _key(self, m: int) -> dict[str, Any]:
         choice = self.target.choose()
-        return self.target.key() | {
-            **{name: choice[name] for name in ("checkpoint", "knobs")},
-            "max_images": self.max_images,
-            "candidates": content_digest(self.candidates),
-            "half": array_digest([self.membership[m]]),
-        }
+        # Of the terms only the least count, and only with a guarantee, decides what a shadow releases.
+        least = {"least": self.target.terms.least} if self.target.study.privacy.guaranteed else {}
+        return (
+            self.target.key()
+            | least
+            | {
+                **{name: choice[name] for name in ("checkpoint", "knobs")},
+                "max_images": self.max_images,
+                "candidates": content_digest(self.candidates),
+                "half": array_digest([self.membership[m]]),
+            }
+        )
 
 
 def scaled_steps(steps: int, images: int, usual: int) -> int:
@@ -137,9 +159,14 @@ def scaled_steps(steps: int, images: int, usual: int) -> int:
     return max(1, math.ceil(steps * images / usual))
 
 
+def scaled_least(least: int, images: int, usual: int) -> int:
+    """Return the least count of a class that is to ``images`` what ``least`` is to ``usual``, rounded down."""
+    return max(1, math.floor(least * min(1.0, images / usual)))
+
+
 def shadow_study(study: Study, images: int, usual: int) -> Study:
     """Return the study of a shadow with ``images`` training images in place of ``usual``: the same epochs."""
-    least = max(1, math.floor(study.recycle.min_class_count * min(1.0, images / usual)))
+    least = scaled_least(study.recycle.min_class_count, images, usual)
     recycle = dataclasses.replace(study.recycle, min_class_count=least)
     generator = dataclasses.replace(study.generator, steps=scaled_steps(study.generator.steps, images, usual))
     teacher = dataclasses.replace(study.teacher, steps=scaled_steps(study.teacher.steps, images, usual))

@@ -8,10 +8,13 @@ import pytest
 from fedkr.audit.references import shadows as pipeline_shadows
 from fedkr.audit.references.direct import balanced_membership
 from fedkr.audit.references.shadows import PipelineShadows, scaled_steps, shadow_study
+from fedkr.config import GeneratorConfig, PrivacyConfig
 from fedkr.data import ImageSet, SiteData
+from fedkr.errors import UserError
 from fedkr.progress import SilentProgress
-from fedkr.recycle import SitePipeline
+from fedkr.recycle import SitePipeline, pipeline_class
 from fedkr.recycle.pipeline import site_job
+from fedkr.recycle.terms import Terms
 from fedkr.release import ReleasedSets
 from fedkr.stages import StageStore
 
@@ -64,6 +67,35 @@ def test_a_shadow_trains_longer_and_keeps_rarer_classes_with_fewer_images(tiny_s
     assert (half.generator.steps, half.teacher.steps, half.recycle.min_class_count) == (3, 3, 2)
     assert shadow_study(tiny_study, 200, 100).recycle.min_class_count == 5
     assert half.student == tiny_study.student
+
+
+@pytest.fixture
+def guaranteed(target, candidates, tiny_study):
+    """Return a function that makes the shadows of a pipeline with a guarantee, and the least count of its site."""
+    generator = GeneratorConfig("moments", options={"components": 8})
+    privacy = PrivacyConfig("dp", 50.0, 1e-5)
+    study = dataclasses.replace(tiny_study, generator=generator, privacy=privacy)
+    membership = balanced_membership(2, len(candidates), np.random.default_rng(1))
+
+    def make(least):
+        own = pipeline_class(study)("site-0", target.data, study, target.stages, target.job, Terms(least=least))
+        return PipelineShadows(own, candidates, membership, max_images=1000)
+
+    return make
+
+
+def test_a_shadow_of_a_guarantee_keeps_to_the_sites_least_count_in_its_share(guaranteed):
+    strict, lenient = guaranteed(8), guaranteed(1)
+    half, usual = int(strict.membership[0].sum()), len(strict.target.data.train)
+    assert strict._pipeline(0, strict.target.stages).terms.least == 8 * half // usual > 1
+    assert lenient._pipeline(0, strict.target.stages).terms.least == 1
+    assert strict._key(0) != lenient._key(0)
+    assert len(lenient.release(0)(0).images)
+
+
+def test_a_half_that_is_too_small_for_the_noise_is_told_as_a_references(guaranteed):
+    with pytest.raises(UserError, match=r"reference pipeline 1 of 2, on 21 images: by the noisy counts no class has"):
+        guaranteed(1000).release(0)
 
 
 def test_each_shadow_learns_from_its_half_alone(shadows, target, candidates, monkeypatch):
