@@ -23,8 +23,7 @@ from flwr.serverapp.strategy import Strategy
 from torch import Tensor
 
 from fedkr import wire
-from fedkr.audit.rounds import Round as SeenRound
-from fedkr.audit.rounds import packed, spaced
+from fedkr.audit.rounds import SeenRound, packed, spaced
 from fedkr.audit.targets import ROUNDS
 from fedkr.config import SEARCH_OPTIONS, Study, TeacherConfig, allot, may_choose, own_search
 from fedkr.errors import StudyFailedError, UserError
@@ -395,15 +394,17 @@ class WeightSharing(Contestant):
         if not self._keeps_updates:
             return []
         run = {each.number: each for each in work.of(chosen.candidate)}
-        some = [run[number] for number in spaced([*run])] if ROUNDS in self.study.audit.targets else []
+        targets = self.study.audit.targets
+        some = [run[number] for number in spaced([*run])] if ROUNDS in targets else []
         for other in work.rounds:
             if other not in (chosen, *some):
                 shutil.rmtree(_updates_folder(other.path), ignore_errors=True)
-        by_kind = {"update": _updates(chosen), ROUNDS: self._seen_rounds(some, run)}
+        updates = _updates(chosen) if "update" in targets else {}
+        by_kind = {"update": updates, ROUNDS: self._seen_rounds(some, run)}
         return [
             Target(f"{self.name}-{kind}", kind, self.name, by_site=by_site)
             for kind, by_site in by_kind.items()
-            if by_site and kind in self.study.audit.targets
+            if by_site
         ]
 
     def _seen_rounds(self, some: Sequence[Round], run: Mapping[int, Round]) -> dict[str, Artifact]:
@@ -414,7 +415,7 @@ class WeightSharing(Contestant):
             before = _part(self._untrained(each.candidate), MODEL) if earlier is None else earlier.model()
             for site, after in _updates(each).items():
                 seen.setdefault(site, {})[each.number] = SeenRound(before, after.tensors)
-        return {site: Artifact(packed(rounds), {"rounds": [*rounds]}) for site, rounds in sorted(seen.items())}
+        return {site: Artifact(packed(rounds)) for site, rounds in sorted(seen.items())}
 
 
 def _named(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

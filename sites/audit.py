@@ -31,7 +31,7 @@ from fedkr.audit.document import Pair
 from fedkr.audit.findings import AuditReport, Row
 from fedkr.audit.references.direct import reference_halves, reference_task, train_references
 from fedkr.audit.references.shadows import PipelineShadows, scaled_steps
-from fedkr.audit.rounds import SeenRounds
+from fedkr.audit.rounds import PooledRounds
 from fedkr.audit.run import AskedRounds, Predict, answers_of, audit_model
 from fedkr.audit.run_release import ReferenceReleases, audit_release
 from fedkr.audit.statistics.blind import blind_baseline
@@ -147,7 +147,7 @@ class SiteAudit:
         references = self.train_references(kind or target)
         population = self.population if self.config.uses_population else None
         predict: Predict = partial(self._predict, model)
-        if isinstance(model, SeenRounds):
+        if isinstance(model, PooledRounds):
             predict = AskedRounds(partial(self._predict, model.before), predict)
         subject, flip = self._subject(target, kind), self.study.data.flip
         return audit_model(predict, subject, references, population, flip, self._describe)

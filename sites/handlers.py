@@ -17,7 +17,7 @@ from torch import Tensor, nn
 import fedkr
 from fedkr import wire
 from fedkr.audit.document import audit_document
-from fedkr.audit.rounds import ROLES, SeenRounds, unpacked
+from fedkr.audit.rounds import ROLES, PooledRounds, unpacked
 from fedkr.audit.targets import CONTROLS, PERSONAL, RELEASE, ROUNDS
 from fedkr.config.reading import brief
 from fedkr.data.images import Shape
@@ -244,14 +244,14 @@ def received_model(site: Site, request: wire.Request) -> nn.Module:
     return _received(site, request.weights)
 
 
-def received_rounds(site: Site, request: wire.Request) -> SeenRounds:
+def received_rounds(site: Site, request: wire.Request) -> PooledRounds:
     """Return the models of a site's rounds that a request holds; :class:`UserError` for what :func:`unpacked` refuses.
 
     Each model is checked as :func:`received_model` checks one.
     """
     rounds = unpacked(request.weights or {})
     before, after = ([_received(site, getattr(each, role)) for each in rounds] for role in ROLES)
-    return SeenRounds(before, after)
+    return PooledRounds(before, after)
 
 
 def _received(site: Site, weights: Mapping[str, Tensor] | None) -> nn.Module:

@@ -42,6 +42,11 @@ class Challenge:
         return len(self.members) + len(self.nonmembers)
 
     @property
+    def size(self) -> int:
+        """Number of all candidates, canaries among them."""
+        return self.natural + (0 if self.canaries is None else len(self.canaries))
+
+    @property
     def smaller_side(self) -> int:
         """Number of members or of non-members, whichever are fewer."""
         return min(map(len, self.sides))

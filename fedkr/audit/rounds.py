@@ -27,7 +27,7 @@ Weights = Mapping[str, Tensor]
 
 
 @dataclass(frozen=True)
-class Round:
+class SeenRound:
     """The weights that a site was sent in a round, and those that it sent back."""
 
     before: Weights
@@ -40,7 +40,7 @@ def spaced(numbers: Sequence[int], most: int = MOST_ROUNDS) -> list[int]:
     return [numbers[round(place)] for place in places]
 
 
-def packed(rounds: Mapping[int, Round]) -> dict[str, Tensor]:
+def packed(rounds: Mapping[int, SeenRound]) -> dict[str, Tensor]:
     """Return rounds by their number as one set of named tensors, to be stored or sent."""
     return {
         f"{number}.{role}.{name}": tensor
@@ -50,7 +50,7 @@ def packed(rounds: Mapping[int, Round]) -> dict[str, Tensor]:
     }
 
 
-def unpacked(tensors: Weights) -> list[Round]:
+def unpacked(tensors: Weights) -> list[SeenRound]:
     """Return the rounds that :func:`packed` wrote, the first one first; their weights are not checked.
 
     Raises:
@@ -65,7 +65,7 @@ def unpacked(tensors: Weights) -> list[Round]:
             raise UserError(f"rounds: more than {MOST_ROUNDS} are not attacked together")
     if not found or any(len(roles) < len(ROLES) for roles in found.values()):
         raise UserError("rounds: each has a model before it and one after it, and there is one at least")
-    return [Round(**found[number]) for number in sorted(found)]
+    return [SeenRound(**found[number]) for number in sorted(found)]
 
 
 class Pool(nn.Module):
@@ -84,7 +84,7 @@ class Pool(nn.Module):
         return torch.stack([model(images) for model in self.models]).mean(dim=0)
 
 
-class SeenRounds(Pool):
+class PooledRounds(Pool):
     """The pool of what a site sent back, with that of what it was sent beside it as ``before``."""
 
     def __init__(self, before: Sequence[nn.Module], after: Sequence[nn.Module]) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from fedkr.audit.attacks.observed import Bools
-from fedkr.audit.challenge import Challenge, candidates
+from fedkr.audit.challenge import Challenge
 from fedkr.audit.counted import Counted
 from fedkr.config import AuditConfig
 from fedkr.seeds import derive_seed
@@ -37,7 +37,7 @@ class Subject:
     @cached_property
     def mask(self) -> Bools:
         """Bool ``[N]``: which candidates the figures are of."""
-        return np.ones(len(candidates(self.challenge)), bool) if self.counted is None else self.counted.mask
+        return np.ones(self.challenge.size, bool) if self.counted is None else self.counted.mask
 
     @cached_property
     def narrowed(self) -> Subject:

@@ -200,11 +200,7 @@ def _patient_claims(found: Sequence[Figures], named: Sequence[Figures]) -> list[
 def _pooled(target: str, rows: list[Row]) -> list[Figures]:
     """Return each attack on a target over the sites that have it."""
     own = [row for row in rows if row["target"] == target]
-
-    def same(row: Row, other: Row) -> bool:
-        return all((row.get(name) or "none") == (other.get(name) or "none") for name in ("attack", "references"))
-
-    return [Figures(shown, [row for row in own if same(row, shown)]) for shown in pooled_rows(own)]
+    return [Figures(shown, [row for row in own if _is_of(row, shown)]) for shown in pooled_rows(own)]
 
 
 def _evidence(
@@ -264,10 +260,10 @@ def canaries_claimed(row: Row, headline: Row | None) -> bool:
     return _is_of(row, headline)
 
 
-def _is_of(row: Row, headline: Row | None) -> bool:
-    """Whether a row is of the same attack as the headline's, with the same references."""
+def _is_of(row: Row, other: Row | None) -> bool:
+    """Whether a row is of the same attack as another, with the same references; of none where there is no other."""
     same = ("attack", "references")
-    return headline is not None and all((row.get(name) or "none") == (headline.get(name) or "none") for name in same)
+    return other is not None and all((row.get(name) or "none") == (other.get(name) or "none") for name in same)
 
 
 def _canary_claim(row: Row) -> Claim:

@@ -11,7 +11,7 @@ from fedkr import wire
 from fedkr.audit.attacks.quantile import describe_images
 from fedkr.audit.copies import check_copies
 from fedkr.audit.document import Pair, keyed
-from fedkr.audit.rounds import Round, packed
+from fedkr.audit.rounds import SeenRound, packed
 from fedkr.audit.run import audit_model
 from fedkr.config import CALIBRATED_ATTACKS
 from fedkr.data.images import Shape
@@ -188,7 +188,7 @@ def test_images_are_described_once_for_all_targets_of_an_audit(hospital, study, 
 
 def rounds_of(study, *seeds):
     models = [a_model(study, seed).state_dict() for seed in seeds]
-    return {number: Round(*both) for number, both in enumerate(itertools.pairwise(models), start=1)}
+    return {number: SeenRound(*both) for number, both in enumerate(itertools.pairwise(models), start=1)}
 
 
 def test_a_sites_rounds_are_attacked_together_with_the_references_of_an_update(site, study):

@@ -48,7 +48,7 @@ def test_planted_canaries_are_no_members_and_come_last_among_the_candidates(make
 def test_without_canaries_the_candidates_are_the_natural_images(make_world):
     data = make_world(members=30, nonmembers=20).data
     challenge = site_challenge(data)
-    assert challenge.canaries is None and len(candidates(challenge)) == challenge.natural == 50
+    assert challenge.canaries is None and len(candidates(challenge)) == challenge.size == challenge.natural == 50
 
 
 def test_the_population_is_val_and_test_without_copies_of_a_candidate(make_world):

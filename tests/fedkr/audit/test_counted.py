@@ -49,7 +49,7 @@ def test_what_another_site_trains_on_counts_on_neither_side_for_models_of_all_si
 def test_a_site_that_cannot_see_the_others_leaves_nothing_out(challenge):
     for elsewhere in (None, set()):
         counted = Uncounted(elsewhere=elsewhere).counted(challenge, "weights")
-        assert counted.mask.all() and counted.of(challenge) is challenge
+        assert counted.mask.all() and counted.of(challenge) is challenge and len(counted.mask) == challenge.size
 
 
 def test_every_figure_is_of_what_counts_and_as_if_nothing_else_were_there(challenge):

@@ -8,7 +8,7 @@ from torch import nn
 
 from fedkr.audit.challenge import site_challenge, site_population
 from fedkr.audit.document import AuditQuestion, audit_document, keyed
-from fedkr.audit.rounds import MOST_ROUNDS, Pool, Round, SeenRounds, packed, spaced, unpacked
+from fedkr.audit.rounds import MOST_ROUNDS, Pool, PooledRounds, SeenRound, packed, spaced, unpacked
 from fedkr.audit.run import AskedRounds, audit_model
 from fedkr.audit.subject import Subject
 from fedkr.audit.targets import row_names
@@ -35,7 +35,7 @@ def test_the_last_round_is_always_kept_and_the_number_never_grows():
 
 
 def test_rounds_come_back_in_order_as_they_were_packed():
-    rounds = {12: Round(weights(3), weights(4)), 2: Round(weights(1), weights(2))}
+    rounds = {12: SeenRound(weights(3), weights(4)), 2: SeenRound(weights(1), weights(2))}
     first, second = unpacked(packed(rounds))
     assert [float(each["layer.weight"][0, 0]) for each in (first.before, first.after)] == [1, 2]
     assert [float(each["layer.weight"][0, 0]) for each in (second.before, second.after)] == [3, 4]
@@ -51,7 +51,7 @@ def test_rounds_come_back_in_order_as_they_were_packed():
         ({"1.before.x\n": torch.zeros(1)}, "names no tensor"),
         ({"9999999.before.x": torch.zeros(1)}, "names no tensor"),
         ({"1.before.x": torch.zeros(1)}, "a model before it and one after it"),
-        (packed({number: Round(weights(0), weights(1)) for number in range(1, MOST_ROUNDS + 2)}), "more than 8"),
+        (packed({number: SeenRound(weights(0), weights(1)) for number in range(1, MOST_ROUNDS + 2)}), "more than 8"),
     ],
 )
 def test_what_are_no_rounds_is_refused_in_one_line(changed, words):
@@ -72,7 +72,7 @@ class Fixed(nn.Module):
 def test_a_pool_answers_with_the_mean_of_its_models_logits():
     pool = Pool([Fixed(0.0, 2.0), Fixed(4.0, 0.0)])
     assert pool(torch.zeros(3, 1, 2, 2)).tolist() == [[2.0, 1.0]] * 3
-    seen = SeenRounds([Fixed(0.0, 0.0)], [Fixed(1.0, 3.0)])
+    seen = PooledRounds([Fixed(0.0, 0.0)], [Fixed(1.0, 3.0)])
     assert seen(torch.zeros(1, 1, 2, 2)).tolist() == [[1.0, 3.0]]
     assert seen.before(torch.zeros(1, 1, 2, 2)).tolist() == [[0.0, 0.0]]
 
