@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from fedkr import wire
+from fedkr.audit.targets import row_names
 from fedkr.config import REFERENCE_ATTACKS, Study, parse_study
 from fedkr.config.reading import brief
 from fedkr.errors import UserError
@@ -94,7 +95,11 @@ def _audit(study: Study) -> Iterator[str]:
     if not audit.enabled:
         yield "no audit"
         return
-    yield f"audits {', '.join(audit.targets)} by {', '.join(audit.attacks)}; rates and intervals leave"
+    attacks = dict.fromkeys(name for kind in audit.targets for name, _ in row_names(kind, audit.attacks))
+    yield (
+        f"audits {', '.join(audit.targets)} by {', '.join(attacks)}; rates, intervals and counts of images leave, and "
+        "where the data name patients the same of patients"
+    )
     if any(attack in REFERENCE_ATTACKS for attack in audit.attacks):
         yield f"trains {audit.direct_references} reference models and {audit.pipeline_references} whole pipelines"
     if audit.canaries:

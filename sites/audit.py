@@ -38,7 +38,7 @@ from fedkr.audit.statistics.blind import blind_baseline
 from fedkr.audit.statistics.class_shares import class_shares_p_value
 from fedkr.audit.statistics.paired import paired_difference
 from fedkr.audit.subject import Subject
-from fedkr.audit.targets import CONTROL, OF_ONE_SITE, RELEASE, RELEASED, row_key
+from fedkr.audit.targets import CONTROL, OF_ONE_SITE, OF_RELEASES, RELEASE, RELEASED, row_key
 from fedkr.audit.verdict import NEEDS_PIPELINE
 from fedkr.config import Study
 from fedkr.data import ImageSet, content_digest
@@ -85,11 +85,10 @@ class SiteAudit:
         """Images that no model trained on: what RMIA compares the candidates with."""
         return site_population(self.site.data, self.challenge)
 
-    @cached_property
-    def _uncounted(self) -> Uncounted:
-        classes = self.site.data.train.classes
-        left_out = [classes.index(name) for name in self.pipeline.left_out]
-        return Uncounted(left_out, None if self.site.elsewhere is None else self.site.elsewhere())
+    def _uncounted(self, kind: str) -> Uncounted:
+        # With a guarantee, which classes are drawn is known of a trained generator only: other kinds ask for none.
+        undrawn = self.pipeline.undrawn().tolist() if kind in OF_RELEASES else []
+        return Uncounted(undrawn, None if self.site.elsewhere is None else self.site.elsewhere())
 
     @cached_property
     def _counted(self) -> dict[str, Counted]:
@@ -102,7 +101,7 @@ class SiteAudit:
     def counted(self, kind: str) -> Counted:
         """Return which candidates count for a kind of target."""
         if kind not in self._counted:
-            self._counted[kind] = self._uncounted.counted(self.challenge, kind)
+            self._counted[kind] = self._uncounted(kind).counted(self.challenge, kind)
         return self._counted[kind]
 
     def challenge_of(self, kind: str) -> Challenge:

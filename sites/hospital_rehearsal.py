@@ -12,7 +12,7 @@ from sites.rehearsal import AS_IS, Rehearsed, moved, rehearse, rehearsed_study, 
 from sites.studies import named_modules, study_digest
 from sites.workspace import SiteFile, open_site, read_site_file
 
-# In the workspace; may be deleted at any time.
+# In the workspace, so that it counts in studies.gigabytes; may be deleted at any time.
 FOLDER = "rehearsal"
 
 

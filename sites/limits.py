@@ -63,7 +63,7 @@ class _Watch:
         if bytes_of(self.folders) > self.gigabytes * 1e9:
             raise LimitError(
                 f"{', '.join(map(str, self.folders))}: holds more than studies.gigabytes={self.gigabytes:g}; delete "
-                "stages of earlier studies from the workspace, or raise the limit in the site file"
+                "stages of earlier studies or rehearsals from the workspace, or raise the limit in the site file"
             )
 
     def run(self, thread: int) -> None:

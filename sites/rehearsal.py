@@ -20,7 +20,7 @@ from fedkr.audit.findings import AuditReport, Row
 from fedkr.audit.statistics.paired import PairedDifference, paired_difference
 from fedkr.audit.targets import row_key
 from fedkr.config import LEAST_REFERENCES, Study, with_options
-from fedkr.data.images import joined
+from fedkr.data.images import content_digest, joined
 from fedkr.errors import UserError
 from fedkr.learning.prediction import predict_logits
 from fedkr.seeds import derive_seed
@@ -68,7 +68,7 @@ class Rehearsed:
         """Return by how much more this one gives away than another; None where it is not of the same images."""
         key = row_key(self.release["attack"], self.release["references"])
         a, b = self.report, other.report
-        if key not in b.scores or len(a.scores[key]) != len(b.scores[key]):
+        if key not in b.scores or self._sides() != other._sides():
             return None
         counted = a.counted & b.counted
         challenge = self.audit.challenge.narrowed(counted)
@@ -80,6 +80,9 @@ class Rehearsed:
             derive_seed(self.audit.seed, self.audit.site.name, "rehearsal"),
             joined(challenge.sides).groups,
         )
+
+    def _sides(self) -> list[str]:
+        return [content_digest(side) for side in self.audit.challenge.sides]
 
     def as_row(self) -> dict[str, Any]:
         """Return its figures, of which none is of a single image."""
@@ -102,6 +105,8 @@ def rehearsed_study(study: Study, references: int) -> Study:
 
     An odd number of ``references``, or fewer than four, is a :class:`UserError`.
     """
+    if references < LEAST_REFERENCES:
+        raise UserError(f"references={references}: a rehearsal takes an even number, {LEAST_REFERENCES} or more")
     changes = [
         *("audit.enabled=true", f"audit.attacks=[{ATTACK}]", f"audit.headline={ATTACK}", f"audit.fprs=[{FPR}]"),
         *(f"audit.direct_references={LEAST_REFERENCES}", f"audit.pipeline_references={references}"),

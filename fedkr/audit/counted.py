@@ -1,4 +1,4 @@
-"""Which candidates count for a kind of target: an image is a member of what it could have left a trace in, and no more.
+"""Which candidates count for a kind of target: those of the classes that it was trained on, or drawn and labelled of.
 
 What does not count is left out on both sides. Were it left out on one, members and non-members would differ by class,
 or by whether two sites have the same image, and an attack could read that instead of membership.
@@ -22,8 +22,10 @@ class Uncounted:
     """What keeps candidates out of an audit.
 
     Attributes:
-        left_out: classes, by index, that the site's generator was not taught: their images are not in its release,
-            nor in what is trained on releases, though in all that is trained on the images themselves.
+        left_out: classes, by index, that no released image is drawn of: their images count neither for the release nor
+            for what is trained on releases, though for all that is trained on the images themselves. A trace of them
+            may be left all the same, which these figures do not look for: a teacher learns all classes of the training
+            split and labels what is released, and a generator with a guarantee learns a spread of all of them.
         elsewhere: digests of what other sites train on (:func:`~fedkr.data.images.image_digests`), None where the site
             cannot know it. An equal image that was held out here is no non-member of a model of all sites.
     """

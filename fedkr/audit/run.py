@@ -116,9 +116,9 @@ class _Asked:
         return self._quantile() if name == QUANTILE else self._label_only()
 
     def _gain(self) -> NDArray[np.float64]:
-        """Return how much surer of the true class the rounds made the model: RMIA with what came before as reference.
+        """Return how much surer of the true class the rounds made the model: the difference of the class's log-odds.
 
-        Against a population, RMIA's share with one query is a rank of this ratio and changes no order.
+        RMIA with what came before as its reference would order by a ratio of probabilities, which saturates at one.
         """
         if not isinstance(self.predict, AskedRounds):
             raise UserError(f"{ROUND_ATTACK}: the target {self.subject.target} has no rounds")

@@ -70,7 +70,8 @@ class Evidence:
         named: the attacks that were named beforehand: the headline, LiRA beside RMIA, and for a release all that other
             releases calibrate, and those on the student of this site's releases.
         beside: further attacks on a release or on a site's rounds, which a pass needs to show nothing.
-        canaries: the headline attack on images that were planted, where some were; those of each channel apart.
+        canaries: the headline attack on images that were planted, where some were, those of each channel apart; on a
+            release's outliers the nearest image's (:data:`OUTLIER_ATTACK`).
         patients: the headline attack on patients as a whole, where images have groups.
         closeness: of a release, the test whether it lies closer to members than to the holdout.
         control: the headline attack on what it must find there, or None.
@@ -141,7 +142,8 @@ def site_verdicts(
     * RMIA and LiRA (with pipeline references for what was trained on releases) show nothing: the AUCs' upper limits,
       corrected for their number, are at most 0.55, and no claim of this target at this site has a p-value below
       :data:`LEVEL` over their number: neither AUC nor TPR at the lowest FPR that the non-members resolve, nor these of
-      patients as a whole by the headline attack, nor planted canaries, nor any other attack on a release;
+      patients as a whole by the headline attack, nor planted canaries, nor any other attack on a release, nor the
+      gain of a site's rounds (``round-gain``);
     * members do not score significantly *lower* either: then the two sides differ by something else;
     * RMIA detects the control, and the blind baseline was tested. The control is a classifier overfitted to the site's
       images; for what was trained on releases, a student of a release with planted images; where a study audits

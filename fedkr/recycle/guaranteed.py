@@ -95,12 +95,16 @@ class GuaranteedPipeline(SitePipeline):
             )
         return counts
 
+    def undrawn(self) -> NDArray[np.intp]:
+        """Return the classes that no released image is drawn of, by the noisy counts: the generator is trained here."""
+        return np.flatnonzero(self.class_counts() == 0)
+
     def _release_labeller(self) -> Labeller | None:
         return None
 
     def manifest(self) -> dict[str, Any]:
         """Return what a release says of how it was made: the guarantee, and no figure of any image."""
-        left_out = [self.data.train.classes[k] for k in np.flatnonzero(self.class_counts() == 0)]
+        left_out = [self.data.train.classes[k] for k in self.undrawn()]
         return {"site": self.site, "left_out": left_out, "checkpoint": CHECKPOINT, "privacy": self.guarantee()}
 
     def guarantee(self) -> dict[str, Any]:

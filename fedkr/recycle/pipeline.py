@@ -262,6 +262,10 @@ class SitePipeline:
         """Return int64 ``[K]``: how many training images of each class a release's size and class shares follow."""
         return self.data.train.class_counts()
 
+    def undrawn(self) -> NDArray[np.intp]:
+        """Return the indices of the classes that no released image is drawn of: few of their images, or none."""
+        return np.setdiff1d(np.arange(len(self.data.train.classes)), self.kept)
+
     def drawer(self, seeded: str) -> Drawer:
         """Return the Drawer of the chosen checkpoint and knobs; ``seeded`` is part of the seed of all that it draws."""
         choice, generator, job = self.choose(), self.build_generator(), self.job.seeded(seeded)

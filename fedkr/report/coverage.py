@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from fedkr.audit.targets import OF_ONE_SITE, RELEASED
+from fedkr.audit.targets import OF_ONE_SITE, OF_RELEASES, RELEASED
 from fedkr.audit.verdict import CONTROL_WORDS
 from fedkr.config import ATTACKS, CALIBRATED_ATTACKS
 from fedkr.report.audit_fields import AuditRow
 from fedkr.report.canaries import CHANNEL_MEANING, planted, planted_in_words
-from fedkr.report.results import Results
+from fedkr.report.results import Results, SiteRecycling
 from fedkr.report.selection import (
     ADVERSARIES,
     audited_sites,
@@ -85,6 +85,8 @@ def not_tested(results: Results) -> list[str]:
         and "rounds" not in kinds,
         "canaries, which show the worst case that averages hide": not planted(results),
         **{f"canaries of the {name} channel ({what})": _lacks(results, name) for name, what in CHANNEL_MEANING.items()},
+        "images of classes that a site releases no image of: its teacher learnt those that were in the training split, "
+        "and its soft labels may show it": _undrawn(results) and bool(kinds & OF_RELEASES),
         "a lower bound on epsilon, which needs fair coins (audit.coins or canaries)": not coins,
         "held-out images that equal one that another site trains on: no site can see them, and they count as held out "
         "though models of all sites saw them": results.get("backend") not in SEEING or _older(rows),
@@ -97,6 +99,16 @@ def not_tested(results: Results) -> list[str]:
 def _lacks(results: Results, channel: str) -> bool:
     """Whether canaries were planted, but none that would show what leaks through a channel."""
     return bool(planted(results)) and channel not in planted(results)
+
+
+def _left_out(results: Results) -> list[SiteRecycling]:
+    """Return what is known of the sites that release no image of some class."""
+    return [site for site in results.get("recycling", {}).values() if site.get("left_out")]
+
+
+def _undrawn(results: Results) -> bool:
+    """Whether a teacher may have learnt a class that its site releases no image of; with a guarantee there is none."""
+    return any("teacher" in site for site in _left_out(results))
 
 
 def _older(rows: list[AuditRow]) -> bool:
@@ -177,8 +189,8 @@ def _images(results: Results) -> str:
     elsewhere = sum(max(row.get("elsewhere", 0) for row in rows if row["site"] == site) for site in sizes)
     if elsewhere:
         removed += f" {elsewhere:,} that another site trains on do not count for models of all sites."
-    if any(site.get("left_out") for site in results.get("recycling", {}).values()):
-        removed += " Classes that a site's generator was not taught do not count for its release, nor for the students."
+    if _left_out(results):
+        removed += " Classes that a site releases no image of do not count for its release, nor for the students."
     return (
         f"{span(members)} members (trained on) and {span(others)} non-members (holdout, never trained or selected "
         f"on) at each of {plural(len(sizes), 'site')}.{removed}"

@@ -8,9 +8,11 @@ import pytest
 from fedkr import wire
 from fedkr.audit.challenge import Challenge
 from fedkr.audit.document import Pair, keyed
+from fedkr.config import GeneratorConfig, PrivacyConfig
 from fedkr.data.images import Shape, image_digests
 from fedkr.errors import UserError
 from fedkr.learning.models import build_classifier
+from fedkr.recycle import pipeline_class
 from fedkr.release import Release
 from sites.audit import REPORT_FILE, SiteAudit
 from sites.handlers import HANDLERS
@@ -91,6 +93,31 @@ def test_a_release_is_checked_against_the_classes_that_it_was_taught(site, monke
     (copies,) = document["copies"]
     assert [copies["members"], copies["nonmembers"]] == sides
     assert {(row["members"], row["nonmembers"]) for row in document["audit"]} == {tuple(sides)}
+
+
+def test_with_a_guarantee_the_classes_that_its_noisy_counts_drop_do_not_count_and_only_releases_ask(site, study):
+    study.recycle.min_class_count = 10
+    study = dataclasses.replace(
+        study, generator=GeneratorConfig("moments", options={"components": 8}), privacy=PrivacyConfig("dp", 8.0, 1e-5)
+    )
+    place = site.pipeline
+    own = pipeline_class(study)(place.site, place.data, study, place.stages, place.job, place.terms)
+    work = SiteAudit(dataclasses.replace(site, pipeline=own))
+    assert work.counted("weights").mask.all() and not list(own.stages.folder.glob("generator-*"))
+    undrawn = np.flatnonzero(own.class_counts() == 0)
+    assert 0 < len(undrawn) < 3
+    assert (work.counted("release").mask == ~np.isin(work.candidates.labels, undrawn)).all()
+
+
+def test_a_class_that_was_held_out_but_not_trained_on_counts_on_neither_side_of_a_release(site):
+    place = site.pipeline
+    data = dataclasses.replace(
+        place.data, train=place.data.train.subset(np.flatnonzero(place.data.train.labels == ILL))
+    )
+    own = type(place)(place.site, data, place.study, place.stages, place.job, place.terms)
+    work = SiteAudit(dataclasses.replace(site, data=data, pipeline=own))
+    assert set(work.challenge.nonmembers.labels) > {ILL}
+    assert [set(side.labels) for side in work.challenge_of("release").sides] == [{ILL}, {ILL}]
 
 
 def test_no_study_makes_a_site_answer_for_fewer_images_than_its_policy_says(hospital, study):

@@ -6,12 +6,15 @@ import json
 import numpy as np
 import pytest
 
+from fedkr.audit.findings import AuditReport
+from fedkr.audit.targets import RELEASE
 from fedkr.config import GeneratorConfig, PrivacyConfig, Study, parse_study
 from fedkr.errors import UserError
 from sites import hospital_rehearsal
+from sites.audit import SiteAudit
 from sites.hospital_rehearsal import FOLDER, rehearse_study
 from sites.ledger import Ledger
-from sites.rehearsal import AS_IS, lines_of, rehearsed_study, usual_changes
+from sites.rehearsal import AS_IS, Rehearsed, lines_of, rehearsed_study, usual_changes
 from sites.studies import approve
 from sites.workspace import open_site
 
@@ -82,8 +85,9 @@ def test_what_a_site_would_refuse_is_not_rehearsed(written, hospital, study):
     for changed, changes, line in cases:
         with pytest.raises(UserError, match=line):
             next(rehearse_study(written(**changed), hospital(), 4, changes))
-    with pytest.raises(UserError, match="pipeline_references=2"):
-        next(rehearse_study(written(), hospital(), 2, []))
+    for references in (-2, 0, 2):
+        with pytest.raises(UserError, match=f"references={references}: a rehearsal takes an even number, 4 or more"):
+            next(rehearse_study(written(), hospital(), references, []))
 
 
 def test_an_approved_study_may_be_beyond_bounds_and_changes_of_it_may_not(written, hospital, study, monkeypatch):
@@ -113,6 +117,29 @@ def test_rehearsing_a_guarantee_spends_nothing_and_draws_no_noise_that_leaves(wr
     real = open_site({"site-file": str(site)}, rehearsed.study).pipeline
     assert real.generator_job().seed != rehearsed.pipeline.generator_job().seed
     assert len(Ledger(tmp_records(site)).entries()) == 1, "what leaves costs as before"
+
+
+def test_rehearsals_of_other_images_are_not_compared_however_many_they_are(hospital, study):
+    row = {"attack": "fused", "references": "pipeline"}
+
+    def rehearsed_with(data):
+        audit = SiteAudit(dataclasses.replace(site, data=data))
+        count = audit.challenge.natural
+        report = AuditReport(
+            RELEASE,
+            [row | {"headline": 1}],
+            scores={"fused@pipeline": np.arange(count) / count},
+            counted=np.ones(count, bool),
+        )
+        return Rehearsed(AS_IS, 1, (0.5, 0.4, 0.6), row, audit, report, 1.0)
+
+    site = open_site({"site-file": str(hospital())}, study)
+    holdout = site.data.holdout
+    other = dataclasses.replace(holdout, images=255 - holdout.images)
+    usual, changed = rehearsed_with(site.data), rehearsed_with(dataclasses.replace(site.data, holdout=other))
+    assert usual.audit.challenge.natural == changed.audit.challenge.natural
+    assert usual.less(rehearsed_with(site.data)).difference == 0.0
+    assert usual.less(changed) is None
 
 
 def test_the_usual_changes_are_changes_of_this_study():

@@ -10,7 +10,7 @@ import yaml
 from flwr.app import Context, Message, Metadata, RecordDict
 
 from fedkr import wire
-from fedkr.config import Study, parse_study
+from fedkr.config import CALIBRATED_ATTACKS, FUSED_ATTACK, RELEASE_ATTACKS, ROUND_ATTACK, Study, parse_study
 from fedkr.errors import UserError
 from server.composition import compose_study
 from sites.accounting import producible
@@ -134,6 +134,16 @@ def test_only_what_was_shown_is_approved_whatever_the_file_holds_by_then(site_fi
     with pytest.raises(UserError, match="read it again before you approve it"):
         approve_study(file, site_file(), study_digest(study))
     assert not approved.exists()
+
+
+def test_an_engineer_reads_of_every_attack_and_of_patients(site_file, study, tmp_path):
+    study.audit.enabled, study.audit.attacks, study.audit.headline = True, ["loss"], "loss"
+    study.audit.targets = ["release", "rounds", "student"]
+    (tmp_path / "study.json").write_text(study.to_json())
+    (line,) = [line for line in approve_study(tmp_path / "study.json", site_file()) if line.startswith("audits ")]
+    attacks = line.split(" by ")[1].split(";")[0].split(", ")
+    assert {"loss", ROUND_ATTACK, *RELEASE_ATTACKS, *CALIBRATED_ATTACKS, FUSED_ATTACK} == {*attacks}
+    assert "where the data name patients the same of patients" in line
 
 
 def test_an_approved_study_may_pass_the_bounds(ask, site_file, study, tmp_path):

@@ -21,8 +21,8 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
 
-from fedkr.audit.verdict import CHANCE, LARGEST_PASS, STRONGEST
-from fedkr.config import LEAST_TO_CHOOSE
+from fedkr.audit.verdict import CHANCE, LARGEST_PASS, OUTLIER_ATTACK, STRONGEST
+from fedkr.config import LEAST_TO_CHOOSE, ROUND_ATTACK
 from fedkr.report import canaries, conclusions, coverage, search, selection, statement, wording
 from fedkr.report.audit_fields import PairedRow
 from fedkr.report.pages import audit
@@ -108,6 +108,7 @@ def _environment() -> Environment:
     environment.filters |= {"excludes_zero": _excludes_zero, "heat": _heat, "as_json": _as_json}
     environment.globals |= {"LEAST_TO_CHOOSE": LEAST_TO_CHOOSE, "ADVERSARY_MEANING": wording.ADVERSARY_MEANING}
     environment.globals |= {"CHANCE": CHANCE, "LARGEST_PASS": LARGEST_PASS, "STRONGEST": STRONGEST}
+    environment.globals |= {"OUTLIER_ATTACK": OUTLIER_ATTACK, "ROUND_ATTACK": ROUND_ATTACK}
     return environment
 
 

@@ -83,6 +83,7 @@ def test_a_class_is_left_out_by_its_noisy_count(build):
     least, counts = 12 + 2 * kept.info["count_noise"], kept.tensors["counts"].numpy()
     few = [name for name, count in zip(pipeline.data.train.classes, counts, strict=True) if count < least]
     assert release.manifest["left_out"] == few and "absent" in few
+    assert [pipeline.data.train.classes[k] for k in pipeline.undrawn()] == few
     drawn = {pipeline.data.train.classes[k] for k in release.soft_labels.argmax(axis=1)}
     assert drawn == set(pipeline.data.train.classes) - set(few)
 

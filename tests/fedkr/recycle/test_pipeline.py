@@ -343,6 +343,12 @@ def test_a_class_that_is_left_out_is_neither_shown_to_the_generator_nor_asked_of
     assert RARE not in release.soft_labels.argmax(axis=1)
 
 
+def test_a_class_without_training_images_is_drawn_of_none_either(build, site_data, tiny_study):
+    without = site_data.train.subset(np.flatnonzero(site_data.train.labels != RARE))
+    pipeline = build(data=dataclasses.replace(site_data, train=without), study=tiny_study)
+    assert pipeline.undrawn().tolist() == [RARE, without.classes.index("absent")] and pipeline.left_out == []
+
+
 def test_the_policy_may_only_raise_the_studys_least_count(build, calls, site_data, tiny_study):
     study = other(tiny_study, recycle__min_class_count=13)
     unchanged = without_rare_classes(dataclasses.replace(site_data, holdout=site_data.val), 2, "site-0")

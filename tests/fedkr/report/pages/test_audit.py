@@ -109,12 +109,12 @@ def test_each_attack_on_a_release_is_explained_with_what_calibrates_it(full_resu
 
 def test_what_does_not_count_is_told_and_members_are_those_of_what_was_trained_on_the_images(full_results):
     said = coverage.tested(full_results)["Images"]
-    assert "another site trains on" not in said and "not taught" in said
+    assert "another site trains on" not in said and "releases no image of" in said
     for row in full_results["audit"]:
         row |= {"elsewhere": 2, "members": row["members"] - 30} if row["target"] == "student" else {}
     full_results["recycling"] = {}
     said = coverage.tested(full_results)["Images"]
-    assert "220 to 900 members" in said and "not taught" not in said
+    assert "220 to 900 members" in said and "releases no image of" not in said
     assert "6 that another site trains on do not count for models of all sites." in said
 
 
@@ -170,6 +170,21 @@ def test_images_that_no_site_of_a_deployment_can_see_are_among_what_was_not_test
     full_results["backend"] = backend
     gaps = [gap for gap in coverage.not_tested(full_results) if "another site trains on" in gap]
     assert len(gaps) == (backend in ("deploy", "flwr run"))
+
+
+def test_a_class_that_only_a_teacher_learnt_is_among_what_was_not_tested(full_results):
+    def gaps():
+        return [gap for gap in coverage.not_tested(full_results) if "its teacher learnt those" in gap]
+
+    full_results["recycling"] = {"site-0": {"left_out": ["plain"], "teacher": {"val_accuracy": 0.9}}}
+    assert len(gaps()) == 1
+    del full_results["recycling"]["site-0"]["teacher"]
+    assert gaps() == [], "with a guarantee no teacher labels anything"
+
+
+def test_the_rule_names_every_attack_that_bars_a_pass(full_results):
+    rule = audit_of(full_results).split("The rule:")[1].split("</p>")[0]
+    assert "gain of the rounds" in rule and "outliers by distance in pixels" in rule
 
 
 def test_what_was_not_tested_follows_from_what_is_missing(results, full_results):
