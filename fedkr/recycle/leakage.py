@@ -57,7 +57,8 @@ def surroundings(pixels: Floats, real: ImageSet) -> Floats:
         pixels: float64 ``[N, d]`` of the images.
         real: the N images.
     """
-    near, alike = (_nearness(pixels, real.groups) for _ in range(2))
+    near = _nearness(pixels, real.groups)
+    alike = near.copy()
     for label in np.unique(real.labels):
         own = real.labels == label
         of_class = _nearness(pixels[own], None if real.groups is None else real.groups[own])
