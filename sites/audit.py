@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from fedkr.audit.attacks.observed import Bools, Observed
+from fedkr.audit.attacks.observed import Bools, Floats, Observed
 from fedkr.audit.attacks.quantile import Described, describe_images
 from fedkr.audit.attacks.queries import Queries
 from fedkr.audit.attacks.with_references import (
@@ -36,7 +36,7 @@ from fedkr.audit.run import AskedRounds, Predict, answers_of, audit_model
 from fedkr.audit.run_release import ReferenceReleases, audit_release
 from fedkr.audit.statistics.blind import blind_baseline
 from fedkr.audit.statistics.class_shares import class_shares_p_value
-from fedkr.audit.statistics.paired import paired_difference
+from fedkr.audit.statistics.paired import PairedDifference, paired_difference
 from fedkr.audit.subject import Subject
 from fedkr.audit.targets import CONTROL, OF_ONE_SITE, OF_RELEASES, RELEASE, RELEASED, row_key
 from fedkr.audit.verdict import NEEDS_PIPELINE
@@ -294,17 +294,26 @@ class SiteAudit:
         key = row_key(pair.attack, pair.references)
         first, second = self._kept(key, pair.target, pair.about), self._kept(key, pair.other, pair.other_about)
         counted = self._counted_in(first) & self._counted_in(second)
+        scores = first.tensors[key].numpy(), second.tensors[key].numpy()
+        found = self.difference(*scores, counted, "audit", "paired")
         members, others, _ = self.challenge.kept(counted)
+        return pair.names(self.site.name) | vars(found), min(len(members), len(others))
+
+    def difference(self, first: Floats, second: Floats, counted: Bools, *seed: object) -> PairedDifference:
+        """Return the difference of the AUCs of two attacks' scores, float ``[N]``, on the images that count.
+
+        ``N`` are members and non-members, ``counted`` is bool ``[N]``; no image is copied. ``seed`` draws the resamples.
+        """
+        members, _, _ = self.challenge.kept(counted)
         groups = self.candidates.groups
-        found = paired_difference(
-            first.tensors[key].numpy()[counted],
-            second.tensors[key].numpy()[counted],
+        return paired_difference(
+            first[counted],
+            second[counted],
             len(members),
             self.config.bootstrap,
-            derive_seed(self.seed, self.site.name, "audit", "paired"),
+            derive_seed(self.seed, self.site.name, *seed),
             None if groups is None else groups[: self.challenge.natural][counted],
         )
-        return pair.names(self.site.name) | vars(found), min(len(members), len(others))
 
     def blind(self) -> Row:
         """Return whether members and non-members differ without any model."""

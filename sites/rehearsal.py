@@ -17,13 +17,12 @@ from typing import Any
 import scipy
 
 from fedkr.audit.findings import AuditReport, Row
-from fedkr.audit.statistics.paired import PairedDifference, paired_difference
+from fedkr.audit.statistics.paired import PairedDifference
 from fedkr.audit.targets import row_key
 from fedkr.config import LEAST_REFERENCES, Study, with_options
-from fedkr.data.images import content_digest, joined
+from fedkr.data.images import content_digest
 from fedkr.errors import UserError
 from fedkr.learning.prediction import predict_logits
-from fedkr.seeds import derive_seed
 from fedkr.stages import StageStore
 from sites.audit import SiteAudit
 from sites.terms import rehearsed_terms
@@ -70,16 +69,7 @@ class Rehearsed:
         a, b = self.report, other.report
         if key not in b.scores or self._sides() != other._sides():
             return None
-        counted = a.counted & b.counted
-        challenge = self.audit.challenge.narrowed(counted)
-        return paired_difference(
-            a.scores[key][counted],
-            b.scores[key][counted],
-            len(challenge.members),
-            self.audit.config.bootstrap,
-            derive_seed(self.audit.seed, self.audit.site.name, "rehearsal"),
-            joined(challenge.sides).groups,
-        )
+        return self.audit.difference(a.scores[key], b.scores[key], a.counted & b.counted, "rehearsal")
 
     def _sides(self) -> list[str]:
         return [content_digest(side) for side in self.audit.challenge.sides]

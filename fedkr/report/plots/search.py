@@ -35,10 +35,8 @@ def site_search_chart(results: Results) -> Figure | None:
     searches = {site: found for site, found in site_searches(results).items() if _scored(found.checkpoints)}
     if not searches:
         return None
-    panels = 1 if len(searches) > MANY_LINES else len(searches)
-    figure = new_figure(9.0 if panels > 1 else 7.0, 0.5 + 2.2 * -(-panels // COLUMNS))
-    axes = panel_grid(figure, panels, min(COLUMNS, panels))
-    if panels < len(searches):
+    figure, axes = _panels(len(searches))
+    if len(axes) < len(searches):
         _shared_panel(axes[0], list(searches.values()))
     else:
         for ax, (site, search) in zip(axes, searches.items(), strict=True):
@@ -49,6 +47,13 @@ def site_search_chart(results: Results) -> Figure | None:
     if metric == "accuracy":
         axes[0].yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     return figure
+
+
+def _panels(sites: int) -> tuple[Figure, list[Axes]]:
+    """Return a figure with a panel for each site, or with one that all share where there are many."""
+    panels = 1 if sites > MANY_LINES else sites
+    figure = new_figure(9.0 if panels > 1 else 7.0, 0.5 + 2.2 * -(-panels // COLUMNS))
+    return figure, panel_grid(figure, panels, min(COLUMNS, panels))
 
 
 def _scored(candidates: list[Candidate]) -> list[Candidate]:
@@ -93,11 +98,9 @@ def site_leakage_chart(results: Results) -> Figure | None:
     searches = {site: found for site, found in site_searches(results).items() if pareto_front(found.checkpoints)}
     if not searches:
         return None
-    panels = 1 if len(searches) > MANY_LINES else len(searches)
-    figure = new_figure(9.0 if panels > 1 else 7.0, 0.5 + 2.2 * -(-panels // COLUMNS))
-    axes = panel_grid(figure, panels, min(COLUMNS, panels))
+    figure, axes = _panels(len(searches))
     for index, (site, search) in enumerate(searches.items()):
-        if panels < len(searches):
+        if len(axes) < len(searches):
             _draw_front(clean_axes(axes[0], grid="both"), search, **series_style(index))
         else:
             _leakage_panel(axes[index], site, search)
