@@ -302,7 +302,7 @@ class SiteAudit:
     def difference(self, first: Floats, second: Floats, counted: Bools, *seed: object) -> PairedDifference:
         """Return the difference of the AUCs of two attacks' scores, float ``[N]``, on the images that count.
 
-        ``N`` are members and non-members, ``counted`` is bool ``[N]``; no image is copied. ``seed`` draws the resamples.
+        ``N`` are members and non-members, ``counted`` is bool ``[N]``. No image is copied. ``seed`` draws resamples.
         """
         members, _, _ = self.challenge.kept(counted)
         groups = self.candidates.groups

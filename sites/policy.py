@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from io import BytesIO
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from fedkr import wire
 from fedkr.audit.document import COUNT_STEP
-from fedkr.config import Count, Natural, Positive, Study, at_most
-from fedkr.config.schema import Delta
+from fedkr.config import Count, Natural, Study
+from fedkr.config.schema import Delta, Epsilon
 from fedkr.data.images import Shape
 from fedkr.documents import check_document, is_confusion, is_number
 from fedkr.errors import UserError
@@ -84,7 +84,7 @@ class PrivacyBudget:
         required: whether releases without a guarantee, and figures of models on this site's images, may leave.
     """
 
-    epsilon: Annotated[Positive, at_most(100)] = 10.0
+    epsilon: Epsilon = 10.0
     delta: Delta = 1e-5
     required: bool = False
 

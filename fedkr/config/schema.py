@@ -87,7 +87,9 @@ References = Annotated[
     Must(lambda n: n >= 0 and n % 2 == 0, "must be even, since each image is in half of the references"),
     at_most(1024),
 ]
-Delta = Annotated[float, Must(lambda x: 0 < x <= 0.01, "a probability above 0, at most 0.01")]
+# What the noise of 53 random bits can keep: its tails end where a normal number has a chance of about 1e-16.
+Delta = Annotated[float, Must(lambda x: 1e-12 <= x <= 0.01, "a probability from 1e-12 to 0.01")]
+Epsilon = Annotated[float, Must(lambda x: 0.01 <= x <= 100, "from 0.01 (less is all noise) to 100 (no guarantee)")]
 Norm = Annotated[str, OneOf("batch", "group")]
 Balance = Annotated[str, OneOf("histogram", "balanced", "tempered")]
 
@@ -234,7 +236,7 @@ class PrivacyConfig:
     """What is promised of everything that is released (group ``privacy``)."""
 
     mode: Annotated[str, OneOf("off", "dp")] = "off"
-    epsilon: Annotated[Positive, at_most(100)] = 8.0
+    epsilon: Epsilon = 8.0
     delta: Delta = 1e-5
 
     @property

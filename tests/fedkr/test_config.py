@@ -111,6 +111,9 @@ def test_a_whole_number_is_taken_for_a_real_one() -> None:
         ("strategy.options", {"fedporx": {}}),
         ("strategy.options", {"fedavg": 3}),
         ("audit.targets", ["fedprox"]),
+        # Below what the noise's random bits can keep, and without noise that could be scaled.
+        ("privacy.delta", 1e-300),
+        ("privacy.epsilon", 1e-9),
         ("audit.attacks", ["guess"]),
         ("audit.attacks", ["loss", "loss"]),
         ("audit.fprs", [0.0]),
