@@ -11,11 +11,11 @@ BIN := $(VENV)/bin
 demo: $(VENV)/.installed
 	$(BIN)/fedkr simulate
 
-# Whole runs are long, and most start processes of their own, which wait for polls: apart from the rest, three at a time,
-# in the order of tests/simulations/conftest.py.
+# Whole runs are long, and most start processes of their own, which wait for each other: apart from the rest, and more at a
+# time than there are processors, in the order of tests/simulations/conftest.py.
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile -m "not alone"
-	$(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder -m alone tests/simulations
+	$(BIN)/python -m pytest --numprocesses 5 --dist loadfile --no-loadscope-reorder -m alone tests/simulations
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

@@ -9,7 +9,7 @@ import pytest
 
 from simulations.backends.processes import users_of
 
-pytestmark = pytest.mark.alone(minutes=3)
+pytestmark = pytest.mark.alone(minutes=5)
 
 # What is killed is at work in these; what follows is as in any other run.
 WITHOUT_THE_REST = "strategy.compare=[fedavg,fedkr] recycle.rounds=1 audit.enabled=false audit.targets=[student]"
