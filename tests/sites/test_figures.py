@@ -222,7 +222,9 @@ QUESTIONS = [
 ]
 
 
-def test_changing_one_private_image_changes_no_figure_of_a_given_model_by_more_than_a_step(hospital, ask, study, tmp_path):
+def test_changing_one_private_image_changes_no_figure_of_a_given_model_by_more_than_a_step(
+    hospital, ask, study, tmp_path
+):
     opened = open_site({"site-file": str(tmp_path / "site.yaml")}, study)
     model = build_classifier(study.student, Shape(1, SIZE, 3), "server").state_dict()
     asked = [(kind, None if kind == wire.LOCAL else model, settings) for kind, settings in QUESTIONS]
