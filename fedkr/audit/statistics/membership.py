@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from fedkr.audit.statistics.separated import least_auc
 from fedkr.errors import UserError
 from fedkr.roc import area_under_roc
 
@@ -133,7 +134,8 @@ def membership_figures(
 
     The intervals are percentiles of a bootstrap stratified by membership that re-estimates the threshold of each TPR
     in each resample; where groups (patients) are given, whole groups are resampled. One image or patient alone on a
-    side cannot be resampled: the intervals are then 0 to 1.
+    side cannot be resampled: the intervals are then 0 to 1. Nor do sides that lie apart have another AUC in any
+    resample: its limits are then those of :mod:`fedkr.audit.statistics.separated`.
 
     Scores are float ``[n]`` of the members and ``[m]`` of the non-members, as are int64 ``groups``. ``seed`` is that of
     the ``bootstrap`` resamples and of the split into halves.
@@ -164,12 +166,23 @@ def membership_figures(
     rates = counts.tpr(np.ones((1, len(members))), np.ones((1, len(nonmembers))), fprs)[0]
     limits = np.quantile(tprs, LIMITS, axis=0).T if several else np.tile([0.0, 1.0], (len(fprs), 1))
     halves = _balanced_accuracy(members, nonmembers, units, bootstrap, rng) if several else None
-    figures: dict[str, Any] = with_limits(
-        "auc", (auc(members, nonmembers), *(np.quantile(aucs, LIMITS) if several else (0.0, 1.0)))
-    )
+    overall = auc(members, nonmembers)
+    ends = _auc_limits(overall, aucs, units) if several else (0.0, 1.0)
+    figures: dict[str, Any] = with_limits("auc", (overall, *ends))
     figures |= _tpr_figures(fprs, [(rate, *ends) for rate, ends in zip(rates, limits, strict=True)], len(nonmembers))
     figures |= with_limits("balanced_accuracy", halves) | {"unit": unit_of(groups)}
     return figures | {"members": len(members), "nonmembers": len(nonmembers)}
+
+
+def _auc_limits(
+    overall: float, resampled: Floats, units: tuple[NDArray[np.intp], NDArray[np.intp]]
+) -> tuple[float, float]:
+    """Return the percentiles of the resamples, or where none of them can differ what so many units can tell."""
+    low, high = map(float, np.quantile(resampled, LIMITS))
+    if low < high or 0 < overall < 1:
+        return low, high
+    least = least_auc(*(len(np.unique(side)) for side in units))
+    return (least, 1.0) if overall == 1 else (0.0, 1 - least)
 
 
 def _tpr_figures(fprs: Sequence[float], rates: Sequence[Interval], nonmembers: int) -> dict[str, float | None]:
