@@ -6,6 +6,7 @@ import contextlib
 import os
 import shutil
 import time
+from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -34,11 +35,19 @@ def children_of(pid: int) -> list[psutil.Process]:
 
 
 def with_descendants(processes: Iterable[psutil.Process]) -> set[psutil.Process]:
-    """Return these processes and all that descend from them."""
-    members: set[psutil.Process] = set()
-    for process in processes:
+    """Return those of these processes that are there, and all that descend from them, by one look at all processes."""
+    children: dict[int, list[psutil.Process]] = defaultdict(list)
+    for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
-            members |= {process, *process.children(recursive=True)}
+            children[process.ppid()].append(process)
+    # A number that was given to another process since is not taken for the one that had it.
+    waiting = [process for process in processes if process.is_running()]
+    members: set[psutil.Process] = set()
+    while waiting:
+        process = waiting.pop()
+        if process not in members:
+            members.add(process)
+            waiting += children[process.pid]
     return members
 
 
