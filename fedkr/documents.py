@@ -97,6 +97,11 @@ DOCUMENTS: dict[str, type[Strict]] = {
             "scores": object_of("scores", {}, _TRIED),
             "recalls": list_of(Rate | None, MOST_CLASSES),
             "by_val": Flag,
+            "quality": object_of(
+                "quality",
+                {"precision": Rate, "recall": Rate, "recognised": list_of(Rate | None, MOST_CLASSES)},
+                {"frechet": Number, "real": object_of("real", {"score": Score, "less": Number, "clear": Flag})},
+            ),
             "teacher": object_of("teacher", {}, {"step": Step, "val_accuracy": Score}),
             # What holds for all that the release has of one unit's images.
             "privacy": object_of(

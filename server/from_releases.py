@@ -27,7 +27,7 @@ logger = logging.getLogger("fedkr.server")
 # The contestant whose options say how releases teach; all others learn as it does.
 LEADING = "fedkr"
 # What of a release's manifest the results keep.
-OF_MANIFEST = ("left_out", "recalls", "teacher", "checkpoint", "knobs", "by_val", "privacy")
+OF_MANIFEST = ("left_out", "recalls", "quality", "teacher", "checkpoint", "knobs", "by_val", "privacy")
 IN_QUARANTINE = "the release of {} is in quarantine, it taught no student"
 RELABELLED = "labels by consensus of all sites: images of another class than their own teacher gave them"
 

@@ -74,3 +74,6 @@ class Releases:
                 raise UserError(f"manifest: left_out names {brief(name)}, which is no class of the study")
         if len(manifest.get("recalls", classes)) != len(classes):
             raise UserError(f"manifest: {len(manifest['recalls'])} recalls for {len(classes)} classes; one a class")
+        shares = manifest.get("quality", {}).get("recognised", classes)
+        if len(shares) != len(classes):
+            raise UserError(f"manifest: {len(shares)} shares recognised for {len(classes)} classes; one a class")

@@ -87,8 +87,8 @@ def public_tuning(site: Site, info: dict[str, Any]) -> dict[str, wire.Metric | N
 def public_manifest(site: Site, manifest: dict[str, Any], name: str) -> dict[str, Any]:
     """Return a release's manifest without the figures that may not leave, the others on a grid.
 
-    A ratio of small counts gives the counts away, so recalls leave only as exact figures do, and so does what a
-    candidate gives away of training images, which the site has chosen by already; without ``metrics`` in the
+    A ratio of small counts gives the counts away, so recalls and quality leave only as exact figures do, and so does
+    what a candidate gives away of training images, which the site has chosen by already; without ``metrics`` in the
     policy, or on too few val images, no figure leaves.
     """
     policy, count = site.policy, len(site.data.val)
@@ -96,9 +96,8 @@ def public_manifest(site: Site, manifest: dict[str, Any], name: str) -> dict[str
         # It holds no figure, and whether val is large is no part of the guarantee.
         return manifest
     if "metrics" not in policy.allow or count < policy.min_evaluated:
-        return {
-            name: value for name, value in manifest.items() if name not in ("scores", "recalls", "teacher", "by_val")
-        }
+        figures = ("scores", "recalls", "quality", "teacher", "by_val")
+        return {name: value for name, value in manifest.items() if name not in figures}
     if not policy.coarse:
         return manifest
     grid, teacher = grid_of(site, count, "val", name), manifest["teacher"]
@@ -108,5 +107,5 @@ def public_manifest(site: Site, manifest: dict[str, Any], name: str) -> dict[str
         return kept | {"score": grid.rate(row["score"]), "loss": grid.loss(row["loss"])}
 
     scores = {stage: [coarse(row) for row in rows] for stage, rows in manifest["scores"].items()}
-    kept = {name: value for name, value in manifest.items() if name not in ("recalls", "by_val")}
+    kept = {name: value for name, value in manifest.items() if name not in ("recalls", "quality", "by_val")}
     return kept | {"scores": scores, "teacher": teacher | {"val_accuracy": grid.rate(teacher["val_accuracy"])}}

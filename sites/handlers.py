@@ -26,6 +26,7 @@ from fedkr.learning.classifier import ClassifierTraining, real_batches
 from fedkr.learning.models import load_classifier, norm_of
 from fedkr.learning.training import DivergedError
 from fedkr.progress import SilentProgress
+from fedkr.recycle.quality import poor
 from fedkr.release import Release, ReleasedSets, check_release
 from sites.audit import SiteAudit
 from sites.contestants import searches
@@ -90,7 +91,11 @@ def train_release(site: Site, request: wire.Request) -> RecordDict:
             "the site's policy"
         )
     release = site.pipeline.release(int(request.setting("round")), site.most_images)
-    manifest = public_manifest(site, release.manifest, own_name(site.study, RELEASE))
+    quality = site.pipeline.quality(int(request.setting("round")), site.most_images)
+    for line in poor(quality, site.data.train.classes):
+        logger.warning("%s", line)
+    made = release.manifest | ({"quality": quality} if quality else {})
+    manifest = public_manifest(site, made, own_name(site.study, RELEASE))
     return wire.release_reply(dataclasses.replace(release, manifest=manifest), seconds_since(site, started))
 
 

@@ -315,7 +315,8 @@ def _check_document(policy: Policy, content: RecordDict, name: str, answers: Che
         raise PolicyError(str(error)) from None
     if name == wire.CARD and "counts" in values and not policy.exact_counts:
         raise PolicyError("card: exact class counts may not leave (policy.exact_counts is false)")
-    if name == wire.MANIFEST and "recalls" in values and not policy.exact_counts:
-        raise PolicyError("manifest: recalls show exact class counts (policy.exact_counts is false)")
+    exact = [field for field in ("recalls", "quality") if field in values and name == wire.MANIFEST]
+    if exact and not policy.exact_counts:
+        raise PolicyError(f"manifest: {exact[0]} may show exact class counts (policy.exact_counts is false)")
     if name == wire.CHOICE and policy.coarse and set(values) != {"how"}:
         raise PolicyError("choice: what was chosen leaves only where figures leave as they are (policy.rate_step is 0)")

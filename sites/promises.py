@@ -19,7 +19,9 @@ from sites.policy import PolicyError
 from sites.workspace import Site
 
 RATES = ("accuracy", "balanced_accuracy", "auc")
-OF_METRICS = ("scores", "recalls", "teacher")
+OF_METRICS = ("scores", "recalls", "quality", "teacher")
+# These are of few images, or of single classes.
+EXACT = ("recalls", "quality")
 
 
 def check_promises(site: Site, message_type: str, content: RecordDict) -> None:
@@ -65,8 +67,8 @@ def _check_manifest(site: Site, manifest: dict[str, Any]) -> None:
     figures = [name for name in OF_METRICS if name in manifest]
     if figures and "metrics" not in site.policy.allow:
         raise PolicyError(f"manifest: {figures[0]!r} are figures, which this site's policy does not allow to leave")
-    if "recalls" in manifest and site.policy.coarse:
-        raise PolicyError("manifest: recalls may leave only where figures leave as they are")
+    if site.policy.coarse and (exact := [name for name in EXACT if name in manifest]):
+        raise PolicyError(f"manifest: {exact[0]} may leave only where figures leave as they are")
     scores = manifest.get("scores", {})
     rows = [row for rows in scores.values() for row in rows]
     known = _known_knobs(site)

@@ -32,3 +32,15 @@ def predict_logits(model: nn.Module, images: NDArray[np.uint8], runtime: Runtime
         with runtime.autocast():
             parts.append(model(to_model_input(chunk)).float().cpu().numpy())
     return np.concatenate(parts) if parts else np.zeros((0, 0), np.float32)
+
+
+def predict_features(model: nn.Module, images: NDArray[np.uint8], runtime: Runtime) -> NDArray[np.float64]:
+    """Return float64 ``[N, d]``, what a classifier's last layer is given of uint8 images ``[N, H, W, C]``."""
+    *_, last = (module for module in model.modules() if isinstance(module, nn.Linear))
+    given: list[NDArray[np.float64]] = []
+    hook = last.register_forward_pre_hook(lambda _, inputs: given.append(inputs[0].double().cpu().numpy()))
+    try:
+        predict_logits(model, images, runtime)
+    finally:
+        hook.remove()
+    return np.concatenate(given)

@@ -5,6 +5,7 @@ Each step is a stage on disk, keyed by all that it depends on: a restart continu
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import time
 from pathlib import Path
@@ -19,10 +20,21 @@ from fedkr.errors import UserError
 from fedkr.generators import Generator, Knobs, build_generator
 from fedkr.generators.base import foreign_code
 from fedkr.learning.job import Job
+from fedkr.learning.prediction import predict_features
 from fedkr.learning.runtime import Runtime
+from fedkr.learning.training import DivergedError
 from fedkr.progress import Progress
 from fedkr.recycle.drawer import BALANCES, Drawer, Labeller
-from fedkr.recycle.search import CandidateScorer, Score, best_of, chance_auc, choose_checkpoint, halve
+from fedkr.recycle.quality import MOST_IMAGES, Quality, likeness, recognised
+from fedkr.recycle.search import (
+    CandidateScorer,
+    Score,
+    best_of,
+    chance_auc,
+    choose_checkpoint,
+    halve,
+    shortfall,
+)
 from fedkr.recycle.teacher import SoftLabeller, load_teacher, train_teacher
 from fedkr.recycle.terms import NO_TERMS, Counted, Terms
 from fedkr.recycle.tuned import train_tuned, tuning_key
@@ -136,9 +148,10 @@ class SitePipeline:
     def choose(self) -> dict[str, Any]:
         """Checkpoint Optimisation, then Tuning.
 
-        Return ``checkpoint``, ``knobs``, every tried score, ``recalls`` of the winner's student, ``seconds`` it took,
-        and whether val chose (``by_val``). It does not where it is too small, or the site has one class only: then
-        these are the last checkpoint and the default knobs, scored all the same where that can be, to tell a collapse.
+        Return ``checkpoint``, ``knobs``, every tried score, ``recalls`` of the winner's student, by how much less it
+        taught than ``real`` images, ``seconds`` it took, and whether val chose (``by_val``). It does not where it is
+        too small, or the site has one class only: then these are the last checkpoint and the default knobs, scored all
+        the same where that can be, to tell a collapse.
 
         Raises:
             UserError: the generator collapsed, so that it must not be released.
@@ -149,6 +162,7 @@ class SitePipeline:
         checkpoints, generator = sorted(self.generator_checkpoints()), self.build_generator()
         started, knobs, best = time.perf_counter(), generator.default_knobs(), max(checkpoints)
         rows: dict[str, list[Any]] = {"checkpoints": [], "tuning": [], "recalls": []}
+        compared: dict[str, Any] = {}
         by_val = len(self.kept) > 1 and may_choose(len(self.judge))
         if len(self.kept) > 1:
             checkpoints = checkpoints if by_val else [best]
@@ -159,8 +173,11 @@ class SitePipeline:
             generator.load(self.checkpoint(best))
             if by_val:
                 knobs, score = self._tune(scorer, generator, score, rows["tuning"])
+                # A student of real images that diverges compares with nothing, and stops nothing.
+                with contextlib.suppress(DivergedError):
+                    compared["real"] = shortfall(score, scorer.of_real_images(), self.judge.labels)
             rows["recalls"] += score.recalls
-        found = {"checkpoint": best, "knobs": knobs, "by_val": by_val, **rows}
+        found = {"checkpoint": best, "knobs": knobs, "by_val": by_val, **rows, **compared}
         return Artifact({}, found | {"seconds": time.perf_counter() - started})
 
     def _best_checkpoint(
@@ -278,14 +295,40 @@ class SitePipeline:
         return self.labeller()
 
     def _regenerate(self, round_number: int, max_images: int | None) -> Release:
-        (slices, count), drawer = self.slices(max_images), self.drawer("regenerate")
-        rng = numpy_rng(*self.job.seed, "labels", round_number)
-        asked = np.concatenate([drawer.classes(count, rng) for _ in range(slices)])
+        drawer = self.drawer("regenerate")
+        asked = self._asked(drawer, round_number, max_images)
         (images, soft), counted = self.terms.draw(drawer, asked, round_number)
         found = self.stages.path("near-copies", self._release_key(round_number, max_images))
         write_artifact(found, Artifact({}, vars(counted)))
+        slices, _ = self.slices(max_images)
         manifest = self.manifest() | {"round": round_number, "slices": slices, "count": len(images)}
         return Release(images, self.terms.labels(soft), manifest)
+
+    def _asked(self, drawer: Drawer, round_number: int, max_images: int | None) -> NDArray[np.int64]:
+        """Return int64 ``[N]``: the class that each image of a round's release is drawn for."""
+        (slices, count), rng = self.slices(max_images), numpy_rng(*self.job.seed, "labels", round_number)
+        return np.concatenate([drawer.classes(count, rng) for _ in range(slices)])
+
+    def quality(self, round_number: int, max_images: int | None) -> dict[str, Any]:
+        """Return what the site can tell of a round's release before it sends it; nothing where it has a guarantee.
+
+        Those are the figures of :class:`~fedkr.recycle.quality.Quality`, and under ``real`` how much less the release
+        taught in the search than as many real images do (:func:`~fedkr.recycle.search.shortfall`), where val can say.
+        """
+        work = lambda: Artifact({}, self._measured(round_number, max_images).as_row())  # noqa: E731
+        found = self.stages.run("quality", self._release_key(round_number, max_images), work).info
+        choice = self.choose()
+        return found | ({"real": choice["real"]} if "real" in choice else {})
+
+    def _measured(self, round_number: int, max_images: int | None) -> Quality:
+        release, real = self.release(round_number, max_images), self.generator_images()
+        asked = self._asked(self.drawer("regenerate"), round_number, max_images)
+        rng, teacher = numpy_rng(*self.job.seed, "quality", round_number), self.labeller().teacher
+        real = real.subset(np.sort(rng.permutation(len(real))[:MOST_IMAGES]))
+        drawn = release.images[np.sort(rng.permutation(len(release))[:MOST_IMAGES])]
+        sides = [predict_features(teacher, images, self.job.runtime) for images in (real.images, drawn)]
+        shares = recognised(asked, release.soft_labels, len(real.classes))
+        return Quality(*likeness(sides[0], real.groups, sides[1], rng), shares)
 
     def guarantee(self) -> dict[str, Any] | None:
         """Return what holds of all releases together, as the manifest has it; None where nothing is promised."""

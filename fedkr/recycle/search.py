@@ -13,6 +13,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
@@ -28,6 +29,7 @@ from fedkr.progress import SilentProgress
 from fedkr.recycle.distill import regenerated_batches
 from fedkr.recycle.drawer import Drawer, Labeller
 from fedkr.recycle.leakage import LeakageGauge
+from fedkr.release import SoftSet
 from fedkr.seeds import derive_seed, numpy_rng
 
 LEAST_FOR_RECALL = 5
@@ -82,6 +84,8 @@ class Score:
         return self.net, self.tie
 
 
+# In standard errors: what images teach less than others is then no luck of a few val images.
+CLEARLY = 2.0
 # In the order of scores, that of a training whose loss is not finite.
 DIVERGED = (-math.inf, -math.inf)
 
@@ -126,6 +130,17 @@ def choose_checkpoint(results: Sequence[tuple[Score, int]], tolerance: float, la
     score, furthest = results[best]
     least = score.net - tolerance * standard_error(score, labels)
     return max(i for i, (other, steps) in enumerate(results) if steps == furthest and other.net >= least)
+
+
+def shortfall(score: Score, real: Score, labels: np.ndarray) -> dict[str, Any]:
+    """Return by how much less the chosen candidate teaches than as many real images, of scores on int ``labels [N]``.
+
+    That is the real images' ``score``, by how much the candidate's is ``less``, and whether that is more than
+    ``CLEARLY`` standard errors of both (``clear``).
+    """
+    less = real.value - score.value
+    error = math.hypot(standard_error(score, labels), standard_error(real, labels))
+    return {"score": real.value, "less": less, "clear": int(less > CLEARLY * error)}
 
 
 def standard_error(score: Score, labels: np.ndarray) -> float:
@@ -181,10 +196,20 @@ class CandidateScorer:
 
     def trial(self, generator: Generator, knobs: Knobs, stage: str) -> StudentTrial:
         """Return the untrained trial of a loaded generator with ``knobs``."""
-        recycle, job = self.study.recycle, self.job.seeded("search")
         quiet = dataclasses.replace(self.job, progress=SilentProgress())
-        drawer = Drawer(generator, knobs, self.train.class_counts(), recycle, self.labeller, quiet)
+        drawer = Drawer(generator, knobs, self.train.class_counts(), self.study.recycle, self.labeller, quiet)
         soft = drawer.draw(drawer.classes(self.count, numpy_rng(*self.job.seed, "labels")), "search")
+        return self._student_of(soft, stage, None if self.gauge is None else self.gauge(soft.images))
+
+    def of_real_images(self) -> Score:
+        """Return the score of what candidates are compared with: as many real images, labelled by the teacher too."""
+        chosen = numpy_rng(*self.job.seed, "real").permutation(len(self.train))[: self.count]
+        images = self.train.images[np.sort(chosen)]
+        soft = SoftSet(images, self.labeller(images, *self.job.seed, "real"))
+        return self._student_of(soft, "real images", None).advance(self.study.recycle.search_steps)
+
+    def _student_of(self, soft: SoftSet, stage: str, leakage: float | None) -> StudentTrial:
+        recycle, job = self.study.recycle, self.job.seeded("search")
         config = dataclasses.replace(self.study.student, steps=recycle.search_steps)
         work = ClassifierTraining(
             build_classifier(config, Shape.of(self.train), derive_seed(*job.seed)),
@@ -192,7 +217,6 @@ class CandidateScorer:
             regenerated_batches(lambda _: soft, config.regenerate_every, config.batch, *job.seed),
             job,
         )
-        leakage = None if self.gauge is None else self.gauge(soft.images)
         return StudentTrial(work, self.judge, recycle, stage, leakage)
 
 

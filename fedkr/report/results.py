@@ -107,6 +107,24 @@ class Guarantee(TypedDict):
     mechanism: str
 
 
+class Shortfall(TypedDict):
+    """What students of as many real images score, how much ``less`` the release teaches, and if that is ``clear``."""
+
+    score: float
+    less: float
+    clear: int
+
+
+class ReleaseQuality(TypedDict, total=False):
+    """How a site's release looks beside its real images; see :class:`fedkr.recycle.quality.Quality`."""
+
+    frechet: float
+    precision: Required[Rate]
+    recall: Required[Rate]
+    recognised: Required[list[Rate | None]]
+    real: Shortfall
+
+
 class SiteRecycling(TypedDict, total=False):
     """What one site tried on its way to its release, and what it released.
 
@@ -124,6 +142,7 @@ class SiteRecycling(TypedDict, total=False):
     images: int
     left_out: list[str]
     recalls: list[float | None]
+    quality: ReleaseQuality
     relabelled: float
     by_val: int
     privacy: Guarantee

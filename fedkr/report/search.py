@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import zip_longest
 from typing import Any
 
-from fedkr.report.results import Results, SiteRecycling
-from fedkr.report.wording import percent
+from fedkr.report.results import ReleaseQuality, Results, SiteRecycling
+from fedkr.report.wording import NONE, percent
 
 
 @dataclass(frozen=True)
@@ -109,6 +109,24 @@ def class_recalls(results: Results) -> dict[str, list[str]]:
             known = zip_longest(classes, recalls[: len(classes)])
             found[site] = ["left out" if name in out else percent(recall, 0) for name, recall in known]
     return found
+
+
+def release_quality(results: Results) -> dict[str, list[str]]:
+    """Return, by site, how its release looks beside its real images, and what as many of these teach."""
+    classes, recycling = results.get("classes", []), results.get("recycling", {})
+    return {site: _quality(classes, tried["quality"]) for site, tried in recycling.items() if "quality" in tried}
+
+
+def _quality(classes: Sequence[str], quality: ReleaseQuality) -> list[str]:
+    distance, real = quality.get("frechet"), quality.get("real")
+    known = [(share, name) for name, share in zip(classes, quality["recognised"], strict=False) if share is not None]
+    share, name = min(known, default=(None, NONE))
+    cells = [NONE if distance is None else f"{distance:.1f}", percent(quality["precision"], 0)]
+    cells += [percent(quality["recall"], 0), NONE if share is None else f"{name}, {percent(share, 0)}"]
+    if real is None:
+        return [*cells, NONE, NONE]
+    scores = f"{percent(real['score'] - real['less'])}, {percent(real['score'])}"
+    return [*cells, scores, "clearly less" if real["clear"] else "not clearly less"]
 
 
 def _with_choice(found: list[Candidate], named: str | None) -> list[Candidate]:

@@ -82,6 +82,18 @@ def is_card(card):
     )
 
 
+def is_quality(quality):
+    real = quality.get("real", {"score": 0.5, "less": 0.0, "clear": 0})
+    return all(
+        [
+            group(quality, ["precision", "recall", "recognised"], ["frechet", "real"]),
+            rate(quality["precision"]) and rate(quality["recall"]) and len(quality["recognised"]) == 3,
+            all(share is None or rate(share) for share in quality["recognised"]),
+            group(real, ["score", "less", "clear"], []) and real["clear"] in (0, 1),
+        ]
+    )
+
+
 def is_release(release, manifest):
     images, labels = release["images"].numpy(), release["soft-labels"].numpy()
     sums = labels.astype(np.float64).sum(axis=1)
@@ -94,7 +106,19 @@ def is_release(release, manifest):
             np.isfinite(labels).all() and (labels >= 0).all() and (abs(sums - 1) <= 1.1 * ROW_SUM_TOLERANCE).all(),
             manifest.keys()
             <= {
-                *("site", "round", "slices", "count", "left_out", "knobs", "checkpoint", "scores", "recalls", "teacher")
+                *(
+                    "site",
+                    "round",
+                    "slices",
+                    "count",
+                    "left_out",
+                    "knobs",
+                    "checkpoint",
+                    "scores",
+                    "recalls",
+                    "teacher",
+                ),
+                "quality",
             },
             text(manifest.get("site", "")) and texts(manifest.get("left_out", []), 3),
             {*manifest.get("left_out", [])} <= {*CLASSES},
@@ -103,6 +127,7 @@ def is_release(release, manifest):
             all(text(k) and ordinary(v) for k, v in manifest.get("knobs", {}).items()),
             len(manifest.get("recalls", CLASSES)) == 3
             and all(r is None or rate(r) for r in manifest.get("recalls", [])),
+            is_quality(manifest["quality"]) if "quality" in manifest else True,
             group(teacher, [], ["step", "val_accuracy"]) and group(scores, [], ["checkpoints", "tuning"]),
             all(len(rows) <= 128 for rows in scores.values()),
             all(ordinary(row.get("score", 0)) and ordinary(row.get("loss", 0)) for rs in scores.values() for row in rs),
@@ -255,7 +280,9 @@ def comparison():
 def manifest():
     tried = {"checkpoints": [{"step": 20, "score": 0.5, "loss": 1.2}], "tuning": [{"knobs": KNOBS, "score": 0.5}]}
     values = {"round": 1, "left_out": ["rare"], "knobs": KNOBS, "checkpoint": 20, "scores": tried}
-    return values | {"recalls": [0.5, 0.4, None], "teacher": {"step": 100, "val_accuracy": 0.7}}
+    quality = {"frechet": 1.5, "precision": 0.9, "recall": 0.8, "recognised": [0.9, 1.0, None]}
+    quality["real"] = {"score": 0.8, "less": 0.1, "clear": 1}
+    return values | {"recalls": [0.5, 0.4, None], "quality": quality, "teacher": {"step": 100, "val_accuracy": 0.7}}
 
 
 def figures(*splits):

@@ -45,6 +45,7 @@ def test_each_release_is_a_file_of_its_own_with_what_it_cost(collect, honest):
     [
         ({"scores": 5}, 2.5), ({"left_out": "rare"}, 2.5), ({"recalls": [7.0]}, 2.5), ({}, float("nan")), ({}, -1.0),
         ({"left_out": ["no class"]}, 2.5), ({"recalls": [0.5]}, 2.5), ({}, 1e12),
+        ({"quality": {"precision": 0.5, "recall": 0.5, "recognised": [0.5]}}, 2.5),
     ],
 )  # fmt: skip
 def test_a_site_whose_manifest_or_seconds_make_no_sense_is_lost_and_the_others_go_on(

@@ -228,6 +228,7 @@ def test_the_noise_is_not_what_the_studys_seed_gives(ask, study, hospital):
         {"teacher": {"step": 3, "val_accuracy": 0.5}},
         {"recalls": [0.5, 0.5, None]},
         {"by_val": 1},
+        {"quality": {"precision": 0.5, "recall": 0.5, "recognised": [0.5, 0.5, None]}},
     ],
     ids=lambda lie: next(iter(lie)),
 )

@@ -152,10 +152,20 @@ def test_the_classes_own_proportions_are_refused_where_exact_counts_may_not_leav
     assert wire.read_release(ask(site(exact_counts=True), wire.RELEASE, round=1))
 
 
-def test_without_exact_counts_no_recall_leaves_with_a_release(site, ask, study):
+def test_without_exact_counts_neither_recalls_nor_quality_leave_with_a_release(site, ask, study):
     study.recycle.balance = "balanced"
-    assert "recalls" in wire.read_release(ask(site(exact_counts=True), wire.RELEASE, round=1)).manifest
-    assert "recalls" not in wire.read_release(ask(site(exact_counts=False), wire.RELEASE, round=1)).manifest
+    exact, rounded = (
+        wire.read_release(ask(site(exact_counts=exact), wire.RELEASE, round=1)).manifest for exact in (True, False)
+    )
+    assert exact.keys() >= {"recalls", "quality"} and not rounded.keys() & {"recalls", "quality"}
+
+
+def test_a_site_is_told_of_its_poor_release_before_it_sends_it(site, ask, caplog, monkeypatch):
+    opened = site(exact_counts=True)
+    poor = {"precision": 0.5, "recall": 0.5, "recognised": [0.1, 1.0, None]}
+    monkeypatch.setattr(type(opened.pipeline), "quality", lambda *_: poor)
+    assert wire.read_release(ask(opened, wire.RELEASE, round=1)).manifest["quality"] == poor
+    assert f"of the images drawn for {opened.data.train.classes[0]!r} your teacher takes fewer than half" in caplog.text
 
 
 def test_a_weights_round_scores_the_received_model_and_returns_one_of_the_same_shape(site, ask, study):

@@ -388,9 +388,13 @@ def test_exact_class_counts_on_the_card_are_refused_where_the_policy_withholds_t
     refused(wire.DESCRIBE, card(counts={"train": [3, 4]}), "exact class counts", policy=CLOSED)
 
 
-def test_recalls_in_a_manifest_are_refused_where_the_policy_withholds_exact_counts(release_content):
-    refused(wire.RELEASE, release_content(recalls=[0.5, None]), "recalls", policy=CLOSED)
-    check_reply(OPEN, wire.RELEASE, release_content(recalls=[0.5, None]))
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("recalls", [0.5, None]), ("quality", {"precision": 0.5, "recall": 0.5, "recognised": [0.5, None]})],
+)
+def test_exact_figures_in_a_manifest_are_refused_where_the_policy_withholds_exact_counts(release_content, name, value):
+    refused(wire.RELEASE, release_content(**{name: value}), name, policy=CLOSED)
+    check_reply(OPEN, wire.RELEASE, release_content(**{name: value}))
 
 
 # Documents.
@@ -415,6 +419,9 @@ def test_recalls_in_a_manifest_are_refused_where_the_policy_withholds_exact_coun
         {"recalls": [0.5, 1.5]},
         {"recalls": [0.5] * 1001},
         {"recalls": {"patient": 0.5}},
+        {"quality": {"precision": 0.5, "recall": 0.5}},
+        {"quality": {"precision": 0.5, "recall": 0.5, "recognised": [0.5], "patient": 1}},
+        {"quality": {"precision": 4711.0, "recall": 0.5, "recognised": [0.5]}},
     ],
 )
 def test_a_manifest_with_anything_but_its_fields_is_refused(release_content, changed):

@@ -11,6 +11,8 @@ from sites.policy import PolicyError
 from sites.promises import check_promises
 from sites.workspace import open_site
 
+QUALITY = {"precision": 0.5, "recall": 0.5, "recognised": [0.5]}
+
 
 @pytest.fixture
 def site(hospital, study):
@@ -54,6 +56,7 @@ def test_a_reply_without_a_record_that_its_message_promises_is_refused(site, rel
         ),
         ({"teacher": {"step": 1, "val_accuracy": 0.4711}}, "no multiple of"),
         ({"recalls": [0.5]}, "recalls may leave only"),
+        ({"quality": QUALITY}, "quality may leave only"),
     ],
 )
 def test_a_manifest_that_says_what_this_site_cannot_say_is_refused(site, release_content, changed, line):
@@ -90,20 +93,20 @@ def test_how_a_model_was_tuned_leaves_only_where_figures_leave_as_they_are(site,
 
 def test_without_metrics_in_the_policy_no_figure_leaves_in_a_manifest(site, study, release_content):
     opened = site(allow=["release"])
-    for name, figure in (("scores", {}), ("teacher", {"step": 3}), ("recalls", [])):
+    for name, figure in (("scores", {}), ("teacher", {"step": 3}), ("recalls", []), ("quality", QUALITY)):
         content = release_content(**{name: figure})
         manifest = {key: v for key, v in wire.read_document(content, wire.MANIFEST).items() if key in ("site", name)}
         content[wire.MANIFEST] = wire.document(manifest)
         stopped(opened, wire.RELEASE, content, f"'{name}' are figures")
     own = wire.read_document(answer(opened, study, wire.RELEASE, round=1), wire.MANIFEST)
-    assert not own.keys() & {"scores", "recalls", "teacher"}
+    assert not own.keys() & {"scores", "recalls", "quality", "teacher"}
 
 
 def test_on_few_val_images_no_figure_leaves_in_a_manifest_either(site, study):
     opened = site(min_evaluated=50)
     assert len(opened.data.val) < 50
     own = wire.read_document(answer(opened, study, wire.RELEASE, round=1), wire.MANIFEST)
-    assert not own.keys() & {"scores", "recalls", "teacher"}
+    assert not own.keys() & {"scores", "recalls", "quality", "teacher"}
 
 
 def test_what_candidates_give_away_leaves_only_where_figures_leave_as_they_are(site, release_content):

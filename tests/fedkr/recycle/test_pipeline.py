@@ -83,7 +83,8 @@ def calls(monkeypatch):
             self.teacher = teacher
 
         def __call__(self, images, *seed):
-            return np.eye(4, dtype=np.float32)[images[:, 0, 0, 0]] * 0.9 + 0.025
+            # Real images are labelled too: any class will do for them.
+            return np.eye(4, dtype=np.float32)[images[:, 0, 0, 0] % 4] * 0.9 + 0.025
 
     monkeypatch.setattr(pipeline_module, "train_teacher", train_teacher)
     monkeypatch.setattr(pipeline_module, "load_teacher", lambda *settings: None)
@@ -108,6 +109,9 @@ def scored_by(monkeypatch, scores, leakage=None, weight=0.0):
             of = None if leakage is None else leakage.get(int(generator.loaded.tensors["average.w"]), 0.5)
             return SimpleNamespace(advance=lambda until: pipeline_module.Score(value, 0.0, leakage=of, weight=weight))
 
+        def of_real_images(self):
+            return pipeline_module.Score(0.95, 0.0)
+
     monkeypatch.setattr(pipeline_module, "CandidateScorer", FakeScorer)
 
 
@@ -122,6 +126,22 @@ def test_a_whole_pipeline_makes_a_release_and_never_looks_at_test_or_holdout(bui
     few = pipeline.data.val.class_counts() < LEAST_FOR_RECALL
     assert [recall is None for recall in release.manifest["recalls"]] == few.tolist()
     assert len(release.manifest["scores"]["checkpoints"]) == 2
+
+
+def test_a_release_is_compared_with_the_real_images_that_it_stands_for(build):
+    pipeline = build()
+    quality = pipeline.quality(1, None)
+    assert 0 <= quality["precision"] <= 1 and 0 <= quality["recall"] <= 1
+    assert len(quality["recognised"]) == len(pipeline.data.train.classes)
+    assert quality["real"] == pipeline.choose()["real"] and quality["real"].keys() == {"score", "less", "clear"}
+    assert build().quality(1, None) == quality
+
+
+@pytest.mark.parametrize(("score", "clear"), [(0.5, 1), (0.94, 0), (1.0, 0)])
+def test_what_teaches_clearly_less_than_real_images_is_told(build, calls, monkeypatch, score, clear):
+    scored_by(monkeypatch, {3: score, 6: score})
+    real = build().choose()["real"]
+    assert real == {"score": 0.95, "less": pytest.approx(0.95 - score), "clear": clear}
 
 
 def test_a_second_process_computes_nothing_again_and_answers_the_same(build, calls):
@@ -140,7 +160,7 @@ def test_too_few_val_images_choose_neither_checkpoint_nor_sampler(build, calls, 
     choice = build().choose()
     assert (choice["checkpoint"], choice["knobs"], choice["by_val"]) == (6, {"steps": 1, "guidance": 1.0}, False)
     # The last checkpoint is scored all the same: a generator that learned nothing must be found.
-    assert [row["step"] for row in choice["checkpoints"]] == [6] and choice["tuning"] == []
+    assert [row["step"] for row in choice["checkpoints"]] == [6] and choice["tuning"] == [] and "real" not in choice
 
 
 def test_another_round_asks_the_same_generator_for_other_images(build, calls):
@@ -473,6 +493,9 @@ def students_reach(monkeypatch, *aucs):
         def trial(self, generator, knobs, stage):
             score = pipeline_module.Score(0.5, 0.0, next(left))
             return SimpleNamespace(advance=lambda until: score)
+
+        def of_real_images(self):
+            return pipeline_module.Score(0.5, 0.0)
 
     monkeypatch.setattr(pipeline_module, "CandidateScorer", FakeScorer)
 

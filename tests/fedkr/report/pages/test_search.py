@@ -41,6 +41,27 @@ def test_recalls_stand_by_class_with_left_out_ones_named(searched):
     assert "by class" not in section_of(searched)
 
 
+def test_how_good_a_release_is_stands_beside_what_real_images_teach(searched):
+    quality = {"frechet": 1.62, "precision": 0.9, "recall": 0.45, "recognised": [0.93, None, 0.4]}
+    searched["recycling"]["site-0"]["quality"] = quality | {"real": {"score": 0.9, "less": 0.15, "clear": 1}}
+    assert check_results(searched) is searched
+    cells = lines(section_of(searched).split("How good the releases are")[1])[1]
+    least = f"{searched['classes'][2]}, 40 %"
+    assert cells == ["site-0", "1.6", "90 %", "45 %", least, "75.0 %, 90.0 %", "clearly less"]
+    few = {"precision": 0.9, "recall": 0.45, "recognised": [None, None, None]}
+    searched["recycling"]["site-0"]["quality"] = few
+    assert lines(section_of(searched).split("How good the releases are")[1])[1][1:] == [
+        "-",
+        "90 %",
+        "45 %",
+        "-",
+        "-",
+        "-",
+    ]
+    del searched["recycling"]["site-0"]["quality"]
+    assert "How good the releases are" not in section_of(searched)
+
+
 def test_scores_by_auc_are_no_percentages_and_halving_is_told(searched):
     searched["study"] = searched["study"] | {"recycle": {"metric": "auc", "search_rungs": 2}}
     assert ["site-0", "step 10", "chosen", "0.700", "0.800"] in lines(section_of(searched))
