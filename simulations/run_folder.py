@@ -27,6 +27,7 @@ from fedkr.failure import clear_note, read_note
 from fedkr.generators import build_generator
 from fedkr.learning.job import Job
 from fedkr.learning.models import build_classifier
+from fedkr.learning.public_features import check_installed
 from fedkr.learning.runtime import Runtime
 from fedkr.report.results import DataFacts, load_results
 from fedkr.report.selection import data_warnings
@@ -229,6 +230,7 @@ def _check_models(study: Study, source: Source) -> None:
             build_classifier(config, Shape.of(source.pool), "check")
         except UserError as error:
             raise UserError(f"{name}.{error}") from None
+    check_installed(study.audit)
     build_generator(study.generator, Shape.of(source.pool), Job(runtime, flip=study.data.flip))
     check_contestants(study)
     for name in study.strategy.names(driver=True):

@@ -15,6 +15,7 @@ from fedkr.data.listing import LEFT_OUT_FILE
 from fedkr.disk import write_json
 from fedkr.errors import UserError, one_line
 from fedkr.fingerprint import array_digest
+from fedkr.learning.public_features import check_installed
 from sites.policy import SIMULATED, Policy, check_request
 from sites.private_files import private_files
 from sites.records import read_records
@@ -50,11 +51,14 @@ def permit(node_config: Mapping[str, Any], message_type: str, study_json: str) -
     Return the policy and the site file as they are now; no file in a simulation.
     """
     if "site-file" not in node_config:
-        check_request(SIMULATED, message_type, parse_study(study_json))
+        study = parse_study(study_json)
+        check_request(SIMULATED, message_type, study)
+        check_installed(study.audit)
         return SIMULATED, None
     file = read_site_file(Path(str(node_config["site-file"])))
     study = parse_study(study_json)
     check_request(file.policy, message_type, study)
+    check_installed(study.audit)
     try:
         file.studies.refuse(study, Path(file.records))
         file.split.allow(study)

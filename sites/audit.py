@@ -46,6 +46,7 @@ from fedkr.data.images import Shape
 from fedkr.errors import UserError
 from fedkr.learning.models import load_classifier
 from fedkr.learning.prediction import predict_logits
+from fedkr.learning.public_features import features_by
 from fedkr.recycle.distill import distill_student
 from fedkr.release import Release, ReleasedSets, SoftSet
 from fedkr.seeds import derive_seed, numpy_rng
@@ -183,12 +184,13 @@ class SiteAudit:
     def attack_releases(self) -> tuple[AuditReport, ReleaseCopies]:
         """Attack all that the site released, and check it for copies of members."""
         released = self.releases(), self.population, self._subject(RELEASE)
+        features = features_by(self.config.features, self.site.runtime)
         try:
-            report = audit_release(*released, self._reference_releases(), self._auxiliary())
+            report = audit_release(*released, self._reference_releases(), self._auxiliary(), features)
         except UserError as error:
             # What needs no references goes on without them, as it does for models.
             logger.warning("a release is attacked without references: %s", error)
-            report = audit_release(*released)
+            report = audit_release(*released, features_of=features)
         self._keep_scores(report, self._scores_path(RELEASE, ""))
         return report, self._copies()
 

@@ -23,6 +23,7 @@ from fedkr.config import LEAST_REFERENCES, Study, with_options
 from fedkr.data.images import content_digest
 from fedkr.errors import UserError
 from fedkr.learning.prediction import predict_logits
+from fedkr.learning.public_features import check_installed
 from fedkr.stages import StageStore
 from sites.audit import SiteAudit
 from sites.terms import rehearsed_terms
@@ -93,7 +94,8 @@ _ENDS = ("", "_low", "_high")
 def rehearsed_study(study: Study, references: int) -> Study:
     """Return a study whose audit has what a rehearsal needs, and whose canaries and coins are the study's own.
 
-    An odd number of ``references``, or fewer than four, is a :class:`UserError`.
+    An odd number of ``references``, or fewer than four, is a :class:`UserError`, and so are features that are not
+    installed here.
     """
     if references < LEAST_REFERENCES:
         raise UserError(f"references={references}: a rehearsal takes an even number, {LEAST_REFERENCES} or more")
@@ -101,7 +103,9 @@ def rehearsed_study(study: Study, references: int) -> Study:
         *("audit.enabled=true", f"audit.attacks=[{ATTACK}]", f"audit.headline={ATTACK}", f"audit.fprs=[{FPR}]"),
         *(f"audit.direct_references={LEAST_REFERENCES}", f"audit.pipeline_references={references}"),
     ]
-    return with_options(study, changes)
+    rehearsed = with_options(study, changes)
+    check_installed(rehearsed.audit)
+    return rehearsed
 
 
 def usual_changes(study: Study) -> list[str]:

@@ -18,7 +18,7 @@ from fedkr.audit.statistics.two_sample import closeness_test
 from fedkr.audit.subject import Subject
 from fedkr.audit.targets import row_key
 from fedkr.config import CALIBRATED_ATTACKS, FUSED_ATTACK
-from fedkr.data.distances import common_spaces
+from fedkr.data.distances import common_spaces, small_pixels
 from fedkr.data.images import ImageSet
 from fedkr.errors import UserError
 from fedkr.release import Release, SoftSet
@@ -54,13 +54,15 @@ def audit_release(
     subject: Subject,
     references: Sequence[ReferenceReleases] = (),
     auxiliary: Observed | None = None,
+    features_of: Callable[[NDArray[np.uint8]], Floats] = small_pixels,
 ) -> AuditReport:
     """Attack all that a site released, every round together, and test whether it lies closer to members.
 
     * Without references: :func:`~fedkr.audit.attacks.on_releases.release_scores`. ``population`` is of the same
       distribution, and no model trained on it (the site's val and test splits).
     * Calibrated by each kind of reference releases: distance to the nearest released images in pixels and in features,
-      and their soft labels (:mod:`~fedkr.audit.attacks.neighbours`).
+      and their soft labels (:mod:`~fedkr.audit.attacks.neighbours`). Features are the principal components of
+      ``features_of`` images (:func:`~fedkr.data.distances.common_spaces`).
     * ``fused``: distance in pixels beside what a classifier trained on the release says, which ``auxiliary`` brings
       with the same of the pipelines that the references of kind ``pipeline`` are of.
 
@@ -73,7 +75,7 @@ def audit_release(
     site, seed, challenge = subject.site, subject.seed, subject.challenge
     try:
         (images, soft_labels), _ = released_part(releases, challenge, site=site, seed=seed)
-        rows_of = common_spaces(images, population.images, numpy_rng(seed, site, "components"))
+        rows_of = common_spaces(images, population.images, numpy_rng(seed, site, "components"), features_of)
         pool = candidates(challenge)
         rows, released = rows_of(pool.images), rows_of(images)
         scores = release_scores(rows, released, rows_of(population.images))

@@ -42,6 +42,8 @@ ATTACKS = THRESHOLD_ATTACKS + QUERY_ATTACKS + REFERENCE_ATTACKS
 RELEASE_ATTACKS = ("distance-pixels", "distance-features", "monte-carlo", "domias")
 CALIBRATED_ATTACKS = ("calibrated-pixels", "calibrated-features", "soft-label-neighbours")
 FUSED_ATTACK = "fused"
+# Where released images are compared in features: principal components of pixels, or of what a public network sees.
+PIXELS, EFFICIENTNET_LITE0 = "pixels", "efficientnet-lite0"
 # On a site's rounds of weight sharing alone: what they changed.
 ROUND_ATTACK = "round-gain"
 # Kinds of what contestants leave: models that all see, those that stay at a site, then what the server alone sees: a
@@ -310,6 +312,7 @@ class AuditConfig:
     guesses: Natural = 0
     delta: Annotated[float, Must(lambda x: 0 <= x <= 1, "a probability, well below one in the number of coins")] = 1e-5
     permutations: Annotated[Natural, at_most(100_000)] = 0
+    features: Annotated[str, OneOf(PIXELS, EFFICIENTNET_LITE0)] = PIXELS
 
     def permutations_for(self, sites: int) -> int:
         """Return the permutations of each test that takes no model: as told, else enough for up to 100 sites."""

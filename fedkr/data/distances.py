@@ -105,7 +105,7 @@ class Rows(NamedTuple):
 
     Attributes:
         pixels: float64 ``[N, d]``, in 0..1.
-        features: float64 ``[N, c]``, principal components of unit variance.
+        features: float64 ``[N, c]``, principal components of unit variance: of pixels, or of what a network sees.
     """
 
     pixels: Floats
@@ -113,19 +113,22 @@ class Rows(NamedTuple):
 
 
 def common_spaces(
-    released: NDArray[np.uint8], population: NDArray[np.uint8], rng: np.random.Generator
+    released: NDArray[np.uint8],
+    population: NDArray[np.uint8],
+    rng: np.random.Generator,
+    features_of: Callable[[NDArray[np.uint8]], Floats] = small_pixels,
 ) -> Callable[[NDArray[np.uint8]], Rows]:
     """Return what brings uint8 images ``[N, H, W, C]`` into the spaces in which all of an audit's releases are met.
 
-    The components are fitted on ``released`` and ``population`` images, of which ``rng`` picks some: never on those of
-    the challenge.
+    The components are of ``features_of`` images, float64 ``[N, d]``, and are fitted on ``released`` and ``population``
+    images, of which ``rng`` picks some: never on those of the challenge.
     """
-    fit_on = np.concatenate([small_pixels(released), small_pixels(population)])
-    project = component_projection(fit_on[rng.permutation(len(fit_on))[:MOST_FITTED]], COMPONENTS)
+    fit_on = np.concatenate([released, population])
+    project = component_projection(features_of(fit_on[rng.permutation(len(fit_on))[:MOST_FITTED]]), COMPONENTS)
 
     def rows(images: NDArray[np.uint8]) -> Rows:
         own = small_pixels(images)
-        return Rows(own, project(own))
+        return Rows(own, project(own if features_of is small_pixels else features_of(images)))
 
     return rows
 

@@ -17,16 +17,16 @@ def to_model_input(images: Tensor) -> Tensor:
     return images.permute(0, 3, 1, 2).float().div_(127.5).sub_(1.0)
 
 
-def forward_batch(images: NDArray[np.uint8]) -> int:
-    """Return how many images ``[N, H, W, C]`` go through a classifier at once: 512 up to 64 pixels, fewer above."""
-    return max(1, min(MOST_AT_ONCE, MOST_AT_ONCE * 64 * 64 // (images.shape[1] * images.shape[2])))
+def forward_batch(side: int) -> int:
+    """Return how many images of a side go through a classifier at once: 512 up to 64 pixels, fewer above."""
+    return max(1, min(MOST_AT_ONCE, MOST_AT_ONCE * 64 * 64 // side**2))
 
 
 @torch.inference_mode()
 def predict_logits(model: nn.Module, images: NDArray[np.uint8], runtime: Runtime) -> NDArray[np.float32]:
     """Return float32 logits ``[N, K]`` of uint8 images ``[N, H, W, C]``, in batches that bound the memory."""
     model.eval()
-    parts, batch = [], forward_batch(images)
+    parts, batch = [], forward_batch(images.shape[1])
     for start in range(0, len(images), batch):
         chunk = torch.from_numpy(np.ascontiguousarray(images[start : start + batch])).to(runtime.device)
         with runtime.autocast():

@@ -174,7 +174,7 @@ class SoftLabeller:
     @torch.inference_mode()
     def __call__(self, images: NDArray[np.uint8], *seed: object) -> NDArray[np.float32]:
         """Return float32 ``[N, K]`` of uint8 ``images [N, H, W, C]``: the first view is the image itself."""
-        batch = forward_batch(images)
+        batch = forward_batch(images.shape[1])
         if len(images) > batch:
             starts = range(0, len(images), batch)
             return np.concatenate([self(images[start : start + batch], *seed, start) for start in starts])

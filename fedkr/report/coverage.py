@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fedkr.audit.targets import OF_ONE_SITE, OF_RELEASES, RELEASED
 from fedkr.audit.verdict import CONTROL_WORDS
-from fedkr.config import ATTACKS, CALIBRATED_ATTACKS
+from fedkr.config import ATTACKS, CALIBRATED_ATTACKS, PIXELS
 from fedkr.report.audit_fields import AuditRow
 from fedkr.report.canaries import CHANNEL_MEANING, planted, planted_in_words
 from fedkr.report.results import Results, SiteRecycling
@@ -149,7 +149,10 @@ def _on_releases(results: Results) -> dict[str, str]:
     kinds = {references_kind(row) for row in rows if row["attack"] in CALIBRATED_ATTACKS}
     made = [what for kind, what in RELEASE_REFERENCES.items() if kind in kinds]
     calibrated = f" Other releases: {listing(made)}." if made else " No other release calibrates them."
-    return {"Attacks on what was released": f"{_sentence('; '.join(asked))}.{calibrated}"}
+    features = (results.get("study", {}).get("audit") or {}).get("features", PIXELS)
+    public = f" Features: principal components of what {features} sees, a public network."
+    seen = "" if features == PIXELS else public
+    return {"Attacks on what was released": f"{_sentence('; '.join(asked))}.{calibrated}{seen}"}
 
 
 def _references(results: Results) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 
 from fedkr.config import AuditConfig, Study
 from fedkr.errors import UserError
+from fedkr.learning.public_features import check_installed
 from fedkr.report.results import Results, load_results
 from fedkr.stages import code_version
 from server.composition import compose_study
@@ -95,6 +96,7 @@ def with_overrides(study: Study, overrides: Sequence[str]) -> Study:
                 "start a new `fedkr simulate` with it"
             )
         setattr(audit, name, own)
+    check_installed(audit)
     return dataclasses.replace(study, audit=audit, backend=composed.backend)
 
 

@@ -56,7 +56,7 @@ OPTIONS = {
     | {"bootstrap": (1, 100_000), "direct_references": (0, 1024), "pipeline_references": (0, 1024)}
     | {"queries": (1, 100), "gamma": (1.0, 1e9), "canaries": (0, 100_000)}
     | {"canary_kinds": [["mislabelled", "noise", "near-duplicate", "outlier"]], "coins": bool, "guesses": NATURAL}
-    | {"delta": (0.0, 1.0), "permutations": (0, 100_000)},
+    | {"delta": (0.0, 1.0), "permutations": (0, 100_000), "features": ["pixels", "efficientnet-lite0"]},
     "backend": {"kind": ["inline", "ray", "deploy"], "cpus_per_site": COUNT, "gpus_per_site": NOT_NEGATIVE}
     | {"cpus": NATURAL, "address": str, "port": (0, 65_535), "restarts": (0, 1000)},
 }
