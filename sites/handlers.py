@@ -93,7 +93,7 @@ def train_release(site: Site, request: wire.Request) -> RecordDict:
     release = site.pipeline.release(int(request.setting("round")), site.most_images)
     quality = site.pipeline.quality(int(request.setting("round")), site.most_images)
     for line in poor(quality, site.data.train.classes):
-        logger.warning("%s", line)
+        logger.warning("%s: %s", site.name, line)
     made = release.manifest | ({"quality": quality} if quality else {})
     manifest = public_manifest(site, made, own_name(site.study, RELEASE))
     return wire.release_reply(dataclasses.replace(release, manifest=manifest), seconds_since(site, started))
