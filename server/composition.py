@@ -19,7 +19,8 @@ from omegaconf.errors import (
     OmegaConfBaseException,
 )
 
-from fedkr.config import Study, check_study, nearest, read_dataclass
+from fedkr.config import DataConfig, FactsConfig, Study, nearest, read_dataclass, scheduled
+from fedkr.config.schedule import Count
 from fedkr.errors import UserError
 from server.overrides import with_texts
 
@@ -31,6 +32,15 @@ CONTESTANTS = "strategy"
 DATASET_GROUP = "dataset"
 
 
+def count_facts(data: DataConfig) -> FactsConfig:
+    """Read a dataset and return what a schedule is made of; raise :class:`UserError` where it cannot be read."""
+    # Imported here: most studies compose without any data, and much faster.
+    from fedkr.data import load_source
+
+    pool = load_source(data.located()).pool
+    return FactsConfig(len(pool), pool.size, pool.channels, len(pool.classes))
+
+
 def register_schema() -> None:
     """Tell Hydra the types of all options, under the name that ``configs/config.yaml`` starts from."""
     schema = OmegaConf.structured(Study)
@@ -39,19 +49,26 @@ def register_schema() -> None:
     ConfigStore.instance().store(name="study_schema", node=schema)
 
 
-def compose_study(overrides: Sequence[str]) -> Study:
+def compose_study(overrides: Sequence[str], count: Count | None = count_facts) -> Study:
     """Compose and check a study from overrides such as ``["dataset=digits", "seed=1"]``.
+
+    Args:
+        overrides: as on a command line.
+        count: counts images of which no file says how many there are, where a schedule needs that; None where those
+            that can be read here are not the sites'.
 
     Raises:
         UserError: an unknown group, choice or option, a value of another type, or an override that cannot be parsed.
     """
     register_schema()
     with one_line_errors(), initialize_config_module(CONFIG_MODULE, version_base="1.3"):
-        return study_from_config(compose(CONFIG_NAME, overrides=with_texts(overrides)))
+        return study_from_config(compose(CONFIG_NAME, overrides=with_texts(overrides)), count)
 
 
-def study_from_config(config: DictConfig) -> Study:
+def study_from_config(config: DictConfig, count: Count | None = count_facts) -> Study:
     """Turn a composed configuration into a checked study, while Hydra is still initialised with its search path.
+
+    What it leaves to the rule is written out, as in :func:`compose_study`.
 
     Raises:
         UserError: a configuration that no run could use.
@@ -63,8 +80,7 @@ def study_from_config(config: DictConfig) -> Study:
         study = read_dataclass(Study, values, "study")
     except UserError as error:
         raise UserError(str(error).removeprefix("study.")) from None
-    check_study(study)
-    return study
+    return scheduled(study, count)
 
 
 def _read_contestants(strategy: DictConfig) -> None:

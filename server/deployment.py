@@ -238,7 +238,10 @@ def run(root: Path, overrides: Sequence[str], run_dir: Path) -> None:
     """
     folder = CoordinatorFolder(root.absolute())
     asked = ["backend=deploy", "data.name=none", f"federation.sites={len(folder.sites)}", *overrides]
-    compose_study(asked)
+    if not any(override.startswith("dataset=") for override in overrides):
+        # Else the default's facts would pass for those of the sites' images.
+        asked.insert(0, "dataset=none")
+    compose_study(asked, count=None)
     config = {"overrides": shlex.join(asked), "run-dir": str(run_dir.absolute()), "sites": json.dumps(folder.sites)}
     write_toml(folder.home / "run.toml", config)
     app, before = SignedBundle.read(folder.bundle).app, folder.runs()

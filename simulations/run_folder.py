@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from fedkr.config import Study, parse_study
-from fedkr.data import SiteData, Source, load_source, partition_sites, prepare_site, study_source
+from fedkr.data import SiteData, Source, check_facts, load_source, partition_sites, prepare_site, study_source
 from fedkr.data.images import Shape
 from fedkr.data.leaks import shared_own_tests
 from fedkr.data.listing import write_left_out
@@ -63,6 +63,7 @@ class RunFolder:
         """
         study = dataclasses.replace(study, data=study.data.located())
         source = load_source(study.data)
+        check_facts(study, source)
         study = dataclasses.replace(study, data_digest=source.identity)
         run = RunFolder(dataclasses.replace(study, run_dir=str(study.run_folder(prefix))))
         for item in source.left_out[:MOST_NAMED]:

@@ -8,20 +8,24 @@ import re
 from pathlib import Path
 from typing import Any
 
+import medmnist
+import numpy as np
 import pytest
 import yaml
-from hydra import compose, initialize_config_module
+from hydra import compose, initialize_config_dir, initialize_config_module
 
 import configs
-from fedkr.config import Study
+from fedkr.config import LAWS, DataConfig, FactsConfig, Study, by_rule, numbers, site_facts
 from fedkr.errors import UserError
 from server import strategies
-from server.composition import compose_study, register_schema, study_from_config
+from server.composition import compose_study, count_facts, register_schema, study_from_config
 from server.contestant import check_contestants
 
 ROOT = Path(configs.__file__).parent
 GROUPS = ("dataset", "partition", "generator", "teacher", "student", "strategy", "privacy", "audit", "backend")
 CHOICES = [(group, file.stem) for group in GROUPS for file in sorted((ROOT / group).glob("*.yaml"))]
+# Own images, those of hospitals, and a set that is refused.
+WITHOUT_FACTS = ("npz", "folder", "table", "none", "chestmnist")
 MEDMNIST = "path derma oct pneumonia retina breast blood tissue organa organc organs"
 
 
@@ -36,7 +40,7 @@ def leaves(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 def test_config_yaml_documents_each_field_of_the_study_with_its_default() -> None:
     documented = yaml.safe_load((ROOT / "config.yaml").read_text())
     del documented["defaults"]
-    assert leaves(documented) == leaves(dataclasses.asdict(Study()))
+    assert leaves(documented) == leaves(dataclasses.asdict(Study())) | dict.fromkeys(LAWS, 0)
 
 
 def test_each_option_in_config_yaml_has_a_comment() -> None:
@@ -48,28 +52,44 @@ def test_each_option_in_config_yaml_has_a_comment() -> None:
 
 def test_composing_with_no_overrides_gives_the_defaults_of_the_dataclasses() -> None:
     study = compose_study([])
-    study.generator.options, study.strategy.options = {}, {}
+    study.generator.options, study.strategy.options, study.facts = {}, {}, FactsConfig()
     assert study == Study()
 
 
 @pytest.mark.parametrize(("group", "choice"), CHOICES, ids=["=".join(choice) for choice in CHOICES])
 def test_each_choice_composes_to_a_valid_study(group: str, choice: str) -> None:
     named = f"strategy.compare=[{choice}]" if group == "strategy" else f"{group}={choice}"
-    study = compose_study([named])
+    told = ["facts.images=900"] if choice in WITHOUT_FACTS else []
+    study = compose_study([named, *told], count=None)
     if group in ("partition", "generator", "backend"):
         assert getattr(study, group).kind == choice
     if group == "dataset":
         assert study.data.name == choice
 
 
+@pytest.mark.parametrize("name", [f"{name}mnist" for name in MEDMNIST.split()])
+def test_a_medmnist_sets_facts_are_those_that_it_publishes(name: str) -> None:
+    published, told = medmnist.INFO[name], yaml.safe_load((ROOT / "dataset" / f"{name}.yaml").read_text())["facts"]
+    splits = published["n_samples"]
+    assert told["images"] == splits["train"] + splits["val"]
+    shape = told["side"], told["channels"], told["classes"]
+    assert shape == (28, published["n_channels"], len(published["label"]))
+
+
+def test_the_facts_of_digits_are_those_of_its_images() -> None:
+    told = yaml.safe_load((ROOT / "dataset" / "digits.yaml").read_text())["facts"]
+    assert FactsConfig(**told) == count_facts(DataConfig())
+
+
 @pytest.mark.parametrize("dataset", [file.stem for file in sorted((ROOT / "kr").glob("*.yaml"))])
-def test_a_datasets_budgets_for_one_site_compose_to_a_valid_study(dataset: str) -> None:
+def test_what_a_dataset_needs_for_one_site_composes_to_a_valid_study(dataset: str) -> None:
     register_schema()
     with initialize_config_module("configs", version_base="1.3"):
         study = study_from_config(compose("kr", overrides=[f"dataset={dataset}"]))
-    budgets = yaml.safe_load((ROOT / "kr" / f"{dataset}.yaml").read_text())
-    assert (study.data.name, study.federation.sites) == (dataset, 1)
-    assert study.generator.steps == budgets["generator"]["steps"]
+    needed = leaves(yaml.safe_load((ROOT / "kr" / f"{dataset}.yaml").read_text()))
+    assert (study.data.name, study.federation.sites, study.budget) == (dataset, 1, "thorough")
+    assert needed.items() <= leaves(dataclasses.asdict(study)).items()
+    assert by_rule(study) == numbers(study)
 
 
 def test_every_single_label_medmnist_set_is_a_choice() -> None:
@@ -84,9 +104,43 @@ def test_a_generators_file_lists_just_the_options_that_its_module_has(kind: str)
     assert set(listed) == {field.name for field in dataclasses.fields(options)}
 
 
-def test_the_command_line_wins_over_what_a_dataset_recommends() -> None:
-    assert compose_study(["dataset=bloodmnist"]).generator.steps != Study().generator.steps
-    assert compose_study(["generator.steps=7", "dataset=bloodmnist"]).generator.steps == 7
+def test_the_command_line_wins_over_the_rule() -> None:
+    by_hand = {option: 7 + place for place, option in enumerate(LAWS)}
+    study = compose_study(["dataset=bloodmnist", *(f"{option}={number}" for option, number in by_hand.items())])
+    assert numbers(study) == by_hand
+    study = compose_study(["teacher.steps=7", "dataset=bloodmnist", "budget=quick"])
+    assert numbers(study) == by_rule(study) | {"teacher.steps": 7}
+
+
+def test_a_dataset_file_may_win_over_the_rule_too(tmp_path: Path) -> None:
+    (tmp_path / "dataset").mkdir()
+    own = "# @package _global_\ndata: {name: mine}\nfacts: {images: 900}\nteacher: {steps: 123}\n"
+    (tmp_path / "dataset" / "mine.yaml").write_text(own)
+    register_schema()
+    with initialize_config_dir(str(ROOT), version_base="1.3"):
+        searched = f"hydra.searchpath=[file://{tmp_path}]"
+        study = study_from_config(compose("config", overrides=[searched, "dataset=mine"]))
+    assert numbers(study) == by_rule(study) | {"teacher.steps": 123}
+
+
+def test_own_images_are_counted_where_the_study_is_composed(tmp_path: Path) -> None:
+    images, labels = np.zeros((90, 12, 12, 3), np.uint8), np.arange(90) % 3
+    images[:, :6] = 200
+    np.savez(tmp_path / "own.npz", train_images=images, train_labels=labels, test_images=images, test_labels=labels)
+    study = compose_study(["dataset=npz", f"data.path={tmp_path}/own.npz", "federation.sites=2"])
+    assert study.facts == FactsConfig(90, 12, 3, 3)
+    assert str(site_facts(study)) == "45 colour images a site of 12x12 in 3 classes"
+    assert numbers(study) == by_rule(study)
+
+
+def test_no_data_are_read_for_a_study_with_another_mistake() -> None:
+    with pytest.raises(UserError, match=r"^recycle\.ratio=-1\.0: must be above 0"):
+        compose_study(["dataset=npz", "data.path=nothing.npz", "recycle.ratio=-1"])
+
+
+def test_a_server_of_hospitals_says_how_many_images_they_have() -> None:
+    with pytest.raises(UserError, match=r"^facts\.images=0: say about how many .*; or set generator\.steps, teacher"):
+        compose_study(["dataset=none"], count=None)
 
 
 def test_group_and_option_go_together() -> None:
@@ -136,6 +190,8 @@ def test_each_contestant_of_the_server_has_a_file() -> None:
         ("hello", "'hello': not an override; write option=value"),
         ("seed=[1", "'seed=[1': not an override; write option=value"),
         ("dataset=null", "Config group override must be a string or a list"),
+        ("budget=quik", "budget='quik': unknown value; did you mean 'quick'?"),
+        ("student.steps=-1", "student.steps=-1: must be at least 1"),
         ("partition.kind=irid", "partition.kind='irid': unknown value; did you mean 'iid'?"),
     ],
 )

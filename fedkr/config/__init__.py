@@ -25,11 +25,13 @@ from fedkr.config.protocol import (
     search_looks,
 )
 from fedkr.config.reading import nearest, read_dataclass
+from fedkr.config.schedule import LAWS, by_rule, explained, numbers, scheduled, site_facts
 from fedkr.config.schema import (
     ATTACKS,
     AUDIT_TARGETS,
     BACKENDS,
     BLIND_LEVEL,
+    BUDGETS,
     CALIBRATED_ATTACKS,
     CANARY_CHANNELS,
     CANARY_KINDS,
@@ -50,6 +52,7 @@ from fedkr.config.schema import (
     BackendConfig,
     ClassifierConfig,
     DataConfig,
+    FactsConfig,
     FederationConfig,
     GeneratorConfig,
     PartitionConfig,

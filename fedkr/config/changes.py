@@ -25,6 +25,8 @@ def with_options(study: Study, changes: Iterable[str]) -> Study:
         name, sign, text = change.partition("=")
         if not sign:
             raise UserError(f"{brief(change)}: expected OPTION=VALUE, as in recycle.rounds=1")
+        if name == "budget" or name.startswith("facts"):
+            raise UserError(f"{brief(change)}: this study's numbers are written out; set them, as in student.steps=200")
         try:
             set_option(values, name, yaml.safe_load(text))
         except (yaml.YAMLError, ValueError) as error:

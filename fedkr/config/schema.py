@@ -27,6 +27,7 @@ from fedkr.disk import from_home
 from fedkr.fingerprint import fingerprint
 
 BACKENDS = ("inline", "ray", "deploy")
+BUDGETS = ("quick", "standard", "thorough")
 KEEP_RULES = ("accuracy", "loss", "last")
 THRESHOLD_ATTACKS = ("loss", "modified-entropy", "confidence", "logit-margin")
 # Without reference models, too, but by more than the model's answers on the images themselves.
@@ -126,6 +127,19 @@ class DataConfig:
         """Return the same with absolute paths, ``~`` being the user's home: apps run in folders of their own."""
         root, path = (text and str(from_home(Path(text)).absolute()) for text in (self.root, self.path))
         return dataclasses.replace(self, root=root, path=path)
+
+
+@dataclass
+class FactsConfig:
+    """What is known of the images of all sites together, of which the rule makes schedules; 0 is unknown.
+
+    It is an option of who composes a study (:mod:`fedkr.config.schedule`): no site reads it.
+    """
+
+    images: Natural = 0
+    side: Annotated[Natural, at_most(4096)] = 0
+    channels: Annotated[int, Must(lambda n: n in (0, 1, 3), "must be 0 (unknown), 1 (grey) or 3 (colour)")] = 0
+    classes: Annotated[Natural, at_most(1000)] = 0
 
 
 @dataclass
@@ -350,7 +364,8 @@ class BackendConfig:
 
 # What changes no number: where things lie and run, and how long the server waits.
 NO_PART_OF_RESULTS = (
-    *("backend", "out", "run_dir", "data.root", "data.download"),
+    # Budget and facts end where they made numbers, which are part of results.
+    *("backend", "out", "run_dir", "data.root", "data.download", "budget", "facts"),
     *("federation.deadline", "federation.register_deadline"),
 )
 
@@ -366,7 +381,9 @@ class Study:
     out: str = "runs"
     run_dir: str = ""
     data_digest: str = ""
+    budget: Annotated[str, OneOf(*BUDGETS)] = "standard"
     data: DataConfig = field(default_factory=DataConfig)
+    facts: FactsConfig = field(default_factory=FactsConfig)
     federation: FederationConfig = field(default_factory=FederationConfig)
     partition: PartitionConfig = field(default_factory=PartitionConfig)
     split: SplitConfig = field(default_factory=SplitConfig)

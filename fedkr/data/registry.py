@@ -101,6 +101,17 @@ class _Wanted:
     cache: Path | None = field(compare=False)
 
 
+def check_facts(study: Study, source: Source) -> None:
+    """Raise :class:`UserError` where a schedule was made of another number of images than there are, by a tenth."""
+    told, removed = study.facts.images, source.leaks.removed if source.leaks else None
+    there = len(source.pool) + (removed or 0)
+    if told and not study.data.limit and abs(there - told) > told / 10:
+        raise UserError(
+            f"facts.images={told}: {study.data.name} has {there} to deal out; choose it by its group "
+            f"(dataset={study.data.name}), or set facts.images=0, which counts them"
+        )
+
+
 def study_source(study: Study) -> Source:
     """Return the dataset that a study began with: the one place where data that are read again are known again.
 

@@ -48,7 +48,7 @@ COLLAPSED, LEARNED = 2.0, 3.0
 # of device and precision what they came to. Everything else is in every key, unless a stage names it as irrelevant.
 OF_NO_STAGE = (
     *("backend", "out", "run_dir", "device", "precision", "federation", "strategy", "audit"),
-    *("data", "data_digest", "partition", "split"),
+    *("data", "data_digest", "partition", "split", "budget", "facts"),
 )
 # What a release does with the choice of checkpoint and knobs.
 OF_RELEASES = ("recycle.rounds", "recycle.exchange")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import sys
 from collections import Counter
@@ -10,15 +11,16 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import hydra
+import yaml
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from fedkr.config import Study
+from fedkr.config import Study, explained
 from fedkr.errors import UserError
 from server.composition import CONFIG_MODULE, CONFIG_NAME, one_line_errors, register_schema, study_from_config
 from server.overrides import with_texts
 from simulations.exits import tell_failure
-from simulations.study.flags import SWEEP, flags_apart
+from simulations.study.flags import SWEEP, flags_apart, without_showing
 
 PROGRAM = "fedkr simulate"
 
@@ -53,6 +55,8 @@ def compose_and_run(
     """
     flags, overrides = flags_apart(arguments, own_flags)
     sweep = any(flag in flags for flag in SWEEP)
+    if (asked := without_showing(flags)) is not None:
+        flags, run = asked, show
     register_schema()
     studies: list[tuple[str, Study]] = []
     wrong: list[UserError] = []
@@ -74,6 +78,12 @@ def compose_and_run(
         raise wrong[0]
     _check_folders([study for _, study in studies])
     return max((run_one(study, run, title) for title, study in studies), default=0)
+
+
+def show(study: Study) -> None:
+    """Print a composed study with all its numbers, and below it of what the rule made those that were left to it."""
+    print(yaml.safe_dump(dataclasses.asdict(study), sort_keys=False, allow_unicode=True), end="")
+    print(f"# {explained(study)}")
 
 
 def _check_folders(studies: Sequence[Study]) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from fedkr.config import NO_PART_OF_RESULTS, Study
+from fedkr.config import NO_PART_OF_RESULTS, Study, by_rule, numbers
 from fedkr.errors import UserError
 from server.composition import compose_study
 from server.overrides import as_typed
@@ -22,10 +22,15 @@ def command_of(study: Study) -> str | None:
     # The digest says what the data are, and is found again wherever they lie.
     data = dataclasses.replace(study.data, path=Path(study.data.path).name)
     study = dataclasses.replace(study, data=data, data_digest="")
-    for choice in ([f"dataset={study.data.name}"], []):
+    # The rule says its numbers again. Where nobody counted the images, none is the rule's.
+    known = bool(study.facts.images)
+    given = {f"{option}={number}" for option, number in (by_rule if known else numbers)(study).items()}
+    own = [*([] if known else given), *([f"budget={study.budget}"] if study.budget != Study().budget else [])]
+    for choice in ([f"dataset={study.data.name}", *own], own):
         try:
-            overrides = choice + list(differences(study, compose_study(choice)))
-            same = compose_study(overrides).identity() == study.identity()
+            base = compose_study(choice, lambda _: study.facts)
+            overrides = choice + [change for change in differences(study, base) if change not in given]
+            same = compose_study(overrides, lambda _: study.facts).identity() == study.identity()
         except UserError:
             continue
         if same:

@@ -43,6 +43,20 @@ def flags_apart(arguments: Sequence[str], own: Sequence[str] = ()) -> tuple[list
     return flags, overrides
 
 
+def without_showing(flags: Sequence[str]) -> list[str] | None:
+    """Return flags without those that ask for the composed study (``--cfg job``); None where they do not, or for less.
+
+    Hydra would show what it composed, before the rule writes its numbers out and contestants' files are read. Flags
+    that exclude each other are left for Hydra to refuse.
+    """
+    left = [flag for flag in flags if flag != "--resolve"]
+    for place, flag in enumerate(left):
+        if flag in ("--cfg", "-c") and left[place + 1] == "job":
+            rest = left[:place] + left[place + 2 :]
+            return None if any(other in rest for other in (*SWITCHES, "--package", "-p")) else rest
+    return None
+
+
 def _with_value(name: str, value: str) -> list[str]:
     if not value or (name in ("--cfg", "-c") and value not in PARTS):
         what = f"one of: {', '.join(PARTS)}" if name in ("--cfg", "-c") else "a value"

@@ -37,7 +37,8 @@ def test_any_text_is_read_as_itself(text):
 
 
 def test_a_composed_study_has_the_odd_name():
-    study = compose_study(["dataset=npz", "data.path=ü=[1],(2).npz", "run_dir=1e5", "data.root=null"])
+    own = ["dataset=npz", "facts.images=900", "data.path=ü=[1],(2).npz"]
+    study = compose_study([*own, "run_dir=1e5", "data.root=null"])
     assert (study.data.path, study.run_dir, study.data.root) == ("ü=[1],(2).npz", "1e5", "null")
 
 

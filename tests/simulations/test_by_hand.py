@@ -29,7 +29,10 @@ def noting(look_up):
 for name in ("getaddrinfo", "gethostbyname", "gethostbyname_ex"):
     setattr(socket, name, noting(getattr(socket, name)))
 """
-STUDY = "strategy.compare=[local] audit.enabled=false student.arch=resnet8 student.width=4 strategy.steps=4 device=cpu"
+STUDY = (
+    "facts.images=300 strategy.compare=[local] audit.enabled=false student.arch=resnet8 student.width=4 "
+    "strategy.steps=4 device=cpu"
+)
 
 
 @pytest.fixture

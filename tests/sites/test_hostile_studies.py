@@ -24,7 +24,8 @@ SEARCH |= {"steps": NATURAL, "norms": [["batch", "group"]]}
 BALANCES = ["histogram", "balanced", "tempered"]
 OPTIONS = {
     "": {"seed": (-(2**53), 2**53), "threads": COUNT, "device": str, "precision": ["auto", "float32", "bfloat16"]}
-    | {"out": str, "run_dir": str, "data_digest": str},
+    | {"out": str, "run_dir": str, "data_digest": str, "budget": ["quick", "standard", "thorough"]},
+    "facts": {"images": NATURAL, "side": (0, 4096), "channels": (0, 3), "classes": (0, 1000)},
     "data": {"name": str, "root": str, "path": str, "size": (0, 4096), "download": bool, "classes": [str]}
     | {"flip": ["none", "horizontal", "both"], "limit": (0, 2**53), "test_fraction": (-1e38, 1e38)}
     | {"channels": (0, 3), "fit": ["crop", "pad", "stretch"], "background": (0, 255), "scale": ["type", "image"]}

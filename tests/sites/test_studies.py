@@ -10,7 +10,7 @@ import yaml
 from flwr.app import Context, Message, Metadata, RecordDict
 
 from fedkr import wire
-from fedkr.config import CALIBRATED_ATTACKS, FUSED_ATTACK, RELEASE_ATTACKS, ROUND_ATTACK, Study, parse_study
+from fedkr.config import BUDGETS, CALIBRATED_ATTACKS, FUSED_ATTACK, RELEASE_ATTACKS, ROUND_ATTACK, Study, parse_study
 from fedkr.errors import UserError
 from server.composition import compose_study
 from sites.accounting import producible
@@ -70,7 +70,10 @@ def test_features_that_are_not_installed_cost_a_refusal_in_one_line_and_nothing_
 @pytest.mark.parametrize("dataset", ["digits", "pathmnist", "cifar10", "breastmnist", "npz"])
 @pytest.mark.parametrize("audit", ["light", "full"])
 def test_every_study_that_fedkr_comes_with_is_within_the_bounds_of_a_site_that_sets_none(dataset, audit):
-    assert StudyRules().outside(compose_study([f"dataset={dataset}", f"audit={audit}", "data.path=x.npz"])) == []
+    told = ["data.path=x.npz", "facts.images=900"] if dataset == "npz" else []
+    for budget in BUDGETS:
+        study = compose_study([f"dataset={dataset}", f"audit={audit}", f"budget={budget}", *told])
+        assert StudyRules().outside(study) == []
 
 
 @pytest.mark.parametrize(

@@ -10,10 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 from numpy.typing import NDArray
 
-import configs
 from fedkr.audit.attacks.observed import Bools
 from fedkr.audit.challenge import build_challenge, population_of
 from fedkr.audit.references.direct import reference_halves
@@ -30,6 +28,7 @@ from fedkr.recycle.pipeline import site_job
 from fedkr.recycle.terms import Terms
 from fedkr.seeds import numpy_rng
 from fedkr.stages import StageStore, code_version
+from server.composition import compose_study
 from simulations.evidence.privacy.variants import Variant
 
 # Candidates, of which each pipeline trains on half, and val images; all others are the population.
@@ -153,14 +152,12 @@ def bench_of(settings: Settings) -> Bench:
 
 def base_study(settings: Settings) -> Study:
     """Return the product's own study of a dataset, what the dataset recommends included, with one checkpoint."""
-    values = dataclasses.asdict(Study())
-    recommended = yaml.safe_load((Path(configs.__file__).parent / "dataset" / f"{settings.dataset}.yaml").read_text())
-    for group, options in recommended.items():
-        values[group] |= options
-    values["seed"], values["device"], values["precision"] = settings.seed, settings.device, settings.precision
+    own = (f"{name}={getattr(settings, name)}" for name in ("seed", "device", "precision"))
     # The last one draws: a checkpoint that val chose would differ from pipeline to pipeline.
-    values["generator"]["checkpoints"] = 1
-    return with_options(read_dataclass(Study, values, "study"), settings.options)
+    study = compose_study([f"dataset={settings.dataset}", "generator.checkpoints=1", *own])
+    # Left to the defaults of their kinds, which other kinds have not.
+    study.generator.options, study.strategy.options = {}, {}
+    return with_options(study, settings.options)
 
 
 def load_dataset(name: str, root: str) -> Source:

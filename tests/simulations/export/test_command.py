@@ -172,10 +172,12 @@ def test_a_study_of_defaults_needs_its_dataset_alone():
         [
             "data.classes=['ill, or so','1']",
             "dataset=folder",
+            "facts.images=900",
             "strategy.lrs=[0.01,1e-05]",
             "audit=off",
             "data.flip=both",
         ],
+        ["budget=quick", "federation.sites=5", "data.limit=900", "student.steps=80"],
         ["generator.options.width=8", "backend=inline", "student=resnet20", "strategy.options.fedavg.lrs=[0.5]"],
     ],
 )
@@ -183,11 +185,20 @@ def test_a_command_composes_the_study_that_it_came_from(overrides):
     study = compose_study(overrides)
     command = command_of(study)
     assert command is not None
-    assert compose_study(shlex.split(command)[2:]).identity() == study.identity()
+    assert compose_study(shlex.split(command)[2:], lambda _: study.facts).identity() == study.identity()
+
+
+def test_a_command_leaves_out_what_the_rule_says_again():
+    study = compose_study(["budget=quick", "federation.sites=5", "student.steps=70"])
+    told = "fedkr simulate dataset=digits budget=quick federation.sites=5 student.steps=70"
+    assert command_of(study) == told
+    study.facts.images = 0
+    assert "teacher.steps=170" in command_of(study)
 
 
 def test_a_command_leaves_out_where_things_lay():
-    study = compose_study(["dataset=npz", "data.path='/wards/7/my images.npz'", "out=/home/someone", "data.root=/data"])
+    own = ["dataset=npz", "data.path='/wards/7/my images.npz'", "facts.images=900"]
+    study = compose_study([*own, "out=/home/someone", "data.root=/data"])
     study.run_dir = "/home/someone/run"
     assert command_of(study) == "fedkr simulate dataset=npz 'data.path=my images.npz'"
 
