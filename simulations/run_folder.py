@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 
-from fedkr.config import Study, parse_study
+from fedkr.config import Study, explained, parse_study
 from fedkr.data import SiteData, Source, check_facts, load_source, partition_sites, prepare_site, study_source
 from fedkr.data.images import Shape
 from fedkr.data.leaks import shared_own_tests
@@ -137,6 +137,7 @@ class RunFolder:
             write_atomic(self.files.study, self.study.to_json().encode())
             write_left_out(self.files.folder, self.source.left_out)
             self.say(f"run folder: {self.files.folder}")
+            self.say(f"schedule: {explained(self.study)}")
             with live_view(parts):
                 yield
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from fedkr.audit.statistics.membership import ENDS, IMAGE, PATIENT, fprs_of, tpr_name
 from fedkr.audit.statistics.pooling import MIXED
 from fedkr.audit.targets import RELEASED
+from fedkr.config import explained, parse_study
+from fedkr.errors import UserError
 from fedkr.report.audit_fields import AttackFigures, AuditRow, PairedRow
 from fedkr.report.results import Results
 from fedkr.report.selection import kind_and_owner, references_kind
@@ -291,3 +295,10 @@ def listing(names: list[str]) -> str:
 def shortened(text: str, longest: int = 12) -> str:
     """Return ``text`` cut to ``longest`` characters."""
     return text if len(text) <= longest else text[: longest - 1] + "…"
+
+
+def schedule(study: Mapping[str, Any]) -> str:
+    """Say how long a study trained, and what decided it; "-" for a study of another version of fedkr."""
+    with contextlib.suppress(UserError):
+        return explained(parse_study(json.dumps(study)))
+    return "-"

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from fedkr.cli import app
 from fedkr.config import Study
@@ -198,6 +199,25 @@ def test_cfg_prints_the_composed_study_and_runs_nothing(fedkr: Run, studies: lis
     status, printed, _ = fedkr("simulate", "--cfg", "job", "seed=5")
     assert (status, studies) == (0, [])
     assert printed.startswith("seed: 5\n")
+
+
+def test_cfg_shows_what_the_rule_chose_and_of_what(fedkr: Run, studies: list[Study]) -> None:
+    status, printed, _ = fedkr("simulate", "--cfg", "job", "dataset=breastmnist", "student.steps=7", "--resolve")
+    assert (status, studies) == (0, [])
+    shown = yaml.safe_load(printed)
+    steps = {name: shown[name]["steps"] for name in ("generator", "teacher", "student")}
+    assert steps == {"generator": 460, "teacher": 200, "student": 7}
+    assert shown["strategy"]["options"]["fedkr"]["labels"] == "released"
+    reason = printed.splitlines()[-1]
+    assert reason.startswith("# by rule from 208 grey images a site of 28x28 in 2 classes, budget standard: generator")
+    assert reason.endswith("; set: student.steps=7")
+
+
+def test_cfg_of_a_part_is_hydras(fedkr: Run, studies: list[Study]) -> None:
+    assert fedkr("simulate", "--cfg", "job", "--package", "partition.kind") == (0, "dirichlet\n", "")
+    status, printed, errors = fedkr("simulate", "--multirun", "--cfg", "job", "seed=1,2")
+    assert (status, printed, studies) == (2, "", [])
+    assert "Only one of" in errors
 
 
 def test_help_of_simulate_lists_the_groups_and_their_choices(fedkr: Run) -> None:

@@ -3,6 +3,7 @@
 import tomllib
 from pathlib import Path
 
+import numpy as np
 import pytest
 from flwr.app import Context, RecordDict
 
@@ -53,6 +54,15 @@ def test_plain_flwr_run_asks_for_as_many_sites_as_flower_simulates():
     config = tomllib.loads(PYPROJECT.read_text())["tool"]["flwr"]["app"]["config"]
     study, driven = read_study(context(**config))
     assert (driven, study.federation.sites) == (False, 2)
+
+
+def test_beside_registered_sites_the_servers_own_images_make_no_schedule(tmp_path):
+    images, labels = np.zeros((90, 8, 8), np.uint8), np.arange(90) % 3
+    np.savez(tmp_path / "own.npz", train_images=images, train_labels=labels, test_images=images, test_labels=labels)
+    asked = {"overrides": f"dataset=npz data.path={tmp_path}/own.npz", "run_dir": str(tmp_path)}
+    assert read_study(context(**asked))[0].facts.images == 90
+    with pytest.raises(UserError, match=r"facts\.images=0: say about how many images all sites have"):
+        read_study(context(**asked, sites='{"1": "hospital-a"}'))
 
 
 def test_a_run_without_the_oracle_says_so_only_when_it_was_asked_for():

@@ -53,6 +53,16 @@ def test_the_same_content_elsewhere_continues_the_run(finished, tmp_path, stages
     assert before and stages(finished) == before
 
 
+def test_a_schedule_made_of_another_number_of_images_is_refused(images):
+    own = compose_study([*QUICK, f"data.path={images()}"])
+    assert own.facts.images == 160
+    told = compose_study([*QUICK, f"data.path={images()}", "facts.images=150"])
+    RunFolder.of_study(told)
+    told.facts.images = 1438
+    with pytest.raises(UserError, match=r"^facts\.images=1438: npz has 160 to deal out; .* set facts\.images=0, which"):
+        RunFolder.of_study(told)
+
+
 @pytest.mark.parametrize("work", [redraw_report, measure_run, lambda run: audit_again(run, ["audit=light"])])
 @pytest.mark.parametrize(
     ("changes", "told"),

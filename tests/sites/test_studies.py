@@ -10,7 +10,17 @@ import yaml
 from flwr.app import Context, Message, Metadata, RecordDict
 
 from fedkr import wire
-from fedkr.config import BUDGETS, CALIBRATED_ATTACKS, FUSED_ATTACK, RELEASE_ATTACKS, ROUND_ATTACK, Study, parse_study
+from fedkr.config import (
+    BUDGETS,
+    CALIBRATED_ATTACKS,
+    FUSED_ATTACK,
+    LAWS,
+    RELEASE_ATTACKS,
+    ROUND_ATTACK,
+    FactsConfig,
+    Study,
+    parse_study,
+)
 from fedkr.errors import UserError
 from server.composition import compose_study
 from sites.accounting import producible
@@ -102,6 +112,20 @@ def test_a_contestants_own_search_keeps_to_the_bounds_of_all(ask, study, own):
     assert ask().startswith(f"strategy.options.fedavg.{next(iter(own))}")
     study.strategy.options = {"fedavg": {"local_epochs": [5], "rounds": 10, "lrs": [0.1]}}
     assert ask() == ""
+
+
+@pytest.mark.parametrize("option", LAWS)
+def test_a_site_makes_no_schedule_by_rule_so_a_number_that_is_left_out_is_refused(ask, study, option):
+    asked = changed(study, option, 0)
+    asked.budget, asked.facts.images = "thorough", 10**6
+    assert ask(asked).endswith(f"{option}=0: must be at least 1")
+
+
+def test_budget_and_facts_neither_widen_bounds_nor_change_what_was_approved(study):
+    asked = changed(study, "generator.steps", 20_001)
+    told = dataclasses.replace(asked, budget="thorough", facts=FactsConfig(10**6, 64, 3, 10))
+    assert StudyRules().outside(told) == StudyRules().outside(asked) != []
+    assert study_digest(told) == study_digest(asked)
 
 
 @pytest.mark.parametrize("own", [{}, {"fedavg": {"steps": 0}}])

@@ -1,9 +1,11 @@
 """The page that a reader opens."""
 
+import json
 import re
 
 import pytest
 
+from fedkr.config import FactsConfig, Study, by_rule
 from fedkr.report.pages.report import render_report
 
 
@@ -44,6 +46,17 @@ def test_missing_sites_and_notes_are_shown_at_the_top(results):
     page = render_report(results, None, figures={})
     assert "site-9" in page
     assert "checksum &lt;differs&gt;" in page
+
+
+def test_the_setup_says_of_what_the_schedule_was_made(results):
+    study = Study(facts=FactsConfig(1500, 28, 3, 8), budget="quick")
+    study.student.steps = 77
+    page = render_report(results | {"study": json.loads(study.to_json())}, None, figures={})
+    assert "by rule from 500 colour images a site of 28x28 in 8 classes, budget quick" not in page
+    study.recycle.search_steps = by_rule(study)["recycle.search_steps"]
+    page = render_report(results | {"study": json.loads(study.to_json())}, None, figures={})
+    assert "by rule from 500 colour images a site of 28x28 in 8 classes, budget quick: recycle.search_steps=50" in page
+    assert "; set: generator.steps=700, teacher.steps=500, student.steps=77" in page
 
 
 def test_sections_without_material_are_left_out_with_their_links():
