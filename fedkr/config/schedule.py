@@ -169,11 +169,11 @@ def numbers(study: Study) -> dict[str, int]:
 def explained(study: Study) -> str:
     """Return in one line which numbers of a study are the rule's, of what they were made, and which are set by hand."""
     rule = by_rule(study) if study.facts.images else {}
-    told, own = [], []
-    for option, number in numbers(study).items():
-        (told if rule.get(option) == number else own).append(f"{option}={number}")
-    parts = [f"by rule from {site_facts(study)}, budget {study.budget}: {', '.join(told)}"] if told else []
-    return "; ".join([*parts, *([f"set: {', '.join(own)}"] if own else [])])
+    own = numbers(study).items()
+    made = ", ".join(f"{option}={number}" for option, number in own if rule.get(option) == number)
+    by_hand = ", ".join(f"{option}={number}" for option, number in own if rule.get(option) != number)
+    parts = [f"by rule from {site_facts(study)}, budget {study.budget}: {made}"] if made else []
+    return "; ".join([*parts, *([f"set: {by_hand}"] if by_hand else [])])
 
 
 def _with_numbers(study: Study, given: Mapping[str, int]) -> Study:
