@@ -55,11 +55,11 @@ def test_the_same_content_elsewhere_continues_the_run(finished, tmp_path, stages
 
 def test_a_schedule_made_of_another_number_of_images_is_refused(images):
     own = compose_study([*QUICK, f"data.path={images()}"])
-    assert own.facts.images == 160
-    told = compose_study([*QUICK, f"data.path={images()}", "facts.images=150"])
+    assert own.facts.images == 128
+    told = compose_study([*QUICK, f"data.path={images()}", "facts.images=120"])
     RunFolder.of_study(told)
     told.facts.images = 1438
-    with pytest.raises(UserError, match=r"^facts\.images=1438: npz has 160 to deal out; .* set facts\.images=0, which"):
+    with pytest.raises(UserError, match=r"^facts\.images=1438: npz has 128 to deal out; .* set facts\.images=0, which"):
         RunFolder.of_study(told)
 
 

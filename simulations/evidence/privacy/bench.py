@@ -151,7 +151,7 @@ def bench_of(settings: Settings) -> Bench:
 
 
 def base_study(settings: Settings) -> Study:
-    """Return the product's own study of a dataset, what the dataset recommends included, with one checkpoint."""
+    """Return the product's own study of a dataset, with one checkpoint."""
     own = (f"{name}={getattr(settings, name)}" for name in ("seed", "device", "precision"))
     # The last one draws: a checkpoint that val chose would differ from pipeline to pipeline.
     study = compose_study([f"dataset={settings.dataset}", "generator.checkpoints=1", *own])

@@ -55,7 +55,7 @@ def test_the_setup_says_of_what_the_schedule_was_made(results):
     assert "by rule from 500 colour images a site of 28x28 in 8 classes, budget quick" not in page
     study.recycle.search_steps = by_rule(study)["recycle.search_steps"]
     page = render_report(results | {"study": json.loads(study.to_json())}, None, figures={})
-    assert "by rule from 500 colour images a site of 28x28 in 8 classes, budget quick: recycle.search_steps=50" in page
+    assert "by rule from 500 colour images a site of 28x28 in 8 classes, budget quick: recycle.search_steps=70" in page
     assert "; set: generator.steps=700, teacher.steps=500, student.steps=77" in page
 
 
