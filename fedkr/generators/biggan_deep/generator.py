@@ -38,7 +38,7 @@ from fedkr.learning.training import Average, Training
 from fedkr.seeds import derive_seed, torch_rng
 
 BETAS = (0.5, 0.999)
-SIDES = (8, 64)
+SIDES = (8, 128)
 # Pixels of all images in one sampling batch: bounds the memory at any image size.
 SAMPLE_PIXELS = 256 * 28 * 28
 MOST_SAMPLED = 256
@@ -77,7 +77,7 @@ class Generator(CheckpointedGenerator):
         size = task.shape.size
         if size % 4 or not SIDES[0] <= size <= SIDES[1]:
             raise UserError(
-                f"data.size={size}: the biggan_deep generator needs a side of 8 to 64 pixels that 4 divides"
+                f"data.size={size}: the biggan_deep generator needs a side of 8 to 128 pixels that 4 divides"
             )
         o = options
         self.layout = Layout(task.shape, o.width, o.multiplier, o.blocks, o.attention)

@@ -1,4 +1,4 @@
-"""The two networks of BigGAN-deep (Brock et al. 2019, appendix B), for images of 8 to 64 pixels and any width.
+"""The two networks of BigGAN-deep (Brock et al. 2019, appendix B), for images of 8 to 128 pixels and any width.
 
 The generator's residual blocks are bottlenecks under conditional batch normalisation; the discriminator projects its
 features on the class (Miyato & Koyama 2018). Every convolution, linear layer and class table of the discriminator is

@@ -1,7 +1,8 @@
 """``edm``: class-conditional diffusion with the preconditioning, loss and noise of Karras et al. 2022 (EDM).
 
 Images of 14 pixels and more are folded into 2x2 blocks of channels, so that the network works at half the side: four
-times fewer positions a step.
+times fewer positions a step. It has as many levels as the side needs, and attention where the side is small
+(:mod:`fedkr.generators.edm.layout`).
 """
 
 from __future__ import annotations
@@ -17,12 +18,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fedkr.config import Count, Must, NonNegative, OneOf, Positive, at_most, multiple_of
+from fedkr.config import Count, Must, Natural, NonNegative, OneOf, Positive, at_most, multiple_of
 from fedkr.data.images import ImageSet, Shape
 from fedkr.errors import UserError
 from fedkr.generators.base import Knobs, Task
 from fedkr.generators.checkpointed import CheckpointedGenerator, Decay, LossWork
 from fedkr.generators.edm.augment import CONDITIONS, augment_with_parameters
+from fedkr.generators.edm.layout import check_channels, layout_for
 from fedkr.generators.edm.network import GROUPS, Preconditioning, RawOutput, noise_input, reset_weights
 from fedkr.generators.edm.samplers import SOLVERS, Sampler
 from fedkr.generators.pixels import mirror, to_uint8
@@ -32,7 +34,6 @@ from fedkr.learning.prediction import to_model_input
 from fedkr.learning.training import Average, Training, flat_warmup
 from fedkr.seeds import torch_rng
 
-FOLD_FROM = 14
 # Positions (images times pixels of the network's input) in one sampling batch: bounds the memory at any image size.
 SAMPLE_POSITIONS = 256 * 14 * 14
 MOST_SAMPLED = 256
@@ -49,6 +50,8 @@ class Options:
     width: Annotated[int, multiple_of(GROUPS), at_most(1024)] = 32
     multiplier: Annotated[Count, at_most(64)] = 2
     blocks: Annotated[Count, at_most(16)] = 1
+    levels: Annotated[Natural, at_most(16)] = 0
+    attention: Annotated[Natural, at_most(64)] = 0
     lr: Positive = 2e-3
     lr_decay: Annotated[float, Must(lambda x: 0 < x <= 1, "a share of the steps, above 0 and up to 1")] = 0.2
     ema: Decay = 0.995
@@ -72,13 +75,12 @@ class Generator(CheckpointedGenerator):
 
     def __init__(self, task: Task, options: Options) -> None:
         super().__init__(task, options)
-        self.fold = 2 if task.shape.size >= FOLD_FROM else 1
-        image, sigmas = task.shape, (options.sigma_min, options.sigma_max)
-        if image.size % (2 * self.fold):
-            raise UserError(f"data.size={image.size}: the edm generator needs a side that {2 * self.fold} divides")
+        image, sigmas, where = task.shape, (options.sigma_min, options.sigma_max), f"{task.where}.options"
+        self.layout = layout_for(image.size, options.levels, options.attention, where)
+        check_channels(self.layout, options.width, options.multiplier, where)
         if not sigmas[1] > sigmas[0]:
-            raise UserError(f"{task.where}.options.sigma_max={sigmas[1]}: must be above sigma_min={sigmas[0]}")
-        self.folded = Shape(image.channels * self.fold**2, image.size // self.fold, image.classes)
+            raise UserError(f"{where}.sigma_max={sigmas[1]}: must be above sigma_min={sigmas[0]}")
+        self.folded = Shape(image.channels * self.layout.fold**2, self.layout.side, image.classes)
 
     @cached_property
     def net(self) -> nn.Module:  # type: ignore[override]
@@ -86,7 +88,8 @@ class Generator(CheckpointedGenerator):
         from fedkr.generators.edm.unet import build_unet
 
         o = self.options
-        net = build_unet(self.folded, o.width, o.multiplier, o.blocks, CONDITIONS if o.augment else 0)
+        channels = list(self.layout.channels(o.width, o.multiplier))
+        net = build_unet(self.folded, self.layout, channels, o.blocks, CONDITIONS if o.augment else 0)
         return self.task.runtime.place(net)
 
     def begin(self, data: ImageSet, seed: tuple[object, ...]) -> LossWork:
@@ -114,7 +117,7 @@ class Generator(CheckpointedGenerator):
             labels = torch.from_numpy(data.labels[chosen])
             dropped = torch.rand(len(labels), generator=rng) < self.options.drop_class
             labels = labels.masked_fill(dropped, self.task.shape.classes)
-            return self._edm_loss(network, self._fold(images), labels, rng, parameters)
+            return self._edm_loss(network, self.layout.fold_in(images), labels, rng, parameters)
 
         return at
 
@@ -141,9 +144,6 @@ class Generator(CheckpointedGenerator):
             return (labels,)
         further = torch.zeros(len(labels), CONDITIONS) if parameters is None else parameters
         return labels, self.task.runtime.send(further)
-
-    def _fold(self, images: Tensor) -> Tensor:
-        return F.pixel_unshuffle(images, self.fold) if self.fold > 1 else images
 
     def default_knobs(self) -> Knobs:
         """Evaluations of the network an image, guidance scale and churn, as the options have them."""
@@ -180,8 +180,7 @@ class Generator(CheckpointedGenerator):
             rng = torch_rng(*seed, "sample", start)
             noise = torch.randn((len(chunk), self.folded.channels, self.folded.size, self.folded.size), generator=rng)
             folded = self._solve(noise.to(device), chunk, self.default_knobs() | knobs, rng).cpu()
-            images = F.pixel_shuffle(folded, self.fold) if self.fold > 1 else folded
-            yield to_uint8(images)
+            yield to_uint8(self.layout.fold_out(folded))
 
     def _solve(self, noise: Tensor, labels: Tensor, knobs: Knobs, rng: torch.Generator) -> Tensor:
         o, guidance, raw = self.options, knobs["guidance"], RawOutput(self.net)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import Any
 
 from diffusers import UNet2DModel
@@ -9,7 +11,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fedkr.data.images import Shape
+from fedkr.generators.edm.layout import Layout
 from fedkr.generators.edm.network import GROUPS, Conditioning
+
+# Channels of one head of self-attention, as in Dhariwal & Nichol 2021; fewer where they do not divide the width, since
+# diffusers leaves the rest of a level's channels out.
+MOST_OF_HEAD = 64
 
 
 class ChannelsLastUNet(UNet2DModel):
@@ -33,28 +40,32 @@ class Upsample(nn.Module):
         self.conv = convolution
 
     def forward(self, x: Tensor, size: Any = None) -> Tensor:
-        """Return ``[N, C, 2H, 2W]``; ``size`` is of sides that two does not divide, which the folding rules out."""
+        """Return ``[N, C, 2H, 2W]``; ``size`` is of sides that two does not divide, which the layout rules out."""
         return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
 
 
-def build_unet(shape: Shape, width: int, multiplier: int, blocks: int, conditions: int = 0) -> ChannelsLastUNet:
-    """Return the UNet with two levels, no attention, and one more class: the null class of guidance.
+def build_unet(
+    shape: Shape, layout: Layout, channels: Sequence[int], blocks: int, conditions: int = 0
+) -> ChannelsLastUNet:
+    """Return the UNet for folded images of ``shape``, with one more class: the null class of guidance.
 
-    The null class is number ``shape.classes``. The first level has ``width`` feature channels, the second so many times
-    ``multiplier``, each so many residual ``blocks``; beside its class an image is described with so many ``conditions``
-    (:class:`Conditioning`).
+    The null class is number ``shape.classes``. Levels and attention are those of ``layout``, whose levels have so many
+    feature ``channels`` and residual ``blocks`` each; beside its class an image is described with so many
+    ``conditions`` (:class:`Conditioning`).
     """
+    attends = layout.attends()
     net = ChannelsLastUNet(
         sample_size=shape.size,
         in_channels=shape.channels,
         out_channels=shape.channels,
         layers_per_block=blocks,
-        block_out_channels=(width, width * multiplier),
-        down_block_types=("DownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "UpBlock2D"),
+        block_out_channels=tuple(channels),
+        down_block_types=tuple("AttnDownBlock2D" if one else "DownBlock2D" for one in attends),
+        up_block_types=tuple("AttnUpBlock2D" if one else "UpBlock2D" for one in reversed(attends)),
         norm_num_groups=GROUPS,
         num_class_embeds=shape.classes + 1,
-        add_attention=False,
+        add_attention=attends[-1],
+        attention_head_dim=math.gcd(channels[0], MOST_OF_HEAD),
     )
     for block in net.up_blocks:
         if block.upsamplers is not None:

@@ -108,7 +108,7 @@ def test_tuning_tries_sigma_from_one_to_two_the_options_own_first(build):
     assert (min(tried), max(tried)) == (1.0, 2.0)
 
 
-@pytest.mark.parametrize("size", [8, 12, 20, 28, 32, 64])
+@pytest.mark.parametrize("size", [8, 12, 20, 28, 32, 64, 96, 128])
 @pytest.mark.parametrize("blocks", [1, 2])
 def test_both_networks_fit_each_size_that_four_divides(size, blocks):
     layout = Layout(Shape(3, size, 2), width=4, multiplier=2, blocks=blocks, attention=16)
@@ -129,8 +129,8 @@ def test_attention_stands_at_the_largest_side_that_is_not_above_the_options():
     ("options", "size", "line"),
     [
         ({"widht": 8}, 8, "generator.options.widht: no such option; did you mean 'width'?"),
-        ({}, 30, "data.size=30: the biggan_deep generator needs a side of 8 to 64 pixels that 4 divides"),
-        ({}, 128, "data.size=128: the biggan_deep generator needs a side of 8 to 64 pixels that 4 divides"),
+        ({}, 30, "data.size=30: the biggan_deep generator needs a side of 8 to 128 pixels that 4 divides"),
+        ({}, 132, "data.size=132: the biggan_deep generator needs a side of 8 to 128 pixels that 4 divides"),
         ({"width": 6}, 8, "generator.options.width=6: must be a multiple of 4"),
         ({"d_steps": 0}, 8, "generator.options.d_steps=0: must be at least 1"),
         ({"attention": -1}, 8, "generator.options.attention=-1: must not be negative"),
