@@ -27,7 +27,7 @@ from fedkr.benchmarks.enlarged import enlarged_digits
 from fedkr.benchmarks.options import Budget, GeneratorOptions
 from fedkr.benchmarks.plain_diffusion import DDIM_STEPS, PlainDiffusion
 from fedkr.benchmarks.table import figures_table, machine
-from fedkr.config import ClassifierConfig, DataConfig, GeneratorConfig
+from fedkr.config import ClassifierConfig, DataConfig, GeneratorConfig, one_of
 from fedkr.data import load_source
 from fedkr.data.images import ImageSet, Shape
 from fedkr.data.registry import Source
@@ -44,7 +44,10 @@ from fedkr.progress import Progress, SilentProgress
 from fedkr.stages import Artifact
 
 PLAIN, PLAIN_BFLOAT16 = "plain", "plain-bfloat16"
+# The network that ``edm`` has for small images, at any side.
+TWO_LEVELS = "edm-two-levels"
 KINDS = (PLAIN, "edm", "biggan_deep")
+KNOWN = (*KINDS, PLAIN_BFLOAT16, TWO_LEVELS)
 # Longer than any measurement: the schedules of fedkr's generators decay at the end only.
 ENDLESS = 10**6
 LEAST_STEPS = 2
@@ -69,7 +72,10 @@ class Fedkr:
     """A generator of fedkr with its default options; ``steps`` is what its learning-rate schedule ends at."""
 
     def __init__(self, kind: str, data: ImageSet, budget: Budget, runtime: Runtime, steps: int = ENDLESS) -> None:
-        config = GeneratorConfig(kind, steps, budget.batch, 1, {"width": budget.width})
+        options: dict[str, Any] = {"width": budget.width}
+        if kind == TWO_LEVELS:
+            kind, options = "edm", options | {"levels": 2, "attention": 1}
+        config = GeneratorConfig(kind, steps, budget.batch, 1, options)
 
         def build() -> CheckpointedGenerator:
             """Return one of two: the one in training, and the one that draws with what the other has learnt."""
@@ -82,6 +88,11 @@ class Fedkr:
     def advance(self, until: int) -> None:
         """Train up to step ``until``."""
         self.work.advance(until, SilentProgress())
+
+    @property
+    def weights(self) -> int:
+        """How many weights draw."""
+        return sum(weight.numel() for weight in self.drawing.net.parameters())
 
     def take(self) -> None:
         """Take over the averaged weights of now for drawing."""
@@ -104,8 +115,20 @@ def contestant(kind: str, data: ImageSet, budget: Budget, runtime: Runtime, draw
     return Fedkr(kind, data, budget, runtime)
 
 
-def kinds_for(runtime: Runtime) -> tuple[str, ...]:
-    """Return what is compared: the plain loop in bfloat16 too where fedkr computes in it."""
+def kinds_for(runtime: Runtime, asked: str = "") -> tuple[str, ...]:
+    """Return what is compared: the ``asked``, with commas between; else all, the plain loop in bfloat16 too where fedkr
+    computes in it.
+
+    Raises:
+        UserError: a name that is none of them, or is there twice.
+    """
+    if asked:
+        kinds = tuple(asked.split(","))
+        for kind in kinds:
+            one_of("--kinds", kind, KNOWN, "generator")
+            if kinds.count(kind) > 1:
+                raise UserError(f"--kinds {asked}: names {kind} twice")
+        return kinds
     return KINDS if runtime.autocast_dtype is None else (PLAIN, PLAIN_BFLOAT16, *KINDS[1:])
 
 
@@ -116,22 +139,22 @@ def bench_generators(options: GeneratorOptions, progress: Progress) -> dict[str,
     if options.cas:
         data = DataConfig(name=options.cas, root=str(options.root)).located()
         result["cas"] = measure_cas(data, options.cas_steps, CAS_POINTS, budget, runtime, progress)
-    return result | measure_generators(budget, runtime, progress)
+    return result | measure_generators(budget, runtime, progress, options.kinds)
 
 
-def measure_generators(budget: Budget, runtime: Runtime, progress: Progress) -> dict[str, Any]:
-    """Train and sample the plain loop, in float32, and fedkr's generators in turns; return the figures.
+def measure_generators(budget: Budget, runtime: Runtime, progress: Progress, asked: str = "") -> dict[str, Any]:
+    """Train and sample the plain loop, in float32, and fedkr's generators, or what is ``asked``, in turns.
 
     Returns:
-        ``rows``, one a kind: ``train`` and ``sample`` in images/s (medians), ``train_ratio`` and ``sample_ratio`` to
-        the plain loop (medians of the rounds' ratios), and ``peak_mib``, the memory that training and sampling took
-        in a process of their own.
+        ``rows``, one a kind: how many ``weights`` draw, ``train`` and ``sample`` in images/s (medians), ``train_ratio``
+        and ``sample_ratio`` to the first kind (medians of the rounds' ratios), and ``peak_mib``, the memory that
+        training and sampling took in a process of their own.
 
     Raises:
-        UserError: a number that makes no benchmark.
+        UserError: a number that makes no benchmark, or an unknown kind.
     """
     check_budget(budget)
-    kinds = kinds_for(runtime)
+    kinds = kinds_for(runtime, asked)
     data, labels = enlarged_digits(budget.size), np.arange(budget.images) % 10
     measured = {kind: contestant(kind, data, budget, runtime) for kind in kinds}
     for one in measured.values():
@@ -145,7 +168,7 @@ def measure_generators(budget: Budget, runtime: Runtime, progress: Progress) -> 
     return {
         "budget": asdict(budget),
         "data": "scikit-learn digits, enlarged",
-        "rows": [_row(kind, rates, peak) for kind, peak in peaks.items()],
+        "rows": [{"kind": k, "weights": measured[k].weights, "peak_mib": peaks[k]} | _rates(k, rates) for k in kinds],
         "runtime": runtime.describe() | {"threads": torch.get_num_threads()},
         **provenance(),
     }
@@ -169,22 +192,27 @@ def _round(one: Contestant, budget: Budget, until: int, labels: NDArray[np.int64
 
 
 def timed(work: Callable[[], Any]) -> tuple[Any, float]:
-    """Return what ``work`` returns and the seconds it took, a GPU's queue included."""
-    if torch.cuda.is_available():
+    """Return what ``work`` returns and the seconds it took, a GPU's queue included.
+
+    With one thread and no GPU they are those of this process on a processor, whatever else the machine does.
+    """
+    gpu = torch.cuda.is_available()
+    clock = time.perf_counter if gpu or torch.get_num_threads() > 1 else time.process_time
+    if gpu:
         torch.cuda.synchronize()
-    began = time.perf_counter()
+    began = clock()
     result = work()
-    if torch.cuda.is_available():
+    if gpu:
         torch.cuda.synchronize()
-    return result, time.perf_counter() - began
+    return result, clock() - began
 
 
-def _row(kind: str, rates: dict[str, list[tuple[float, float]]], peak: float) -> dict[str, Any]:
-    row: dict[str, Any] = {"kind": kind, "peak_mib": peak}
+def _rates(kind: str, rates: dict[str, list[tuple[float, float]]]) -> dict[str, float]:
+    row, measure = dict[str, float](), next(iter(rates))
     for place, name in enumerate(("train", "sample")):
-        own, plain = ([pair[place] for pair in rates[k]] for k in (kind, PLAIN))
+        own, first = ([pair[place] for pair in rates[k]] for k in (kind, measure))
         row[name] = statistics.median(own)
-        row[f"{name}_ratio"] = statistics.median(a / b for a, b in zip(own, plain, strict=True))
+        row[f"{name}_ratio"] = statistics.median(a / b for a, b in zip(own, first, strict=True))
     return row
 
 
@@ -288,11 +316,12 @@ def print_generators(result: dict[str, Any], console: Console | None = None) -> 
     """Print what :func:`measure_generators` returned, with ``cas`` of :func:`measure_cas` where it is there."""
     console, budget = console or Console(), result["budget"]
     title = f"{budget['size']}x{budget['size']}, width {budget['width']}, batch {budget['batch']}"
-    columns = ("training images/s", "to plain", "sampling images/s", "to plain", "peak MiB")
+    to = f"to {result['rows'][0]['kind']}"
+    columns = ("weights", "training images/s", to, "sampling images/s", to, "peak MiB")
     table = figures_table(title, "generator", columns)
     for row in result["rows"]:
         rates = itertools.chain(*((f"{row[n]:,.1f}", f"{row[f'{n}_ratio']:.2f}x") for n in ("train", "sample")))
-        table.add_row(row["kind"], *rates, f"{row['peak_mib']:,.0f}")
+        table.add_row(row["kind"], f"{row['weights']:,}", *rates, f"{row['peak_mib']:,.0f}")
     table.caption = machine(result)
     console.print(table)
     if "cas" in result:

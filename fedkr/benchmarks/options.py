@@ -23,8 +23,12 @@ class Budget:
 
 @dataclass(frozen=True)
 class GeneratorOptions(Budget):
-    """A budget, whether CAS is compared too and on which data, and where all of it runs."""
+    """A budget, what is measured, whether CAS is compared too and on which data, and where all of it runs."""
 
+    kinds: Annotated[
+        str,
+        Option(help="What is measured, with commas between: plain, plain-bfloat16, edm, edm-two-levels, biggan_deep."),
+    ] = ""
     cas: Annotated[str, Option(help="Dataset to compare the time to equal CAS on, such as digits.")] = ""
     cas_steps: Annotated[int, Option(help="Training steps of each for CAS.")] = 600
     root: Annotated[Path, Option(help="Folder of that dataset's file.")] = Path("data")

@@ -78,6 +78,11 @@ class PlainDiffusion:
             self.average.step(self.net.parameters())
             self.step += 1
 
+    @property
+    def weights(self) -> int:
+        """How many weights draw."""
+        return sum(weight.numel() for weight in self.net.parameters())
+
     def take(self) -> None:
         """Do nothing: drawing itself swaps the weights for the averaged ones."""
 

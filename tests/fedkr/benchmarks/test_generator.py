@@ -43,6 +43,26 @@ def test_the_table_names_generators_ratios_and_the_machine(result):
         assert text in page.getvalue()
 
 
+def test_what_is_asked_for_is_measured_by_the_first_of_it(runtime, monkeypatch):
+    monkeypatch.setattr(generator, "peak_mib", lambda *_: 1.0)
+    budget = Budget(size=48, batch=1, width=8, steps=1, images=1, rounds=1)
+    result = measure_generators(budget, runtime, SilentProgress(), "edm-two-levels,edm")
+    two, edm = result["rows"]
+    assert [two["kind"], edm["kind"], two["train_ratio"]] == ["edm-two-levels", "edm", 1.0]
+    assert two["weights"] * 3 < edm["weights"]
+    page = io.StringIO()
+    print_generators(result, Console(file=page, width=160))
+    assert "to edm-two-levels" in page.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("asked", "line"), [("edn", "did you mean 'edm'"), ("edm,edm", "--kinds edm,edm: names edm twi")]
+)
+def test_kinds_that_cannot_be_compared_are_one_line(runtime, asked, line):
+    with pytest.raises(UserError, match=line):
+        measure_generators(TINY, runtime, SilentProgress(), asked)
+
+
 def test_the_plain_loop_learns_and_draws_by_averaged_weights(runtime, pictures):
     data = pictures((8, 8))
     plain = PlainDiffusion(data, TINY, runtime)
