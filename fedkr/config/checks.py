@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from fedkr.config.architecture import check_classifiers
 from fedkr.config.constraints import check_values, one_of
 from fedkr.config.reading import brief, read_dataclass
 from fedkr.config.schema import (
@@ -47,6 +48,7 @@ def check_study(study: Study) -> None:
     """Raise :class:`UserError` for the first value that no run could work with."""
     check_sizes(dataclasses.asdict(study))
     check_values(study)
+    check_classifiers(study)
     one_of("device", study.device.split(":")[0], ("auto", "cpu", "cuda"))
     if study.federation.min_sites > study.federation.sites:
         most = study.federation.sites

@@ -18,6 +18,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
+from fedkr.config.architecture import left_to_side, with_classifiers
 from fedkr.config.checks import check_study
 from fedkr.config.schema import DataConfig, FactsConfig, Study
 from fedkr.errors import UserError
@@ -116,7 +117,7 @@ def left_to_rule(study: Study) -> list[str]:
 
 
 def scheduled(study: Study, count: Count | None = None) -> Study:
-    """Return a composed study, checked, with a number for each option that it leaves to the rule.
+    """Return a composed study, checked, with a number for each option that it leaves to the rule, and its classifiers.
 
     Args:
         study: as composed, unchecked.
@@ -128,12 +129,13 @@ def scheduled(study: Study, count: Count | None = None) -> Study:
     """
     left = left_to_rule(study)
     # Before any data are read, all else is held against its conditions.
-    check_study(_with_numbers(study, dict.fromkeys(left, 1)))
-    if not left:
+    check_study(with_classifiers(_with_numbers(study, dict.fromkeys(left, 1)), USUAL_SIDE))
+    if not left and not left_to_side(study):
         return study
     if not study.facts.images and count is not None:
         study = dataclasses.replace(study, facts=count(study.data))
-    if not study.facts.images:
+    study = with_classifiers(study, site_facts(study).side)
+    if left and not study.facts.images:
         raise UserError(
             "facts.images=0: say about how many images all sites have together, as in facts.images=3000, which the "
             f"rule makes a schedule of; or set {', '.join(left)} yourself"

@@ -13,7 +13,7 @@ from fedkr.errors import UserError
 # From this side on images are folded into 2x2 blocks of channels.
 FOLD_FROM = 14
 LEAST_LEVELS = 2
-# The side at the lowest level is below this, and 6 at least where there are more levels than the least.
+# The side at the lowest level, before it is rounded up, is below this, and 6 at least where the least levels do not do.
 LOWEST_BELOW = 12
 # From this level on channels no longer grow, as in the networks of Ho et al. 2020 and Karras et al. 2022.
 LAST_GROWTH = 2
