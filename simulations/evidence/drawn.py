@@ -1,8 +1,8 @@
-"""What a release with a guarantee can teach at most: the classifier that the distributions make that it is drawn from.
+"""What a release with a guarantee can teach: the classifier that the distributions make that it is drawn from.
 
-Bayes' rule on the noisy counts, means and covariances of each class, in the components of an image that they are of: no
-student of images drawn from them knows more. It trains nothing, so that it shows within seconds what bounds the
-accuracy: components, images, or noise. :mod:`simulations.evidence.dp` runs it.
+Bayes' rule on the noisy counts, means and covariances of each class, in the components of an image that they are of: of
+images drawn from them no classifier is surer, though of real ones another may be. It trains nothing, so that it shows
+within seconds what bounds the accuracy: components, images, or noise. :mod:`simulations.evidence.dp` runs it.
 """
 
 from __future__ import annotations
