@@ -20,9 +20,9 @@ from fedkr.privacy.noise import gaussian, symmetric_gaussian
 
 Floats = NDArray[np.float64]
 # How the four queries share mu squared, and the parts of each its own length: constants, chosen on public images.
-CENTRE, CLASSES, POOLED, BY_CLASS = 0.05, 0.25, 0.2, 0.5
+CENTRE, CLASSES, POOLED, BY_CLASS = 0.05, 0.4, 0.15, 0.4
 OF_CENTRE = {"count": 0.1, "sum": 0.45, "length": 0.45}
-OF_CLASSES = {"count": 0.16, "sum": 0.76, "length": 0.08}
+OF_CLASSES = {"count": 0.1, "sum": 0.8, "length": 0.1}
 OF_POOLED = {"pooled": 1.0}
 OF_BY_CLASS = {"by class": 1.0}
 # Components are clipped at so many times their root mean square length.
