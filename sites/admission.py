@@ -58,13 +58,14 @@ def permit(node_config: Mapping[str, Any], message_type: str, study_json: str) -
     file = read_site_file(Path(str(node_config["site-file"])))
     study = parse_study(study_json)
     check_request(file.policy, message_type, study)
-    check_installed(study.audit)
     try:
         file.studies.refuse(study, Path(file.records))
         file.split.allow(study)
     except UserError:
         keep_asked(Path(file.records), study)
         raise
+    # Last: what a site does not allow is refused as such, and waits for approval, whatever is installed.
+    check_installed(study.audit)
     return file.policy, file
 
 

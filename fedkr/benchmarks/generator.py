@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, fields
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import psutil
@@ -133,9 +133,14 @@ def kinds_for(runtime: Runtime, asked: str = "") -> tuple[str, ...]:
 
 
 def bench_generators(options: GeneratorOptions, progress: Progress) -> dict[str, Any]:
-    """Return the figures of :func:`measure_generators`, and under ``cas`` those of :func:`measure_cas` if asked for."""
+    """Return the figures of :func:`measure_generators`, and under ``cas`` those of :func:`measure_cas` if asked for.
+
+    Raises:
+        UserError: as these two do; an unknown kind before anything is measured.
+    """
     budget = Budget(**{field.name: getattr(options, field.name) for field in fields(Budget)})
     runtime, result = Runtime.choose(options.device, threads=options.threads), dict[str, Any]()
+    kinds_for(runtime, options.kinds)
     if options.cas:
         data = DataConfig(name=options.cas, root=str(options.root)).located()
         result["cas"] = measure_cas(data, options.cas_steps, CAS_POINTS, budget, runtime, progress)
@@ -148,7 +153,7 @@ def measure_generators(budget: Budget, runtime: Runtime, progress: Progress, ask
     Returns:
         ``rows``, one a kind: how many ``weights`` draw, ``train`` and ``sample`` in images/s (medians), ``train_ratio``
         and ``sample_ratio`` to the first kind (medians of the rounds' ratios), and ``peak_mib``, the memory that
-        training and sampling took in a process of their own.
+        training and sampling took in a process of their own. In ``runtime``, ``clock`` is :func:`clock`'s.
 
     Raises:
         UserError: a number that makes no benchmark, or an unknown kind.
@@ -169,7 +174,7 @@ def measure_generators(budget: Budget, runtime: Runtime, progress: Progress, ask
         "budget": asdict(budget),
         "data": "scikit-learn digits, enlarged",
         "rows": [{"kind": k, "weights": measured[k].weights, "peak_mib": peaks[k]} | _rates(k, rates) for k in kinds],
-        "runtime": runtime.describe() | {"threads": torch.get_num_threads()},
+        "runtime": runtime.describe() | {"threads": torch.get_num_threads(), "clock": clock()},
         **provenance(),
     }
 
@@ -191,20 +196,24 @@ def _round(one: Contestant, budget: Budget, until: int, labels: NDArray[np.int64
     return budget.steps * budget.batch / training, len(labels) / drawing
 
 
-def timed(work: Callable[[], Any]) -> tuple[Any, float]:
-    """Return what ``work`` returns and the seconds it took, a GPU's queue included.
-
-    With one thread and no GPU they are those of this process on a processor, whatever else the machine does.
+def clock() -> Literal["process", "wall"]:
+    """Return which time :func:`timed` takes: with one thread and no GPU that of this process on a processor, whatever
+    else the machine does; else wall time.
     """
+    return "wall" if torch.cuda.is_available() or torch.get_num_threads() > 1 else "process"
+
+
+def timed(work: Callable[[], Any]) -> tuple[Any, float]:
+    """Return what ``work`` returns and the seconds it took by :func:`clock`, a GPU's queue included."""
     gpu = torch.cuda.is_available()
-    clock = time.perf_counter if gpu or torch.get_num_threads() > 1 else time.process_time
+    now = time.process_time if clock() == "process" else time.perf_counter
     if gpu:
         torch.cuda.synchronize()
-    began = clock()
+    began = now()
     result = work()
     if gpu:
         torch.cuda.synchronize()
-    return result, clock() - began
+    return result, now() - began
 
 
 def _rates(kind: str, rates: dict[str, list[tuple[float, float]]]) -> dict[str, float]:
@@ -322,7 +331,7 @@ def print_generators(result: dict[str, Any], console: Console | None = None) -> 
     for row in result["rows"]:
         rates = itertools.chain(*((f"{row[n]:,.1f}", f"{row[f'{n}_ratio']:.2f}x") for n in ("train", "sample")))
         table.add_row(row["kind"], f"{row['weights']:,}", *rates, f"{row['peak_mib']:,.0f}")
-    table.caption = machine(result)
+    table.caption = f"{machine(result)}; {result['runtime']['clock']} time"
     console.print(table)
     if "cas" in result:
         console.print(_cas_table(result["cas"]))

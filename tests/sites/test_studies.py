@@ -77,6 +77,13 @@ def test_features_that_are_not_installed_cost_a_refusal_in_one_line_and_nothing_
     assert made == {"work/failure.json"}, "no data were opened, nothing was counted, nothing waits for approval"
 
 
+def test_a_study_outside_the_bounds_is_kept_for_approval_whatever_is_installed(ask, study, tmp_path, monkeypatch):
+    monkeypatch.setattr("fedkr.learning.public_features.WEIGHTS", "no_such_package")
+    asked = changed(changed(study, "audit.features", "efficientnet-lite0"), "audit.enabled", True)
+    assert "outside this site's bounds" in ask(changed(asked, "generator.steps", 50_000))
+    assert len([*tmp_path.rglob("asked/*.json")]) == 1
+
+
 @pytest.mark.parametrize("dataset", ["digits", "pathmnist", "cifar10", "breastmnist", "npz"])
 @pytest.mark.parametrize("audit", ["light", "full"])
 def test_every_study_that_fedkr_comes_with_is_within_the_bounds_of_a_site_that_sets_none(dataset, audit):

@@ -9,13 +9,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fedkr.errors import UserError
+from fedkr.generators.edm.network import GROUPS
 
 # From this side on images are folded into 2x2 blocks of channels.
 FOLD_FROM = 14
 LEAST_LEVELS = 2
 # The side at the lowest level, before it is rounded up, is below this, and 6 at least where the least levels do not do.
 LOWEST_BELOW = 12
-# From this level on channels no longer grow, as in the networks of Ho et al. 2020 and Karras et al. 2022.
+# From this level on channels no longer grow.
 LAST_GROWTH = 2
 # 1024 channels times a factor of 64: more than memory holds, and a limit to what an exponent makes of an option.
 MOST_CHANNELS = 2**16
@@ -76,7 +77,7 @@ def layout_for(size: int, levels: int = 0, attention: int = 0, where: str = "gen
     """Return the layout for images of ``size`` pixels; 0 for ``levels`` or ``attention`` is by the side.
 
     By the side there are two levels without attention below 48 pixels, and from there on as many as bring the lowest
-    one to a side of 6 to 11, with attention at that one. ``where`` names the options in errors.
+    one to a side of 6 to 12, with attention at that one. ``where`` names the options in errors.
 
     Raises:
         UserError: more levels than the side has halves.
@@ -97,8 +98,17 @@ def layout_for(size: int, levels: int = 0, attention: int = 0, where: str = "gen
 
 
 def check_channels(layout: Layout, width: int, multiplier: int, where: str) -> None:
-    """Raise :class:`UserError`, which begins with ``where``, for a level with more channels than any memory holds."""
-    most = max(layout.channels(width, multiplier))
+    """Raise :class:`UserError`, which begins with ``where``, for a level with more channels than any memory holds.
+
+    And for one of a single position whose first layer gets one channel a group: one value has no deviation.
+    """
+    channels = list(layout.channels(width, multiplier))
+    if layout.sides()[-1] == 1 and channels[-2:][0] == GROUPS:
+        raise UserError(
+            f"{where}.width={width}: at {layout.levels} levels images of {layout.size} pixels end in one position,"
+            f" which {GROUPS} channels in as many groups cannot be normalised at; {2 * GROUPS} or more, or fewer levels"
+        )
+    most = max(channels)
     if most > MOST_CHANNELS:
         raise UserError(
             f"{where}.multiplier={multiplier}: makes {most} channels of width={width}; {MOST_CHANNELS} at most"

@@ -5,12 +5,13 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from rich.console import Console
 from typer.testing import CliRunner
 
 from fedkr.benchmarks import generator, plain_diffusion
 from fedkr.benchmarks.generator import measure_cas, measure_generators, print_generators
-from fedkr.benchmarks.options import Budget
+from fedkr.benchmarks.options import Budget, GeneratorOptions
 from fedkr.benchmarks.plain_diffusion import PlainDiffusion
 from fedkr.cli import app
 from fedkr.config import ClassifierConfig, DataConfig
@@ -39,8 +40,26 @@ def test_each_generator_is_measured_and_the_plain_loop_is_the_measure(result):
 def test_the_table_names_generators_ratios_and_the_machine(result):
     page = io.StringIO()
     print_generators(result, Console(file=page, width=140))
-    for text in ("plain", "edm", "biggan_deep", "1.00x", "float32, 1 torch thread(s)"):
+    for text in ("plain", "edm", "biggan_deep", "1.00x", "float32, 1 torch thread(s); process time"):
         assert text in page.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("threads", "gpu", "clock", "seconds"), [(1, False, "process", 1), (2, False, "wall", 5), (1, True, "wall", 5)]
+)
+def test_the_result_says_which_time_was_taken(threads, gpu, clock, seconds, monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    monkeypatch.setattr(generator.time, "process_time", iter([0.0, 1.0]).__next__)
+    monkeypatch.setattr(generator.time, "perf_counter", iter([0.0, 5.0]).__next__)
+    assert (generator.clock(), generator.timed(lambda: "done")) == (clock, ("done", seconds))
+
+
+def test_unknown_kinds_are_refused_before_anything_is_measured(monkeypatch):
+    monkeypatch.setattr(generator, "measure_cas", lambda *_: pytest.fail("minutes of training came first"))
+    with pytest.raises(UserError, match="--kinds"):
+        generator.bench_generators(GeneratorOptions(cas="digits", kinds="edn", device="cpu"), SilentProgress())
 
 
 def test_what_is_asked_for_is_measured_by_the_first_of_it(runtime, monkeypatch):
@@ -114,7 +133,7 @@ def test_the_command_writes_its_figures(tmp_path, monkeypatch):
     assert "benchmark:" not in finished.stdout
     figures = json.loads(out.read_text())
     assert {"rows", "runtime", "hardware", "versions"} <= set(figures)
-    assert figures["runtime"]["threads"] == 1
+    assert (figures["runtime"]["threads"], figures["runtime"]["clock"]) == (1, generator.clock())
 
 
 def test_the_peak_holds_at_least_weights_gradients_moments_and_average(runtime, pictures):

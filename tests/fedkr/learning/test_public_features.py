@@ -49,6 +49,11 @@ def test_there_are_1280_of_an_image_whatever_is_beside_it(features, monkeypatch)
     assert np.allclose(features(images), rows, atol=1e-4)
 
 
+def test_no_images_have_rows_of_1280_too(features):
+    rows = features(photographs()[:0])
+    assert rows.shape == (0, 1280) and rows.dtype == np.float64
+
+
 def test_grey_images_are_seen_as_colour_images_without_colour(features):
     grey = photographs()[:3, :, :, :1]
     assert np.array_equal(features(grey), features(np.repeat(grey, 3, axis=3)))

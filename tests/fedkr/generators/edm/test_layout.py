@@ -121,6 +121,15 @@ def test_the_heads_of_attention_share_all_channels(net, width, multiplier, heads
     assert attention.to_q.weight.shape == (width * multiplier**2, width * multiplier**2)
 
 
+@pytest.mark.parametrize(
+    ("size", "options"),
+    [(2, {"width": 16}), (2, {"width": 8, "levels": 1}), (4, {"width": 8, "levels": 3}), (3, {"width": 8})],
+)
+def test_a_single_small_image_passes_every_network_that_is_allowed(net, size, options):
+    given, noise, label = torch.zeros(1, 1, size + size % 2, size + size % 2), torch.zeros(1), torch.zeros(1).long()
+    assert net(size, **options)(given, noise, class_labels=label).sample.isfinite().all()
+
+
 def test_channels_stop_to_grow_at_the_third_level(net):
     assert tuple(net(128, width=8).config.block_out_channels) == (8, 16, 32, 32)
 
@@ -136,6 +145,18 @@ def test_channels_stop_to_grow_at_the_third_level(net):
             64,
             {"width": 1024, "multiplier": 64},
             "generator.options.multiplier=64: makes 4194304 channels of width=1024; 65536 at most",
+        ),
+        (
+            2,
+            {"width": 8},
+            "generator.options.width=8: at 2 levels images of 2 pixels end in one position, which 8 channels in as many"
+            " groups cannot be normalised at; 16 or more, or fewer levels",
+        ),
+        (
+            4,
+            {"width": 8, "multiplier": 1, "levels": 3},
+            "generator.options.width=8: at 3 levels images of 4 pixels end in one position, which 8 channels in as many"
+            " groups cannot be normalised at; 16 or more, or fewer levels",
         ),
     ],
 )
