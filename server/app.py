@@ -73,11 +73,10 @@ def read_study(context: Context) -> tuple[Study, bool]:
     text = str(context.run_config.get("study", ""))
     if text:
         return replace(parse_study(text), run_dir=run_dir), True
-    from server.composition import compose_study
+    from server.composition import compose_for_hospitals, compose_study
 
     overrides = shlex.split(str(context.run_config.get("overrides", "")))
-    # Beside registered sites the server's own images, if it has any, are others than theirs.
-    study = compose_study(overrides, None) if read_registered(context) else compose_study(overrides)
+    study = compose_for_hospitals(overrides) if read_registered(context) else compose_study(overrides)
     study = replace(study, data=study.data.located(), run_dir=run_dir or study.run_dir)
     return replace(study, run_dir=str(study.run_folder())), False
 

@@ -35,10 +35,9 @@ DATASET_GROUP = "dataset"
 def count_facts(data: DataConfig) -> FactsConfig:
     """Read a dataset and return what a schedule is made of; raise :class:`UserError` where it cannot be read."""
     # Imported here: most studies compose without any data, and much faster.
-    from fedkr.data import load_source
+    from fedkr.data import counted_facts, load_source
 
-    pool = load_source(data.located()).pool
-    return FactsConfig(len(pool), pool.size, pool.channels, len(pool.classes))
+    return counted_facts(load_source(data.located()))
 
 
 def register_schema() -> None:
@@ -63,6 +62,20 @@ def compose_study(overrides: Sequence[str], count: Count | None = count_facts) -
     register_schema()
     with one_line_errors(), initialize_config_module(CONFIG_MODULE, version_base="1.3"):
         return study_from_config(compose(CONFIG_NAME, overrides=with_texts(overrides)), count)
+
+
+def compose_for_hospitals(overrides: Sequence[str]) -> Study:
+    """Compose and check a study over registered sites, whose images no file here tells of and nobody here can count.
+
+    How many they have, the overrides say (``facts.images``), or they set all numbers; a dataset's own file does not.
+
+    Raises:
+        UserError: as :func:`compose_study`; or something is left to the rule, and no override says how many there are.
+    """
+    named = {override.partition("=")[0].lstrip("+") for override in overrides}
+    no_dataset = [] if DATASET_GROUP in named else [f"{DATASET_GROUP}=none"]
+    not_told = [] if named & {"facts", "facts.images"} else ["facts.images=0"]
+    return compose_study([*no_dataset, *overrides, *not_told], count=None)
 
 
 def study_from_config(config: DictConfig, count: Count | None = count_facts) -> Study:

@@ -39,7 +39,7 @@ from fedkr.network.processes import (
 from fedkr.network.restarts import with_restarts
 from fedkr.network.signing import SignedBundle, read_signing_key
 from fedkr.site_name import check_site_name
-from server.composition import compose_study
+from server.composition import compose_for_hospitals
 
 CONNECTION = "fedkr"
 COMPLETED = "finished:completed"
@@ -238,10 +238,7 @@ def run(root: Path, overrides: Sequence[str], run_dir: Path) -> None:
     """
     folder = CoordinatorFolder(root.absolute())
     asked = ["backend=deploy", "data.name=none", f"federation.sites={len(folder.sites)}", *overrides]
-    if not any(override.startswith("dataset=") for override in overrides):
-        # Else the default's facts would pass for those of the sites' images.
-        asked.insert(0, "dataset=none")
-    compose_study(asked, count=None)
+    compose_for_hospitals(asked)
     config = {"overrides": shlex.join(asked), "run-dir": str(run_dir.absolute()), "sites": json.dumps(folder.sites)}
     write_toml(folder.home / "run.toml", config)
     app, before = SignedBundle.read(folder.bundle).app, folder.runs()

@@ -43,6 +43,7 @@ def approve_study(study_file: Path, site_file: Path, digest: str = "") -> list[s
             approve(records, study)
     return [
         f"study {own}",
+        "read the numbers, not budget and facts: these say of what numbers were made, and the digest leaves them out",
         *_work(study),
         *_spent(study, site),
         *_audit(study),

@@ -206,7 +206,7 @@ def _dotted(option: str, name: Any) -> Iterator[tuple[str, str]]:
 
 
 def study_digest(study: Study) -> str:
-    """Return 64 hex digits of all options of a study but backend, folders and deadlines."""
+    """Return 64 hex digits of all options of a study but backend, folders, deadlines, budget and facts."""
     options = study.options(*NO_PART_OF_RESULTS, "data.path")
     return hashlib.sha256(json.dumps(options, sort_keys=True).encode()).hexdigest()
 

@@ -77,6 +77,28 @@ def test_a_medmnist_sets_facts_are_those_that_it_publishes(name: str) -> None:
     assert shape == (28, published["n_channels"], len(published["label"]))
 
 
+@pytest.mark.parametrize(
+    ("name", "published"),
+    [
+        ("cifar10", FactsConfig(50_000, 32, 3, 10)),
+        ("cifar100", FactsConfig(50_000, 32, 3, 100)),
+        ("fashionmnist", FactsConfig(60_000, 28, 1, 10)),
+    ],
+)
+def test_the_facts_of_other_public_sets_are_those_of_their_published_training_split(
+    name: str, published: FactsConfig
+) -> None:
+    assert compose_study([f"dataset={name}"]).facts == published
+
+
+def test_options_of_published_figures_that_no_rule_makes_are_kept() -> None:
+    assert compose_study(["dataset=pneumoniamnist"]).recycle.rounds == 3
+    register_schema()
+    with initialize_config_module("configs", version_base="1.3"):
+        study = study_from_config(compose("kr", overrides=["dataset=digits"]))
+    assert study.recycle.tune_balances == []
+
+
 def test_the_facts_of_digits_are_those_of_its_images() -> None:
     told = yaml.safe_load((ROOT / "dataset" / "digits.yaml").read_text())["facts"]
     assert FactsConfig(**told) == count_facts(DataConfig())

@@ -6,9 +6,10 @@ bounds is that number; no site asks the rule again, and a study with a 0 in it i
 whatever their sizes, and none has to tell its count for that: the images of all sites are divided by the sites.
 
 Each law multiplies powers of facts. They were fitted by hand to the schedules that four sets had been given one by one
-(digits, BreastMNIST, PneumoniaMNIST and BloodMNIST at three sites), and looked at on the ten other sets that had some:
-``simulations/results/schedule.md`` has them all beside the rule. The cube root of the images says that a site with
-eight times as many sees each image a quarter as often; classes, colours and pixels add what there is to tell apart.
+(digits, BreastMNIST, PneumoniaMNIST and BloodMNIST at three sites), and looked at on the eleven other sets that had
+some: ``simulations/results/schedule.md`` has them all beside the rule. The cube root of the images says that a site
+with eight times as many sees each image a quarter as often; classes, colours and pixels add what there is to tell
+apart.
 """
 
 from __future__ import annotations

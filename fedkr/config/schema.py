@@ -421,7 +421,7 @@ class Study:
         return from_home(folder).absolute()
 
     def identity(self) -> str:
-        """Return 64 hex digits of all that the numbers depend on (not the backend, folders or deadlines).
+        """Return 64 hex digits of all that the numbers depend on (not backend, folders, deadlines, budget or facts).
 
         Images are known by their content, where ``data_digest`` names it; else by the file that they come from.
         """

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fedkr.config import DataConfig, Study, check_values, one_of, read_dataclass
+from fedkr.config import DataConfig, FactsConfig, Study, check_values, one_of, read_dataclass, site_facts
 from fedkr.data.dataset_files import file_stamp
 from fedkr.data.identity import identity_of, what_changed
 from fedkr.data.images import ImageSet
@@ -101,15 +101,34 @@ class _Wanted:
     cache: Path | None = field(compare=False)
 
 
+def counted_facts(source: Source) -> FactsConfig:
+    """Return what a schedule is made of. Images that were taken out as leaks count, as in a public set's own file."""
+    pool, removed = source.pool, source.leaks.removed if source.leaks else None
+    return FactsConfig(len(pool) + (removed or 0), pool.size, pool.channels, len(pool.classes))
+
+
 def check_facts(study: Study, source: Source) -> None:
-    """Raise :class:`UserError` where a schedule was made of another number of images than there are, by a tenth."""
-    told, removed = study.facts.images, source.leaks.removed if source.leaks else None
-    there = len(source.pool) + (removed or 0)
-    if told and not study.data.limit and abs(there - told) > told / 10:
-        raise UserError(
-            f"facts.images={told}: {study.data.name} has {there} to deal out; choose it by its group "
-            f"(dataset={study.data.name}), or set facts.images=0, which counts them"
-        )
+    """Raise :class:`UserError` where a schedule was made of other images than there are, or a tenth more or fewer.
+
+    Where nobody said their side, channels or classes, those that the rule took instead must be theirs.
+    """
+    told = study.facts
+    if not told.images:
+        return
+    there, taken = counted_facts(source), site_facts(study)
+    remedy = (
+        f"choose it by its group (dataset={study.data.name}), or set facts.images=0, which counts them and the rest"
+    )
+    images = min(told.images, study.data.limit or told.images)
+    if abs(there.images - images) > images / 10:
+        raise UserError(f"facts.images={told.images}: {study.data.name} has {there.images} to deal out; {remedy}")
+    for name in ("side", "channels", "classes"):
+        had, took = getattr(there, name), getattr(taken, name)
+        if had != took:
+            unknown = "" if getattr(told, name) else f" (unknown, taken as {took})"
+            raise UserError(
+                f"facts.{name}={getattr(told, name)}{unknown}: the images of {study.data.name} have {had}; {remedy}"
+            )
 
 
 def study_source(study: Study) -> Source:

@@ -8,14 +8,16 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import hydra
 import yaml
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from fedkr.config import Study, explained
+from fedkr.config import Study, explained, nearest
 from fedkr.errors import UserError
 from server.composition import CONFIG_MODULE, CONFIG_NAME, one_line_errors, register_schema, study_from_config
 from server.overrides import with_texts
@@ -56,7 +58,7 @@ def compose_and_run(
     flags, overrides = flags_apart(arguments, own_flags)
     sweep = any(flag in flags for flag in SWEEP)
     if (asked := without_showing(flags)) is not None:
-        flags, run = asked, show
+        flags, run = asked[0], partial(show, part=asked[1])
     register_schema()
     studies: list[tuple[str, Study]] = []
     wrong: list[UserError] = []
@@ -80,10 +82,24 @@ def compose_and_run(
     return max((run_one(study, run, title) for title, study in studies), default=0)
 
 
-def show(study: Study) -> None:
-    """Print a composed study with all its numbers, and below it of what the rule made those that were left to it."""
-    print(yaml.safe_dump(dataclasses.asdict(study), sort_keys=False, allow_unicode=True), end="")
-    print(f"# {explained(study)}")
+def show(study: Study, part: str = "") -> None:
+    """Print a composed study with all its numbers, and below it of what the rule made those that were left to it.
+
+    Of a ``part``, such as ``student`` or ``student.steps``, nothing else is printed; one that there is not raises
+    :class:`UserError`.
+    """
+    shown: Any = dataclasses.asdict(study)
+    for name in part.split(".") if part else ():
+        if not isinstance(shown, dict) or name not in shown:
+            known = shown if isinstance(shown, dict) else ()
+            raise UserError(f"--package {part}: no such part of a study{nearest(name, known)}")
+        shown = shown[name]
+    if not isinstance(shown, dict):
+        print(shown)
+        return
+    print(yaml.safe_dump(shown, sort_keys=False, allow_unicode=True), end="")
+    if not part:
+        print(f"# {explained(study)}")
 
 
 def _check_folders(studies: Sequence[Study]) -> None:

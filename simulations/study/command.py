@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fedkr.config import NO_PART_OF_RESULTS, Study, by_rule, numbers
+from fedkr.config import LAWS, NO_PART_OF_RESULTS, Study, by_rule, numbers, site_facts
+from fedkr.config.architecture import classifier_for
 from fedkr.errors import UserError
 from server.composition import compose_study
 from server.overrides import as_typed
+
+CLASSIFIERS = ("teacher.arch", "student.arch")
+# What the rule writes out where a study is composed.
+RULED = (*LAWS, *CLASSIFIERS)
+# So that a dataset composes whether or not anybody knows how many images it has.
+ALL_BY_HAND = [f"{option}={number}" for option, number in numbers(Study()).items()]
 
 
 def command_of(study: Study) -> str | None:
@@ -22,20 +29,43 @@ def command_of(study: Study) -> str | None:
     # The digest says what the data are, and is found again wherever they lie.
     data = dataclasses.replace(study.data, path=Path(study.data.path).name)
     study = dataclasses.replace(study, data=data, data_digest="")
-    # The rule says its numbers again. Where nobody counted the images, none is the rule's.
-    known = bool(study.facts.images)
-    given = {f"{option}={number}" for option, number in (by_rule if known else numbers)(study).items()}
-    own = [*([] if known else given), *([f"budget={study.budget}"] if study.budget != Study().budget else [])]
-    for choice in ([f"dataset={study.data.name}", *own], own):
+    by_hand = list(set_by_hand(study))
+    places = {name: place for place, (name, _) in enumerate(_leaves(study.options(*NO_PART_OF_RESULTS)))}
+    for choice in ([f"dataset={study.data.name}"], []):
         try:
-            base = compose_study(choice, lambda _: study.facts)
-            overrides = choice + [change for change in differences(study, base) if change not in given]
-            same = compose_study(overrides, lambda _: study.facts).identity() == study.identity()
+            made = [*choice, *made_of(study, choice)]
+            base = compose_study([*made, *by_hand], count=None)
+            others = (change for change in differences(study, base) if _option(change) not in RULED)
+            overrides = [*made, *sorted([*others, *by_hand], key=lambda change: places[_option(change)])]
+            # Nothing is counted here: the command says all that its numbers are made of.
+            same = compose_study(overrides, count=None).identity() == study.identity()
         except UserError:
             continue
         if same:
             return shlex.join(["fedkr", "simulate", *overrides])
     return None
+
+
+def set_by_hand(study: Study) -> Iterator[str]:
+    """Yield an override for each number and classifier that the rule does not say again; all where it knows nothing."""
+    known = bool(study.facts.images)
+    rule: dict[str, Any] = dict(by_rule(study)) if known else {}
+    fits = classifier_for(site_facts(study).side) if known else ""
+    rule |= dict.fromkeys(CLASSIFIERS, fits)
+    own = numbers(study) | dict(zip(CLASSIFIERS, (study.teacher.arch, study.student.arch), strict=True))
+    yield from (f"{option}={value}" for option, value in own.items() if value != rule.get(option))
+
+
+def made_of(study: Study, choice: Sequence[str]) -> Iterator[str]:
+    """Yield the overrides that tell the rule what it made a study's numbers of, beside those of a dataset's choice."""
+    if not study.facts.images:
+        return
+    told = dataclasses.asdict(compose_study([*choice, *ALL_BY_HAND], count=None).facts)
+    for name, value in dataclasses.asdict(study.facts).items():
+        if value != told[name]:
+            yield f"facts.{name}={value}"
+    if study.budget != Study().budget:
+        yield f"budget={study.budget}"
 
 
 def portable(study: Mapping[str, Any]) -> dict[str, Any]:
@@ -55,6 +85,10 @@ def differences(study: Study, base: Study) -> Iterator[str]:
     for name, value in _leaves(study.options(*NO_PART_OF_RESULTS)):
         if name not in known or known[name] != value:
             yield f"{'' if name in known else '+'}{name}={_as_override(name, value)}"
+
+
+def _option(override: str) -> str:
+    return override.partition("=")[0].lstrip("+")
 
 
 def _leaves(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -43,18 +43,25 @@ def flags_apart(arguments: Sequence[str], own: Sequence[str] = ()) -> tuple[list
     return flags, overrides
 
 
-def without_showing(flags: Sequence[str]) -> list[str] | None:
-    """Return flags without those that ask for the composed study (``--cfg job``); None where they do not, or for less.
+def without_showing(flags: Sequence[str]) -> tuple[list[str], str] | None:
+    """Return flags without those that ask for the composed study (``--cfg job``), and the part of it that is asked for.
 
-    Hydra would show what it composed, before the rule writes its numbers out and contestants' files are read. Flags
-    that exclude each other are left for Hydra to refuse.
+    None where they do not ask for it. A part (``--package student``) is "" where all of the study is asked for. Hydra
+    would show what it composed, before the rule writes its numbers out and contestants' files are read. Flags that
+    exclude each other are left for Hydra to refuse.
     """
     left = [flag for flag in flags if flag != "--resolve"]
-    for place, flag in enumerate(left):
-        if flag in ("--cfg", "-c") and left[place + 1] == "job":
-            rest = left[:place] + left[place + 2 :]
-            return None if any(other in rest for other in (*SWITCHES, "--package", "-p")) else rest
-    return None
+    part, shown = _taken(left, "--package", "-p"), _taken(left, "--cfg", "-c")
+    return None if shown != "job" or any(switch in left for switch in SWITCHES) else (left, part)
+
+
+def _taken(flags: list[str], *names: str) -> str:
+    """Take a flag with its value out of the list; return the value, the last where it is there more than once."""
+    value = ""
+    while place := next((place for place, flag in enumerate(flags, 1) if flag in names), 0):
+        value = flags[place]
+        del flags[place - 1 : place + 1]
+    return value
 
 
 def _with_value(name: str, value: str) -> list[str]:

@@ -213,6 +213,14 @@ def test_cfg_shows_what_the_rule_chose_and_of_what(fedkr: Run, studies: list[Stu
     assert reason.endswith("; set: student.steps=7")
 
 
+def test_cfg_of_a_part_shows_what_the_rule_chose(fedkr: Run, studies: list[Study]) -> None:
+    status, printed, _ = fedkr("simulate", "-c", "job", "-p", "student", "dataset=breastmnist")
+    assert (status, yaml.safe_load(printed)["steps"], studies) == (0, 200, [])
+    status, printed, errors = fedkr("simulate", "-c", "job", "-p", "student.stepz")
+    assert (status, printed) == (2, "")
+    assert errors == "fedkr: error: --package student.stepz: no such part of a study; did you mean 'steps'?\n"
+
+
 def test_cfg_of_a_part_is_hydras(fedkr: Run, studies: list[Study]) -> None:
     assert fedkr("simulate", "--cfg", "job", "--package", "partition.kind") == (0, "dirichlet\n", "")
     status, printed, errors = fedkr("simulate", "--multirun", "--cfg", "job", "seed=1,2")

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from flwr.app import Context, RecordDict
 
-from fedkr.config import Study
+from fedkr.config import LAWS, FactsConfig, Study, by_rule, numbers
 from fedkr.errors import UserError
 from server.app import deployment_notes, read_study
 from server.composition import compose_study
@@ -63,6 +63,24 @@ def test_beside_registered_sites_the_servers_own_images_make_no_schedule(tmp_pat
     assert read_study(context(**asked))[0].facts.images == 90
     with pytest.raises(UserError, match=r"facts\.images=0: say about how many images all sites have"):
         read_study(context(**asked, sites='{"1": "hospital-a"}'))
+
+
+@pytest.mark.parametrize("overrides", ["", "dataset=bloodmnist", "dataset=bloodmnist data.name=none", "data.name=none"])
+def test_no_datasets_own_facts_make_the_schedule_of_registered_sites(overrides, tmp_path):
+    beside = {"run_dir": str(tmp_path), "sites": '{"1": "hospital-a"}'}
+    with pytest.raises(UserError, match=r"^facts\.images=0: say about how many images all sites have") as caught:
+        read_study(context(overrides=overrides, **beside))
+    assert "\n" not in str(caught.value)
+    study, _ = read_study(context(overrides=f"{overrides} facts.images=900", **beside))
+    assert study.facts.images == 900 and numbers(study) == by_rule(study)
+    by_hand = " ".join(f"{option}=300" for option in LAWS)
+    study, _ = read_study(context(overrides=f"{overrides} {by_hand}", **beside))
+    assert set(numbers(study).values()) == {300}
+
+
+def test_registered_sites_without_a_dataset_have_no_digits_shape(tmp_path):
+    asked = {"overrides": "data.name=none facts.images=900", "run_dir": str(tmp_path), "sites": '{"1": "hospital-a"}'}
+    assert read_study(context(**asked))[0].facts == FactsConfig(900)
 
 
 def test_a_run_without_the_oracle_says_so_only_when_it_was_asked_for():

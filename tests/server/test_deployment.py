@@ -9,7 +9,7 @@ import psutil
 import pytest
 
 from fedkr.errors import UserError
-from server.deployment import CoordinatorFolder, read_address, register, set_up
+from server.deployment import CoordinatorFolder, read_address, register, run, set_up
 from simulations.backends.processes import is_running
 
 
@@ -26,6 +26,14 @@ def test_a_name_is_given_once_and_is_a_sites_name(tmp_path):
         register(tmp_path, "hospital-0", tmp_path / "key.pub")
     with pytest.raises(UserError, match="must not begin with a dot or hold a slash"):
         register(tmp_path, "../hospital-1", tmp_path / "key.pub")
+
+
+@pytest.mark.parametrize("dataset", [[], ["dataset=bloodmnist"]])
+def test_a_study_of_hospitals_whose_images_nobody_told_of_starts_nothing(tmp_path, dataset):
+    CoordinatorFolder(tmp_path).write_sites({"7": "hospital-0", "8": "hospital-1"})
+    with pytest.raises(UserError, match=r"^facts\.images=0: say about how many images all sites have"):
+        run(tmp_path, dataset, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("text", ["", "8443", ":8443", "host:", "host:0", "host:65536", "host:x"])

@@ -56,11 +56,40 @@ def test_the_same_content_elsewhere_continues_the_run(finished, tmp_path, stages
 def test_a_schedule_made_of_another_number_of_images_is_refused(images):
     own = compose_study([*QUICK, f"data.path={images()}"])
     assert own.facts.images == 128
-    told = compose_study([*QUICK, f"data.path={images()}", "facts.images=120"])
+    told = compose_study([*QUICK, f"data.path={images()}", "facts.images=120", "facts.side=8", "facts.classes=2"])
     RunFolder.of_study(told)
     told.facts.images = 1438
     with pytest.raises(UserError, match=r"^facts\.images=1438: npz has 128 to deal out; .* set facts\.images=0, which"):
         RunFolder.of_study(told)
+
+
+@pytest.mark.parametrize(
+    ("told", "line"),
+    [
+        ("facts.side=28 facts.classes=2", r"facts\.side=28: the images of npz have 8; "),
+        ("facts.classes=2", r"facts\.side=0 \(unknown, taken as 28\): the images of npz have 8; "),
+        ("facts.side=8 facts.classes=2 facts.channels=3", r"facts\.channels=3: the images of npz have 1; "),
+        ("facts.side=8", r"facts\.classes=0 \(unknown, taken as 10\): the images of npz have 2; "),
+        ("facts.side=8 facts.classes=2 facts.images=60 data.limit=100", r"facts\.images=60: npz has 100 to deal out; "),
+    ],
+)
+def test_a_schedule_made_of_other_images_than_there_are_is_refused(images, told, line):
+    study = compose_study([*QUICK, f"data.path={images()}", "facts.images=128", *told.split()])
+    with pytest.raises(UserError, match=f"^{line}.* set facts\\.images=0, which"):
+        RunFolder.of_study(study)
+
+
+def test_what_a_limit_keeps_is_held_against_the_limit(images):
+    told = ["facts.images=3000", "facts.side=8", "facts.classes=2", "data.limit=50"]
+    RunFolder.of_study(compose_study([*QUICK, f"data.path={images()}", *told]))
+
+
+def test_facts_that_were_counted_are_not_refused_where_leaks_were_taken_out(images, tmp_path):
+    train = other_pixels()["train_images"]
+    path = images(train_images=train, test_images=train[:40], test_labels=np.arange(40) % 2)
+    study = compose_study([*QUICK, f"data.path={path}", "data.remove_leaks=true", f"out={tmp_path}"])
+    run = RunFolder.of_study(study)
+    assert (study.facts.images, len(run.source.pool)) == (160, 120)
 
 
 @pytest.mark.parametrize("work", [redraw_report, measure_run, lambda run: audit_again(run, ["audit=light"])])

@@ -163,6 +163,7 @@ def test_once_a_study_is_approved_no_other_runs(ask, site_file, study, tmp_path)
     (tmp_path / "study.json").write_text(study.to_json())
     lines = approve_study(tmp_path / "study.json", site_file(), study_digest(study))
     assert lines[0] == f"study {study_digest(study)}"
+    assert lines[1].startswith("read the numbers, not budget and facts")
     assert list(json.loads((tmp_path / "site-records" / "approved.json").read_text())) == [study_digest(study)]
     assert ask(study) == ""
     assert study_digest(other) in ask(other)

@@ -196,11 +196,31 @@ def test_a_command_leaves_out_what_the_rule_says_again():
     assert "teacher.steps=170" in command_of(study)
 
 
+@pytest.mark.parametrize(
+    ("overrides", "told"),
+    [
+        ("dataset=npz facts.images=3300 facts.side=32", "dataset=npz facts.images=3300 facts.side=32"),
+        ("federation.sites=5 generator.steps=700", "dataset=digits federation.sites=5 generator.steps=700"),
+        ("facts.images=1400", "dataset=digits facts.images=1400"),
+        ("data.limit=500 teacher.steps=500", "dataset=digits data.limit=500 teacher.steps=500"),
+        (
+            "dataset=bloodmnist generator.steps=2950 federation.sites=10",
+            "dataset=bloodmnist federation.sites=10 generator.steps=2950",
+        ),
+        ("data.size=64 student.arch=resnet14", "dataset=digits data.size=64 student.arch=resnet14"),
+    ],
+)
+def test_a_command_says_which_numbers_were_set_by_hand_and_of_what_the_others_were_made(overrides, told):
+    study = compose_study(overrides.split())
+    assert command_of(study) == f"fedkr simulate {told}"
+    assert compose_study(told.split(), count=None) == study
+
+
 def test_a_command_leaves_out_where_things_lay():
     own = ["dataset=npz", "data.path='/wards/7/my images.npz'", "facts.images=900"]
     study = compose_study([*own, "out=/home/someone", "data.root=/data"])
     study.run_dir = "/home/someone/run"
-    assert command_of(study) == "fedkr simulate dataset=npz 'data.path=my images.npz'"
+    assert command_of(study) == "fedkr simulate dataset=npz facts.images=900 'data.path=my images.npz'"
 
 
 def test_a_study_that_no_command_composes_has_none():
