@@ -1,10 +1,4 @@
-"""Evidence for the guarantee: what the strongest test of the mechanism shows, and what the guarantee costs.
-
-Run as ``python -m simulations.evidence.dp out=FILE datasets=bloodmnist epsilons=real,10 sites=1,3 seeds=0`` it measures
-students of releases with a guarantee on each dataset's test images, beside (``real``) the same student trained on all
-sites' real images. One site has all images; more have them by a Dirichlet partition. With ``drawn=bloodmnist
-images=10000,3000 components=16,48 epsilons=none,10 seeds=0`` it trains nothing, and measures the distributions that
-such a release is drawn from (:mod:`simulations.evidence.drawn`). Other arguments are options of ``fedkr simulate``.
+"""Whether the guarantee is kept: how large an epsilon the strongest test of the mechanism shows, beside the one stated.
 
 Run as ``python -m simulations.evidence.dp out=FILE runs=20 draws=600``. A run answers the queries of a small site so
 many times with, and as often without, one image that is as far from the others as any can be. The tester knows all
@@ -19,9 +13,7 @@ from __future__ import annotations
 
 import math
 import sys
-import tempfile
-from collections.abc import Mapping, Sequence
-from itertools import product
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,38 +27,25 @@ from fedkr.disk import write_json
 from fedkr.environment import provenance
 from fedkr.generators.moments.components import Components
 from fedkr.generators.moments.statistics import (
-    BY_CLASS,
     CENTRE,
     CLASSES,
     CLIP,
-    OF_BY_CLASS,
     OF_CENTRE,
     OF_CLASSES,
-    OF_POOLED,
-    POOLED,
+    OF_SPREAD,
+    SPREAD,
     Query,
     Units,
-    ask_by_class,
     ask_centre,
     ask_classes,
-    ask_pooled,
-    beside,
+    ask_spread,
 )
 from fedkr.privacy.accountant import mu_of
-from fedkr.report.results import load_results
 from fedkr.seeds import derive_seed, numpy_rng
-from server.composition import compose_study
-from simulations.evidence import drawn
-from simulations.study.run import run_study
 
 Floats = NDArray[np.float64]
 EPSILONS, DELTA, CONFIDENCE = (2.0, 8.0), 1e-5, 0.999
 IMAGES, SIDE, KINDS = 20, 4, 2
-# Of the accuracy: arguments that are no option of a study, and options of all runs and of either kind.
-OWN = ("out", "datasets", "drawn", "epsilons", "sites", "seeds", "images", "components")
-ALONE = ("audit=off", "backend=inline")
-GUARANTEED = ("privacy=dp", "strategy.compare=[fedkr]")
-REAL = ("strategy.compare=[centralised]", "strategy.lrs=[0.1]", "strategy.steps=${student.steps}")
 # Of the control: noise of a variance so many times too small.
 BROKEN = 10.0
 
@@ -119,22 +98,22 @@ def log_ratio(drawn: Units, other: Units, longest: float, mu: float, seed: bytes
     total = 0.0
     moved: tuple[Units, ...] = (drawn, other)
 
-    def ask(name: str, share: float, parts: Mapping[str, float], query: Any, *known: Any) -> Any:
+    def ask(name: str, share: float, parts: Mapping[str, float], query: Any, limit: float) -> Any:
         nonlocal total
         exact = Totals(parts)
-        query(moved[1], *known, exact)
+        query(moved[1], limit, exact)
         watched = Watched(mu * math.sqrt(share), parts, seed + name.encode(), exact.totals)
-        found = query(moved[0], *known, watched)
+        found = query(moved[0], limit, watched)
         total += watched.log_ratio
         return found
 
     centre, length = ask("centre", CENTRE, OF_CENTRE, ask_centre, longest)
     moved = tuple(Units(side.values - centre, side.classes, side.weights) for side in moved)
     classes = ask("classes", CLASSES, OF_CLASSES, ask_classes, CLIP * length)
-    moved = tuple(beside(side, classes.means) for side in moved)
-    axes, _ = ask("pooled", POOLED, OF_POOLED, ask_pooled, classes)
-    moved = tuple(Units(side.values @ np.linalg.inv(axes).T, side.classes, side.weights) for side in moved)
-    ask("by class", BY_CLASS, OF_BY_CLASS, ask_by_class, axes, classes)
+    moved = tuple(
+        Units(side.values - classes.means[side.classes.argmax(axis=1)], side.classes, side.weights) for side in moved
+    )
+    ask("spread", SPREAD, OF_SPREAD, ask_spread, CLIP * classes.length)
     return total
 
 
@@ -186,36 +165,9 @@ def evidence(runs: int, draws: int) -> dict[str, Any]:
     return settings | {"images": IMAGES, "broken": BROKEN, "rows": rows, **provenance()}
 
 
-def accuracies(given: Mapping[str, str], overrides: Sequence[str]) -> dict[str, Any]:
-    """Return the accuracy of each student, and of the one of real images, by dataset, number of sites and seed."""
-    rows = []
-    for dataset, sites, seed in product(*(given[name].split(",") for name in ("datasets", "sites", "seeds"))):
-        partition = "partition=iid" if sites == "1" else "partition.alpha=0.5"
-        usual = [f"dataset={dataset}", f"federation.sites={sites}", partition, f"seed={seed}", *ALONE, *overrides]
-        for epsilon in given["epsilons"].split(","):
-            options = REAL if epsilon == "real" else (*GUARANTEED, f"privacy.epsilon={epsilon}")
-            rows.append({"dataset": dataset, "sites": int(sites), "seed": int(seed), "epsilon": epsilon})
-            rows[-1] |= figures([*usual, *options])
-            print(rows[-1], flush=True)
-    return {"overrides": list(overrides), "rows": rows}
-
-
-def figures(options: Sequence[str]) -> dict[str, Any]:
-    """Run the study of so many options in a folder of its own, and return its one contestant's figures on test."""
-    with tempfile.TemporaryDirectory() as folder:
-        results = load_results(run_study(compose_study([*options, f"run_dir={folder}/run"])))
-        (row,) = (row for row in results["strategies"] if "accuracy" in row)
-        return {name: row[name] for name in ("accuracy", "balanced_accuracy", "auc")}
-
-
 def main(arguments: list[str]) -> None:
-    """Write the result and print a line for each epsilon, or each run."""
+    """Write the result and print a line for each epsilon."""
     given = dict(argument.split("=", 1) for argument in arguments)
-    if "datasets" in given or "drawn" in given:
-        overrides = [argument for argument in arguments if argument.partition("=")[0] not in OWN]
-        found = drawn.evidence(given, overrides) if "drawn" in given else accuracies(given, overrides)
-        write_json(Path(given["out"]), found | provenance())
-        return
     found = evidence(int(given["runs"]), int(given["draws"]))
     write_json(Path(given["out"]), found)
     for row in found["rows"]:
