@@ -99,8 +99,13 @@ DOCUMENTS: dict[str, type[Strict]] = {
             "by_val": Flag,
             "quality": object_of(
                 "quality",
-                {"precision": Rate, "recall": Rate, "recognised": list_of(Rate | None, MOST_CLASSES)},
-                {"frechet": Number, "real": object_of("real", {"score": Score, "less": Number, "clear": Flag})},
+                {"recognised": list_of(Rate | None, MOST_CLASSES)},
+                {
+                    "frechet": Number,
+                    "precision": Rate,
+                    "recall": Rate,
+                    "real": object_of("real", {"score": Score, "less": Number, "clear": Flag}),
+                },
             ),
             "teacher": object_of("teacher", {}, {"step": Step, "val_accuracy": Score}),
             # What holds for all that the release has of one unit's images.

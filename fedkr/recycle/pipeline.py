@@ -314,7 +314,10 @@ class SitePipeline:
 
         Those are the figures of :class:`~fedkr.recycle.quality.Quality`, and under ``real`` how much less the release
         taught in the search than as many real images do (:func:`~fedkr.recycle.search.shortfall`), where val can say.
+        Of one class there is nothing to tell.
         """
+        if len(self.kept) < 2:
+            return {}
         work = lambda: Artifact({}, self._measured(round_number, max_images).as_row())  # noqa: E731
         found = self.stages.run("quality", self._release_key(round_number, max_images), work).info
         choice = self.choose()

@@ -16,6 +16,8 @@ from fedkr.data.distances import Floats, distances_to_others, squared_distances
 
 # Of either side, drawn at random.
 MOST_IMAGES = 1_000
+# Between halves of the real images; below it they are all alike.
+LEAST_DISTANCE = 1e-9
 # Of a half of the real images; fewer have no Frechet distance.
 LEAST_IMAGES = 20
 # An image's surroundings reach to the third nearest (Kynkaanniemi et al. 2019).
@@ -32,23 +34,25 @@ class Quality:
 
     Attributes:
         frechet: Frechet distance (Heusel et al. 2017) to the real training images, as a multiple of the one between two
-            halves of these: 1 is as near as real images are to each other. None where there are too few.
+            halves of these: 1 is as near as real images are to each other. None where there are too few, or all alike.
         precision: share of released images that lie among real ones (Kynkaanniemi et al. 2019): low where they look
             like none.
-        recall: share of real images that lie among released ones: low where much is never drawn.
+        recall: share of real images that lie among released ones: low where much is never drawn. Both are None where no
+            image has a neighbour to measure by.
         recognised: of each class, the share of the images drawn for it that the teacher takes for it; None for a class
             of few.
     """
 
     frechet: float | None
-    precision: float
-    recall: float
+    precision: float | None
+    recall: float | None
     recognised: tuple[float | None, ...]
 
     def as_row(self) -> dict[str, Any]:
         """Return the figures as a manifest has them."""
-        likeness = {"frechet": self.frechet} if self.frechet is not None else {}
-        return likeness | {"precision": self.precision, "recall": self.recall, "recognised": list(self.recognised)}
+        figures = {"frechet": self.frechet, "precision": self.precision, "recall": self.recall}
+        known = {name: figure for name, figure in figures.items() if figure is not None}
+        return known | {"recognised": list(self.recognised)}
 
 
 def poor(quality: Mapping[str, Any], classes: Sequence[str]) -> list[str]:
@@ -57,7 +61,7 @@ def poor(quality: Mapping[str, Any], classes: Sequence[str]) -> list[str]:
     if real.get("clear"):
         lines.append(
             f"this release teaches less than your own images: students of it score {real['score'] - real['less']:.2f} "
-            f"on val, those of as many real images {real['score']:.2f}; raise generator.steps, add images, or take "
+            f"on val, those of your images {real['score']:.2f}; raise generator.steps, add images, or take "
             "part in a study that shares no release alone (fedkr-dda, or weights where your policy allows them)"
         )
     shares = zip(classes, quality.get("recognised", ()), strict=False)
@@ -72,7 +76,7 @@ def poor(quality: Mapping[str, Any], classes: Sequence[str]) -> list[str]:
 
 def likeness(
     real: Floats, groups: NDArray[np.int64] | None, drawn: Floats, rng: np.random.Generator
-) -> tuple[float | None, float, float]:
+) -> tuple[float | None, float | None, float | None]:
     """Return Frechet distance, precision and recall of :class:`Quality`, of features ``[N, d]`` and ``[M, d]``.
 
     Images of one group (patient), of int ``groups [N]``, are in one half, and no neighbours of one another.
@@ -90,7 +94,7 @@ def likeness(
     one, other, some = (rows[:count] for rows in (*halves, rng.permutation(drawn)))
     among_real = frechet_distance(one, other)
     to_drawn = (frechet_distance(one, some) + frechet_distance(other, some)) / 2
-    return to_drawn / max(among_real, 1e-12), precision, recall
+    return to_drawn / among_real if among_real > LEAST_DISTANCE else None, precision, recall
 
 
 def frechet_distance(one: Floats, other: Floats) -> float:
@@ -110,6 +114,8 @@ def recognised(asked: NDArray[np.int64], soft: NDArray[np.floating], classes: in
     return tuple(float(seen[asked == k].mean()) if counts[k] >= LEAST_OF_CLASS else None for k in range(classes))
 
 
-def _share_within(rows: Floats, others: Floats, radii: Floats) -> float:
-    reached = squared_distances(rows, others) <= np.where(np.isfinite(radii), radii, 0.0)[None] ** 2
-    return float(reached.any(1).mean())
+def _share_within(rows: Floats, others: Floats, radii: Floats) -> float | None:
+    known = np.isfinite(radii)
+    if not known.any():
+        return None
+    return float((squared_distances(rows, others[known]) <= radii[None, known] ** 2).any(1).mean())

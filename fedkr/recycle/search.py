@@ -135,6 +135,7 @@ def choose_checkpoint(results: Sequence[tuple[Score, int]], tolerance: float, la
 def shortfall(score: Score, real: Score, labels: np.ndarray) -> dict[str, Any]:
     """Return by how much less the chosen candidate teaches than as many real images, of scores on int ``labels [N]``.
 
+    All there are where these are fewer. It favours the candidate, which is the best of several on the same val images.
     That is the real images' ``score``, by how much the candidate's is ``less``, and whether that is more than
     ``CLEARLY`` standard errors of both (``clear``).
     """

@@ -119,8 +119,8 @@ class ReleaseQuality(TypedDict, total=False):
     """How a site's release looks beside its real images; see :class:`fedkr.recycle.quality.Quality`."""
 
     frechet: float
-    precision: Required[Rate]
-    recall: Required[Rate]
+    precision: Rate
+    recall: Rate
     recognised: Required[list[Rate | None]]
     real: Shortfall
 

@@ -121,8 +121,8 @@ def _quality(classes: Sequence[str], quality: ReleaseQuality) -> list[str]:
     distance, real = quality.get("frechet"), quality.get("real")
     known = [(share, name) for name, share in zip(classes, quality["recognised"], strict=False) if share is not None]
     share, name = min(known, default=(None, NONE))
-    cells = [NONE if distance is None else f"{distance:.1f}", percent(quality["precision"], 0)]
-    cells += [percent(quality["recall"], 0), NONE if share is None else f"{name}, {percent(share, 0)}"]
+    cells = [NONE if distance is None else f"{distance:.1f}", percent(quality.get("precision"), 0)]
+    cells += [percent(quality.get("recall"), 0), NONE if share is None else f"{name}, {percent(share, 0)}"]
     if real is None:
         return [*cells, NONE, NONE]
     scores = f"{percent(real['score'] - real['less'])}, {percent(real['score'])}"

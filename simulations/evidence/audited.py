@@ -97,6 +97,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     asked = parser.parse_args(arguments)
     try:
         runs = [load_results(folder) for folder in asked.runs]
+        if unnamed := [str(folder) for folder, run in zip(asked.runs, runs, strict=True) if "seed" not in run]:
+            raise UserError(f"{unnamed[0]}: its results name no seed")
         study = common_study([dict(run) for run in runs])
         # In one line: thousands of figures, which nobody reads here.
         write_atomic(asked.out, json.dumps({"study": study, "runs": [kept(run) for run in runs]}).encode() + b"\n")

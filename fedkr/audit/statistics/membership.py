@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fedkr.audit.statistics.separated import least_auc
+from fedkr.audit.statistics.separated import least_auc, least_share
 from fedkr.errors import UserError
 from fedkr.roc import area_under_roc
 
@@ -25,6 +25,8 @@ ROC_POINTS = 60
 LIMITS = (0.025, 0.975)
 # What an interval resamples: single images, or patients with all their images.
 IMAGE, PATIENT = UNITS = ("image", "patient")
+# Which unit, image or patient, each member and each non-member belongs to.
+Units = tuple[NDArray[np.intp], NDArray[np.intp]]
 # A rate with the limits of its 95 % interval, and the endings of their names in a row of figures.
 Interval = tuple[float, float, float]
 ENDS = ("", "_low", "_high")
@@ -134,8 +136,9 @@ def membership_figures(
 
     The intervals are percentiles of a bootstrap stratified by membership that re-estimates the threshold of each TPR
     in each resample; where groups (patients) are given, whole groups are resampled. One image or patient alone on a
-    side cannot be resampled: the intervals are then 0 to 1. Nor do sides that lie apart have another AUC in any
-    resample: its limits are then those of :mod:`fedkr.audit.statistics.separated`.
+    side cannot be resampled: the intervals are then 0 to 1. Nor do sides that lie apart have another AUC or TPR in any
+    resample: no limit of these is nearer to 0 or 1 than :mod:`fedkr.audit.statistics.separated` has it. That of
+    balanced accuracy may be.
 
     Scores are float ``[n]`` of the members and ``[m]`` of the non-members, as are int64 ``groups``. ``seed`` is that of
     the ``bootstrap`` resamples and of the split into halves.
@@ -164,25 +167,28 @@ def membership_figures(
     aucs, tprs = (np.concatenate(parts) for parts in zip(*resampled, strict=True))
     several = several_units(units)
     rates = counts.tpr(np.ones((1, len(members))), np.ones((1, len(nonmembers))), fprs)[0]
-    limits = np.quantile(tprs, LIMITS, axis=0).T if several else np.tile([0.0, 1.0], (len(fprs), 1))
+    limits = _tpr_limits(tprs, units) if several else np.tile([0.0, 1.0], (len(fprs), 1))
     halves = _balanced_accuracy(members, nonmembers, units, bootstrap, rng) if several else None
     overall = auc(members, nonmembers)
-    ends = _auc_limits(overall, aucs, units) if several else (0.0, 1.0)
+    ends = _auc_limits(aucs, units) if several else (0.0, 1.0)
     figures: dict[str, Any] = with_limits("auc", (overall, *ends))
     figures |= _tpr_figures(fprs, [(rate, *ends) for rate, ends in zip(rates, limits, strict=True)], len(nonmembers))
     figures |= with_limits("balanced_accuracy", halves) | {"unit": unit_of(groups)}
     return figures | {"members": len(members), "nonmembers": len(nonmembers)}
 
 
-def _auc_limits(
-    overall: float, resampled: Floats, units: tuple[NDArray[np.intp], NDArray[np.intp]]
-) -> tuple[float, float]:
-    """Return the percentiles of the resamples, or where none of them can differ what so many units can tell."""
+def _auc_limits(resampled: Floats, units: Units) -> tuple[float, float]:
+    """Return the percentiles of the resamples, neither nearer to 0 or 1 than those of sides that lie apart would be."""
     low, high = map(float, np.quantile(resampled, LIMITS))
-    if low < high or 0 < overall < 1:
-        return low, high
     least = least_auc(*(len(np.unique(side)) for side in units))
-    return (least, 1.0) if overall == 1 else (0.0, 1 - least)
+    return min(low, least), max(high, 1 - least)
+
+
+def _tpr_limits(resampled: Floats, units: Units) -> Floats:
+    """Return ``[len(fprs), 2]``, the percentiles; neither nearer to 0 or 1 than where none or all members are hits."""
+    least = least_share(len(np.unique(units[0])))
+    low, high = np.quantile(resampled, LIMITS, axis=0)
+    return np.stack([np.minimum(low, least), np.maximum(high, 1 - least)], axis=1)
 
 
 def _tpr_figures(fprs: Sequence[float], rates: Sequence[Interval], nonmembers: int) -> dict[str, float | None]:
@@ -200,9 +206,7 @@ def accuracy_over_privacy(accuracy_percent: float, attack_auc: float) -> float:
     return accuracy_percent / (2 * max(attack_auc, 0.5)) ** 2
 
 
-def resamples(
-    units: tuple[NDArray[np.intp], NDArray[np.intp]], count: int, rng: np.random.Generator
-) -> Iterator[tuple[Floats, Floats]]:
+def resamples(units: Units, count: int, rng: np.random.Generator) -> Iterator[tuple[Floats, Floats]]:
     """Yield blocks of weights ``[B, n]`` and ``[B, m]``, ``count`` rows in all: how often each example was drawn.
 
     ``units`` are those of members ``[n]`` and non-members ``[m]`` (:func:`unit_index`).

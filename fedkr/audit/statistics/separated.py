@@ -1,11 +1,11 @@
-"""How sure an AUC of 0 or 1 is: a resample of scores that do not overlap never shows another one."""
+"""How sure a rate of 0 or 1 is: no resample of scores that do not overlap shows another one."""
 
 from __future__ import annotations
 
 from fedkr.privacy.bisection import largest
 
 # Of a 95 % interval; and how exact its limit is.
-STANDARD_ERRORS, TOLERANCE = 1.959964, 1e-9
+STANDARD_ERRORS, TAIL, TOLERANCE = 1.959964, 0.025, 1e-9
 
 
 def least_auc(members: int, nonmembers: int) -> float:
@@ -19,6 +19,11 @@ def least_auc(members: int, nonmembers: int) -> float:
         return 1 - below > STANDARD_ERRORS * _variance(below, members, nonmembers) ** 0.5
 
     return largest(explains, 1.0, TOLERANCE)
+
+
+def least_share(count: int) -> float:
+    """Return the lower 95 % limit of a share of 1 of so many (Clopper & Pearson 1934)."""
+    return float(TAIL ** (1 / count))
 
 
 def _variance(auc: float, members: int, nonmembers: int) -> float:

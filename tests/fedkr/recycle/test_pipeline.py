@@ -405,8 +405,9 @@ def test_a_cap_below_one_image_a_slice_is_an_error_that_names_it(build, calls):
 def test_a_site_of_one_class_releases_that_class(build, tiny_study, pictures, site_data):
     data = SiteData(pictures((0, 30)), pictures((0, 9), seed=1), site_data.test, site_data.holdout)
     study = other(tiny_study, teacher__single_class="constant")
-    release = build(data=data, study=study).release(1)
-    assert set(release.soft_labels.argmax(axis=1)) == {1}
+    pipeline = build(data=data, study=study)
+    release = pipeline.release(1)
+    assert set(release.soft_labels.argmax(axis=1)) == {1} and pipeline.quality(1, None) == {}
     assert release.manifest["scores"] == {"checkpoints": [], "tuning": []}
 
 

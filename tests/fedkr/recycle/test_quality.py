@@ -42,6 +42,14 @@ def test_patients_stay_whole_and_few_images_have_no_distance():
     assert likeness(features(30, 0), None, drawn, np.random.default_rng(0))[0] is None
 
 
+def test_what_has_no_neighbour_and_what_is_all_alike_has_no_figure():
+    real, rng = features(100, 0), np.random.default_rng(0)
+    frechet, precision, _ = likeness(real, np.zeros(100, np.int64), features(50, 1), rng)
+    assert frechet is None and precision is None
+    assert likeness(real, None, features(2, 1), rng)[2] is None
+    assert likeness(np.ones((100, 6)), None, features(50, 1), rng)[0] is None
+
+
 def test_a_class_of_few_images_has_no_share():
     asked = np.array([0] * 10 + [1] * 4 + [2] * 5)
     soft = np.eye(3)[np.where(np.arange(19) < 7, 0, 2)]
@@ -58,4 +66,4 @@ def test_a_poor_release_is_told_with_what_to_do():
     assert poor(good, ["a", "b"]) == [] == poor({}, ["a", "b"])
     bad = good | {"recognised": [0.4, None], "real": {"score": 0.9, "less": 0.2, "clear": 1}}
     lines = poor(bad, ["a", "b"])
-    assert "score 0.70 on val, those of as many real images 0.90" in lines[0] and "'a'" in lines[1]
+    assert "score 0.70 on val, those of your images 0.90" in lines[0] and "'a'" in lines[1]

@@ -38,4 +38,21 @@ def test_a_true_auc_that_often_looks_perfect_lies_within_the_interval(shift, tru
     rng = np.random.default_rng(0)
     looks = [(rng.normal(shift, 1, 6), rng.normal(0, 1, 6)) for _ in range(400)]
     apart = [pair for pair in looks if pair[0].min() > pair[1].max()]
-    assert len(apart) > 50 and least_auc(6, 6) < true
+    assert len(apart) > 50
+    found = [figures(*pair) for pair in looks]
+    assert 0.9 <= np.mean([row["auc_low"] <= true <= row["auc_high"] for row in found]) <= 1
+
+
+def test_a_wrong_pair_leaves_no_narrower_interval_than_none():
+    for count in (4, 100):
+        apart, nearly = np.arange(float(count)) + 1000, np.arange(float(count))
+        wrong = nearly.copy()
+        wrong[-1] = 1000.5
+        assert figures(apart, wrong)["auc_low"] <= figures(apart, nearly)["auc_low"] < 1
+
+
+def test_rates_of_none_and_of_all_have_the_limits_of_so_many_members():
+    found = membership_figures(np.arange(100.0) + 1000, np.arange(200.0), fprs=[0.01], bootstrap=50, seed=0)
+    assert found["tpr_at_fpr_0.01"] == 1.0 and found["tpr_at_fpr_0.01_low"] == pytest.approx(0.9638, abs=1e-4)
+    none = membership_figures(np.arange(100.0), np.arange(200.0) + 1000, fprs=[0.01], bootstrap=50, seed=0)
+    assert none["tpr_at_fpr_0.01"] == 0.0 and none["tpr_at_fpr_0.01_high"] == pytest.approx(0.0362, abs=1e-4)
