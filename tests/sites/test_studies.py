@@ -240,8 +240,11 @@ def test_the_words_on_a_contestant_are_by_its_modules_exact_name(site_file, stud
     }
     (tmp_path / "study.json").write_text(study.to_json())
     said = approve_study(tmp_path / "study.json", site_file())
-    assert said[1].startswith("contestant average: not one of fedkr's own, so that it may ask for weights of a model")
-    assert said[2].startswith("contestant mine: weights of a model trained here")
+    contestants = [line for line in said if line.startswith("contestant ")]
+    assert contestants[0].startswith(
+        "contestant average: not one of fedkr's own, so that it may ask for weights of a model"
+    )
+    assert contestants[1].startswith("contestant mine: weights of a model trained here")
 
 
 def test_what_is_approved_is_said_in_plain_words(site_file, study, tmp_path):
