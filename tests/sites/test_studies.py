@@ -67,7 +67,8 @@ def changed(study, path, value):
 
 
 def test_features_that_are_not_installed_cost_a_refusal_in_one_line_and_nothing_else(ask, study, tmp_path, monkeypatch):
-    monkeypatch.setattr("fedkr.learning.public_features.WEIGHTS", "no_such_package")
+    for package in ("NETWORK", "WEIGHTS"):
+        monkeypatch.setattr(f"fedkr.learning.public_features.{package}", "no_such_package")
     asked = changed(changed(study, "audit.features", "efficientnet-lite0"), "audit.enabled", True)
     before = set(tmp_path.rglob("*"))
     for message_type in (wire.DESCRIBE, wire.RELEASE):
@@ -78,7 +79,8 @@ def test_features_that_are_not_installed_cost_a_refusal_in_one_line_and_nothing_
 
 
 def test_a_study_outside_the_bounds_is_kept_for_approval_whatever_is_installed(ask, study, tmp_path, monkeypatch):
-    monkeypatch.setattr("fedkr.learning.public_features.WEIGHTS", "no_such_package")
+    for package in ("NETWORK", "WEIGHTS"):
+        monkeypatch.setattr(f"fedkr.learning.public_features.{package}", "no_such_package")
     asked = changed(changed(study, "audit.features", "efficientnet-lite0"), "audit.enabled", True)
     assert "outside this site's bounds" in ask(changed(asked, "generator.steps", 50_000))
     assert len([*tmp_path.rglob("asked/*.json")]) == 1
