@@ -22,7 +22,7 @@ from omegaconf.errors import (
 from fedkr.config import DataConfig, FactsConfig, Study, nearest, read_dataclass, scheduled
 from fedkr.config.schedule import Count
 from fedkr.errors import UserError
-from server.overrides import with_texts
+from server.overrides import option_of, with_texts
 
 CONFIG_MODULE = "configs"
 CONFIG_NAME = "config"
@@ -72,7 +72,7 @@ def compose_for_hospitals(overrides: Sequence[str]) -> Study:
     Raises:
         UserError: as :func:`compose_study`; or something is left to the rule, and no override says how many there are.
     """
-    named = {override.partition("=")[0].lstrip("+") for override in overrides}
+    named = {option_of(override) for override in overrides}
     no_dataset = [] if DATASET_GROUP in named else [f"{DATASET_GROUP}=none"]
     not_told = [] if named & {"facts", "facts.images"} else ["facts.images=0"]
     return compose_study([*no_dataset, *overrides, *not_told], count=None)

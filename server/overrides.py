@@ -29,6 +29,11 @@ def with_texts(overrides: Sequence[str], sweep: bool = False) -> list[str]:
     return [_with_text(override, sweep) for override in overrides]
 
 
+def option_of(override: str) -> str:
+    """Return the name of the option that an override sets."""
+    return override.partition("=")[0].lstrip("+")
+
+
 def as_value(text: str) -> str:
     """Return what Hydra reads as this text, wherever a value stands."""
     return text if PLAIN.fullmatch(text) else QuotedString(text, Quote.single).with_quotes()

@@ -12,7 +12,7 @@ from fedkr.data import ImageSet
 from fedkr.learning.evaluation import Utility, measure_utility
 from fedkr.learning.prediction import predict_logits
 from sites.coarse import Grid, coarse_seconds, coarse_utility, step_for
-from sites.policy import COUNT_STEP
+from sites.policy import COUNT_STEP, EXACT_OF_MANIFEST, FIGURES_OF_MANIFEST
 from sites.secret import keyed
 from sites.workspace import Site
 
@@ -96,8 +96,7 @@ def public_manifest(site: Site, manifest: dict[str, Any], name: str) -> dict[str
         # It holds no figure, and whether val is large is no part of the guarantee.
         return manifest
     if "metrics" not in policy.allow or count < policy.min_evaluated:
-        figures = ("scores", "recalls", "quality", "teacher", "by_val")
-        return {name: value for name, value in manifest.items() if name not in figures}
+        return {name: value for name, value in manifest.items() if name not in (*FIGURES_OF_MANIFEST, "by_val")}
     if not policy.coarse:
         return manifest
     grid, teacher = grid_of(site, count, "val", name), manifest["teacher"]
@@ -107,5 +106,5 @@ def public_manifest(site: Site, manifest: dict[str, Any], name: str) -> dict[str
         return kept | {"score": grid.rate(row["score"]), "loss": grid.loss(row["loss"])}
 
     scores = {stage: [coarse(row) for row in rows] for stage, rows in manifest["scores"].items()}
-    kept = {name: value for name, value in manifest.items() if name not in ("recalls", "quality", "by_val")}
+    kept = {name: value for name, value in manifest.items() if name not in (*EXACT_OF_MANIFEST, "by_val")}
     return kept | {"scores": scores, "teacher": teacher | {"val_accuracy": grid.rate(teacher["val_accuracy"])}}

@@ -61,6 +61,9 @@ METRICS = {
 # The global set too: a hospital whose file has no test split takes it from its own images.
 ROUNDED_COUNT = re.compile(r"(test|val|global)/count|num-examples|val-count")
 EXACT_FIGURE = re.compile(r"(test|val|global)/confusion")
+# Of a release's manifest what are figures of the site's images; and of these, those of few images or of single classes.
+FIGURES_OF_MANIFEST = ("scores", "recalls", "quality", "teacher")
+EXACT_OF_MANIFEST = ("recalls", "quality")
 
 
 class PolicyError(UserError):
@@ -315,7 +318,7 @@ def _check_document(policy: Policy, content: RecordDict, name: str, answers: Che
         raise PolicyError(str(error)) from None
     if name == wire.CARD and "counts" in values and not policy.exact_counts:
         raise PolicyError("card: exact class counts may not leave (policy.exact_counts is false)")
-    exact = [field for field in ("recalls", "quality") if field in values and name == wire.MANIFEST]
+    exact = [field for field in EXACT_OF_MANIFEST if field in values and name == wire.MANIFEST]
     if exact and not policy.exact_counts:
         raise PolicyError(f"manifest: {exact[0]} may show exact class counts (policy.exact_counts is false)")
     if name == wire.CHOICE and policy.coarse and set(values) != {"how"}:

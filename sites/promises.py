@@ -15,13 +15,10 @@ from fedkr import wire
 from fedkr.recycle.drawer import BALANCES, SET_KNOBS
 from sites.coarse import SECONDS_STEP
 from sites.handlers import site_card
-from sites.policy import PolicyError
+from sites.policy import EXACT_OF_MANIFEST, FIGURES_OF_MANIFEST, PolicyError
 from sites.workspace import Site
 
 RATES = ("accuracy", "balanced_accuracy", "auc")
-OF_METRICS = ("scores", "recalls", "quality", "teacher")
-# These are of few images, or of single classes.
-EXACT = ("recalls", "quality")
 
 
 def check_promises(site: Site, message_type: str, content: RecordDict) -> None:
@@ -57,17 +54,17 @@ def _check_manifest(site: Site, manifest: dict[str, Any]) -> None:
     promised = site.pipeline.guarantee()
     if manifest.get("privacy") != promised:
         raise PolicyError(f"manifest: privacy={manifest.get('privacy')!r} is not what this release has, {promised!r}")
-    if promised and (others := manifest.keys() & {*OF_METRICS, "by_val", "knobs"}):
+    if promised and (others := manifest.keys() & {*FIGURES_OF_MANIFEST, "by_val", "knobs"}):
         raise PolicyError(f"manifest: {sorted(others)[0]!r} is nothing that a release with a guarantee has")
     if manifest.get("site", site.name) != site.name:
         raise PolicyError(f"manifest: site={manifest['site']!r} is not this site's name")
     unknown = set(manifest.get("left_out", ())) - set(site.data.train.classes)
     if unknown:
         raise PolicyError(f"manifest: left_out={sorted(unknown)[0]!r} is none of this site's classes")
-    figures = [name for name in OF_METRICS if name in manifest]
+    figures = [name for name in FIGURES_OF_MANIFEST if name in manifest]
     if figures and "metrics" not in site.policy.allow:
         raise PolicyError(f"manifest: {figures[0]!r} are figures, which this site's policy does not allow to leave")
-    if site.policy.coarse and (exact := [name for name in EXACT if name in manifest]):
+    if site.policy.coarse and (exact := [name for name in EXACT_OF_MANIFEST if name in manifest]):
         raise PolicyError(f"manifest: {exact[0]} may leave only where figures leave as they are")
     scores = manifest.get("scores", {})
     rows = [row for rows in scores.values() for row in rows]

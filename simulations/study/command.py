@@ -12,7 +12,7 @@ from fedkr.config import LAWS, NO_PART_OF_RESULTS, Study, by_rule, numbers, site
 from fedkr.config.architecture import classifier_for
 from fedkr.errors import UserError
 from server.composition import compose_study
-from server.overrides import as_typed
+from server.overrides import as_typed, option_of
 
 CLASSIFIERS = ("teacher.arch", "student.arch")
 # What the rule writes out where a study is composed.
@@ -35,8 +35,8 @@ def command_of(study: Study) -> str | None:
         try:
             made = [*choice, *made_of(study, choice)]
             base = compose_study([*made, *by_hand], count=None)
-            others = (change for change in differences(study, base) if _option(change) not in RULED)
-            overrides = [*made, *sorted([*others, *by_hand], key=lambda change: places[_option(change)])]
+            others = (change for change in differences(study, base) if option_of(change) not in RULED)
+            overrides = [*made, *sorted([*others, *by_hand], key=lambda change: places[option_of(change)])]
             # Nothing is counted here: the command says all that its numbers are made of.
             same = compose_study(overrides, count=None).identity() == study.identity()
         except UserError:
@@ -85,10 +85,6 @@ def differences(study: Study, base: Study) -> Iterator[str]:
     for name, value in _leaves(study.options(*NO_PART_OF_RESULTS)):
         if name not in known or known[name] != value:
             yield f"{'' if name in known else '+'}{name}={_as_override(name, value)}"
-
-
-def _option(override: str) -> str:
-    return override.partition("=")[0].lstrip("+")
 
 
 def _leaves(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
