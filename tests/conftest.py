@@ -1,8 +1,13 @@
 """What several rooms' tests share: two studies, each run once, and what of a run must repeat bit by bit."""
 
 import json
+import os
 
 import pytest
+
+# Before PyTorch is loaded, and for every process that a test starts. As many tests run as there are processors, and
+# with threads of their own they would mostly wait for each other's: the tests took twice as long.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from fedkr.stages import read_artifact
 from server.composition import compose_study

@@ -30,7 +30,8 @@ for name in ("getaddrinfo", "gethostbyname", "gethostbyname_ex"):
     setattr(socket, name, noting(getattr(socket, name)))
 """
 STUDY = (
-    "facts.images=300 strategy.compare=[local] audit.enabled=false student.arch=resnet8 student.width=4 "
+    "facts.images=300 strategy.compare=[fedavg] audit.enabled=false student.arch=resnet8 student.width=4 "
+    "strategy.rounds=1 strategy.search_rounds=0 strategy.lrs=[0.1] strategy.local_epochs=[1] strategy.norms=[batch] "
     "strategy.steps=4 device=cpu"
 )
 
@@ -88,7 +89,7 @@ def test_the_documented_commands_make_a_closed_network_in_which_a_study_runs(fed
         own = {"coordinator": f"127.0.0.1:{gate}", "authority": str(tmp_path / "coordinator" / "ca.crt")}
         site["connection"] |= own | {"port": usable_port()}
         # Both say that they are hospital-0, which is the other one's name.
-        site |= {"name": "hospital-0", "policy": {"allow": ["metrics", "release"]}}
+        site |= {"name": "hospital-0", "policy": {"allow": ["metrics", "weights"], "min_evaluated": 10}}
         (folder / "site.yaml").write_text(yaml.safe_dump(site))
         fedkr("site", "join", folder / "site.yaml", stay=True)
 
