@@ -30,8 +30,11 @@ from fedkr.wire import SITE_ERROR
 
 logger = logging.getLogger("fedkr.server")
 
-# Each look is a request to the SuperLink, which takes processor time from the sites of a simulation.
+# Each look is a request to the SuperLink, which takes processor time from the sites of a simulation: what comes quickly
+# is looked for often, so that looking adds a fifth to the wait at most, and what takes long twice a second.
 POLL_SECONDS = 0.5
+FIRST_POLL_SECONDS = 0.05
+POLL_SHARE = 0.2
 # Flower drops a message after its time to live; the deadline must come first.
 SPARE_SECONDS = 600.0
 T = TypeVar("T")
@@ -40,6 +43,11 @@ CARD_FIELDS = ("site", "version", "classes", "size", "channels", "allow")
 SHARED_FIELDS = ("classes", "size", "channels")
 # So many characters of one of them are shown.
 SHOWN = 150
+
+
+def until_next_look(waited: float) -> float:
+    """Return how many seconds to sleep before answers are looked for again, after so many seconds of waiting."""
+    return min(max(FIRST_POLL_SECONDS, POLL_SHARE * waited), POLL_SECONDS)
 
 
 @dataclass(frozen=True)
@@ -276,6 +284,7 @@ class Coordinator:
         An answer is of the site that was asked under the id for which it came: what it says of itself is the sender's
         word. None is one that cannot even be unpacked. Who has answered is taken out of ``waiting``, site by id.
         """
+        asked = time.monotonic()
         while waiting:
             # One id a call: the grid reads all that it is asked for before it returns.
             for name in list(waiting):
@@ -290,9 +299,10 @@ class Coordinator:
                     continue
                 while messages:
                     yield waiting.pop(name), messages.pop()
-            if not waiting or time.monotonic() > until:
+            now = time.monotonic()
+            if not waiting or now > until:
                 return
-            time.sleep(POLL_SECONDS)
+            time.sleep(until_next_look(now - asked))
 
     def keep(self, pending: Pending, accept: Callable[[str, RecordDict], Artifact]) -> dict[str, Path]:
         """Accept each answer and write it before the next is taken; sites without one are lost (see ``Pending.lost``).

@@ -98,6 +98,16 @@ def test_each_sites_time_to_live_starts_when_its_message_is_sent(study, ask_all,
     assert accuracies(ask_all(coordinator)) == {"site-0": 0.0, "site-1": 1.0, "site-2": 2.0}
 
 
+@pytest.mark.parametrize(("after", "late", "looks"), [(0.3, 0.06, 7), (3.0, 0.5, 25), (60.0, 0.5, 140)])
+def test_an_answer_is_seen_soon_after_it_comes_and_a_long_wait_asks_twice_a_second(after, late, looks, monkeypatch):
+    monkeypatch.setattr(coordinator_module, "POLL_SECONDS", 0.5)
+    waited, looked = 0.0, 1
+    while waited < after:
+        waited += coordinator_module.until_next_look(waited)
+        looked += 1
+    assert waited - after <= late and looked <= looks
+
+
 def test_an_error_reply_loses_the_site_with_its_reason(federation, ask_all):
     _, coordinator = federation(but("site-2", Error(SITE_ERROR, "PolicyError")), min_sites=2)
     assert list(ask_all(coordinator)) == ["site-0", "site-1"]
