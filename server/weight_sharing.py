@@ -230,7 +230,8 @@ class WeightSharing(Contestant):
                 return False
             work.rounds.append(Round(candidate, number, path, artifact.info))
             done, val = len(work.rounds), artifact.info["val_accuracy"]
-            self.federation.job.progress.update(self.name, done, done - number + length, unit="round", val=val)
+            shown = {} if val is None else {"val": val}
+            self.federation.job.progress.update(self.name, done, done - number + length, unit="round", **shown)
         return bool(work.of(candidate))
 
     def _look(self, at: Round, work: Work) -> dict[str, Any]:
@@ -494,16 +495,18 @@ def _distance(weights: Mapping[str, Tensor], sent: Mapping[str, Tensor], learned
 
 
 def _pooled(figures: Mapping[str, wire.Figures]) -> dict[str, Any]:
-    """Return the val figures of the model that entered a round over all sites, and what the round cost each."""
+    """Return the val figures of the model that entered a round over all sites, and what the round cost each.
+
+    None is a figure that no site lets leave, on so few val images (``policy.min_evaluated``).
+    """
     total = {name: sum(f[name] for f in figures.values()) for name in wire.ROUND_FIGURES}
-    if not total["val-count"]:
-        raise StudyFailedError("no site has as many val images as its policy lets figures leave on (min_evaluated)")
+    images = total["val-count"]
     return {
         # No single site can end a candidate for all: a site that diverged answers with the weights that it was sent.
         "diverged": total["diverged"] > len(figures) / 2,
-        "val_accuracy": total["val-correct"] / total["val-count"],
-        "val_loss": total["val-loss"] / total["val-count"],
-        "val_count": total["val-count"],
+        "val_accuracy": total["val-correct"] / images if images else None,
+        "val_loss": total["val-loss"] / images if images else None,
+        "val_count": images,
         "images": {site: f["num-examples"] for site, f in figures.items()},
         "sites": {site: {name: f[name] for name in COSTS} for site, f in figures.items()},
     }

@@ -42,7 +42,7 @@ class Sites:
 
     def __init__(self):
         self.scores, self.killed_in, self.rounds, self.refusing, self.diverging = {}, None, [], set(), set()
-        self.aucs, self.looks = {}, []
+        self.aucs, self.looks, self.val_images = {}, [], 20
 
     def answers(self):
         return {wire.TRAIN: self.train, wire.EVALUATE: self.evaluate}
@@ -62,7 +62,8 @@ class Sites:
         }
         score = self.scores.get((candidate, number - 1), 0.5)
         figures = {"num-examples": 10 * (1 + int(site[-1])), "seconds": 1.0}
-        figures |= {"val-correct": score * 20, "val-loss": 20.0, "val-count": 20}
+        images = self.val_images
+        figures |= {"val-correct": score * images, "val-loss": float(images), "val-count": images}
         figures["diverged"] = int((candidate, number) in self.diverging)
         reply = wire.metrics_reply(figures)
         reply[wire.ARRAYS] = wire.weights_record(weights)
@@ -253,6 +254,14 @@ def test_too_few_val_images_choose_neither_setting_nor_round_and_are_not_asked(s
     assert {candidate for candidate, *_ in sites.rounds} == {"lr0.1-e1"}
     found = {name: result.tuning[name] for name in ("by_val", "looks", "val_images", "round", "rounds", "capped")}
     assert found == {"by_val": False, "looks": 0, "val_images": 60, "round": 4, "rounds": 4, "capped": True}
+
+
+def test_sites_too_small_for_any_val_figure_to_leave_still_share_weights_to_the_end_of_the_schedule(share, sites):
+    sites.val_images = 0
+    result = share()
+    assert rounds_in(result) == 4 and sites.looks == []
+    assert (result.tuning["by_val"], result.tuning["val_images"]) == (False, 0)
+    assert [point["val_accuracy"] for point in result.search] == [None] * 4
 
 
 def test_a_schedule_that_the_steps_end_is_not_capped(share, study):

@@ -89,7 +89,7 @@ def test_the_documented_commands_make_a_closed_network_in_which_a_study_runs(fed
         own = {"coordinator": f"127.0.0.1:{gate}", "authority": str(tmp_path / "coordinator" / "ca.crt")}
         site["connection"] |= own | {"port": usable_port()}
         # Both say that they are hospital-0, which is the other one's name.
-        site |= {"name": "hospital-0", "policy": {"allow": ["metrics", "weights"], "min_evaluated": 10}}
+        site |= {"name": "hospital-0", "policy": {"allow": ["metrics", "weights"]}}
         (folder / "site.yaml").write_text(yaml.safe_dump(site))
         fedkr("site", "join", folder / "site.yaml", stay=True)
 
