@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
+from collections.abc import Mapping
 from typing import Any
 
 import psutil
@@ -29,10 +30,15 @@ def package_versions() -> dict[str, str]:
     return versions
 
 
+def processor_capabilities() -> Mapping[str, Any]:
+    """Return what PyTorch knows of this processor: nothing before version 2.11, which cannot be asked."""
+    return torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+
+
 def hardware() -> dict[str, Any]:
     """Return processor, cores, memory in GiB and GPUs of this machine."""
     found: dict[str, Any] = {
-        "processor": str(torch.cpu.get_capabilities().get("cpu_name", platform.machine())),
+        "processor": str(processor_capabilities().get("cpu_name", platform.machine())),
         "cores": os.cpu_count(),
         "system": platform.system(),
         "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from fedkr.environment import processor_capabilities
 from fedkr.errors import UserError
 
 
@@ -38,7 +39,7 @@ class Runtime:
             _check_gpu(device)
             fast = torch.cuda.is_bf16_supported(including_emulation=False)
         else:
-            fast = bool(torch.cpu.get_capabilities().get("amx_bf16", False))
+            fast = bool(processor_capabilities().get("amx_bf16", False))
         use_bfloat16 = precision == "bfloat16" or (precision == "auto" and fast)
         return Runtime(torch.device(device), torch.bfloat16 if use_bfloat16 else None)
 

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 import fedkr.learning.prediction as prediction_module
+from fedkr.environment import hardware
 from fedkr.errors import UserError
 from fedkr.learning.prediction import forward_batch, predict_logits, to_model_input
 from fedkr.learning.runtime import Runtime
@@ -157,6 +158,12 @@ def test_the_runtime_names_what_results_depend_on(runtime):
     assert runtime.describe() == {"device": "cpu", "precision": "float32"}
     assert torch.get_num_threads() == 1
     assert Runtime.choose("cpu", "bfloat16", 1).describe()["precision"] == "bfloat16"
+
+
+def test_a_pytorch_that_cannot_be_asked_for_its_processor_computes_in_float32(monkeypatch):
+    monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
+    assert Runtime.choose("cpu", "auto", 1).describe()["precision"] == "float32"
+    assert hardware()["processor"]
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has the device")
