@@ -31,7 +31,7 @@ from fedkr.wire import SITE_ERROR
 logger = logging.getLogger("fedkr.server")
 
 # Each look is a request to the SuperLink, which takes processor time from the sites of a simulation: what comes quickly
-# is looked for often, so that looking adds a fifth to the wait at most, and what takes long twice a second.
+# is looked for often, so that it is seen after 0.05 s or a fifth of its time, and what takes long twice a second.
 POLL_SECONDS = 0.5
 FIRST_POLL_SECONDS = 0.05
 POLL_SHARE = 0.2

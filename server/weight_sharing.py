@@ -497,7 +497,7 @@ def _distance(weights: Mapping[str, Tensor], sent: Mapping[str, Tensor], learned
 def _pooled(figures: Mapping[str, wire.Figures]) -> dict[str, Any]:
     """Return the val figures of the model that entered a round over all sites, and what the round cost each.
 
-    None is a figure that no site lets leave, on so few val images (``policy.min_evaluated``).
+    None is a figure that no site lets leave: on too few val images, or under a guarantee.
     """
     total = {name: sum(f[name] for f in figures.values()) for name in wire.ROUND_FIGURES}
     images = total["val-count"]

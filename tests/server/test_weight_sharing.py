@@ -1,5 +1,7 @@
 """Weight sharing: every round is a stage, the search and the round are chosen on val, sites may come and go."""
 
+from collections import defaultdict
+
 import numpy as np
 import pytest
 import torch
@@ -38,11 +40,13 @@ class Sites:
         rounds: what was asked: (candidate, round, site, config).
         aucs: val AUC of the models of a candidate.
         looks: at what val was asked: (candidate, round, site).
+        val_images: how many val images a site has, by site.
     """
 
     def __init__(self):
         self.scores, self.killed_in, self.rounds, self.refusing, self.diverging = {}, None, [], set(), set()
-        self.aucs, self.looks, self.val_images = {}, [], 20
+        self.aucs, self.looks = {}, []
+        self.val_images = defaultdict(lambda: 20)
 
     def answers(self):
         return {wire.TRAIN: self.train, wire.EVALUATE: self.evaluate}
@@ -62,7 +66,7 @@ class Sites:
         }
         score = self.scores.get((candidate, number - 1), 0.5)
         figures = {"num-examples": 10 * (1 + int(site[-1])), "seconds": 1.0}
-        images = self.val_images
+        images = self.val_images[site]
         figures |= {"val-correct": score * images, "val-loss": float(images), "val-count": images}
         figures["diverged"] = int((candidate, number) in self.diverging)
         reply = wire.metrics_reply(figures)
@@ -257,11 +261,18 @@ def test_too_few_val_images_choose_neither_setting_nor_round_and_are_not_asked(s
 
 
 def test_sites_too_small_for_any_val_figure_to_leave_still_share_weights_to_the_end_of_the_schedule(share, sites):
-    sites.val_images = 0
+    sites.val_images = dict.fromkeys(["site-0", "site-1", "site-2"], 0)
     result = share()
     assert rounds_in(result) == 4 and sites.looks == []
     assert (result.tuning["by_val"], result.tuning["val_images"]) == (False, 0)
     assert [point["val_accuracy"] for point in result.search] == [None] * 4
+
+
+def test_a_round_has_the_val_figures_of_the_sites_that_let_theirs_leave(share, sites):
+    sites.val_images["site-1"], sites.scores = 0, {("lr0.1-e1", 1): 0.75}
+    result = share()
+    assert (result.tuning["by_val"], result.tuning["val_images"]) == (True, 40)
+    assert result.search[1]["val_accuracy"] == 0.75
 
 
 def test_a_schedule_that_the_steps_end_is_not_capped(share, study):

@@ -1,4 +1,7 @@
-"""One study in a real deployment with TLS: where it runs never changes a number (Ray: test_full_audit.py)."""
+"""One study in a real deployment with TLS: where it recycles and audits never changes a number.
+
+Ray, and weights that are shared there: test_full_audit.py.
+"""
 
 import json
 

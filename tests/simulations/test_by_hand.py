@@ -100,6 +100,9 @@ def test_the_documented_commands_make_a_closed_network_in_which_a_study_runs(fed
     assert results["missing_sites"] == [
         "hospital-1: it calls itself 'hospital-0': set `name: hospital-1` in its site file"
     ]
+    assert [row["name"] for row in results["strategies"]] == ["fedavg"]
+    # The site has fewer val images than its policy lets figures leave on.
+    assert [point["val_accuracy"] for point in results["weights_search"]] == [None]
     assert (tmp_path / "run" / "report.html").exists()
     looked_up = set((tmp_path / "lookups").read_text().split())
     assert looked_up <= {"127.0.0.1", "localhost", "::1", "None"}, looked_up
