@@ -1,9 +1,9 @@
 """Hostile input for readers: documents, texts, arrays and records that are wrong in a few places.
 
 A reader returns, or ends in a UserError of one line, within a second (ten the first time) and 100 MB; what it accepts
-is held against the rules that its test writes down anew. Hypothesis draws the seed of each case: a case that it drew part by part would
-cost ten times what most readers do. ``FEDKR_HYPOTHESIS_CASES`` sets how many cases each property is tried on, and
-``FEDKR_HYPOTHESIS_LOG`` names a file that gets a line of JSON for each reader.
+is held against the rules that its test writes down anew. Hypothesis draws the seed of each case: a case that it drew
+part by part would cost ten times what most readers do. ``FEDKR_HYPOTHESIS_CASES`` sets how many cases each property is
+tried on, and ``FEDKR_HYPOTHESIS_LOG`` names a file that gets a line of JSON for each reader.
 """
 
 import atexit
