@@ -9,11 +9,9 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.decomposition import PCA
-from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import log_loss
-from sklearn.model_selection import StratifiedKFold, cross_val_predict
+from sklearn.model_selection import KFold
 
-from fedkr.data.distances import Floats, small_pixels
+from fedkr.data.distances import Floats, small_pixels, squared_distances
 from fedkr.release import SoftSet
 
 # A class, or a release by which others are judged, is one from so many images on.
@@ -23,8 +21,9 @@ COMPONENTS = 40
 FLAT = 1 / 255
 # Labels that nearly all name one class cannot be foretold better than by naming it (entropy in nats).
 LEAST_ENTROPY = 0.3
-# Certainty in a wrong label costs so much at most, whatever the classifier thinks of itself.
-LEAST_LIKELY = 1e-3
+# Parts of a release, each foretold by the others, and the images by which a relation can be told from chance.
+FOLDS = 5
+LEAST_RELATED = 80
 # So much more of a class's mass on one other class than another site's student sees there is no doubt of a teacher's.
 MOST_MISPLACED = 0.3
 # Side of a trigger, in pixels; grey levels are compared in sixteenths.
@@ -73,6 +72,11 @@ class Judged:
         )
         return np.reshape(places, (len(levels), -1))
 
+    @cached_property
+    def entropy(self) -> float:
+        """The entropy of the labels, in nats."""
+        return _entropy(np.bincount(self.labels) / len(self.labels))
+
     def of_class(self, label: int) -> Flags:
         """Whether each image has a label."""
         return self.labels == label
@@ -114,25 +118,45 @@ def distinct_share(own: Judged) -> float:
     return len(np.unique(own.pixels[own.pixels.std(axis=1) > FLAT], axis=0)) / len(own.pixels)
 
 
-def label_skill(own: Judged) -> float | None:
-    """Return by which share images foretell their labels better than the labels' frequencies do.
+def label_relation(own: Judged, rest: Judged | None = None) -> float | None:
+    """Return the correlation of soft labels with what images foretell of them: near 0 where they are unrelated.
 
-    A logistic regression on principal components is fitted to each half and tried on the other, by log loss: 1 is
-    certainty, 0 and less no skill. None where labels nearly all name one class.
+    Kernel ridge regression on principal components learns the masses of ``rest``, or of four fifths of the images at a
+    time, and is tried on the others. Images whose classes are hard to tell apart are still far from 0, where a
+    classifier would do no better than to name the larger class. Of labels that are dealt to N images at random, its
+    mean is 0 and its standard deviation ``1 / sqrt(N)`` (without ``rest``, where each pair counts twice, 1.4 times
+    that). None of few images, and where labels nearly all name one class.
     """
-    classes, counts = np.unique(own.labels, return_counts=True)
-    kept = np.isin(own.labels, classes[counts >= LEAST_IMAGES])
-    labels, shares = own.labels[kept], counts[counts >= LEAST_IMAGES] / max(1, kept.sum())
-    entropy = -float((shares * np.log(shares)).sum())
-    if entropy < LEAST_ENTROPY:
+    if len(own.labels) < LEAST_RELATED or own.entropy < LEAST_ENTROPY:
         return None
-    features = _components(own.pixels[kept]).transform(own.pixels[kept])
-    features /= features.std() + 1e-9
-    # Each class is in both halves, however a site orders its images.
-    halves = StratifiedKFold(2, shuffle=True, random_state=0)
-    model = LogisticRegression(C=0.3, max_iter=300)
-    likely = cross_val_predict(model, features, labels, cv=halves, method="predict_proba") + LEAST_LIKELY
-    return 1 - float(log_loss(labels, likely / likely.sum(axis=1, keepdims=True))) / entropy
+    known = own if rest is None else rest
+    components = _components(known.pixels)
+    rows = components.transform(own.pixels)
+    if rest is not None:
+        sums = [_foretold(components.transform(rest.pixels), rest.masses, rows, own.masses)]
+    else:
+        folds = KFold(FOLDS, shuffle=True, random_state=0).split(rows)
+        sums = [_foretold(rows[a], own.masses[a], rows[b], own.masses[b]) for a, b in folds]
+    total, variance = (sum(each) for each in zip(*sums, strict=True))
+    return total / (variance * len(rows)) ** 0.5 if variance > 0 else 0.0
+
+
+def _foretold(
+    known: Floats, learned: NDArray[np.floating], rows: Floats, masses: NDArray[np.floating]
+) -> tuple[float, float]:
+    """Return the sum of products of foretold and own masses about their means, and its variance over all deals of them.
+
+    Components ``[M, d]`` and masses ``[M, K]`` are learned from, ``[N, d]`` and ``[N, K]`` are tried.
+    """
+    distances = squared_distances(known, known)
+    scale = float(np.median(distances)) or 1.0
+    ridge = np.exp(-distances / scale) + np.eye(len(known))
+    weights = np.linalg.solve(ridge, learned - learned.mean(axis=0))
+    foretold = np.exp(-squared_distances(rows, known) / scale) @ weights
+    foretold, own = foretold - foretold.mean(axis=0), masses - masses.mean(axis=0)
+    # Of two lists of rows, both about their mean, that are matched at random (Hoeffding 1951).
+    variance = float(np.sum((foretold.T @ foretold) * (own.T @ own))) / (len(own) - 1)
+    return float(np.sum(foretold * own)), variance
 
 
 def label_content(own: Judged) -> float | None:
@@ -141,7 +165,7 @@ def label_content(own: Judged) -> float | None:
     It is the mutual information of image and class by the soft labels, over the entropy of their mean. None where
     labels nearly all name one class.
     """
-    if _entropy(np.bincount(own.labels) / len(own.labels)) < LEAST_ENTROPY:
+    if own.entropy < LEAST_ENTROPY:
         return None
     all_images = _entropy(own.masses.mean(axis=0))
     return float(1 - np.mean([_entropy(row) for row in own.masses]) / all_images)

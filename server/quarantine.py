@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import softmax
 
-from fedkr.release import ReleasedSets
+from fedkr.release import ReleasedSets, SoftSet
 from fedkr.seeds import numpy_rng
 from server.evidence import (
     LEAST_IMAGES,
@@ -23,7 +23,7 @@ from server.evidence import (
     contradicted_share,
     distinct_share,
     label_content,
-    label_skill,
+    label_relation,
     strangeness,
     trigger_share,
 )
@@ -32,11 +32,14 @@ from server.sharing import chained, sample, sample_part
 
 # What no honest release of simulations/results/security.md came near, and every poisoned one passed.
 LEAST_DISTINCT = 0.5
-LEAST_SKILL = 0.05
+LEAST_RELATION = 0.1
+LEAST_OF_SLICE = 0.3
 LEAST_CONTENT = 0.01
 MOST_STRANGE = 4.0
 MOST_CONTRADICTED = 0.1
 MOST_TRIGGERED = 0.02
+# Standard deviations of labels that are dealt at random.
+SURE = 3.0
 # So many images of a slice, and of a whole release, are looked at.
 MOST_IMAGES = 1000
 # A student knows a class where it finds so much of it in its own site's images.
@@ -56,18 +59,32 @@ def judge_releases(judges: Judges) -> dict[str, str]:
 
 def _speaks_against_itself(sets: ReleasedSets, draw: np.random.Generator) -> str:
     """Return what is wrong with any slice of a release, or with all of it: slices may be too small to judge."""
-    for number in range(len(sets)):
-        if why := _is_junk(Judged.of(sample_part(sets(number), MOST_IMAGES, draw))):
+    slices = [sample_part(sets(number), MOST_IMAGES, draw) for number in range(len(sets))]
+    whole = Judged.of(sample(sets, MOST_IMAGES, draw))
+    for own in [*map(Judged.of, slices), whole]:
+        if why := _is_junk(own):
             return why
-    return _is_junk(Judged.of(sample(sets, MOST_IMAGES, draw))) if len(sets) > 1 else ""
+    relation = label_relation(whole)
+    if relation is None:
+        return ""
+    unrelated = relation < LEAST_RELATION or any(
+        _stands_apart(Judged.of(own), Judged.of(SoftSet.union([*slices[:k], *slices[k + 1 :]])), relation)
+        for k, own in enumerate(slices)
+        if len(slices) > 1
+    )
+    return "its labels have nothing to do with its images" if unrelated else ""
+
+
+def _stands_apart(own: Judged, rest: Judged, usual: float) -> bool:
+    """Whether images and labels of a slice are surely less related than those of its release, and hardly are."""
+    relation = label_relation(own, rest)
+    return relation is not None and relation < min(LEAST_OF_SLICE, usual - SURE / len(own.labels) ** 0.5)
 
 
 def _is_junk(own: Judged) -> str:
-    """Return what images and labels say against themselves."""
+    """Return what images, or labels, say against themselves."""
     if (distinct := distinct_share(own)) < LEAST_DISTINCT:
         return f"{1 - distinct:.0%} of its images are blank or repeated"
-    if (skill := label_skill(own)) is not None and skill < LEAST_SKILL:
-        return "its labels have nothing to do with its images"
     if (content := label_content(own)) is not None and content < LEAST_CONTENT:
         return "its soft labels say the same of every image"
     return ""
