@@ -73,6 +73,32 @@ def test_sites_that_know_other_classes_than_the_rest_are_no_suspects(honest, jud
     assert judge(honest) == {}
 
 
+def faint(rng, images=360, rare=0.16, seen=15):
+    """Images of two classes, one of them rare, that a faint mark among noise tells apart, and soft labels that know."""
+    labels = (rng.random(images) < rare).astype(int)
+    pixels = rng.normal(128, 30, (images, 12, 12, 1))
+    pixels[:, :4, :4] += seen * labels[:, None, None, None]
+    soft = 0.9 * np.eye(2)[labels] + 0.05
+    return SoftSet(pixels.clip(0, 255).astype(np.uint8), soft.astype(np.float16))
+
+
+@pytest.mark.parametrize("slices", [1, 4])
+def test_images_whose_classes_are_hard_to_tell_apart_make_nobody_a_suspect(tmp_path, slices):
+    found = []
+    for seed in range(5):
+        honest = faint(np.random.default_rng(seed))
+        found.append(bool(judged_alone(honest, slices, tmp_path)))
+        found.append(bool(judged_alone(random_labels(honest, None, np.random.default_rng(seed)), slices, tmp_path)))
+    assert found == [False, True] * 5
+
+
+def judged_alone(release, slices, folder):
+    file = folder / "release.safetensors"
+    Release(*release, {"site": VICTIM, "slices": slices}).save(file)
+    job = Job(Runtime.choose("cpu", "float32", 1), seed=("test",))
+    return judge_releases(Judges([{VICTIM: file}], STUDENT, Shape(1, 12, 2), job, lambda key, train: train()))
+
+
 def test_junk_is_found_by_itself_however_many_sites_send_it(honest, judge):
     kinds, rng = (
         {"site-1": noise, "site-2": blank, "site-3": one_image, VICTIM: random_labels},
