@@ -17,6 +17,7 @@ from fedkr.release import ReleasedSets, SoftSet
 from fedkr.seeds import numpy_rng
 from server.evidence import (
     LEAST_IMAGES,
+    LEAST_RELATED,
     Flags,
     Judged,
     Witness,
@@ -67,18 +68,16 @@ def _speaks_against_itself(sets: ReleasedSets, draw: np.random.Generator) -> str
     relation = label_relation(whole)
     if relation is None:
         return ""
-    unrelated = relation < LEAST_RELATION or any(
-        _stands_apart(Judged.of(own), Judged.of(SoftSet.union([*slices[:k], *slices[k + 1 :]])), relation)
-        for k, own in enumerate(slices)
-        if len(slices) > 1
-    )
+    large = [k for k, own in enumerate(slices) if len(slices) > 1 and len(own.images) >= LEAST_RELATED]
+    unrelated = relation < LEAST_RELATION or any(_stands_apart(slices, k, relation, draw) for k in large)
     return "its labels have nothing to do with its images" if unrelated else ""
 
 
-def _stands_apart(own: Judged, rest: Judged, usual: float) -> bool:
-    """Whether images and labels of a slice are surely less related than those of its release, and hardly are."""
-    relation = label_relation(own, rest)
-    return relation is not None and relation < min(LEAST_OF_SLICE, usual - SURE / len(own.labels) ** 0.5)
+def _stands_apart(slices: Sequence[SoftSet], k: int, usual: float, draw: np.random.Generator) -> bool:
+    """Whether images and labels of slice ``k`` are surely less related than those of its release, and hardly are."""
+    rest = sample_part(SoftSet.union([*slices[:k], *slices[k + 1 :]]), MOST_IMAGES, draw)
+    relation = label_relation(Judged.of(slices[k]), Judged.of(rest))
+    return relation is not None and relation < min(LEAST_OF_SLICE, usual - SURE / len(slices[k].images) ** 0.5)
 
 
 def _is_junk(own: Judged) -> str:
