@@ -119,13 +119,15 @@ def distinct_share(own: Judged) -> float:
 
 
 def label_relation(own: Judged, rest: Judged | None = None) -> float | None:
-    """Return the correlation of soft labels with what images foretell of them: near 0 where they are unrelated.
+    """Return how far images foretell their soft labels, beyond labels that are dealt at random: near 0 if not at all.
 
     Kernel ridge regression on principal components learns the masses of ``rest``, or of four fifths of the images at a
-    time, and is tried on the others. Images whose classes are hard to tell apart are still far from 0, where a
-    classifier would do no better than to name the larger class. Of labels that are dealt to N images at random, its
-    mean is 0 and its standard deviation ``1 / sqrt(N)`` (without ``rest``, where each pair counts twice, 1.4 times
-    that). None of few images, and where labels nearly all name one class.
+    time, and is tried on the others. Foretold and own masses are then compared by the sum of their products about
+    their means, over its standard deviation for labels that are dealt to the N images and ``sqrt(N)``: for two classes
+    a correlation, for more classes it may exceed 1. Images whose classes are hard to tell apart are still far from 0,
+    where a classifier would do no better than to name the larger class. Of dealt labels the mean is 0 and the standard
+    deviation ``1 / sqrt(N)`` (1.4 times that without ``rest``, where each pair of images counts twice). None of few
+    images, and where labels nearly all name one class.
     """
     if len(own.labels) < LEAST_RELATED or own.entropy < LEAST_ENTROPY:
         return None
