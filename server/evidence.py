@@ -129,9 +129,9 @@ def label_relation(own: Judged, rest: Judged | None = None) -> float | None:
     deviation ``1 / sqrt(N)`` (1.4 times that without ``rest``, where each pair of images counts twice). None of few
     images, and where labels nearly all name one class.
     """
-    if len(own.labels) < LEAST_RELATED or own.entropy < LEAST_ENTROPY:
-        return None
     known = own if rest is None else rest
+    if any(len(part.labels) < LEAST_RELATED or part.entropy < LEAST_ENTROPY for part in (own, known)):
+        return None
     components = _components(known.pixels)
     rows = components.transform(own.pixels)
     if rest is not None:

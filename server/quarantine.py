@@ -2,7 +2,8 @@
 
 Each release is judged by evidence against it alone, never by when it came. What nobody else can judge, such as a class
 that one site has, stays: skewed sites are no suspects. A trigger that is blended into whole images is not found, nor is
-poison in a part of each slice that leaves the rest of it as it should be.
+poison in a part of each slice that leaves the rest of it as it should be, nor, where images hardly foretell their
+labels, a slice with the labels of other images, or labels that were dealt again until they passed.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from server.evidence import (
 from server.judges import Judges
 from server.sharing import chained, sample, sample_part
 
-# What no honest release of simulations/results/security.md came near, and every poisoned one passed.
+# What no honest release of simulations/results/security.md came near.
 LEAST_DISTINCT = 0.5
 LEAST_RELATION = 0.1
 LEAST_OF_SLICE = 0.3
@@ -75,9 +76,11 @@ def _speaks_against_itself(sets: ReleasedSets, draw: np.random.Generator) -> str
 
 def _stands_apart(slices: Sequence[SoftSet], k: int, usual: float, draw: np.random.Generator) -> bool:
     """Whether images and labels of slice ``k`` are surely less related than those of its release, and hardly are."""
-    rest = sample_part(SoftSet.union([*slices[:k], *slices[k + 1 :]]), MOST_IMAGES, draw)
-    relation = label_relation(Judged.of(slices[k]), Judged.of(rest))
-    return relation is not None and relation < min(LEAST_OF_SLICE, usual - SURE / len(slices[k].images) ** 0.5)
+    own = Judged.of(slices[k])
+    others = [*slices[:k], *slices[k + 1 :]]
+    rest = SoftSet.union([sample_part(other, MOST_IMAGES // len(others), draw) for other in others])
+    relation = label_relation(own, Judged.of(rest))
+    return relation is not None and relation < min(LEAST_OF_SLICE, usual - SURE / len(own.labels) ** 0.5)
 
 
 def _is_junk(own: Judged) -> str:
