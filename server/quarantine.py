@@ -62,24 +62,31 @@ def judge_releases(judges: Judges) -> dict[str, str]:
 def _speaks_against_itself(sets: ReleasedSets, draw: np.random.Generator) -> str:
     """Return what is wrong with any slice of a release, or with all of it: slices may be too small to judge."""
     slices = [sample_part(sets(number), MOST_IMAGES, draw) for number in range(len(sets))]
-    whole = Judged.of(sample(sets, MOST_IMAGES, draw))
-    for own in [*map(Judged.of, slices), whole]:
+    judged = [Judged.of(own) for own in slices]
+    if len(slices) > 1:
+        judged.append(_some_of(slices, draw))
+    for own in judged:
         if why := _is_junk(own):
             return why
-    relation = label_relation(whole)
-    if relation is None:
+    # What was judged last is all of it.
+    if (relation := label_relation(judged[-1])) is None:
         return ""
-    large = [k for k, own in enumerate(slices) if len(slices) > 1 and len(own.images) >= LEAST_RELATED]
-    unrelated = relation < LEAST_RELATION or any(_stands_apart(slices, k, relation, draw) for k in large)
+    unrelated = relation < LEAST_RELATION or any(
+        _stands_apart(own, [*slices[:k], *slices[k + 1 :]], relation, draw)
+        for k, own in enumerate(judged[:-1])
+        if len(own.labels) >= LEAST_RELATED
+    )
     return "its labels have nothing to do with its images" if unrelated else ""
 
 
-def _stands_apart(slices: Sequence[SoftSet], k: int, usual: float, draw: np.random.Generator) -> bool:
-    """Whether images and labels of slice ``k`` are surely less related than those of its release, and hardly are."""
-    own = Judged.of(slices[k])
-    others = [*slices[:k], *slices[k + 1 :]]
-    rest = SoftSet.union([sample_part(other, MOST_IMAGES // len(others), draw) for other in others])
-    relation = label_relation(own, Judged.of(rest))
+def _some_of(slices: Sequence[SoftSet], draw: np.random.Generator) -> Judged:
+    """Return as many images of each slice as are looked at together."""
+    return Judged.of(sample(ReleasedSets(slices.__getitem__, len(slices)), MOST_IMAGES, draw))
+
+
+def _stands_apart(own: Judged, others: Sequence[SoftSet], usual: float, draw: np.random.Generator) -> bool:
+    """Whether images and labels of a slice are surely less related than those of its release, and hardly are."""
+    relation = label_relation(own, _some_of(others, draw))
     return relation is not None and relation < min(LEAST_OF_SLICE, usual - SURE / len(own.labels) ** 0.5)
 
 

@@ -52,6 +52,7 @@ def _guarded(message: Message, context: Context, call_next: ClientAppCallable) -
     _, file = permit(context.node_config, message_type, study)
 
     def work() -> tuple[Message, dict[str, tuple[int, ...]], Check | None, Account | None]:
+        """Return the answer with what it is checked by, and the account that it counts on."""
         # What is refused up to here is refused by rule, for what the message and the site's own records say. From here
         # on an answer of any kind could depend on an image, and counts.
         account = None if file is None else open_account(message, file)

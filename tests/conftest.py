@@ -6,7 +6,7 @@ import os
 import pytest
 
 # Before PyTorch is loaded, and for every process that a test starts. As many tests run as there are processors, and
-# with threads of their own they would mostly wait for each other's: the tests took twice as long.
+# with threads of their own they would mostly wait for each other's.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from fedkr.stages import read_artifact
@@ -48,6 +48,13 @@ def whole_overrides():
 def small_overrides(whole_overrides):
     """The options of the same study made small."""
     return [*whole_overrides, *SMALLER.split()]
+
+
+@pytest.fixture
+def without_public_features(monkeypatch):
+    """As if the extra ``fedkr[features]`` were not installed, whether it is or not."""
+    for package in ("NETWORK", "WEIGHTS"):
+        monkeypatch.setattr(f"fedkr.learning.public_features.{package}", "no_such_package")
 
 
 @pytest.fixture(scope="session")

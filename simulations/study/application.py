@@ -65,6 +65,7 @@ def compose_and_run(
 
     @hydra.main(version_base="1.3", config_path=f"pkg://{CONFIG_MODULE}", config_name=config_name)
     def application(config: DictConfig) -> None:
+        """Keep the study of one job, or what is wrong with it."""
         job = HydraConfig.get().job
         title = f"run {job.num + 1}: {job.override_dirname}" if sweep else ""
         # Hydra would print lines of its own before an error that passes through it.

@@ -128,9 +128,8 @@ def test_a_changed_comparison_goes_on_in_the_folder_and_keeps_the_earlier_result
     assert earlier.read_bytes() == kept
 
 
-def test_a_study_whose_features_are_not_installed_is_refused_before_a_folder_is_made(images, tmp_path, monkeypatch):
-    for package in ("NETWORK", "WEIGHTS"):
-        monkeypatch.setattr(f"fedkr.learning.public_features.{package}", "no_such_package")
+@pytest.mark.usefixtures("without_public_features")
+def test_a_study_whose_features_are_not_installed_is_refused_before_a_folder_is_made(images, tmp_path):
     options = [*QUICK, "audit=light", "audit.features=efficientnet-lite0", f"data.path={images()}"]
     with pytest.raises(UserError, match=r"no_such_package is not installed; pip install 'fedkr\[features\]'"):
         run_study(compose_study([*options, f"run_dir={tmp_path}/run"]))

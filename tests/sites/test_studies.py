@@ -66,9 +66,8 @@ def changed(study, path, value):
     return dataclasses.replace(study, **{group: dataclasses.replace(getattr(study, group), **{name: value})})
 
 
-def test_features_that_are_not_installed_cost_a_refusal_in_one_line_and_nothing_else(ask, study, tmp_path, monkeypatch):
-    for package in ("NETWORK", "WEIGHTS"):
-        monkeypatch.setattr(f"fedkr.learning.public_features.{package}", "no_such_package")
+@pytest.mark.usefixtures("without_public_features")
+def test_features_that_are_not_installed_cost_a_refusal_in_one_line_and_nothing_else(ask, study, tmp_path):
     asked = changed(changed(study, "audit.features", "efficientnet-lite0"), "audit.enabled", True)
     before = set(tmp_path.rglob("*"))
     for message_type in (wire.DESCRIBE, wire.RELEASE):
@@ -78,9 +77,8 @@ def test_features_that_are_not_installed_cost_a_refusal_in_one_line_and_nothing_
     assert made == {"work/failure.json"}, "no data were opened, nothing was counted, nothing waits for approval"
 
 
-def test_a_study_outside_the_bounds_is_kept_for_approval_whatever_is_installed(ask, study, tmp_path, monkeypatch):
-    for package in ("NETWORK", "WEIGHTS"):
-        monkeypatch.setattr(f"fedkr.learning.public_features.{package}", "no_such_package")
+@pytest.mark.usefixtures("without_public_features")
+def test_a_study_outside_the_bounds_is_kept_for_approval_whatever_is_installed(ask, study, tmp_path):
     asked = changed(changed(study, "audit.features", "efficientnet-lite0"), "audit.enabled", True)
     assert "outside this site's bounds" in ask(changed(asked, "generator.steps", 50_000))
     assert len([*tmp_path.rglob("asked/*.json")]) == 1

