@@ -129,27 +129,31 @@ def _draw_front(ax: Axes, search: SiteSearch, **style: Any) -> None:
 
 def weights_search_chart(results: Results) -> Figure | None:
     """Return the weight-sharing strategies' val accuracy by round, one line for each setting tried."""
-    curves: dict[str, list[tuple[int, float]]] = defaultdict(list)
-    points = results.get("weights_search", [])
-    several = len({point["strategy"] for point in points}) > 1
-    for point in points:
+    curves: dict[tuple[str, str], list[tuple[int, float]]] = defaultdict(list)
+    for point in results.get("weights_search", []):
         if point["val_accuracy"] is not None:
-            name = setting_text(point)
-            name = f"{strategy_label(point['strategy'])}: {name}" if several else name
-            curves[name].append((point["round"], point["val_accuracy"]))
+            curves[point["strategy"], setting_text(point)].append((point["round"], point["val_accuracy"]))
     if not curves:
         return None
+    several, kept = len({strategy for strategy, _ in curves}) > 1, _kept_rounds(results)
     figure = new_figure(7.0, 3.0)
     ax = clean_axes(figure.add_subplot(), grid="y")
-    for index, (name, curve) in enumerate(curves.items()):
+    for index, (setting, curve) in enumerate(curves.items()):
         x, y = np.array(sorted(curve), float).T
         style = series_style(index)
-        ax.plot(x, y, label=name, linewidth=1.7, marker="o", markersize=3, **style)
-        best = int(np.argmax(y))
-        ring(ax, x[best], y[best], style["color"])
-    ax.set(xlabel="round · ring: the best", ylabel="accuracy on val")
+        label = f"{strategy_label(setting[0])}: {setting[1]}" if several else setting[1]
+        ax.plot(x, y, label=label, linewidth=1.7, marker="o", markersize=3, **style)
+        for at in np.flatnonzero(x == kept.get(setting, 0)):
+            ring(ax, x[at], y[at], style["color"])
+    ax.set(xlabel="round · ring: the model kept", ylabel="accuracy on val")
     ax.yaxis.set_major_formatter(PercentFormatter(1.0))
     ax.xaxis.set_major_locator(MaxNLocator(8, integer=True))
     if len(curves) <= MANY_LINES:
         ax.legend(frameon=False, fontsize=9, loc="center left", bbox_to_anchor=(1.0, 0.5))
     return figure
+
+
+def _kept_rounds(results: Results) -> dict[tuple[str, str], int]:
+    """Return by strategy and setting which round's model was kept."""
+    tuned = [(strategy["name"], strategy.get("tuning", {})) for strategy in results["strategies"]]
+    return {(name, setting_text(tuning)): tuning["round"] for name, tuning in tuned if "round" in tuning}

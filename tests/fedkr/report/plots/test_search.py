@@ -1,6 +1,6 @@
 """The search's figures."""
 
-from fedkr.report.plots.search import site_leakage_chart, site_search_chart
+from fedkr.report.plots.search import site_leakage_chart, site_search_chart, weights_search_chart
 from fedkr.report.plots.style import MANY_LINES
 
 
@@ -54,3 +54,13 @@ def test_many_sites_have_a_front_each_in_one_panel(searched, tried):
     searched["recycling"] = {f"site-{i}": weighed(tried) for i in range(MANY_LINES + 1)}
     (ax,) = site_leakage_chart(searched).axes
     assert len(ax.lines) == MANY_LINES + 1
+
+
+def test_a_ring_marks_the_round_whose_model_was_kept_though_another_was_better(results):
+    results["weights_search"] += [
+        {"strategy": "fedavg", "lr": 0.3, "local_epochs": 2, "round": r, "val_accuracy": 0.9} for r in (1, 2)
+    ]
+    fedavg = next(row for row in results["strategies"] if row["name"] == "fedavg")
+    fedavg["tuning"] = {"lr": 0.1, "local_epochs": 2, "round": 2}
+    (ax,) = weights_search_chart(results).axes
+    assert [tuple(ring.get_offsets()[0]) for ring in ax.collections] == [(2, 0.2)]
