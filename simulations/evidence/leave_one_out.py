@@ -38,9 +38,14 @@ def release_attacks(signals: Floats, membership: Bools, labels: Labels, target: 
 
 
 def rmia_scores(
-    logits: NDArray[np.float32], labels: Labels, population: NDArray[np.float32], about: Labels, membership: Bools
+    logits: NDArray[np.float32],
+    labels: Labels,
+    population: NDArray[np.float32],
+    about: Labels,
+    membership: Bools,
+    target: int,
 ) -> Floats:
-    """Return the scores float64 ``[M, N]`` of RMIA on each of M classifiers, all others being its references.
+    """Return the scores float64 ``[N]`` of RMIA on the classifier ``target`` of M, all others being its references.
 
     Args:
         logits: float32 ``[M, N, K]`` on the candidates.
@@ -48,17 +53,13 @@ def rmia_scores(
         population: float32 ``[M, Z, K]`` on images that no pipeline trained on.
         about: ``[Z]``, their labels.
         membership: ``[M, N]``.
+        target: 0 to M - 1.
     """
-    found = []
-    for target in range(len(logits)):
-        rest, known = _references(membership, target)
-        inside = membership[rest][:, known]
-        signals = ReferenceSignals(
-            "pipeline", logits[rest][:, None, known], population[rest][:, None], inside, others=True
-        )
-        own = Answers(logits[target][None, known], labels[known]), Answers(population[target][None], about)
-        found.append(_spread_out(reference_attack_score("rmia", *own, signals, 1.0), known))
-    return np.stack(found)
+    rest, known = _references(membership, target)
+    inside = membership[rest][:, known]
+    signals = ReferenceSignals("pipeline", logits[rest][:, None, known], population[rest][:, None], inside, others=True)
+    own = Answers(logits[target][None, known], labels[known]), Answers(population[target][None], about)
+    return _spread_out(reference_attack_score("rmia", *own, signals, 1.0), known)
 
 
 def _references(membership: Bools, target: int) -> tuple[Bools, Bools]:

@@ -8,8 +8,10 @@ differences are paired.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +33,7 @@ NOISE_DRAWS = 50
 RELEASE, FEATURES, RAW, FUSED = "release", "release_features", "release_raw", "fused"
 # What ``recycle.leakage_weight`` lets the search count.
 STATISTIC = "statistic"
+Values = TypeVar("Values", Floats, NDArray[np.float32])
 OF_RELEASE = {RELEASE: CALIBRATED_ATTACKS[0], FEATURES: CALIBRATED_ATTACKS[1], FUSED: FUSED_ATTACK}
 
 
@@ -115,9 +118,7 @@ def _drawn(rng: np.random.Generator, count: int, n: int) -> Floats:
 
 def figures_of(left: Left, subject: Subject, drawn: Resamples) -> dict[str, Figure]:
     """Return all figures of a variant by name: AUCs and TPRs at 1 % FPR of attacks, accuracies on the test images."""
-    found = dict[str, Figure]()
-    for name, scores in attack_scores(left, subject).items():
-        found |= _attack_figures(name, scores, subject.membership, drawn)
+    found = attack_figures(left, subject, drawn, left)
     for model in MODELS:
         right = (left.logits[f"{model}.test"].argmax(2) == subject.test).astype(np.float64)
         values = drawn.test @ right.T / drawn.test.sum(1, keepdims=True)
@@ -125,24 +126,52 @@ def figures_of(left: Left, subject: Subject, drawn: Resamples) -> dict[str, Figu
     return found
 
 
-def attack_scores(left: Left, subject: Subject) -> dict[str, Floats]:
-    """Return the scores float64 ``[M, N]`` of each attack, NaN for images that lack references."""
-    confidence = logit_scaled_confidence(left.logits[f"{STUDENT}.pool"], subject.labels)
-    signals = np.concatenate([left.signals, confidence[..., None]], axis=2)
-    of_releases = [
-        release_attacks(signals, subject.membership, subject.labels, target) for target in range(len(signals))
-    ]
-    found = {name: np.stack([one[attack] for one in of_releases]) for name, attack in OF_RELEASE.items()}
-    found[RAW] = left.nearest
-    # As if a pipeline's val held the other half of the pool.
-    found[STATISTIC] = np.stack([unexpected(signal, subject.surroundings) for signal in left.signals[:, :, 0]])
-    for model in MODELS:
-        of = left.logits[f"{model}.pool"], subject.labels, left.logits[f"{model}.population"], subject.population
-        found[model] = rmia_scores(*of, subject.membership)
+def attack_figures(left: Left, subject: Subject, drawn: Resamples, references: Left) -> dict[str, Figure]:
+    """Return AUCs and TPRs at 1 % FPR of attacks on what a variant left, by the pipelines of ``references``.
+
+    These may be of another variant: what is attacked is then told of by pipelines that were made in another way.
+    """
+    found = dict[str, Figure]()
+    for name, scores in attack_scores(left, subject, references).items():
+        found |= _figures_of_attack(name, scores, subject.membership, drawn)
     return found
 
 
-def _attack_figures(name: str, scores: Floats, membership: Bools, drawn: Resamples) -> dict[str, Figure]:
+def attack_scores(left: Left, subject: Subject, references: Left) -> dict[str, Floats]:
+    """Return the scores float64 ``[M, N]`` of each attack, NaN for images that lack references."""
+    found: dict[str, list[Floats]] = defaultdict(list)
+    own, others = _signals(left, subject), _signals(references, subject)
+    for target in range(len(subject.membership)):
+        signals = _with_target(own, others, target)
+        by_attack = release_attacks(signals, subject.membership, subject.labels, target)
+        for name, attack in OF_RELEASE.items():
+            found[name].append(by_attack[attack])
+        for model in MODELS:
+            pool, population = (
+                _with_target(left.logits[f"{model}.{part}"], references.logits[f"{model}.{part}"], target)
+                for part in ("pool", "population")
+            )
+            of = pool, subject.labels, population, subject.population
+            found[model].append(rmia_scores(*of, subject.membership, target))
+    # As if a pipeline's val held the other half of the pool.
+    statistic = np.stack([unexpected(signal, subject.surroundings) for signal in left.signals[:, :, 0]])
+    return {name: np.stack(scores) for name, scores in found.items()} | {RAW: left.nearest, STATISTIC: statistic}
+
+
+def _signals(left: Left, subject: Subject) -> Floats:
+    """Return float64 ``[M, N, 4]``: those of the nearest released images, and what a student of the release says."""
+    confidence = logit_scaled_confidence(left.logits[f"{STUDENT}.pool"], subject.labels)
+    return np.concatenate([left.signals, confidence[..., None]], axis=2)
+
+
+def _with_target(own: Values, others: Values, target: int) -> Values:
+    """Return what the other pipelines left, with the target's own in its place."""
+    found = others.copy()
+    found[target] = own[target]
+    return found
+
+
+def _figures_of_attack(name: str, scores: Floats, membership: Bools, drawn: Resamples) -> dict[str, Figure]:
     once, aucs, tprs = [], [], []
     for own, inside in zip(scores, membership, strict=True):
         sides = [side & np.isfinite(own) for side in (inside, ~inside)]

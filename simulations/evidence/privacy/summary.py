@@ -24,6 +24,7 @@ from simulations.evidence.privacy.figures import (
     Left,
     Resamples,
     Subject,
+    attack_figures,
     figures_of,
     guessing_aucs,
 )
@@ -108,15 +109,21 @@ def _left(answers: Sequence[Artifact]) -> Left:
 
 
 def _row(name: str, answers: dict[str, dict[int, Artifact]], subject: Subject, released: dict[str, float]) -> Row:
-    """Return a variant's figures, and their differences from the default's with the same pipelines."""
+    """Return a variant's figures, and their differences from the default's with the same pipelines.
+
+    ``as_references``: attacks on what the default left by this variant's pipelines, and how much more or less they find
+    than the default's own.
+    """
     pipelines = sorted(answers[name])
-    found = _figures(answers[name], pipelines, subject)
-    figures = {key: _as_row(figure) for key, figure in found.items()}
+    own = subject.of(pipelines)
+    drawn, left = Resamples(own), _left([answers[name][number] for number in pipelines])
+    found = figures_of(left, own, drawn)
+    figures, as_references = {key: _as_row(figure) for key, figure in found.items()}, Row()
     if name != DEFAULT and set(pipelines) <= set(answers.get(DEFAULT, {})):
-        usual = _figures(answers[DEFAULT], pipelines, subject)
-        for key, figure in found.items():
-            difference, p_value = figure.less(usual[key])
-            figures[key] |= {"difference": _as_row(difference), "p_value": p_value}
+        default = _left([answers[DEFAULT][number] for number in pipelines])
+        usual = figures_of(default, own, drawn)
+        figures = _beside(found, usual)
+        as_references = _beside(attack_figures(default, own, drawn, left), usual)
     infos = [answers[name][number].info for number in pipelines]
     return {
         "name": name,
@@ -129,12 +136,17 @@ def _row(name: str, answers: dict[str, dict[int, Artifact]], subject: Subject, r
             "student": float(np.mean([info["seconds"]["student"] for info in infos])),
         },
         "figures": figures,
+        "as_references": as_references,
     }
 
 
-def _figures(answers: dict[int, Artifact], pipelines: Sequence[int], subject: Subject) -> dict[str, Figure]:
-    own = subject.of(pipelines)
-    return figures_of(_left([answers[number] for number in pipelines]), own, Resamples(own))
+def _beside(found: dict[str, Figure], usual: dict[str, Figure]) -> Row:
+    """Return figures as rows, each with its difference from the default's."""
+    rows = Row()
+    for key, figure in found.items():
+        difference, p_value = figure.less(usual[key])
+        rows[key] = _as_row(figure) | {"difference": _as_row(difference), "p_value": p_value}
+    return rows
 
 
 def _as_row(figure: Figure) -> Row:

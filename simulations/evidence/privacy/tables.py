@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 # Figure by title; accuracies and rates in per cent.
@@ -21,6 +21,8 @@ COLUMNS = {
     "TPR at 1 % (t)": "teacher_tpr",
 }
 IN_PERCENT = ("_accuracy", "_tpr")
+# What other pipelines, as references, find in what the default left.
+BY_REFERENCES = ("release AUC", "fused", "student RMIA", "3 sites RMIA")
 
 
 def table(results: Mapping[str, Any]) -> str:
@@ -37,7 +39,23 @@ def table(results: Mapping[str, Any]) -> str:
         f"column, Holm). Guessing has a release AUC of {guessing['release_auc']['mean']:.3f} and a TPR of "
         f"{100 * guessing['tpr']:.1f} %. Seconds are of generator, release and student; all share their teachers.\n"
         + _ranks(results["statistic_ranks"])
+        + _by_references(results["variants"])
         + "".join(f"Unfinished: {name} ({count} pipelines).\n" for name, count in results["unfinished"].items())
+    )
+
+
+def _by_references(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return what the pipelines of each variant, as references, find in what the default left, less its own."""
+    lines = [
+        [row["name"], *(_cell(row["as_references"][COLUMNS[name]]["difference"], False) for name in BY_REFERENCES)]
+        for row in rows
+        if row["as_references"]
+    ]
+    if not lines:
+        return ""
+    table = [["the default attacked by", *BY_REFERENCES], ["---"] * (1 + len(BY_REFERENCES)), *lines]
+    return "\nAUC by a variant's pipelines as references, less that by the default's own (paired):\n\n" + "".join(
+        f"| {' | '.join(line)} |\n" for line in table
     )
 
 

@@ -16,7 +16,15 @@ from simulations.evidence.privacy import bench as benches
 from simulations.evidence.privacy.answers import MODELS, SETS, answers_path, bench_path
 from simulations.evidence.privacy.bench import Settings, bench_of
 from simulations.evidence.privacy.command import main
-from simulations.evidence.privacy.figures import Figure, Left, Resamples, Subject, figures_of, guessing_aucs
+from simulations.evidence.privacy.figures import (
+    Figure,
+    Left,
+    Resamples,
+    Subject,
+    attack_figures,
+    figures_of,
+    guessing_aucs,
+)
 from simulations.evidence.privacy.picture import plane
 from simulations.evidence.privacy.schedule import ANSWERS, GENERATOR, RELEASE, TEACHER, Task, do, plan
 from simulations.evidence.privacy.summary import write_summary
@@ -138,6 +146,19 @@ def test_a_mark_in_a_release_is_found_there_and_nowhere_else():
     assert guessing_aucs(of)["mean"] == pytest.approx(0.5, abs=0.02)
 
 
+def test_a_variant_is_attacked_by_pipelines_of_another():
+    of = subject()
+    drawn, marked = Resamples(of, 200), left(of, 2.0)
+    own = attack_figures(marked, of, drawn, marked)
+    assert own["release_auc"].value == figures_of(marked, of, drawn)["release_auc"].value
+    # Signals of other images, as if these pipelines had learnt nothing of how each image lies by itself.
+    strange = dataclasses.replace(marked, signals=marked.signals[:, ::-1])
+    found = attack_figures(marked, of, drawn, strange)
+    difference, p_value = found["release_auc"].less(own["release_auc"])
+    assert difference.interval[1] < -0.05 and p_value < 0.01
+    assert found["student_auc"].value == own["student_auc"].value and "student_accuracy" not in found
+
+
 def test_an_interval_is_over_pipelines_as_well_as_images():
     of = subject()
     drawn = Resamples(of, 500)
@@ -171,6 +192,9 @@ def test_what_is_there_is_summarised_and_what_is_unfinished_is_told(tmp_path):
     assert found["unfinished"] == {"slices1": 3} and "Unfinished: slices1 (3 pipelines)" in text
     assert found["variants"][1]["figures"]["release_auc"]["significant"]
     assert not found["variants"][1]["figures"]["student_auc"]["significant"]
+    assert found["variants"][0]["as_references"] == {} and "the default attacked by" in text
+    difference = found["variants"][1]["as_references"]["student_auc"]["difference"]
+    assert difference["value"] == 0 and found["variants"][1]["as_references"]["release_auc"]["value"] > 0.6
     (legend,) = plane(found).legends
     assert [label.get_text() for label in legend.get_texts()] == ["default", "hard"]
     colours = [to_hex(handle.get_color()[0]) for handle in legend.legend_handles]
