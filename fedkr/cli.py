@@ -277,6 +277,18 @@ def approve(
     print("\n".join(approve_study(study, site, yes)))
 
 
+@site_app.command("revoke", cls=Command)
+def revoke(
+    digest: Annotated[str, typer.Argument(metavar="DIGEST", help="Of the study, as `fedkr site approve` showed it.")],
+    site: Annotated[Path, typer.Argument(metavar="SITE_YAML", help="The site's own file.")],
+) -> None:
+    """Take back the approval of a study; the site goes on answering approved studies only."""
+    _must_exist(site, "site file")
+    from sites.approval import revoke_study
+
+    print(revoke_study(digest, site))
+
+
 @site_app.command("join", cls=Command)
 def join(site: Annotated[Path, typer.Argument(metavar="SITE_YAML", help="The site's own file.")]) -> None:
     """Connect to the coordinator that the site file names, and answer its studies until a signal ends it."""

@@ -136,8 +136,8 @@ def failures_counted(account: Account | None) -> Iterator[None]:
 def open_account(message: Message, file: SiteFile) -> Account:
     """Return what an answer will cost, already paid for; raise :class:`UserError` where the budget has no room."""
     request = wire.read_request(message)
-    approved = file.studies.all_approved(Path(file.records))
-    scope = study_digest(parse_study(request.study)) if approved else UNAPPROVED
+    closed = file.studies.closed(Path(file.records))
+    scope = study_digest(parse_study(request.study)) if closed else UNAPPROVED
     bind(Path(file.workspace), Path(file.records))
     account = Account(file, message.metadata.message_type, request, scope)
     account.begin()

@@ -17,7 +17,7 @@ from sites.contestants import words_of
 from sites.ledger import ROUNDING, Ledger, epsilon_spent
 from sites.policy import check_request
 from sites.private_files import private_files
-from sites.studies import approve, named_modules, study_digest
+from sites.studies import approve, named_modules, revoke, study_digest
 from sites.terms import cost_of
 from sites.workspace import SiteFile, read_site_file
 
@@ -53,6 +53,22 @@ def approve_study(study_file: Path, site_file: Path, digest: str = "") -> list[s
         if digest
         else f"not approved yet; to approve what stands above, add --yes {own}",
     ]
+
+
+def revoke_study(digest: str, site_file: Path) -> str:
+    """Take back the approval of a study by its digest; return in plain words what the site answers from now on.
+
+    Raises:
+        UserError: no site file, a study that was not approved by command, or records that cannot be written.
+    """
+    site = read_site_file(site_file)
+    records = Path(site.records)
+    if digest in site.studies.approved:
+        raise UserError(f"{site_file}: studies.approved has study {brief(digest)}; take it out there")
+    with private_files(records):
+        revoke(records, digest)
+    left = len(site.studies.all_approved(records))
+    return f"revoked; {site.name} answers {left or 'no'} other approved {'study' if left == 1 else 'studies'}"
 
 
 def _work(study: Study) -> Iterator[str]:

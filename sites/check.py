@@ -92,9 +92,11 @@ def _rare_classes(train: ImageSet, policy: Policy) -> dict[str, Any]:
 
 def _studies(file: SiteFile) -> dict[str, Any]:
     """Return what the site file says of the studies that may run."""
-    rules, approved = file.studies, file.studies.all_approved(Path(file.records))
+    rules, records = file.studies, Path(file.records)
     limits = {"modules": rules.modules, "hours": rules.hours, "gigabytes": rules.gigabytes}
-    return ({"approved": sorted(approved)} if approved else {"bounds": BOUNDS | rules.bounds}) | limits
+    if rules.closed(records):
+        return {"approved": sorted(rules.all_approved(records))} | limits
+    return {"bounds": BOUNDS | rules.bounds} | limits
 
 
 def may_leave(file: SiteFile) -> list[str]:

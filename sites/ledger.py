@@ -19,16 +19,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
+
 from fedkr.errors import UserError
 from fedkr.privacy.accountant import epsilon_of, together
 from sites.policy import PolicyError, PrivacyBudget
-from sites.secret import make_records
+from sites.secret import LEDGER_FILE, SECRET_FILE, make_records
 
-LEDGER_FILE = "ledger.jsonl"
 # Of an epsilon, where it is held against a budget.
 ROUNDING = 1e-6
 
 
+@with_config(ConfigDict(extra="forbid", strict=True, allow_inf_nan=False))
 @dataclass(frozen=True)
 class Entry:
     """One answer.
@@ -66,6 +68,9 @@ class Entry:
     when: float = dataclasses.field(default=0.0, compare=False)
 
 
+_LINE = TypeAdapter(Entry)
+
+
 @dataclass(frozen=True)
 class Budget:
     """How many different models' figures may leave, of one study and in a scope; and how many images in all.
@@ -86,7 +91,7 @@ class Ledger:
 
     def entries(self) -> list[Entry]:
         """Return all answers, and what began without one, oldest first; raise :class:`UserError` for an unread file."""
-        if not self.path.exists():
+        if not self.path.exists() and not self._begun:
             return []
         with self.locked() as handle:
             lines = _read(handle)
@@ -138,48 +143,65 @@ class Ledger:
                 )
             _append(handle, entry)
 
+    @property
+    def _begun(self) -> bool:
+        """Whether these records had a ledger: it is made before the secret."""
+        return (self.path.parent / SECRET_FILE).exists()
+
     @contextmanager
     def locked(self) -> Iterator[IO[bytes]]:
         """Keep all other processes from the ledger; raise :class:`UserError` where it cannot be opened."""
         make_records(self.path.parent)
+        flags = os.O_RDWR | os.O_APPEND | (0 if self._begun else os.O_CREAT)
         try:
-            with os.fdopen(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600), "r+b") as handle:
+            with open(self.path, "r+b", opener=lambda path, _: os.open(path, flags, 0o600)) as handle:
                 fcntl.flock(handle, fcntl.LOCK_EX)
                 yield handle
+        except FileNotFoundError:
+            raise UserError(f"{self.path}: is gone; nothing leaves before it is restored from a backup") from None
         except OSError as error:
             raise UserError(f"{self.path}: {error.strerror}; nothing leaves without the ledger") from None
 
 
 def _read(handle: IO[bytes]) -> list[Entry]:
+    """Return all lines; raise :class:`UserError` for one that is no answer's: left out, it would be spent again.
+
+    What a dying process left of its last line has no end, and its answer never left.
+    """
     handle.seek(0)
-    found = (_entry(line) for line in handle.read().splitlines())
-    return [entry for entry in found if entry is not None]
+    whole = handle.read().split(b"\n")[:-1]
+    return [_entry(line, f"{handle.name}: line {number}") for number, line in enumerate(whole, start=1)]
 
 
-def _entry(line: bytes) -> Entry | None:
-    """Return a line's answer; None for a line that a dying process left torn, whose answer never left."""
+def _entry(line: bytes, where: str) -> Entry:
     try:
-        return Entry(**json.loads(line))
-    except (ValueError, TypeError):
-        return None
+        return _LINE.validate_json(line)
+    except ValidationError as error:
+        reason = error.errors()[0]
+        field = ".".join(map(str, reason["loc"]))
+        raise UserError(
+            f"{where}: is no answer's ({field + ': ' if field else ''}{reason['msg']}); nothing leaves before it is "
+            "restored from a backup"
+        ) from None
 
 
 def _append(handle: IO[bytes], entry: Entry) -> None:
     line = json.dumps(dataclasses.asdict(entry) | {"when": time.time()})
-    handle.write(_newline_if_torn(handle) + line.encode() + b"\n")
+    _drop_torn_line(handle)
+    handle.write(line.encode() + b"\n")
     handle.flush()
     os.fsync(handle.fileno())
 
 
+def _drop_torn_line(handle: IO[bytes]) -> None:
+    handle.seek(0)
+    content = handle.read()
+    if not content.endswith(b"\n"):
+        handle.truncate(content.rfind(b"\n") + 1)
+
+
 def _question(entry: Entry) -> tuple[str, str, str]:
     return entry.study, entry.scope, entry.model
-
-
-def _newline_if_torn(handle: IO[bytes]) -> bytes:
-    if not handle.seek(0, os.SEEK_END):
-        return b""
-    handle.seek(-1, os.SEEK_END)
-    return b"" if handle.read(1) == b"\n" else b"\n"
 
 
 def _check_models(entries: Iterable[Entry], entry: Entry, budget: Budget) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,10 @@ LARGEST_FILE = 30_000
 
 
 class _Loader(yaml.SafeLoader):
-    """Knows no aliases, a few lines of which unfold to more than memory holds, and no brackets without end."""
+    """Knows no aliases, a few lines of which unfold to more than memory holds, and no brackets without end.
+
+    A name that stands twice in a group is refused: by itself the last one counts, and the policy above it is gone.
+    """
 
     depth = 0
 
@@ -29,6 +33,23 @@ class _Loader(yaml.SafeLoader):
         node = super().compose_node(parent, index)
         self.depth -= 1
         return node
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """Return a group; raise :class:`yaml.YAMLError` for a name that stands twice in it."""
+        self.flatten_mapping(node)
+        names = set[Any]()
+        for key, _ in node.value:
+            name = key.value if isinstance(key, yaml.ScalarNode) else None
+            if name is not None and name in names:
+                raise yaml.YAMLError(f"line {key.start_mark.line + 1}: {brief(name)} stands twice in one group")
+            names.add(name)
+        return super().construct_mapping(node, deep)
+
+
+# YAML 1.1 takes 1e-5 for a text, as it has no point.
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
 
 
 def read_yaml(path: Path) -> Any:

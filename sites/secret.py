@@ -8,9 +8,11 @@ import os
 import secrets
 from pathlib import Path
 
+from fedkr.disk import create, temporary_name
 from fedkr.errors import UserError
 
-SECRET_FILE = "secret"
+SECRET_FILE, LEDGER_FILE = "secret", "ledger.jsonl"
+LENGTH = 32
 
 
 def make_records(folder: Path) -> None:
@@ -27,22 +29,46 @@ def keyed(folder: Path, content: bytes) -> bytes:
 
 
 def secret_of(folder: Path) -> bytes:
-    """Return the site's secret, 32 random bytes drawn once; raise :class:`UserError` when the disk refuses."""
+    """Return the site's secret, 32 random bytes drawn once, with the records' ledger.
+
+    Raises:
+        UserError: the disk refuses, or records that are not whole: another secret would show what this one hides.
+    """
     path = folder / SECRET_FILE
     make_records(folder)
     try:
         if not path.exists():
-            _draw_secret(path)
-        return path.read_bytes()
+            _draw_secret(folder)
+        content = path.read_bytes()
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}; make the folder writable for this process") from None
+    if len(content) != LENGTH:
+        raise UserError(f"{path}: has {len(content)} bytes instead of {LENGTH}; restore it from a backup")
+    return content
 
 
-def _draw_secret(path: Path) -> None:
-    draft = path.with_name(f".{SECRET_FILE}.{secrets.token_hex(8)}")
-    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as handle:
-        handle.write(secrets.token_bytes(32))
+def _draw_secret(folder: Path) -> None:
+    path, ledger = folder / SECRET_FILE, folder / LEDGER_FILE
+    # The ledger first: records with a secret and no ledger have lost it.
+    with os.fdopen(os.open(ledger, os.O_RDONLY | os.O_CREAT, 0o600), "rb") as handle:
+        if handle.read(1):
+            raise UserError(f"{path}: is gone, and {ledger} tells of answers; restore it from a backup")
+    draft = temporary_name(path)
+    with create(draft, 0o600) as handle:
+        handle.write(secrets.token_bytes(LENGTH))
+        handle.flush()
+        os.fsync(handle.fileno())
     # Of two processes that start at once the first one's stays.
     with contextlib.suppress(FileExistsError):
         os.link(draft, path)
     draft.unlink()
+    _keep_entries(folder)
+
+
+def _keep_entries(folder: Path) -> None:
+    """Have the disk hold which files a folder has: a power cut would else undo a name whose content is kept."""
+    entries = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(entries)
+    finally:
+        os.close(entries)

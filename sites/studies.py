@@ -8,7 +8,7 @@ import json
 import logging
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from fedkr.config import LEAST_TO_CHOOSE, NO_PART_OF_RESULTS, Positive, Study, n
 from fedkr.config.reading import brief
 from fedkr.disk import write_atomic, write_json
 from fedkr.errors import UserError
+from fedkr.generators import known_options
 from sites.contestants import searches
 from sites.records import read_records
 
@@ -79,8 +80,9 @@ class StudyRules:
     """What a study may ask this site for.
 
     Attributes:
-        approved: digests of the studies that may run, beside those of ``fedkr site approve``; with none of either, any
-            study within the bounds.
+        approved: digests of the studies that may run, beside those of ``fedkr site approve``.
+        only_approved: whether none but these may run. So it is, too, from the first approval on, also where each was
+            revoked since; before, any study within the bounds may.
         bounds: by option, the least and the most of a number (of true and false), or the texts that it may be; options
             that are not named keep their place in :data:`BOUNDS`.
         modules: dotted names of modules that a study may name.
@@ -89,6 +91,7 @@ class StudyRules:
     """
 
     approved: list[str] = field(default_factory=list)
+    only_approved: bool = False
     bounds: dict[str, Any] = field(default_factory=dict)
     modules: list[str] = field(default_factory=list)
     hours: Positive = 24.0
@@ -102,7 +105,7 @@ class StudyRules:
         if not self.hours > 0 or not self.gigabytes > 0:
             raise UserError(f"{where}: studies.hours and studies.gigabytes must be above 0")
         for name, bound in self.bounds.items():
-            _check_bound(where, str(name), bound)
+            _check_bound(where, str(name), bound, self.modules)
 
     def refuse(self, study: Study, records: Path) -> None:
         """Raise :class:`UserError`, which names the option, for a study that may not run here."""
@@ -110,11 +113,17 @@ class StudyRules:
             if name not in self.modules:
                 raise UserError(f"{option}={name!r}: a module that is not in this site file's studies.modules")
         list(searches(study))
-        approved, digest = self.all_approved(records), study_digest(study)
-        if approved and digest not in approved:
-            raise UserError(f"study {digest}: not among the {len(approved)} approved ones; see `fedkr site approve`")
-        for line in [] if approved else self.outside(study):
+        if self.closed(records):
+            approved, digest = self.all_approved(records), study_digest(study)
+            if digest not in approved:
+                raise UserError(f"study {digest}: not among the {len(approved)} approved; see `fedkr site approve`")
+            return
+        for line in self.outside(study):
             raise UserError(line)
+
+    def closed(self, records: Path) -> bool:
+        """Whether only approved studies may run."""
+        return self.only_approved or bool(self.approved) or (records / APPROVED_FILE).exists()
 
     def all_approved(self, records: Path) -> set[str]:
         """Return the digests of all approved studies, those of ``fedkr site approve`` among them."""
@@ -149,15 +158,25 @@ def _set_by(options: dict[str, Any], name: str) -> Iterator[tuple[str, Any]]:
                 yield from _set_by(dict(flat({GENERATOR: member.get("options") or {}})), name)
 
 
-def _check_bound(where: str, name: str, bound: Any) -> None:
+def _check_bound(where: str, name: str, bound: Any, modules: Sequence[str]) -> None:
     known = dict(flat(Study().options()))
-    if name not in known and not name.startswith(("generator.options.", "strategy.options.")):
+    if name.startswith(f"{GENERATOR}."):
+        # Modules of the site's own may have others.
+        own = {f"{GENERATOR}.{option}": default for option, default in known_options().items()}
+        known |= own | ({name: None} if modules else {})
+    elif name.startswith("strategy.options."):
+        known |= {name: None}
+    if name not in known:
         raise UserError(f"{where}: studies.bounds.{brief(name)}: no such option{nearest(name, known)}")
-    texts = isinstance(bound, list) and bound and all(isinstance(item, str) for item in bound)
+    texts = isinstance(bound, list) and bool(bound) and all(isinstance(item, str) for item in bound)
     if not texts and not (_is_range(bound) and bound[0] <= bound[1]):
         raise UserError(
             f"{where}: studies.bounds.{name}={brief(repr(bound))}: expected [least, most], or a list of texts"
         )
+    usual = known[name][0] if isinstance(known[name], list) and known[name] else known[name]
+    if isinstance(usual, (str, int, float)) and texts != isinstance(usual, str):
+        kind = "texts" if isinstance(usual, str) else "numbers (or true and false)"
+        raise UserError(f"{where}: studies.bounds.{name}={brief(repr(bound))}: the option takes {kind}, as in {usual}")
 
 
 def _is_range(bound: Any) -> bool:
@@ -236,3 +255,17 @@ def approve(records: Path, study: Study) -> str:
     write_json(path, read_records(path) | {digest: time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())})
     asked_file(records, study).unlink(missing_ok=True)
     return digest
+
+
+def revoke(records: Path, digest: str) -> None:
+    """Take a study out of the approved ones; the file stays, so that a site without any answers none.
+
+    Raises:
+        UserError: no such study was approved here.
+    """
+    path = records / APPROVED_FILE
+    approved = read_records(path)
+    if digest not in approved:
+        raise UserError(f"study {brief(digest)}: not among the {len(approved)} that {path} has approved")
+    del approved[digest]
+    write_json(path, approved)

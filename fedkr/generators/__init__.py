@@ -1,3 +1,3 @@
 """Class-conditional generators behind one protocol."""
 
-from fedkr.generators.base import Generator, Knobs, build_generator
+from fedkr.generators.base import Generator, Knobs, build_generator, known_options

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import MISSING, dataclass, field, fields, replace
 from typing import Any, Protocol, cast
 
 import numpy as np
@@ -89,6 +89,12 @@ def generator_for(task: Task) -> Generator:
     options = read_dataclass(module.Options, config.options, f"{task.where}.options")
     check_values(options, f"{task.where}.options")
     return cast(Generator, module.Generator(task, options))
+
+
+def known_options() -> dict[str, Any]:
+    """Return the options of all built-in kinds, each with its default; None where that is made anew each time."""
+    options = (option for kind in BUILT_IN for option in fields(_load_module(kind, "generator").Options))
+    return {option.name: None if option.default is MISSING else option.default for option in options}
 
 
 def foreign_code(config: GeneratorConfig) -> list[str]:

@@ -2,12 +2,15 @@
 
 import json
 import math
+import re
 import unicodedata
 
 import pytest
 import yaml
 
 from fedkr.config import Study
+from fedkr.errors import UserError
+from sites.plain_yaml import read_yaml
 from sites.workspace import read_site_file
 from tests.hostile import damaged, mutated, read_bounded, thorough
 
@@ -28,6 +31,12 @@ VALUES = {
     | {"bounds": {"generator.steps": [1, 10], "recycle.balance": ["balanced"]}},
 }
 
+
+class FloatsWithoutPoint(yaml.SafeLoader):
+    pass
+
+
+FloatsWithoutPoint.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"[-+]?\d+[eE][-+]?\d+$"), None)
 
 # The rules, written down without the readers' own code.
 
@@ -195,9 +204,31 @@ def read(path):
 def test_what_is_read_as_a_site_file_is_one(rng, path):
     path.write_bytes(content(rng))
     accepted, _ = read_bounded("site file", read, path)
-    assert not accepted or is_site_file(yaml.safe_load(path.read_bytes().decode()))
+    assert not accepted or is_site_file(yaml.load(path.read_bytes().decode(), FloatsWithoutPoint))
 
 
 def test_the_rules_of_this_test_allow_the_site_file_that_it_starts_from(path):
     path.write_text(yaml.safe_dump(VALUES))
     assert is_site_file(VALUES) and read(path).threads == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("name: a\nname: b\n", "line 2: name stands twice"),
+        ("policy: {allow: [release]}\nname: a\n'policy': {}\n", "line 3: policy stands twice"),
+        ("policy:\n  privacy: {required: true}\n  privacy: {}\n", "line 3: privacy stands twice"),
+        ("policy: {allow: [release]}\n<<: {policy: {}}\n", "policy stands twice"),
+    ],
+)
+def test_what_stands_twice_is_refused_as_the_first_would_be_gone(path, text, line):
+    path.write_text(text)
+    with pytest.raises(UserError, match=line):
+        read_yaml(path)
+
+
+@pytest.mark.parametrize(("text", "value"), [("1e-5", 1e-5), ("-2E3", -2e3), ("1.0e-5", 1e-5), ("e5", "e5"), ("5", 5)])
+def test_a_number_may_be_written_without_a_point(path, text, value):
+    path.write_text(f"value: {text}\n")
+    found = read_yaml(path)["value"]
+    assert found == value and type(found) is type(value)

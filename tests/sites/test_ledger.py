@@ -13,6 +13,7 @@ from sites.accounting import Account
 from sites.ledger import Budget, Entry, Ledger, images_released, ledger_rows, show_ledger
 from sites.policy import PolicyError, PrivacyBudget
 from sites.records import bind
+from sites.secret import keyed, secret_of
 from sites.workspace import read_site_file
 
 ROOM = Budget(of_study=3, of_scope=4)
@@ -72,6 +73,51 @@ def test_a_line_that_a_dying_process_tore_hides_no_other(ledger):
         handle.write(b'{"study": "s", "sco')
     ledger.write(about("b"), ROOM)
     assert ledger.entries() == [about("a"), about("b")]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        *(b"garbage", b"{}", b"[]", b""),
+        b'{"study": "s", "scope": "any", "message": "evaluate", "modle": "a"}',
+        b'{"study": "s", "scope": "any", "message": "release", "images": "9"}',
+        b'{"study": "s", "scope": "", "message": "privacy", "mu": NaN, "mechanism": "m"}',
+    ],
+)
+def test_a_whole_line_that_is_no_answer_lets_nothing_leave_since_its_answer_would_be_forgotten(ledger, line):
+    ledger.write(about("a"), ROOM)
+    with ledger.path.open("ab") as handle:
+        handle.write(line + b"\n")
+    for work in (ledger.entries, lambda: ledger.begin(about("b"), ROOM), lambda: ledger.write(about("b"), ROOM)):
+        with pytest.raises(UserError, match=r"ledger.jsonl: line 2: is no answer's .*restored from a backup"):
+            work()
+    assert len(ledger.path.read_bytes().splitlines()) == 2
+
+
+def test_a_ledger_that_is_gone_lets_nothing_leave(ledger):
+    secret_of(ledger.path.parent)
+    ledger.write(about("a"), ROOM)
+    ledger.path.unlink()
+    for work in (ledger.entries, lambda: ledger.begin(about("b"), ROOM)):
+        with pytest.raises(UserError, match=r"ledger\.jsonl: is gone; nothing leaves"):
+            work()
+    assert not ledger.path.exists()
+
+
+def test_a_secret_that_is_gone_is_not_drawn_anew_beside_answers_that_it_rounded(ledger):
+    ledger.write(about("a"), ROOM)
+    with pytest.raises(UserError, match=r"secret: is gone, and .*ledger\.jsonl tells of answers"):
+        secret_of(ledger.path.parent)
+    assert not (ledger.path.parent / "secret").exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"short", bytes(33)])
+def test_a_secret_that_is_not_whole_is_no_key(tmp_path, content):
+    assert len(secret_of(tmp_path)) == 32 and secret_of(tmp_path) == secret_of(tmp_path)
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["ledger.jsonl", "secret"]
+    (tmp_path / "secret").write_bytes(content)
+    with pytest.raises(UserError, match=f"secret: has {len(content)} bytes instead of 32; restore it"):
+        keyed(tmp_path, b"any")
 
 
 def _write_many(records, process):

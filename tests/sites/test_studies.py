@@ -25,7 +25,7 @@ from fedkr.errors import UserError
 from server.composition import compose_study
 from sites.accounting import producible
 from sites.app import app
-from sites.approval import approve_study
+from sites.approval import approve_study, revoke_study
 from sites.studies import BOUNDS, StudyRules, asked_file, keep_asked, study_digest
 from sites.workspace import read_site_file
 
@@ -169,6 +169,25 @@ def test_once_a_study_is_approved_no_other_runs(ask, site_file, study, tmp_path)
     assert study_digest(other) in ask(other)
     site_file(approved=[study_digest(other)])
     assert ask(other) == ""
+
+
+def test_a_site_that_has_revoked_its_only_approval_answers_no_study(ask, site_file, study, tmp_path):
+    path, own = tmp_path / "study.json", study_digest(study)
+    path.write_text(study.to_json())
+    approve_study(path, site_file(), own)
+    assert ask() == "" and revoke_study(own, site_file()) == "revoked; st-mary answers no other approved studies"
+    assert f"study {own}: not among the 0 approved" in ask()
+    with pytest.raises(UserError, match=r"not among the 0 that .*approved\.json has approved"):
+        revoke_study(own, site_file())
+    with pytest.raises(UserError, match=r"studies\.approved has study .*take it out there"):
+        revoke_study(own, site_file(approved=[own]))
+
+
+def test_a_site_may_answer_only_approved_studies_from_the_first_message_on(ask, site_file, study, tmp_path):
+    path = site_file(only_approved=True)
+    assert f"study {study_digest(study)}: not among the 0 approved" in ask()
+    approve_study(asked_file(tmp_path / "site-records", study), path, study_digest(study))
+    assert ask() == ""
 
 
 def test_only_what_was_shown_is_approved_whatever_the_file_holds_by_then(site_file, study, tmp_path):
@@ -356,6 +375,12 @@ def test_contestants_that_come_with_fedkr_need_no_permission(ask, study):
         ({"hours": 0.0}, "studies.hours and studies.gigabytes must be above 0"),
         ({"gigabytes": float("nan")}, "studies.gigabytes=nan: must be finite"),
         ({"bounds": {"student.stpes": [1, 2]}}, "no such option; did you mean 'student.steps'"),
+        (
+            {"bounds": {"generator.options.guidence": [0, 1]}},
+            "no such option; did you mean 'generator.options.guidance'",
+        ),
+        ({"bounds": {"student.steps": ["1", "9"]}}, r"student.steps=\['1', '9'\]: the option takes numbers"),
+        ({"bounds": {"generator.kind": [1, 2]}}, r"generator.kind=\[1, 2\]: the option takes texts, as in edm"),
         ({"bounds": {"student.steps": 5}}, r"studies.bounds.student.steps=5: expected \[least, most\]"),
         ({"bounds": {"student.steps": [5, 1]}}, r"studies.bounds.student.steps=\[5, 1\]: expected"),
     ],
