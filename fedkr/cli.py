@@ -349,6 +349,16 @@ def server_add(
     print(f"{name} is node {register(folder, name, public_key)}")
 
 
+@server_app.command("remove", cls=Command)
+def server_remove(
+    folder: Coordinator, name: Annotated[str, typer.Argument(help="The site's name, as it was registered.")]
+) -> None:
+    """Take a site's key out: it is served no longer, and its name is free for another key."""
+    from server.deployment import remove
+
+    print(f"{name} was node {remove(folder, name)}; its key is served no longer")
+
+
 @server_app.command("run", cls=Command)
 def server_run(
     folder: Coordinator,

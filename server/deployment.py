@@ -18,8 +18,10 @@ from typing import Any
 
 import yaml
 
+from fedkr.config import nearest
 from fedkr.disk import write_json
 from fedkr.errors import StudyFailedError, UserError
+from fedkr.network.addresses import read_address
 from fedkr.network.bundle import build_bundle, installed, write_toml
 from fedkr.network.certificates import ServerFiles, make_server_certificate, make_signing_key
 from fedkr.network.offline import flower_environment
@@ -111,7 +113,7 @@ def set_up(root: Path, hosts: Sequence[str], publisher: str) -> str:
     """Make a coordinator's folder: certificates for its hosts, a publisher's key, and the bundle, signed.
 
     Args:
-        root: a folder that is not there yet.
+        root: a folder that is not there yet, or empty.
         hosts: names or addresses under which sites reach the coordinator.
         publisher: the name under which sites list the key.
 
@@ -119,14 +121,16 @@ def set_up(root: Path, hosts: Sequence[str], publisher: str) -> str:
         What each site's engineer needs, a part of the site file (YAML).
 
     Raises:
-        UserError: the folder is there.
+        UserError: the folder holds something, or a host is none; nothing is made then.
     """
-    if root.exists():
-        raise UserError(f"{root}: is there already; name a new folder, or go on with `fedkr server start {root}`")
     folder = CoordinatorFolder(root.absolute())
-    folder.home.mkdir(parents=True, mode=0o700)
-    root.chmod(0o700)
+    if folder.bundle.exists():
+        raise UserError(f"{root}: is there already; name a new folder, or go on with `fedkr server start {root}`")
+    if root.exists() and (not root.is_dir() or any(root.iterdir())):
+        raise UserError(f"{root}: is not empty, and no coordinator's folder; name a new or an empty folder")
     make_server_certificate(folder.root, *hosts, LOOPBACK, "localhost")
+    root.chmod(0o700)
+    folder.home.mkdir(mode=0o700)
     key = make_signing_key(folder.root, "publisher")
     build_bundle(installed()).signed(publisher, read_signing_key(key.private)).write(folder.bundle)
     connection = {
@@ -224,6 +228,25 @@ def register(root: Path, name: str, key: Path) -> str:
     return node
 
 
+def remove(root: Path, name: str) -> str:
+    """Take a site's key out of the registered ones, and free its name for another key; return the node's id.
+
+    The node is served no longer. A run that is going on counts it as lost.
+
+    Raises:
+        UserError: no site of this name, or Flower does not take its node out.
+    """
+    folder = CoordinatorFolder(root.absolute())
+    nodes = {own: node for node, own in folder.sites.items()}
+    if name not in nodes:
+        raise UserError(f"{name!r}: not registered{nearest(name, nodes)}")
+    answer = folder.flwr("supernode", "unregister", nodes[name], CONNECTION, "--format", "json")
+    if answer.returncode:
+        raise UserError(f"{name!r}: not removed: {complaint(answer)} (does `fedkr server start {root}` run?)")
+    folder.write_sites({node: own for node, own in folder.sites.items() if own != name})
+    return nodes[name]
+
+
 def run(root: Path, overrides: Sequence[str], run_dir: Path) -> None:
     """Run a study over the registered sites and show its log.
 
@@ -233,10 +256,12 @@ def run(root: Path, overrides: Sequence[str], run_dir: Path) -> None:
         run_dir: gets the results.
 
     Raises:
-        UserError: overrides that compose no study.
+        UserError: no site is registered, or overrides that compose no study.
         StudyFailedError: the run did not complete.
     """
     folder = CoordinatorFolder(root.absolute())
+    if not folder.sites:
+        raise UserError(f"{root}: no site is registered; `fedkr server add {root} NAME KEY` registers one")
     asked = ["backend=deploy", "data.name=none", f"federation.sites={len(folder.sites)}", *overrides]
     compose_for_hospitals(asked)
     config = {"overrides": shlex.join(asked), "run-dir": str(run_dir.absolute()), "sites": json.dumps(folder.sites)}
@@ -247,11 +272,3 @@ def run(root: Path, overrides: Sequence[str], run_dir: Path) -> None:
     started = {run: status for run, status in folder.runs().items() if run not in before}
     if list(started.values()) != [COMPLETED]:
         raise StudyFailedError(f"the run did not complete ({', '.join(started.values()) or 'Flower did not start it'})")
-
-
-def read_address(text: str) -> tuple[str, int]:
-    """Return host and port of ``HOST:PORT``; raise :class:`UserError` for anything else."""
-    host, _, port = text.rpartition(":")
-    if not host or not port.isdecimal() or not 0 < int(port) < 65536:
-        raise UserError(f"{text!r}: no HOST:PORT, such as 0.0.0.0:8443")
-    return host, int(port)

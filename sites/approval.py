@@ -14,9 +14,10 @@ from fedkr.errors import UserError
 from sites.accounting import beyond_budget
 from sites.check import may_leave
 from sites.contestants import words_of
-from sites.ledger import ROUNDING, Ledger, epsilon_spent
+from sites.ledger import ROUNDING, Ledger, epsilon_spent, images_released
 from sites.policy import check_request
 from sites.private_files import private_files
+from sites.records import check_owner
 from sites.studies import approve, named_modules, revoke, study_digest
 from sites.terms import cost_of
 from sites.workspace import SiteFile, read_site_file
@@ -39,6 +40,7 @@ def approve_study(study_file: Path, site_file: Path, digest: str = "") -> list[s
     if digest and digest != own:
         raise UserError(f"{study_file}: this is study {own}, not {brief(digest)}; read it again before you approve it")
     if digest:
+        check_owner(records)
         with private_files(records):
             approve(records, study)
     return [
@@ -65,6 +67,7 @@ def revoke_study(digest: str, site_file: Path) -> str:
     records = Path(site.records)
     if digest in site.studies.approved:
         raise UserError(f"{site_file}: studies.approved has study {brief(digest)}; take it out there")
+    check_owner(records)
     with private_files(records):
         revoke(records, digest)
     left = len(site.studies.all_approved(records))
@@ -95,10 +98,11 @@ def _work(study: Study) -> Iterator[str]:
 
 
 def _spent(study: Study, site: SiteFile) -> Iterator[str]:
-    """Yield what guarantees come to with this study's; whether its answer left before takes the images to know."""
+    """Yield what of the budgets is spent; whether this study's answers left before takes the images to know."""
+    budget, before = site.policy.privacy, Ledger(Path(site.records)).entries()
+    yield f"policy.max_images={site.policy.max_images} of all studies: {images_released(before)} left before"
     if not study.privacy.guaranteed:
         return
-    budget, before = site.policy.privacy, Ledger(Path(site.records)).entries()
     cost = dataclasses.replace(cost_of(study), mechanism="to come")
     spent, after = (epsilon_spent(entries, budget.delta) for entries in (before, [*before, cost]))
     limit = f"policy.privacy.epsilon={budget.epsilon:g}"

@@ -14,8 +14,10 @@ from fedkr.errors import UserError
 from fedkr.learning.runtime import Runtime
 from sites.admission import check_split
 from sites.handlers import site_card
+from sites.join import folder_problems
+from sites.ledger import Ledger, epsilon_spent, images_released
 from sites.policy import Policy
-from sites.problems import connection_problems, folder_problems, study_problems
+from sites.problems import connection_problems, study_problems, unanswered
 from sites.studies import BOUNDS
 from sites.workspace import DECODED_FOLDER, Site, SiteFile, open_site, read_site_file
 
@@ -56,10 +58,11 @@ def check_site(path: Path) -> dict[str, Any]:
         **_rare_classes(source.pool if site is None else site.data.train, file.policy),
         "studies": _studies(file),
         "may_leave": may_leave(file),
+        "spent": _spent(file),
         "server_sees": None if site is None else _card(site),
         **runtime.describe(),
         "threads": file.threads,
-        "warnings": [*source.warnings, *(site.warnings if site else ())],
+        "warnings": [*source.warnings, *((*site.warnings, *unanswered(site)) if site else ())],
         "left_out": [f"{item.name}: {item.reason}" for item in source.left_out],
         "problems": problems,
     }
@@ -97,6 +100,17 @@ def _studies(file: SiteFile) -> dict[str, Any]:
     if rules.closed(records):
         return {"approved": sorted(rules.all_approved(records))} | limits
     return {"bounds": BOUNDS | rules.bounds} | limits
+
+
+def _spent(file: SiteFile) -> dict[str, Any]:
+    """Return what of the budgets of all studies is spent."""
+    policy, before = file.policy, Ledger(Path(file.records)).entries()
+    return {
+        "images": images_released(before),
+        "max_images": policy.max_images,
+        "epsilon": epsilon_spent(before, policy.privacy.delta),
+        "max_epsilon": policy.privacy.epsilon,
+    }
 
 
 def may_leave(file: SiteFile) -> list[str]:

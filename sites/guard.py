@@ -61,6 +61,8 @@ def _guarded(message: Message, context: Context, call_next: ClientAppCallable) -
                 tell_of_data(file)
                 keep_split(file)
                 keep_data(file, parse_study(study), message_type)
+            if account is not None and message_type == wire.RELEASE:
+                account.check_room(open_site(context.node_config, parse_study(study)).least_released)
             # Read before the handler runs, which could change the request in place.
             weights, answers = weight_shapes(message.content), answer_check(message, context)
             return call_next(message, context), weights, answers, account

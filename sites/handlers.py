@@ -174,6 +174,8 @@ def evaluate(site: Site, request: wire.Request) -> RecordDict:
 def train_references(site: Site, request: wire.Request) -> RecordDict:
     """Answer ``train.references``: train the reference models that audits of these kinds need; they stay here."""
     started, work = time.perf_counter(), SiteAudit(site)
+    # Before the hours that references take: no audit by them could leave.
+    check_enough(site, work.challenge.smaller_side)
     others = received_others(site, request)
     work.keep_others(others)
     for kind in request.setting("kinds"):

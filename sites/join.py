@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NoReturn
 
@@ -11,21 +13,27 @@ import yaml
 
 from fedkr.data.withdrawn import drop_withdrawn
 from fedkr.errors import UserError
+from fedkr.network.addresses import read_address
+from fedkr.network.certificates import check_authority, check_node_key
 from fedkr.network.offline import flower_environment
 from fedkr.network.signing import read_publisher
 from sites.private_files import close
 from sites.workspace import DECODED_FOLDER, SiteFile, read_site_file
 
 FLOWER_FOLDER = "flower"
+# Checkpoints, reference models and releases of a small study.
+LEAST_FREE = 2**30
 
 
 def join_network(path: Path) -> NoReturn:
     """Become the SuperNode of a site file's ``connection``; this process does not come back.
 
     Raises:
-        UserError: a connection that is not whole, or whose files cannot be read.
+        UserError: a connection that is not whole, whose files are not what they should be, or a folder that takes none.
     """
     site = read_site_file(path)
+    for problem in folder_problems(site):
+        raise UserError(f"{path}: {problem}")
     home = Path(site.workspace) / FLOWER_FOLDER
     os.umask(0o077)
     close(Path(site.workspace), Path(site.records), home)
@@ -58,13 +66,26 @@ def supernode_command(path: Path, site: SiteFile, home: Path) -> list[str]:
 
 
 def check_connection(path: Path, site: SiteFile) -> None:
-    """Raise :class:`UserError` for a connection of the site file ``path`` that is not whole, or files not readable."""
+    """Raise :class:`UserError` for a connection of the site file ``path`` that is not whole, or not of such files."""
     connection = site.connection
     for name in ("coordinator", "authority", "key", "publishers"):
         if not getattr(connection, name):
             raise UserError(f"{path}: connection.{name} is missing; sites/README.md shows a whole connection")
-    for name in ("authority", "key"):
-        if not os.access(getattr(connection, name), os.R_OK):
-            raise UserError(f"{path}: connection.{name}={getattr(connection, name)}: cannot be read")
+    try:
+        read_address(connection.coordinator)
+    except UserError as error:
+        raise UserError(f"{path}: connection.coordinator={error}") from None
+    check_authority(Path(connection.authority), f"{path}: connection.authority")
+    check_node_key(Path(connection.key), f"{path}: connection.key")
     for name, key in connection.publishers.items():
         read_publisher(name, key, f"{path}: connection")
+
+
+def folder_problems(file: SiteFile) -> Iterator[str]:
+    """Yield what is wrong with the folders that a site file names: they must take files, and there must be room."""
+    for name, folder in (("workspace", Path(file.workspace)), ("records", Path(file.records))):
+        nearest = next(parent for parent in (folder, *folder.parents) if parent.exists())
+        if not nearest.is_dir() or not os.access(nearest, os.R_OK | os.W_OK | os.X_OK):
+            yield f"{folder}: cannot be written by this account; name another {name} in the site file"
+        elif name == "workspace" and (free := shutil.disk_usage(nearest).free) < LEAST_FREE:
+            yield f"{folder}: {free / 1e9:.1f} GB are free there, a study takes more than {LEAST_FREE / 1e9:.1f}"

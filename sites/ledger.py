@@ -24,10 +24,12 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
 from fedkr.errors import UserError
 from fedkr.privacy.accountant import epsilon_of, together
 from sites.policy import PolicyError, PrivacyBudget
-from sites.secret import LEDGER_FILE, SECRET_FILE, make_records
+from sites.secret import LEDGER_FILE, SECRET_FILE, secret_of
 
 # Of an epsilon, where it is held against a budget.
 ROUNDING = 1e-6
+# In characters, of a table that nothing is cut from.
+WIDEST = 10_000
 
 
 @with_config(ConfigDict(extra="forbid", strict=True, allow_inf_nan=False))
@@ -91,7 +93,7 @@ class Ledger:
 
     def entries(self) -> list[Entry]:
         """Return all answers, and what began without one, oldest first; raise :class:`UserError` for an unread file."""
-        if not self.path.exists() and not self._begun:
+        if not any((self.path.parent / name).exists() for name in (SECRET_FILE, LEDGER_FILE)):
             return []
         with self.locked() as handle:
             lines = _read(handle)
@@ -143,18 +145,13 @@ class Ledger:
                 )
             _append(handle, entry)
 
-    @property
-    def _begun(self) -> bool:
-        """Whether these records had a ledger: it is made before the secret."""
-        return (self.path.parent / SECRET_FILE).exists()
-
     @contextmanager
     def locked(self) -> Iterator[IO[bytes]]:
         """Keep all other processes from the ledger; raise :class:`UserError` where it cannot be opened."""
-        make_records(self.path.parent)
-        flags = os.O_RDWR | os.O_APPEND | (0 if self._begun else os.O_CREAT)
+        # New records get both, and others that lack one of them have lost it.
+        secret_of(self.path.parent)
         try:
-            with open(self.path, "r+b", opener=lambda path, _: os.open(path, flags, 0o600)) as handle:
+            with open(self.path, "r+b", opener=lambda path, _: os.open(path, os.O_RDWR | os.O_APPEND)) as handle:
                 fcntl.flock(handle, fcntl.LOCK_EX)
                 yield handle
         except FileNotFoundError:
@@ -250,17 +247,18 @@ def show_ledger(site_file: Path) -> None:
     """Print a site's ledger as a table; raise :class:`UserError` for a site file or ledger that cannot be read."""
     # Imported here: a site that answers prints nothing.
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
 
     from sites.workspace import read_site_file
 
     file = read_site_file(site_file)
     ledger = Ledger(Path(file.records))
     rows = ledger_rows(ledger.entries(), file.policy.privacy.delta)
-    table = Table(*rows[0], title=str(ledger.path), title_justify="left")
+    table = Table(*(Column(name, no_wrap=True) for name in rows[0]), title=str(ledger.path), title_justify="left")
     for row in rows:
         table.add_row(*("-" if value is None else str(value) for value in row.values()))
-    Console().print(table)
+    # Wider than a narrow terminal, and than a pipe is taken for, rather than with figures cut short.
+    Console(width=max(Console().width, Console(width=WIDEST).measure(table).maximum)).print(table)
 
 
 def _row(study: str, entries: list[Entry], delta: float) -> dict[str, Any]:

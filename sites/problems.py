@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+from fedkr.audit.challenge import site_challenge
 from fedkr.config import Study
 from fedkr.data.images import Shape
 from fedkr.documents import check_document
@@ -18,19 +17,6 @@ from sites.accounting import beyond_budget
 from sites.handlers import site_card
 from sites.join import check_connection
 from sites.workspace import Connection, Site, SiteFile
-
-# Checkpoints, reference models and releases of a small study.
-LEAST_FREE = 2**30
-
-
-def folder_problems(file: SiteFile) -> Iterator[str]:
-    """Yield what is wrong with the folders that a site file names: they must take files, and there must be room."""
-    for name, folder in (("workspace", Path(file.workspace)), ("records", Path(file.records))):
-        nearest = next(parent for parent in (folder, *folder.parents) if parent.exists())
-        if not nearest.is_dir() or not os.access(nearest, os.R_OK | os.W_OK | os.X_OK):
-            yield f"{folder}: cannot be written; name another {name} in the site file"
-        elif name == "workspace" and (free := shutil.disk_usage(nearest).free) < LEAST_FREE:
-            yield f"{folder}: {free / 1e9:.1f} GB are free there, a study takes more than {LEAST_FREE / 1e9:.1f}"
 
 
 def connection_problems(path: Path, file: SiteFile) -> Iterator[str]:
@@ -66,6 +52,21 @@ def study_problems(site: Site) -> Iterator[str]:
     yield from told
     if "weights" in policy.allow:
         yield from (f"a study that shares weights {line}; raise it" for line in beyond_budget(usual, policy))
+
+
+def unanswered(site: Site) -> Iterator[str]:
+    """Yield which figures no study will get from this site, for too few images or since its policy lets none leave."""
+    policy, least = site.policy, site.policy.min_evaluated
+    if not policy.allow:
+        yield "policy.allow is empty: nothing leaves but this site's card"
+    if policy.privacy.required or "metrics" not in policy.allow:
+        return
+    sizes = {name: len(getattr(site.data, name)) for name in ("val", "test")}
+    for name, count in sizes.items():
+        if count < least:
+            yield f"{name} has {count} images, fewer than policy.min_evaluated={least}: no model's figure on it leaves"
+    if (smaller := site_challenge(site.data).smaller_side) < least:
+        yield f"an audit has {smaller} images a side, fewer than policy.min_evaluated={least}: no figure of it leaves"
 
 
 @contextlib.contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 from pathlib import Path
 
 from fedkr.disk import write_atomic
@@ -34,12 +35,23 @@ def bind(workspace: Path, records: Path) -> None:
         )
 
 
+def check_owner(records: Path) -> None:
+    """Raise :class:`UserError` where records are another account's, which could not read what this one writes."""
+    if records.exists() and records.stat().st_uid != os.geteuid():
+        raise UserError(
+            f"{records}: belongs to another account than the one that runs this command; run it as that one, as in "
+            "`sudo -u ACCOUNT fedkr ...`"
+        )
+
+
 def read_records(path: Path) -> dict[str, object]:
     """Return a JSON object of the site's records, empty where there is none; raise :class:`UserError` for no object."""
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
+    except PermissionError:
+        raise UserError(f"{path}: this account may not read it; give it to the account that runs the site") from None
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: cannot be read ({error}); restore it from a backup") from None
     if not isinstance(values, dict):

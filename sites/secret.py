@@ -15,7 +15,7 @@ SECRET_FILE, LEDGER_FILE = "secret", "ledger.jsonl"
 LENGTH = 32
 
 
-def make_records(folder: Path) -> None:
+def _make_folder(folder: Path) -> None:
     """Make the folder for this account alone; raise :class:`UserError` when the disk refuses."""
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -35,13 +35,14 @@ def secret_of(folder: Path) -> bytes:
         UserError: the disk refuses, or records that are not whole: another secret would show what this one hides.
     """
     path = folder / SECRET_FILE
-    make_records(folder)
+    _make_folder(folder)
     try:
         if not path.exists():
             _draw_secret(folder)
         content = path.read_bytes()
     except OSError as error:
-        raise UserError(f"{path}: {error.strerror}; make the folder writable for this process") from None
+        where = error.filename or path
+        raise UserError(f"{where}: {error.strerror}; make the folder writable for this process") from None
     if len(content) != LENGTH:
         raise UserError(f"{path}: has {len(content)} bytes instead of {LENGTH}; restore it from a backup")
     return content

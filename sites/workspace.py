@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache, partial
@@ -103,6 +104,13 @@ class Site:
     def most_images(self) -> int:
         """How many images one release may hold: as many as leave room for all exchanges of the study."""
         return self.policy.max_images // self.study.recycle.exchanges
+
+    @property
+    def least_released(self) -> int:
+        """How many images a release will hold, 1 where only a guarantee's noise may tell."""
+        if self.study.privacy.guaranteed:
+            return 1
+        return math.prod(self.pipeline.slices(self.most_images))
 
     @property
     def runtime(self) -> Runtime:

@@ -30,7 +30,7 @@ class Runtime:
             threads: torch threads on CPU; the last digits of every result depend on it.
 
         Raises:
-            UserError: a device that this machine does not have.
+            UserError: a device that this machine does not have, or of another kind.
         """
         torch.set_num_threads(threads)
         if device == "auto":
@@ -38,6 +38,8 @@ class Runtime:
         if device.startswith("cuda"):
             _check_gpu(device)
             fast = torch.cuda.is_bf16_supported(including_emulation=False)
+        elif device != "cpu":
+            raise UserError(f"device={device!r}: unknown; one of: auto, cpu, cuda, cuda:N")
         else:
             fast = bool(processor_capabilities().get("amx_bf16", False))
         use_bfloat16 = precision == "bfloat16" or (precision == "auto" and fast)

@@ -6,9 +6,19 @@ from pathlib import Path
 from typing import NamedTuple
 
 import trustme
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+    load_ssh_private_key,
+)
+from cryptography.x509 import load_pem_x509_certificates
+
+from fedkr.errors import UserError
 
 
 class ServerFiles(NamedTuple):
@@ -27,9 +37,19 @@ class KeyPair(NamedTuple):
 
 
 def make_server_certificate(folder: Path, *hosts: str) -> ServerFiles:
-    """Make a certificate for ``hosts`` (names or IP addresses), by an authority whose key is kept nowhere."""
+    """Make a certificate for ``hosts`` (names or IP addresses), by an authority whose key is kept nowhere.
+
+    Raises:
+        UserError: a host is neither; nothing is written then.
+    """
     authority = trustme.CA()
-    server = authority.issue_cert(*hosts)
+    try:
+        server = authority.issue_cert(*hosts)
+    except ValueError as error:
+        raise UserError(
+            f"{', '.join(hosts)}: no names or addresses of a machine ({error}); write them without scheme and port"
+        ) from None
+    folder.mkdir(parents=True, exist_ok=True)
     files = ServerFiles(folder / "ca.crt", folder / "server.crt", folder / "server.key")
     authority.cert_pem.write_to_path(files.authority)
     server.cert_chain_pems[0].write_to_path(files.certificate)
@@ -40,6 +60,31 @@ def make_server_certificate(folder: Path, *hosts: str) -> ServerFiles:
 def make_node_key(folder: Path, name: str) -> KeyPair:
     """Make a SuperNode's key (NIST P-384, OpenSSH format, as Flower reads them): ``name.pub`` and ``name``."""
     return _write_pair(ec.generate_private_key(ec.SECP384R1()), folder, name)
+
+
+def check_node_key(path: Path, where: str) -> None:
+    """Raise :class:`UserError`, which begins with ``where``, for a file that is no key that a SuperNode joins with."""
+    try:
+        key = load_ssh_private_key(_content(path, where), None)
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+        raise UserError(f"{where}={path}: no private key ({error}); `fedkr site key` makes one") from None
+    if not isinstance(key, ec.EllipticCurvePrivateKey):
+        raise UserError(f"{where}={path}: no key of the kind that Flower takes (NIST EC); `fedkr site key` makes one")
+
+
+def check_authority(path: Path, where: str) -> None:
+    """Raise :class:`UserError`, which begins with ``where``, for a file that is no certificate."""
+    try:
+        load_pem_x509_certificates(_content(path, where))
+    except ValueError as error:
+        raise UserError(f"{where}={path}: no certificate in PEM ({error}); the coordinator has it as ca.crt") from None
+
+
+def _content(path: Path, where: str) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{where}={path}: cannot be read ({error.strerror})") from None
 
 
 def make_signing_key(folder: Path, name: str) -> KeyPair:

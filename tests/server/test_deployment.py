@@ -9,13 +9,41 @@ import psutil
 import pytest
 
 from fedkr.errors import UserError
-from server.deployment import CoordinatorFolder, read_address, register, run, set_up
+from fedkr.network.addresses import read_address
+from server.deployment import CoordinatorFolder, register, remove, run, set_up
 from simulations.backends.processes import is_running
 
 
-def test_a_folder_that_is_there_is_not_set_up_again(tmp_path):
+def test_a_coordinators_folder_is_not_set_up_again_and_no_other_folder_becomes_one(tmp_path):
+    with pytest.raises(UserError, match="not empty, and no coordinator's folder"):
+        (tmp_path / "notes.txt").write_text("mine")
+        set_up(tmp_path, ["127.0.0.1"], "fedkr")
+    assert [file.name for file in tmp_path.iterdir()] == ["notes.txt"]
+    (tmp_path / "bundle").mkdir()
     with pytest.raises(UserError, match="is there already"):
         set_up(tmp_path, ["127.0.0.1"], "fedkr")
+
+
+@pytest.mark.parametrize("host", ["coordinator.example:8443", "https://coordinator.example", "two words", ""])
+def test_a_host_that_is_none_leaves_no_folder_behind(tmp_path, host):
+    with pytest.raises(UserError, match="no names or addresses of a machine"):
+        set_up(tmp_path / "new", [host], "fedkr")
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_empty_folder_that_an_administrator_made_becomes_a_coordinators(tmp_path):
+    tmp_path.chmod(0o755)
+    assert "coordinator.example:8443" in set_up(tmp_path, ["coordinator.example"], "fedkr")
+    assert tmp_path.stat().st_mode & 0o777 == 0o700 and CoordinatorFolder(tmp_path).home.is_dir()
+
+
+def test_a_site_that_is_not_registered_is_not_removed_and_nobody_runs_a_study_over_none(tmp_path):
+    CoordinatorFolder(tmp_path).write_sites({"7": "hospital-0"})
+    with pytest.raises(UserError, match="'hospital-1': not registered; did you mean 'hospital-0'"):
+        remove(tmp_path, "hospital-1")
+    CoordinatorFolder(tmp_path).write_sites({})
+    with pytest.raises(UserError, match="no site is registered; `fedkr server add"):
+        run(tmp_path, ["facts.images=9"], tmp_path / "run")
 
 
 def test_a_name_is_given_once_and_is_a_sites_name(tmp_path):
@@ -36,7 +64,7 @@ def test_a_study_of_hospitals_whose_images_nobody_told_of_starts_nothing(tmp_pat
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("text", ["", "8443", ":8443", "host:", "host:0", "host:65536", "host:x"])
+@pytest.mark.parametrize("text", ["", "8443", ":8443", "host:", "host:0", "host:65536", "host:x", "https://host:8443"])
 def test_an_address_is_a_host_and_a_port(text):
     assert read_address("0.0.0.0:8443") == ("0.0.0.0", 8443)
     with pytest.raises(UserError, match="no HOST:PORT"):

@@ -22,6 +22,7 @@ from fedkr.release import ReleasedSets
 from fedkr.stages import read_artifact
 from sites.audit import REPORT_FILE, SiteAudit
 from sites.handlers import HANDLERS, received_others
+from sites.policy import PolicyError
 from sites.workspace import open_site
 
 NONE = {"direct_references": 0, "pipeline_references": 0}
@@ -105,6 +106,13 @@ def test_references_are_trained_once_and_the_answer_is_counts_only(site, study, 
     monkeypatch.setattr("sites.audit.PipelineShadows", lambda *a, **k: pytest.fail("trained again"))
     metrics_of(site, wire.REFERENCES, asked)
     metrics_of(site, wire.AUDIT, request(study, a_model(study).state_dict(), target="student"))
+
+
+def test_no_reference_is_trained_where_no_audit_by_it_could_leave(hospital, study, monkeypatch):
+    monkeypatch.setattr("sites.audit.train_references", lambda *a, **k: pytest.fail("trained for nothing"))
+    few = open_site({"site-file": str(hospital(min_evaluated=50))}, study)
+    with pytest.raises(PolicyError, match="an audit needs 50 members and 50 non-members"):
+        metrics_of(few, wire.REFERENCES, request(study, kinds=["teacher"]))
 
 
 def test_the_shadows_teachers_and_generators_do_not_stay_on_the_disk(site):

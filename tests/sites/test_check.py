@@ -13,6 +13,7 @@ from fedkr.data import load_source
 from fedkr.errors import UserError
 from sites.admission import keep_split
 from sites.check import check_site
+from sites.ledger import Budget, Entry, Ledger
 from sites.workspace import read_site_file
 
 
@@ -106,6 +107,8 @@ def test_a_workspace_that_cannot_be_written_is_a_problem(hospital, tmp_path):
         ({"policy": {"allow": ["images"]}}, "policy.allow='images'"),
         ({"polcy": {}}, "polcy: no such option"),
         ({"device": "cuda"}, "no CUDA GPU"),
+        ({"device": "gpu"}, "device='gpu': unknown; one of: auto, cpu, cuda, cuda:N"),
+        ({"device": "meta"}, "device='meta': unknown"),
     ],
 )
 def test_a_mistake_in_the_site_file_is_one_line(hospital, monkeypatch, values, line):
@@ -133,12 +136,29 @@ def test_a_site_of_one_class_or_of_too_few_images_a_class_is_a_problem(hospital,
     assert re.search(line, problem)
 
 
+def test_figures_that_will_not_leave_for_too_few_images_are_told(hospital):
+    told = check_site(hospital(min_evaluated=50))["warnings"]
+    assert len([line for line in told if "fewer than policy.min_evaluated=50" in line]) == 3, "val, test, and an audit"
+    assert not any("fewer than" in line for line in check_site(hospital(min_evaluated=1))["warnings"])
+    assert not any(
+        "fewer than" in line for line in check_site(hospital(min_evaluated=50, allow=["release"]))["warnings"]
+    )
+    assert "policy.allow is empty: nothing leaves but this site's card" in check_site(hospital(allow=[]))["warnings"]
+
+
+def test_what_is_spent_of_the_budgets_is_shown(hospital, tmp_path):
+    assert check_site(hospital())["spent"] == {"images": 0, "max_images": 20000, "epsilon": 0.0, "max_epsilon": 10.0}
+    budget = Budget(9, 9, images=20000)
+    Ledger(tmp_path / "site-records").write(Entry("s", "any", "train.release", release="d", images=40), budget)
+    assert check_site(hospital())["spent"]["images"] == 40
+
+
 def test_folders_that_take_no_files_and_a_full_disk_are_problems(hospital, monkeypatch):
     with monkeypatch.context() as patched:
         patched.setattr("os.access", lambda folder, rights: False)
         workspace, records = check_site(hospital())["problems"]
-    assert "work: cannot be written; name another workspace" in workspace
-    assert "site-records: cannot be written; name another records" in records
+    assert "work: cannot be written by this account; name another workspace" in workspace
+    assert "site-records: cannot be written by this account; name another records" in records
     monkeypatch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=10**8))
     assert "0.1 GB are free there" in check_site(hospital())["problems"][0]
 

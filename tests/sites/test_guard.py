@@ -12,7 +12,7 @@ from fedkr.config import Study
 from fedkr.failure import NOTE
 from sites.app import answer
 from sites.guard import REFUSED, SITE_ERROR, guard, keep_at_site
-from sites.ledger import Ledger
+from sites.ledger import Budget, Entry, Ledger
 
 SECRET = "/wards/7/patient-4711.dcm"
 # What stopped each reply, by the type of its exception, which only the site knows.
@@ -92,6 +92,21 @@ def test_a_handler_that_smuggles_a_record_answers_with_an_error(ask, release_con
 def test_a_handler_that_returns_more_images_than_the_sites_file_allows_is_refused(ask, release_content):
     assert not ask(answering(release_content(6)), max_images=6).has_error()
     assert forbidden(ask(answering(release_content(7)), max_images=6))
+
+
+def test_a_release_that_the_cap_leaves_no_room_for_is_refused_before_the_work_and_one_asked_again_is_not(
+    ask, release_content, tmp_path
+):
+    def asked(seed, handler, **policy):
+        return ask(handler, request=wire.request_content(Study(seed=seed).to_json()), max_images=100, **policy)
+
+    assert not asked(0, answering(release_content(6))).has_error()
+    Ledger(tmp_path / "site-records").write(
+        Entry("t", "any", wire.RELEASE, release="b", images=60), Budget(9, 9, images=100)
+    )
+    unwanted = raising(AssertionError("the work began"))
+    assert forbidden(asked(1, unwanted), "PolicyError")
+    assert not asked(0, answering(release_content(6))).has_error()
 
 
 def test_work_that_fails_is_in_the_ledger_and_spends_the_budget_as_figures_do(ask, release_content, tmp_path):

@@ -95,7 +95,6 @@ def test_a_whole_line_that_is_no_answer_lets_nothing_leave_since_its_answer_woul
 
 
 def test_a_ledger_that_is_gone_lets_nothing_leave(ledger):
-    secret_of(ledger.path.parent)
     ledger.write(about("a"), ROOM)
     ledger.path.unlink()
     for work in (ledger.entries, lambda: ledger.begin(about("b"), ROOM)):
@@ -106,6 +105,7 @@ def test_a_ledger_that_is_gone_lets_nothing_leave(ledger):
 
 def test_a_secret_that_is_gone_is_not_drawn_anew_beside_answers_that_it_rounded(ledger):
     ledger.write(about("a"), ROOM)
+    (ledger.path.parent / "secret").unlink()
     with pytest.raises(UserError, match=r"secret: is gone, and .*ledger\.jsonl tells of answers"):
         secret_of(ledger.path.parent)
     assert not (ledger.path.parent / "secret").exists()
@@ -146,7 +146,7 @@ def test_nothing_leaves_where_the_ledger_cannot_be_written(ledger):
 
 def test_a_folder_in_the_ledgers_place_is_one_line(ledger):
     ledger.path.mkdir(parents=True)
-    with pytest.raises(UserError, match="nothing leaves without the ledger"):
+    with pytest.raises(UserError, match=r"ledger\.jsonl: Is a directory"):
         ledger.write(about("a"), ROOM)
 
 
@@ -177,6 +177,15 @@ def test_the_command_prints_what_left_by_study_and_in_all(hospital, tmp_path, ca
     assert (
         "s" * 12 in shown and "s" * 13 not in shown and "failed" in shown and str(tmp_path) in shown.replace("\n", "")
     )
+
+
+def test_no_figure_of_the_ledger_is_cut_short_in_a_narrow_terminal(hospital, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "40")
+    path, study = hospital(), "s" * 64
+    Ledger(tmp_path / "site-records").write(of_images("a", 123_456, study), Budget(9, 9))
+    show_ledger(path)
+    shown = capsys.readouterr().out
+    assert "123456" in shown and "s" * 12 in shown and "guesses" in shown and "…" not in shown
 
 
 def of_images(release, images, study="s"):

@@ -183,6 +183,18 @@ def test_a_site_that_has_revoked_its_only_approval_answers_no_study(ask, site_fi
         revoke_study(own, site_file(approved=[own]))
 
 
+def test_records_of_another_account_are_not_written_for_its_site_could_not_read_them(
+    site_file, study, tmp_path, monkeypatch
+):
+    path, own = tmp_path / "study.json", study_digest(study)
+    path.write_text(study.to_json())
+    approve_study(path, site_file(), own)
+    monkeypatch.setattr("os.geteuid", lambda: tmp_path.stat().st_uid + 1)
+    for work in (lambda: approve_study(path, site_file(), own), lambda: revoke_study(own, site_file())):
+        with pytest.raises(UserError, match=r"site-records: belongs to another account .*sudo -u ACCOUNT"):
+            work()
+
+
 def test_a_site_may_answer_only_approved_studies_from_the_first_message_on(ask, site_file, study, tmp_path):
     path = site_file(only_approved=True)
     assert f"study {study_digest(study)}: not among the 0 approved" in ask()

@@ -5,7 +5,14 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_ssh_private_key, load_ssh_public_key
 
-from fedkr.network.certificates import make_node_key, make_server_certificate, make_signing_key
+from fedkr.errors import UserError
+from fedkr.network.certificates import (
+    check_authority,
+    check_node_key,
+    make_node_key,
+    make_server_certificate,
+    make_signing_key,
+)
 
 
 def shake_hands(server, host, authority):
@@ -26,7 +33,6 @@ def shake_hands(server, host, authority):
 
 
 def test_the_servers_certificate_is_valid_for_its_hosts_under_its_authority_only(tmp_path):
-    (tmp_path / "other").mkdir()
     server = make_server_certificate(tmp_path, "fl.hospital.example", "127.0.0.1")
     other = make_server_certificate(tmp_path / "other", "fl.hospital.example")
     for host in ("fl.hospital.example", "127.0.0.1"):
@@ -48,3 +54,17 @@ def test_private_keys_are_readable_by_their_owner_only(tmp_path):
     private = [make_server_certificate(tmp_path, "localhost").key, *(pair.private for pair in keys)]
     assert [stat.S_IMODE(path.stat().st_mode) for path in private] == [0o600] * 3
     assert b"PRIVATE" not in b"".join(path.read_bytes() for path in tmp_path.iterdir() if path not in private)
+
+
+def test_what_a_site_joins_with_is_known_by_its_content(tmp_path):
+    node, publisher = make_node_key(tmp_path, "node"), make_signing_key(tmp_path, "publisher")
+    server = make_server_certificate(tmp_path, "localhost")
+    check_node_key(node.private, "key")
+    check_authority(server.authority, "authority")
+    (tmp_path / "junk").write_text("junk")
+    for path in (tmp_path / "junk", node.public, publisher.private, server.authority, tmp_path, tmp_path / "none"):
+        with pytest.raises(UserError, match=f"^key={path}: "):
+            check_node_key(path, "key")
+    for path in (tmp_path / "junk", node.private, tmp_path, tmp_path / "none"):
+        with pytest.raises(UserError, match=f"^authority={path}: "):
+            check_authority(path, "authority")
