@@ -121,8 +121,8 @@ def may_leave(file: SiteFile) -> list[str]:
     lines = [MAY_LEAVE[kind].format(max_images=policy.max_images) for kind in policy.allow]
     lines.append("this site's card: " + ("with" if policy.exact_counts else "without") + " exact class counts")
     if "release" in policy.allow:
-        receivers = "the server only" if policy.recipients == "server" else "the server and the other sites"
-        lines.append(f"a release goes to {receivers}")
+        others = "asks it not to pass it on" if policy.recipients == "server" else "lets it pass it to the other sites"
+        lines.append(f"a release goes to the server, and this site {others}")
         if not policy.exact_counts:
             lines.append(
                 "a release must have recycle.balance=balanced and no recycle.tune_balances in its study: class "

@@ -67,7 +67,7 @@ def test_what_may_leave_follows_the_policy(hospital):
     usual = " ".join(check_site(hospital())["may_leave"])
     assert "20000 synthetic images" in usual
     assert "without exact class counts" in usual
-    assert "the server only" in usual
+    assert "asks it not to pass it on" in usual
     assert "weights" not in usual
     other = " ".join(check_site(hospital(allow=["weights"], exact_counts=True))["may_leave"])
     assert "weights of a model" in other
