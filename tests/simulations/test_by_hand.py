@@ -91,7 +91,7 @@ def test_the_documented_commands_make_a_closed_network_in_which_a_study_runs(fed
         # Both say that they are hospital-0, which is the other one's name.
         site |= {"name": "hospital-0", "policy": {"allow": ["metrics", "weights"]}}
         (folder / "site.yaml").write_text(yaml.safe_dump(site))
-        fedkr("site", "join", folder / "site.yaml", stay=True)
+        joined = fedkr("site", "join", folder / "site.yaml", stay=True)
 
     ended = fedkr("server", "run", "coordinator", "run", "federation.min_sites=1", *STUDY.split())
     assert ended.returncode == 0, ended.stdout + ended.stderr
@@ -104,5 +104,15 @@ def test_the_documented_commands_make_a_closed_network_in_which_a_study_runs(fed
     # The site has fewer val images than its policy lets figures leave on.
     assert [point["val_accuracy"] for point in results["weights_search"]] == [None]
     assert (tmp_path / "run" / "report.html").exists()
+    # A key that is removed is served no longer: neither the SuperNode that has it nor one that starts with it.
+    removed = fedkr("server", "remove", "coordinator", "hospital-1")
+    assert removed.returncode == 0, removed.stderr
+    joined.terminate()
+    joined.wait()
+    assert fedkr("site", "join", sites[1] / "site.yaml", stay=True).wait(60) != 0
+    (sites[1] / "new").mkdir()
+    fedkr("site", "key", sites[1] / "new")
+    added = fedkr("server", "add", "coordinator", "hospital-1", sites[1] / "new" / "site.key.pub")
+    assert added.returncode == 0 and "hospital-1 is node" in added.stdout, added.stderr
     looked_up = set((tmp_path / "lookups").read_text().split())
     assert looked_up <= {"127.0.0.1", "localhost", "::1", "None"}, looked_up
