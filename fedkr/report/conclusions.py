@@ -123,7 +123,22 @@ def audit_verdict(results: Results) -> str:
             f"Against the released images, which the server sees ({attack_with_references(released[0])}): AUC "
             f"{_span(released)}. {_judged('release', results)}"
         )
-    return " ".join(filter(None, [*parts, _power(rows)]))
+    return " ".join(filter(None, [*parts, copies_found(results), _power(rows)]))
+
+
+def copies_found(results: Results) -> str:
+    """Return in which releases the copy check found near-copies of members, nothing where in none."""
+    rows = [row for row in results.get("audit_extras", {}).get("copies", []) if row.get("flagged")]
+    if not rows:
+        return ""
+    if len(rows) > NAMED_SITES:
+        return f"The copy check finds near-copies of members in the releases of {len(rows)} sites."
+    told = [
+        f"{row['site']} ({row.get('suspects', 0):,} of {row.get('released', 0):,} images, near "
+        f"{row.get('members_found', 0):,} of {row.get('members', 0):,} members)"
+        for row in rows
+    ]
+    return f"The copy check finds near-copies of members in the release of {listing(told)}."
 
 
 def most_exposed(results: Results) -> tuple[float, str] | None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from fedkr.audit.verdict import FOUND, LARGEST_PASS, LEVEL, NONE_FOUND, UNCLEAR
 from fedkr.report.audit_fields import AuditRow
+from fedkr.report.conclusions import copies_found
 from fedkr.report.results import Results
 from fedkr.report.selection import (
     OWNER,
@@ -131,6 +132,14 @@ def patients_found(results: Results) -> list[str]:
     ]
 
 
+def copy_check(results: Results) -> str:
+    """Return how many released images the copy check looked at, and what it found; nothing where there was none."""
+    rows = results.get("audit_extras", {}).get("copies", [])
+    looked = sum(row.get("released", 0) for row in rows)
+    found = copies_found(results) or f"It finds near-copies of members at none of {plural(len(rows), 'site')}."
+    return f"A copy check compared {looked:,} released images with the sites' members. {found}" if rows else ""
+
+
 def verdicts_in_words(line: Finding) -> str:
     """Return how many sites got which verdict, as in 'leakage found at 2 sites, cannot tell at 1 site'."""
     return ", ".join(
@@ -160,6 +169,7 @@ def conclusion(results: Results) -> str:
     parts = (
         [f"Leakage of membership was found, at a site or over all together, in: {listing(leaking)}."] if leaking else []
     )
+    parts += [copies] if (copies := copies_found(results)) else []
     parts += [f"No leakage was found by attacks that could have found it in: {listing(passed)}."] if passed else []
     parts += [f"The audit cannot tell, which is no pass, for: {listing(rest)}."] if rest else []
     return " ".join(parts)

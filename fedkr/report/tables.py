@@ -10,6 +10,7 @@ from rich.text import Text
 from fedkr.audit.verdict import CHANCE, FOUND, NONE_FOUND, UNCLEAR
 from fedkr.report import wording
 from fedkr.report.audit_fields import AuditRow
+from fedkr.report.conclusions import copies_found
 from fedkr.report.results import Results
 from fedkr.report.selection import adversary, audited_sites, headline_by_target, references_kind, verdict_counts
 from fedkr.site_name import ALL_SITES
@@ -94,12 +95,14 @@ def audit_table(results: Results) -> Table:
             *(Text(str(number), style="bold" if number else "dim") for number in numbers),
         )
     sites, by = wording.plural(len(audited_sites(results)), "site"), wording.intervals_by(results.get("audit", []))
-    table.caption = (
+    caption = (
         f"{sites} together; guessing: AUC 0.5, TPR in brackets; red: interval of the AUC above it\n"
         + (f"intervals {by}\n" if by else "")
         + "below each target: who could attack it · the attack's reference models\n"
         "leak, unclear, none: how many sites got this verdict"
     )
+    # Text: sites' names in it are not markup.
+    table.caption = Text("\n".join(filter(None, [caption, copies_found(results)])))
     return table
 
 

@@ -10,6 +10,7 @@ from fedkr.report.conclusions import (
     uncertainty,
     wilson_half_width,
 )
+from fedkr.report.statement import conclusion, copy_check
 from fedkr.report.wording import duration, size, tpr_interval
 
 
@@ -53,6 +54,26 @@ def test_audit_verdict_of_a_full_audit_names_attack_and_references(full_results)
     assert "(RMIA, pipeline references)" in text
     assert "no leakage found at site-0 and site-2" in text
     assert "cannot tell at site-1" in text
+
+
+def test_copies_are_told_beside_the_attacks_and_in_the_statement(full_results):
+    copies = full_results["audit_extras"]["copies"]
+    assert "copy check" not in audit_verdict(full_results)
+    none = (
+        "A copy check compared 4,800 released images with the sites' members. It finds near-copies of members at none"
+    )
+    assert copy_check(full_results).startswith(none)
+    copies[1] |= {"flagged": 1, "suspects": 22, "members_found": 13}
+    found = (
+        "The copy check finds near-copies of members in the release of site-1 "
+        "(22 of 1,600 images, near 13 of 400 members)."
+    )
+    assert found in audit_verdict(full_results) and found in conclusion(full_results)
+    assert copy_check(full_results).endswith(found)
+    full_results["audit_extras"]["copies"] = 6 * [copies[1]]
+    assert "in the releases of 6 sites." in audit_verdict(full_results)
+    del full_results["audit_extras"]["copies"]
+    assert copy_check(full_results) == ""
 
 
 def test_audit_verdict_does_not_hide_what_the_released_images_tell(full_results):

@@ -44,7 +44,13 @@ def test_nothing_is_cut_on_a_terminal_of_eighty_columns(printed):
 
 
 def test_the_audit_table_says_what_its_intervals_resample(full_results):
-    assert "intervals by image: images are resampled" in audit_table(full_results).caption
+    assert "intervals by image: images are resampled" in str(audit_table(full_results).caption)
     for row in full_results["audit"]:
         row["unit"] = "patient"
-    assert "intervals by patient" in audit_table(full_results).caption
+    assert "intervals by patient" in str(audit_table(full_results).caption)
+
+
+def test_copies_are_told_below_the_audit_table_and_a_name_is_no_markup(full_results):
+    assert "near-copies" not in print_on(80, full_results)
+    full_results["audit_extras"]["copies"][0] |= {"site": "[red]ward", "flagged": 1}
+    assert "near-copies of members in the release of [red]ward (7 of" in " ".join(print_on(80, full_results).split())
