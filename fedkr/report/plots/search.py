@@ -28,6 +28,8 @@ from fedkr.report.wording import setting_text, shortened, strategy_label
 
 COLUMNS = 3
 MOST_TICKS = 4
+# Round 0 is the model that training begins with.
+NO_ROUND = -1
 
 
 def site_search_chart(results: Results) -> Figure | None:
@@ -143,7 +145,7 @@ def weights_search_chart(results: Results) -> Figure | None:
         style = series_style(index)
         label = f"{strategy_label(setting[0])}: {setting[1]}" if several else setting[1]
         ax.plot(x, y, label=label, linewidth=1.7, marker="o", markersize=3, **style)
-        for at in np.flatnonzero(x == kept.get(setting, 0)):
+        for at in np.flatnonzero(x == kept.get(setting, NO_ROUND)):
             ring(ax, x[at], y[at], style["color"])
     ax.set(xlabel="round · ring: the model kept", ylabel="accuracy on val")
     ax.yaxis.set_major_formatter(PercentFormatter(1.0))

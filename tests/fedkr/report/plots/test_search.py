@@ -58,7 +58,7 @@ def test_many_sites_have_a_front_each_in_one_panel(searched, tried):
 
 def test_a_ring_marks_the_round_whose_model_was_kept_though_another_was_better(results):
     results["weights_search"] += [
-        {"strategy": "fedavg", "lr": 0.3, "local_epochs": 2, "round": r, "val_accuracy": 0.9} for r in (1, 2)
+        {"strategy": "fedavg", "lr": 0.3, "local_epochs": 2, "round": r, "val_accuracy": 0.9} for r in (0, 1, 2)
     ]
     fedavg = next(row for row in results["strategies"] if row["name"] == "fedavg")
     fedavg["tuning"] = {"lr": 0.1, "local_epochs": 2, "round": 2}
