@@ -39,6 +39,15 @@ def write_atomic_stream(path: Path, write: Callable[[IO[bytes]], Any], mode: int
         ) from None
 
 
+def sync_folder(folder: Path) -> None:
+    """Have the disk hold which files a folder has: a power cut could else undo a rename whose content is kept."""
+    entries = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(entries)
+    finally:
+        os.close(entries)
+
+
 def temporary_name(path: Path) -> Path:
     """Return a name beside ``path`` that nobody can guess, and put a file or link of their own there beforehand."""
     return path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")

@@ -23,7 +23,7 @@ from fedkr.disk import write_json
 from fedkr.errors import StudyFailedError, UserError
 from fedkr.network.addresses import read_address
 from fedkr.network.bundle import build_bundle, installed, write_toml
-from fedkr.network.certificates import ServerFiles, make_server_certificate, make_signing_key
+from fedkr.network.certificates import ServerFiles, issue_certificate, make_signing_key
 from fedkr.network.offline import flower_environment
 from fedkr.network.processes import (
     LOOPBACK,
@@ -34,6 +34,7 @@ from fedkr.network.processes import (
     hub_command,
     registered_node,
     superlink_flags,
+    unregistered,
     usable_port,
     wait_for_port,
     write_connection,
@@ -48,6 +49,8 @@ COMPLETED = "finished:completed"
 TICK = 0.5
 # Where a port of loopback was taken before its server had it.
 RESTARTS = 3
+# Of Flower's answers.
+NO_SUCH_NODE = "NODE_NOT_FOUND"
 
 
 @dataclass(frozen=True)
@@ -121,16 +124,21 @@ def set_up(root: Path, hosts: Sequence[str], publisher: str) -> str:
         What each site's engineer needs, a part of the site file (YAML).
 
     Raises:
-        UserError: the folder holds something, or a host is none; nothing is made then.
+        UserError: the folder holds something or is another's, or a host is none; nothing is made then.
     """
     folder = CoordinatorFolder(root.absolute())
     if folder.bundle.exists():
         raise UserError(f"{root}: is there already; name a new folder, or go on with `fedkr server start {root}`")
     if root.exists() and (not root.is_dir() or any(root.iterdir())):
         raise UserError(f"{root}: is not empty, and no coordinator's folder; name a new or an empty folder")
-    make_server_certificate(folder.root, *hosts, LOOPBACK, "localhost")
-    root.chmod(0o700)
+    certificate = issue_certificate(*hosts, LOOPBACK, "localhost")
+    try:
+        root.mkdir(parents=True, exist_ok=True, mode=0o700)
+        root.chmod(0o700)
+    except OSError as error:
+        raise UserError(f"{root}: {error.strerror}; name a folder that this account owns") from None
     folder.home.mkdir(mode=0o700)
+    certificate.write(folder.root)
     key = make_signing_key(folder.root, "publisher")
     build_bundle(installed()).signed(publisher, read_signing_key(key.private)).write(folder.bundle)
     connection = {
@@ -241,7 +249,8 @@ def remove(root: Path, name: str) -> str:
     if name not in nodes:
         raise UserError(f"{name!r}: not registered{nearest(name, nodes)}")
     answer = folder.flwr("supernode", "unregister", nodes[name], CONNECTION, "--format", "json")
-    if answer.returncode:
+    # A node that is not there was taken out before its name was.
+    if not unregistered(answer) and NO_SUCH_NODE not in answer.stdout:
         raise UserError(f"{name!r}: not removed: {complaint(answer)} (does `fedkr server start {root}` run?)")
     folder.write_sites({node: own for node, own in folder.sites.items() if own != name})
     return nodes[name]

@@ -72,14 +72,14 @@ class Account:
         self.ledger.begin(self.entry, self.budget)
 
     def check_room(self, images: int) -> None:
-        """Raise :class:`~sites.policy.PolicyError`, before the work on it, for a release that the cap leaves no room.
+        """Raise :class:`~sites.policy.PolicyError`, before the work on so many images, where the cap leaves no room.
 
-        One that left before costs nothing again.
+        A release that left before costs nothing again.
         """
         before, most = self.ledger.entries(), self.budget.images
         again = any(e.release and (e.study, e.model) == (self.entry.study, self.entry.model) for e in before)
         total = images_released(before) + images
-        if most is not None and total > most and not again:
+        if images and most is not None and total > most and not again:
             raise PolicyError(
                 f"{self.entry.message}: {images} images or more, with those that left before {total}: more than "
                 f"policy.max_images={most} of all studies together"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from fedkr import wire
@@ -17,8 +18,8 @@ from sites.contestants import words_of
 from sites.ledger import ROUNDING, Ledger, epsilon_spent, images_released
 from sites.policy import check_request
 from sites.private_files import private_files
-from sites.records import check_owner
-from sites.studies import approve, named_modules, revoke, study_digest
+from sites.records import check_owner, read_records
+from sites.studies import APPROVED_FILE, approve, named_modules, revoke, study_digest
 from sites.terms import cost_of
 from sites.workspace import SiteFile, read_site_file
 
@@ -39,11 +40,7 @@ def approve_study(study_file: Path, site_file: Path, digest: str = "") -> list[s
     records, own = Path(site.records), study_digest(study)
     if digest and digest != own:
         raise UserError(f"{study_file}: this is study {own}, not {brief(digest)}; read it again before you approve it")
-    if digest:
-        check_owner(records)
-        with private_files(records):
-            approve(records, study)
-    return [
+    told = [
         f"study {own}",
         "read the numbers, not budget and facts: these say of what numbers were made, and the digest leaves them out",
         *_work(study),
@@ -51,10 +48,12 @@ def approve_study(study_file: Path, site_file: Path, digest: str = "") -> list[s
         *_audit(study),
         *(f"may leave: {line}" for line in may_leave(site)),
         *_warnings(study, site),
-        f"approved: from now on {site.name} answers this study and others in {records}, and no other"
-        if digest
-        else f"not approved yet; to approve what stands above, add --yes {own}",
     ]
+    if not digest:
+        return [*told, f"not approved yet; to approve what stands above, add --yes {own}"]
+    with _writing(site):
+        approve(records, study)
+    return [*told, f"approved: from now on {site.name} answers this study and others in {records}, and no other"]
 
 
 def revoke_study(digest: str, site_file: Path) -> str:
@@ -64,14 +63,23 @@ def revoke_study(digest: str, site_file: Path) -> str:
         UserError: no site file, a study that was not approved by command, or records that cannot be written.
     """
     site = read_site_file(site_file)
-    records = Path(site.records)
-    if digest in site.studies.approved:
-        raise UserError(f"{site_file}: studies.approved has study {brief(digest)}; take it out there")
-    check_owner(records)
-    with private_files(records):
-        revoke(records, digest)
+    records, in_file = Path(site.records), digest in site.studies.approved
+    with _writing(site):
+        if not in_file or digest in read_records(records / APPROVED_FILE):
+            revoke(records, digest)
+    if in_file:
+        raise UserError(f"{site_file}: studies.approved has study {brief(digest)}, too; take it out there")
     left = len(site.studies.all_approved(records))
     return f"revoked; {site.name} answers {left or 'no'} other approved {'study' if left == 1 else 'studies'}"
+
+
+@contextmanager
+def _writing(site: SiteFile) -> Iterator[None]:
+    """Keep other processes from a site's records, which must be this account's."""
+    records = Path(site.records)
+    check_owner(*(Path(path) for path in (site.records, site.workspace, site.connection.key) if path))
+    with private_files(records), Ledger(records).locked():
+        yield
 
 
 def _work(study: Study) -> Iterator[str]:

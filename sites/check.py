@@ -14,7 +14,7 @@ from fedkr.errors import UserError
 from fedkr.learning.runtime import Runtime
 from sites.admission import check_split
 from sites.handlers import site_card
-from sites.join import folder_problems
+from sites.join import folder_problems, room_problems
 from sites.ledger import Ledger, epsilon_spent, images_released
 from sites.policy import Policy
 from sites.problems import connection_problems, study_problems, unanswered
@@ -42,7 +42,12 @@ def check_site(path: Path) -> dict[str, Any]:
     drop_withdrawn(file.data, Path(file.workspace) / DECODED_FOLDER)
     source = load_source(file.data)
     runtime = Runtime.choose(file.device, threads=file.threads)
-    problems = [*folder_problems(file), *connection_problems(path, file)]
+    problems = [*folder_problems(file), *room_problems(file), *connection_problems(path, file)]
+    try:
+        spent = _spent(file)
+    except UserError as error:
+        spent = None
+        problems.append(str(error))
     try:
         check_split(file)
         site = open_site({"site-file": str(path)}, Study())
@@ -58,7 +63,7 @@ def check_site(path: Path) -> dict[str, Any]:
         **_rare_classes(source.pool if site is None else site.data.train, file.policy),
         "studies": _studies(file),
         "may_leave": may_leave(file),
-        "spent": _spent(file),
+        "spent": spent,
         "server_sees": None if site is None else _card(site),
         **runtime.describe(),
         "threads": file.threads,

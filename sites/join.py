@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NoReturn
@@ -34,6 +35,8 @@ def join_network(path: Path) -> NoReturn:
     site = read_site_file(path)
     for problem in folder_problems(site):
         raise UserError(f"{path}: {problem}")
+    for line in room_problems(site):
+        print(f"fedkr: warning: {line}", file=sys.stderr, flush=True)
     home = Path(site.workspace) / FLOWER_FOLDER
     os.umask(0o077)
     close(Path(site.workspace), Path(site.records), home)
@@ -82,10 +85,22 @@ def check_connection(path: Path, site: SiteFile) -> None:
 
 
 def folder_problems(file: SiteFile) -> Iterator[str]:
-    """Yield what is wrong with the folders that a site file names: they must take files, and there must be room."""
+    """Yield which of the folders that a site file names takes no files."""
     for name, folder in (("workspace", Path(file.workspace)), ("records", Path(file.records))):
-        nearest = next(parent for parent in (folder, *folder.parents) if parent.exists())
-        if not nearest.is_dir() or not os.access(nearest, os.R_OK | os.W_OK | os.X_OK):
+        there = _nearest(folder)
+        if not there.is_dir() or not os.access(there, os.R_OK | os.W_OK | os.X_OK):
             yield f"{folder}: cannot be written by this account; name another {name} in the site file"
-        elif name == "workspace" and (free := shutil.disk_usage(nearest).free) < LEAST_FREE:
-            yield f"{folder}: {free / 1e9:.1f} GB are free there, a study takes more than {LEAST_FREE / 1e9:.1f}"
+
+
+def room_problems(file: SiteFile) -> Iterator[str]:
+    """Yield that the workspace's disk has less room than a study takes."""
+    if (free := shutil.disk_usage(_nearest(Path(file.workspace))).free) < LEAST_FREE:
+        yield (
+            f"{file.workspace}: {free / 1e9:.1f} GB are free there, a study takes more than {LEAST_FREE / 1e9:.1f}; "
+            "free some, or name another workspace in the site file"
+        )
+
+
+def _nearest(folder: Path) -> Path:
+    """Return the folder, or the nearest above it that is there."""
+    return next(parent for parent in (folder, *folder.parents) if parent.exists())

@@ -155,7 +155,10 @@ class Ledger:
                 fcntl.flock(handle, fcntl.LOCK_EX)
                 yield handle
         except FileNotFoundError:
-            raise UserError(f"{self.path}: is gone; nothing leaves before it is restored from a backup") from None
+            raise UserError(
+                f"{self.path}: is gone; nothing leaves before it is restored from a backup (or made anew and empty, "
+                "where nothing ever left this site)"
+            ) from None
         except OSError as error:
             raise UserError(f"{self.path}: {error.strerror}; nothing leaves without the ledger") from None
 
@@ -163,11 +166,20 @@ class Ledger:
 def _read(handle: IO[bytes]) -> list[Entry]:
     """Return all lines; raise :class:`UserError` for one that is no answer's: left out, it would be spent again.
 
-    What a dying process left of its last line has no end, and its answer never left.
+    A dying process leaves a last line without an end, whose answer never left: it counts if it is whole all the same.
     """
     handle.seek(0)
-    whole = handle.read().split(b"\n")[:-1]
-    return [_entry(line, f"{handle.name}: line {number}") for number, line in enumerate(whole, start=1)]
+    *lines, last = handle.read().split(b"\n")
+    lines += [last] if _is_entry(last) else []
+    return [_entry(line, f"{handle.name}: line {number}") for number, line in enumerate(lines, start=1)]
+
+
+def _is_entry(line: bytes) -> bool:
+    try:
+        _LINE.validate_json(line)
+    except ValidationError:
+        return False
+    return True
 
 
 def _entry(line: bytes, where: str) -> Entry:
@@ -177,24 +189,28 @@ def _entry(line: bytes, where: str) -> Entry:
         reason = error.errors()[0]
         field = ".".join(map(str, reason["loc"]))
         raise UserError(
-            f"{where}: is no answer's ({field + ': ' if field else ''}{reason['msg']}); nothing leaves before it is "
-            "restored from a backup"
+            f"{where}: is no answer's ({field + ': ' if field else ''}{reason['msg']}); nothing leaves before the "
+            "ledger is restored from a backup; if this is what a power cut left of a line, take it out"
         ) from None
 
 
 def _append(handle: IO[bytes], entry: Entry) -> None:
     line = json.dumps(dataclasses.asdict(entry) | {"when": time.time()})
-    _drop_torn_line(handle)
+    _mend_last_line(handle)
     handle.write(line.encode() + b"\n")
     handle.flush()
     os.fsync(handle.fileno())
 
 
-def _drop_torn_line(handle: IO[bytes]) -> None:
+def _mend_last_line(handle: IO[bytes]) -> None:
+    """End a last line that is whole, and take out one that is torn."""
     handle.seek(0)
     content = handle.read()
-    if not content.endswith(b"\n"):
-        handle.truncate(content.rfind(b"\n") + 1)
+    start = content.rfind(b"\n") + 1
+    if _is_entry(content[start:]):
+        handle.write(b"\n")
+    else:
+        handle.truncate(start)
 
 
 def _question(entry: Entry) -> tuple[str, str, str]:

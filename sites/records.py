@@ -35,13 +35,30 @@ def bind(workspace: Path, records: Path) -> None:
         )
 
 
-def check_owner(records: Path) -> None:
-    """Raise :class:`UserError` where records are another account's, which could not read what this one writes."""
-    if records.exists() and records.stat().st_uid != os.geteuid():
-        raise UserError(
-            f"{records}: belongs to another account than the one that runs this command; run it as that one, as in "
-            "`sudo -u ACCOUNT fedkr ...`"
-        )
+def check_owner(*paths: Path) -> None:
+    """Raise :class:`UserError` where the first of the paths that is there is another account's.
+
+    That one could not read what this one writes.
+    """
+    for path in (path for path in paths if path.exists()):
+        if path.stat().st_uid != os.geteuid():
+            raise UserError(
+                f"{path}: belongs to another account than the one that runs this command; run it as that one, as in "
+                "`sudo -u ACCOUNT fedkr ...`"
+            )
+        return
+
+
+def has_record(path: Path) -> bool:
+    """Whether the site's records have a file; raise :class:`UserError` where this account may not know."""
+    try:
+        return path.exists()
+    except PermissionError:
+        raise _not_readable(path) from None
+
+
+def _not_readable(path: Path) -> UserError:
+    return UserError(f"{path}: this account may not read it; give it to the account that runs the site")
 
 
 def read_records(path: Path) -> dict[str, object]:
@@ -51,7 +68,7 @@ def read_records(path: Path) -> dict[str, object]:
     except FileNotFoundError:
         return {}
     except PermissionError:
-        raise UserError(f"{path}: this account may not read it; give it to the account that runs the site") from None
+        raise _not_readable(path) from None
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: cannot be read ({error}); restore it from a backup") from None
     if not isinstance(values, dict):

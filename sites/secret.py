@@ -8,7 +8,7 @@ import os
 import secrets
 from pathlib import Path
 
-from fedkr.disk import create, temporary_name
+from fedkr.disk import create, sync_folder, temporary_name
 from fedkr.errors import UserError
 
 SECRET_FILE, LEDGER_FILE = "secret", "ledger.jsonl"
@@ -52,7 +52,8 @@ def _draw_secret(folder: Path) -> None:
     path, ledger = folder / SECRET_FILE, folder / LEDGER_FILE
     # The ledger first: records with a secret and no ledger have lost it.
     with os.fdopen(os.open(ledger, os.O_RDONLY | os.O_CREAT, 0o600), "rb") as handle:
-        if handle.read(1):
+        # Another process may have drawn the secret, and answered, in between.
+        if handle.read(1) and not path.exists():
             raise UserError(f"{path}: is gone, and {ledger} tells of answers; restore it from a backup")
     draft = temporary_name(path)
     with create(draft, 0o600) as handle:
@@ -63,13 +64,4 @@ def _draw_secret(folder: Path) -> None:
     with contextlib.suppress(FileExistsError):
         os.link(draft, path)
     draft.unlink()
-    _keep_entries(folder)
-
-
-def _keep_entries(folder: Path) -> None:
-    """Have the disk hold which files a folder has: a power cut would else undo a name whose content is kept."""
-    entries = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(entries)
-    finally:
-        os.close(entries)
+    sync_folder(folder)

@@ -15,11 +15,11 @@ from typing import Any
 
 from fedkr.config import LEAST_TO_CHOOSE, NO_PART_OF_RESULTS, Positive, Study, nearest, pipeline_steps
 from fedkr.config.reading import brief
-from fedkr.disk import write_atomic, write_json
+from fedkr.disk import sync_folder, write_atomic, write_json
 from fedkr.errors import UserError
 from fedkr.generators import known_options
 from sites.contestants import searches
-from sites.records import read_records
+from sites.records import has_record, read_records
 
 logger = logging.getLogger(__name__)
 
@@ -123,7 +123,7 @@ class StudyRules:
 
     def closed(self, records: Path) -> bool:
         """Whether only approved studies may run."""
-        return self.only_approved or bool(self.approved) or (records / APPROVED_FILE).exists()
+        return self.only_approved or bool(self.approved) or has_record(records / APPROVED_FILE)
 
     def all_approved(self, records: Path) -> set[str]:
         """Return the digests of all approved studies, those of ``fedkr site approve`` among them."""
@@ -159,13 +159,13 @@ def _set_by(options: dict[str, Any], name: str) -> Iterator[tuple[str, Any]]:
 
 
 def _check_bound(where: str, name: str, bound: Any, modules: Sequence[str]) -> None:
-    known = dict(flat(Study().options()))
+    known = {option: [usual] for option, usual in flat(Study().options())}
     if name.startswith(f"{GENERATOR}."):
         # Modules of the site's own may have others.
-        own = {f"{GENERATOR}.{option}": default for option, default in known_options().items()}
-        known |= own | ({name: None} if modules else {})
+        own = {f"{GENERATOR}.{option}": defaults for option, defaults in known_options().items()}
+        known = known | ({name: []} if modules else {}) | own
     elif name.startswith("strategy.options."):
-        known |= {name: None}
+        known |= {name: []}
     if name not in known:
         raise UserError(f"{where}: studies.bounds.{brief(name)}: no such option{nearest(name, known)}")
     texts = isinstance(bound, list) and bool(bound) and all(isinstance(item, str) for item in bound)
@@ -173,10 +173,11 @@ def _check_bound(where: str, name: str, bound: Any, modules: Sequence[str]) -> N
         raise UserError(
             f"{where}: studies.bounds.{name}={brief(repr(bound))}: expected [least, most], or a list of texts"
         )
-    usual = known[name][0] if isinstance(known[name], list) and known[name] else known[name]
-    if isinstance(usual, (str, int, float)) and texts != isinstance(usual, str):
-        kind = "texts" if isinstance(usual, str) else "numbers (or true and false)"
-        raise UserError(f"{where}: studies.bounds.{name}={brief(repr(bound))}: the option takes {kind}, as in {usual}")
+    usual = [value[0] if isinstance(value, list) and value else value for value in known[name]]
+    of_texts = [isinstance(value, str) for value in usual if isinstance(value, (str, int, float))]
+    if usual and len(of_texts) == len(usual) and texts not in of_texts:
+        kind = "numbers (or true and false)" if texts else "texts"
+        raise UserError(f"{where}: studies.bounds.{name}={brief(repr(bound))}: the option takes {kind}")
 
 
 def _is_range(bound: Any) -> bool:
@@ -252,7 +253,7 @@ def keep_asked(records: Path, study: Study) -> None:
 def approve(records: Path, study: Study) -> str:
     """Write a study's digest to the approved ones; return it."""
     digest, path = study_digest(study), records / APPROVED_FILE
-    write_json(path, read_records(path) | {digest: time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())})
+    _write_approved(path, read_records(path) | {digest: time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())})
     asked_file(records, study).unlink(missing_ok=True)
     return digest
 
@@ -268,4 +269,10 @@ def revoke(records: Path, digest: str) -> None:
     if digest not in approved:
         raise UserError(f"study {brief(digest)}: not among the {len(approved)} that {path} has approved")
     del approved[digest]
+    _write_approved(path, approved)
+
+
+def _write_approved(path: Path, approved: dict[str, object]) -> None:
+    """Write what is approved, so that no power cut brings back what was before."""
     write_json(path, approved)
+    sync_folder(path.parent)

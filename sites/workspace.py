@@ -107,9 +107,12 @@ class Site:
 
     @property
     def least_released(self) -> int:
-        """How many images a release will hold, 1 where only a guarantee's noise may tell."""
-        if self.study.privacy.guaranteed:
-            return 1
+        """How many images a release will hold that takes long to make; 0 for others, which are counted once made.
+
+        A guarantee's noise alone may tell how many those are, and what was trained before may have left already.
+        """
+        if self.study.privacy.guaranteed or self.pipeline.has_generator:
+            return 0
         return math.prod(self.pipeline.slices(self.most_images))
 
     @property

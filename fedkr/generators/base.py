@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterator
-from dataclasses import MISSING, dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Protocol, cast
 
 import numpy as np
@@ -91,10 +91,13 @@ def generator_for(task: Task) -> Generator:
     return cast(Generator, module.Generator(task, options))
 
 
-def known_options() -> dict[str, Any]:
-    """Return the options of all built-in kinds, each with its default; None where that is made anew each time."""
-    options = (option for kind in BUILT_IN for option in fields(_load_module(kind, "generator").Options))
-    return {option.name: None if option.default is MISSING else option.default for option in options}
+def known_options() -> dict[str, list[Any]]:
+    """Return the options of all built-in kinds, with the default that each kind has; MISSING where it is made anew."""
+    found: dict[str, list[Any]] = {}
+    for kind in BUILT_IN:
+        for option in fields(_load_module(kind, "generator").Options):
+            found.setdefault(option.name, []).append(option.default)
+    return found
 
 
 def foreign_code(config: GeneratorConfig) -> list[str]:

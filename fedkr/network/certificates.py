@@ -36,25 +36,39 @@ class KeyPair(NamedTuple):
     private: Path
 
 
-def make_server_certificate(folder: Path, *hosts: str) -> ServerFiles:
-    """Make a certificate for ``hosts`` (names or IP addresses), by an authority whose key is kept nowhere.
+class Issued(NamedTuple):
+    """A certificate with its authority's, not on the disk yet."""
 
-    Raises:
-        UserError: a host is neither; nothing is written then.
-    """
+    authority: trustme.CA
+    server: trustme.LeafCert
+
+    def write(self, folder: Path) -> ServerFiles:
+        """Write both, and the server's key, into a folder; the authority's key is kept nowhere."""
+        files = ServerFiles(folder / "ca.crt", folder / "server.crt", folder / "server.key")
+        self.authority.cert_pem.write_to_path(files.authority)
+        self.server.cert_chain_pems[0].write_to_path(files.certificate)
+        self.server.private_key_pem.write_to_path(make_private(files.key))
+        return files
+
+
+def issue_certificate(*hosts: str) -> Issued:
+    """Return a certificate for ``hosts`` (names or IP addresses); raise :class:`UserError` for one that is neither."""
     authority = trustme.CA()
-    try:
-        server = authority.issue_cert(*hosts)
-    except ValueError as error:
-        raise UserError(
-            f"{', '.join(hosts)}: no names or addresses of a machine ({error}); write them without scheme and port"
-        ) from None
-    folder.mkdir(parents=True, exist_ok=True)
-    files = ServerFiles(folder / "ca.crt", folder / "server.crt", folder / "server.key")
-    authority.cert_pem.write_to_path(files.authority)
-    server.cert_chain_pems[0].write_to_path(files.certificate)
-    server.private_key_pem.write_to_path(make_private(files.key))
-    return files
+    for host in hosts:
+        try:
+            if {*host} & {*"/@"}:
+                raise ValueError("as in an URL or a network")
+            authority.issue_cert(host)
+        except ValueError as error:
+            raise UserError(
+                f"{host!r}: no name or address of a machine ({error}); write it without scheme and port"
+            ) from None
+    return Issued(authority, authority.issue_cert(*hosts))
+
+
+def make_server_certificate(folder: Path, *hosts: str) -> ServerFiles:
+    """Write a certificate for ``hosts``, as :func:`issue_certificate` makes it, into a folder that is there."""
+    return issue_certificate(*hosts).write(folder)
 
 
 def make_node_key(folder: Path, name: str) -> KeyPair:
@@ -66,7 +80,9 @@ def check_node_key(path: Path, where: str) -> None:
     """Raise :class:`UserError`, which begins with ``where``, for a file that is no key that a SuperNode joins with."""
     try:
         key = load_ssh_private_key(_content(path, where), None)
-    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+    except TypeError:
+        raise UserError(f"{where}={path}: has a password, and Flower asks for none; make a key without") from None
+    except (ValueError, UnsupportedAlgorithm) as error:
         raise UserError(f"{where}={path}: no private key ({error}); `fedkr site key` makes one") from None
     if not isinstance(key, ec.EllipticCurvePrivateKey):
         raise UserError(f"{where}={path}: no key of the kind that Flower takes (NIST EC); `fedkr site key` makes one")

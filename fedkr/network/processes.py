@@ -116,6 +116,14 @@ def registered_node(answer: CompletedProcess[str]) -> str | None:
         return None
 
 
+def unregistered(answer: CompletedProcess[str]) -> bool:
+    """Whether ``flwr supernode unregister --format json`` took a node out; its exit status is 0 in any case."""
+    try:
+        return json.loads(answer.stdout[answer.stdout.index("{") :])["success"] is True
+    except (ValueError, KeyError, TypeError):
+        return False
+
+
 def complaint(answer: CompletedProcess[str]) -> str:
     """Return in one line why a command of Flower's failed, with or without ``--format json``."""
     try:

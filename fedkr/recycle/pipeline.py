@@ -110,6 +110,11 @@ class SitePipeline:
         temperature = recycle.temperature * artifact.info["temperature"]
         return SoftLabeller(teacher, temperature, recycle.views, self.study.teacher.augment, self.job)
 
+    @property
+    def has_generator(self) -> bool:
+        """Whether the generator is trained: what is asked of it costs seconds then, and no more hours."""
+        return self.stages.path("generator", self._generator_key()).exists()
+
     def generator_checkpoints(self) -> list[int]:
         """Train the generator, continuing behind the last checkpoint on disk; return the steps of its checkpoints."""
         return list(self.generator_info()["steps"])

@@ -24,11 +24,35 @@ def test_a_coordinators_folder_is_not_set_up_again_and_no_other_folder_becomes_o
         set_up(tmp_path, ["127.0.0.1"], "fedkr")
 
 
-@pytest.mark.parametrize("host", ["coordinator.example:8443", "https://coordinator.example", "two words", ""])
+@pytest.mark.parametrize(
+    "host", ["coordinator.example:8443", "https://coordinator.example", "two words", "", "10.0.0.0/8", "a@b.c"]
+)
 def test_a_host_that_is_none_leaves_no_folder_behind(tmp_path, host):
-    with pytest.raises(UserError, match="no names or addresses of a machine"):
+    with pytest.raises(UserError, match=f"^{host!r}: no name or address of a machine"):
         set_up(tmp_path / "new", [host], "fedkr")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("said", "left"),
+    [
+        ('{"success": true, "node-id": 7}', {"8": "hospital-1"}),
+        ('done\n{"success": true, "node-id": 7}', {"8": "hospital-1"}),
+        ('{"success": false, "error-message": "[NODE_NOT_FOUND] no such node"}', {"8": "hospital-1"}),
+        ('{"success": false, "error-message": "Connection to the SuperLink is unavailable."}', None),
+        ("", None),
+    ],
+)
+def test_a_site_is_removed_where_flower_says_so_whatever_its_exit_status(tmp_path, monkeypatch, said, left):
+    CoordinatorFolder(tmp_path).write_sites({"7": "hospital-0", "8": "hospital-1"})
+    answer = subprocess.CompletedProcess([], 0, said, "")
+    monkeypatch.setattr(CoordinatorFolder, "flwr", lambda self, *words: answer)
+    if left is None:
+        with pytest.raises(UserError, match="'hospital-0': not removed: .*fedkr server start"):
+            remove(tmp_path, "hospital-0")
+    else:
+        assert remove(tmp_path, "hospital-0") == "7"
+    assert CoordinatorFolder(tmp_path).sites == (left or {"7": "hospital-0", "8": "hospital-1"})
 
 
 def test_an_empty_folder_that_an_administrator_made_becomes_a_coordinators(tmp_path):

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -71,6 +72,13 @@ def wait_until_listening(port, process):
         time.sleep(0.1)
 
 
+def wait_until_said(log, pattern, times=1):
+    until = time.monotonic() + 60
+    while len(re.findall(pattern, log.read_text())) < times:
+        assert time.monotonic() < until, log.read_text()[-2000:]
+        time.sleep(0.1)
+
+
 def test_the_documented_commands_make_a_closed_network_in_which_a_study_runs(fedkr, tmp_path):
     study = Study()
     study.federation.sites, study.data.limit = 2, 300
@@ -105,14 +113,22 @@ def test_the_documented_commands_make_a_closed_network_in_which_a_study_runs(fed
     assert [point["val_accuracy"] for point in results["weights_search"]] == [None]
     assert (tmp_path / "run" / "report.html").exists()
     # A key that is removed is served no longer: neither the SuperNode that has it nor one that starts with it.
+    superlink = tmp_path / "coordinator" / "superlink.log"
     removed = fedkr("server", "remove", "coordinator", "hospital-1")
     assert removed.returncode == 0, removed.stderr
+    wait_until_said(superlink, r"pull-messages HTTP/1\.1. 401")
     joined.terminate()
     joined.wait()
     assert fedkr("site", "join", sites[1] / "site.yaml", stay=True).wait(60) != 0
+    wait_until_said(superlink, r"activate-node HTTP/1\.1. 412")
     (sites[1] / "new").mkdir()
     fedkr("site", "key", sites[1] / "new")
     added = fedkr("server", "add", "coordinator", "hospital-1", sites[1] / "new" / "site.key.pub")
     assert added.returncode == 0 and "hospital-1 is node" in added.stdout, added.stderr
+    site["connection"] |= {"key": str(sites[1] / "new" / "site.key")}
+    (sites[1] / "site.yaml").write_text(yaml.safe_dump(site))
+    known = len(re.findall(r"activate-node HTTP/1\.1. 200", superlink.read_text()))
+    fedkr("site", "join", sites[1] / "site.yaml", stay=True)
+    wait_until_said(superlink, r"activate-node HTTP/1\.1. 200", known + 1)
     looked_up = set((tmp_path / "lookups").read_text().split())
     assert looked_up <= {"127.0.0.1", "localhost", "::1", "None"}, looked_up

@@ -153,6 +153,14 @@ def test_what_is_spent_of_the_budgets_is_shown(hospital, tmp_path):
     assert check_site(hospital())["spent"]["images"] == 40
 
 
+def test_records_that_are_not_whole_are_a_problem_beside_the_others(hospital, tmp_path):
+    path = hospital()
+    Ledger(tmp_path / "site-records").write(Entry("s", "any", "train.release"), Budget(9, 9))
+    (tmp_path / "site-records" / "ledger.jsonl").unlink()
+    card = check_site(path)
+    assert card["spent"] is None and "ledger.jsonl: is gone" in card["problems"][0] and card["images"] == 93
+
+
 def test_folders_that_take_no_files_and_a_full_disk_are_problems(hospital, monkeypatch):
     with monkeypatch.context() as patched:
         patched.setattr("os.access", lambda folder, rights: False)

@@ -89,7 +89,9 @@ def test_a_whole_line_that_is_no_answer_lets_nothing_leave_since_its_answer_woul
     with ledger.path.open("ab") as handle:
         handle.write(line + b"\n")
     for work in (ledger.entries, lambda: ledger.begin(about("b"), ROOM), lambda: ledger.write(about("b"), ROOM)):
-        with pytest.raises(UserError, match=r"ledger.jsonl: line 2: is no answer's .*restored from a backup"):
+        with pytest.raises(
+            UserError, match=r"ledger.jsonl: line 2: is no answer's .*restored from a backup; .*take it out"
+        ):
             work()
     assert len(ledger.path.read_bytes().splitlines()) == 2
 
@@ -118,6 +120,17 @@ def test_a_secret_that_is_not_whole_is_no_key(tmp_path, content):
     (tmp_path / "secret").write_bytes(content)
     with pytest.raises(UserError, match=f"secret: has {len(content)} bytes instead of 32; restore it"):
         keyed(tmp_path, b"any")
+
+
+def test_a_last_line_that_lost_its_end_counts_as_others_do(ledger):
+    room = Budget(9, 9, images=100)
+    ledger.write(of_images("a", 60), room)
+    ledger.path.write_bytes(ledger.path.read_bytes().rstrip(b"\n"))
+    assert images_released(ledger.entries()) == 60
+    with pytest.raises(PolicyError, match="more than policy.max_images"):
+        ledger.write(of_images("b", 60), room)
+    ledger.write(of_images("c", 40), room)
+    assert [entry.release for entry in ledger.entries()] == ["a", "c"]
 
 
 def _write_many(records, process):

@@ -179,8 +179,11 @@ def test_a_site_that_has_revoked_its_only_approval_answers_no_study(ask, site_fi
     assert f"study {own}: not among the 0 approved" in ask()
     with pytest.raises(UserError, match=r"not among the 0 that .*approved\.json has approved"):
         revoke_study(own, site_file())
-    with pytest.raises(UserError, match=r"studies\.approved has study .*take it out there"):
+    approve_study(path, site_file(), own)
+    with pytest.raises(UserError, match=r"studies\.approved has study .*, too; take it out there"):
         revoke_study(own, site_file(approved=[own]))
+    site_file()
+    assert f"study {own}: not among the 0 approved" in ask(), "it was revoked in the records all the same"
 
 
 def test_records_of_another_account_are_not_written_for_its_site_could_not_read_them(
@@ -392,7 +395,8 @@ def test_contestants_that_come_with_fedkr_need_no_permission(ask, study):
             "no such option; did you mean 'generator.options.guidance'",
         ),
         ({"bounds": {"student.steps": ["1", "9"]}}, r"student.steps=\['1', '9'\]: the option takes numbers"),
-        ({"bounds": {"generator.kind": [1, 2]}}, r"generator.kind=\[1, 2\]: the option takes texts, as in edm"),
+        ({"bounds": {"generator.kind": [1, 2]}}, r"generator.kind=\[1, 2\]: the option takes texts"),
+        ({"bounds": {"generator.options.solver": [0, 1]}}, r"solver=\[0, 1\]: the option takes texts"),
         ({"bounds": {"student.steps": 5}}, r"studies.bounds.student.steps=5: expected \[least, most\]"),
         ({"bounds": {"student.steps": [5, 1]}}, r"studies.bounds.student.steps=\[5, 1\]: expected"),
     ],
@@ -400,6 +404,12 @@ def test_contestants_that_come_with_fedkr_need_no_permission(ask, study):
 def test_rules_that_no_study_could_be_held_to_are_one_line(site_file, studies, line):
     with pytest.raises(UserError, match=line):
         read_site_file(site_file(**studies))
+
+
+def test_an_option_that_kinds_of_generators_take_differently_is_bounded_either_way(site_file):
+    for bound in ([0.0, 0.2], ["flip", "shift"]):
+        assert read_site_file(site_file(bounds={"generator.options.augment": bound}))
+    assert read_site_file(site_file(modules=["my.module"], bounds={"generator.options.mine": [0, 1]}))
 
 
 def test_records_that_cannot_be_read_let_no_study_run(ask, tmp_path):

@@ -33,6 +33,7 @@ def shake_hands(server, host, authority):
 
 
 def test_the_servers_certificate_is_valid_for_its_hosts_under_its_authority_only(tmp_path):
+    (tmp_path / "other").mkdir()
     server = make_server_certificate(tmp_path, "fl.hospital.example", "127.0.0.1")
     other = make_server_certificate(tmp_path / "other", "fl.hospital.example")
     for host in ("fl.hospital.example", "127.0.0.1"):
