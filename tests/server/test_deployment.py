@@ -48,7 +48,7 @@ def test_a_site_is_removed_where_flower_says_so_whatever_its_exit_status(tmp_pat
     answer = subprocess.CompletedProcess([], 0, said, "")
     monkeypatch.setattr(CoordinatorFolder, "flwr", lambda self, *words: answer)
     if left is None:
-        with pytest.raises(UserError, match="'hospital-0': not removed: .*fedkr server start"):
+        with pytest.raises(UserError, match=r"'hospital-0': not removed: .*fedkr server start"):
             remove(tmp_path, "hospital-0")
     else:
         assert remove(tmp_path, "hospital-0") == "7"

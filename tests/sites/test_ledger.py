@@ -90,7 +90,7 @@ def test_a_whole_line_that_is_no_answer_lets_nothing_leave_since_its_answer_woul
         handle.write(line + b"\n")
     for work in (ledger.entries, lambda: ledger.begin(about("b"), ROOM), lambda: ledger.write(about("b"), ROOM)):
         with pytest.raises(
-            UserError, match=r"ledger.jsonl: line 2: is no answer's .*restored from a backup; .*take it out"
+            UserError, match=r"ledger.jsonl: line 2: is no answer's .* backup; .*take it out"
         ):
             work()
     assert len(ledger.path.read_bytes().splitlines()) == 2
@@ -127,7 +127,7 @@ def test_a_last_line_that_lost_its_end_counts_as_others_do(ledger):
     ledger.write(of_images("a", 60), room)
     ledger.path.write_bytes(ledger.path.read_bytes().rstrip(b"\n"))
     assert images_released(ledger.entries()) == 60
-    with pytest.raises(PolicyError, match="more than policy.max_images"):
+    with pytest.raises(PolicyError, match=r"more than policy\.max_images"):
         ledger.write(of_images("b", 60), room)
     ledger.write(of_images("c", 40), room)
     assert [entry.release for entry in ledger.entries()] == ["a", "c"]
