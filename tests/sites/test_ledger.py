@@ -89,9 +89,7 @@ def test_a_whole_line_that_is_no_answer_lets_nothing_leave_since_its_answer_woul
     with ledger.path.open("ab") as handle:
         handle.write(line + b"\n")
     for work in (ledger.entries, lambda: ledger.begin(about("b"), ROOM), lambda: ledger.write(about("b"), ROOM)):
-        with pytest.raises(
-            UserError, match=r"ledger.jsonl: line 2: is no answer's .* backup; .*take it out"
-        ):
+        with pytest.raises(UserError, match=r"ledger.jsonl: line 2: is no answer's .* backup; .*take it out"):
             work()
     assert len(ledger.path.read_bytes().splitlines()) == 2
 
