@@ -140,11 +140,11 @@ def summary(
     out: Annotated[Path | None, typer.Option(help="Also write the summary, as JSON, to this file.")] = None,
 ) -> None:
     """Bring several seeds of one study into one table (CSV on stdout): mean, standard deviation, each seed."""
-    from simulations.study.summary import as_csv, lost_sites, summarise, warned
+    from simulations.study.summary import as_csv, lost_sites, mixed, summarise, warned
 
     found = summarise(runs)
     _write_json(out, found)
-    for line in (*lost_sites(found), *warned(found)):
+    for line in (*lost_sites(found), *mixed(found), *warned(found)):
         print(f"fedkr: warning: {line}", file=sys.stderr)
     print(as_csv(found), end="")
 

@@ -129,7 +129,7 @@ class WeightSharing(Contestant):
         own = {option: value for option, value in options.items() if option not in SEARCH_OPTIONS}
         try:
             return cls.flower(min_train_nodes=sites, min_available_nodes=sites, min_evaluate_nodes=sites, **own)
-        except TypeError as error:
+        except (TypeError, ValueError) as error:
             raise UserError(f"strategy.options.{name}={own}: {error}") from None
 
     def start(self) -> Callable[[], Outcome]:

@@ -64,5 +64,6 @@ from fedkr.config.schema import (
     StudentConfig,
     Study,
     TeacherConfig,
+    is_range,
     least_permutations,
 )

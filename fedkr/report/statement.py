@@ -22,7 +22,16 @@ from fedkr.report.selection import (
     verdicts_by_site,
     void_sites,
 )
-from fedkr.report.wording import auc_interval, listing, percent, plural, span, strategy_label, target_label
+from fedkr.report.wording import (
+    auc_interval,
+    listing,
+    percent,
+    plural,
+    span,
+    strategy_label,
+    target_label,
+    weight_sharers,
+)
 from fedkr.site_name import ALL_SITES
 
 
@@ -72,16 +81,20 @@ def guarantees(results: Results) -> list[str]:
 
 def _released(results: Results) -> str:
     images = [count for site in results.get("recycling", {}).values() if (count := site.get("images"))]
-    if not images:
+    # Those that contestants of the study's own asked for, in whatever numbers.
+    others = set(results.get("releases", {})) - set(results.get("recycling", {}))
+    told = [f"{span(images)} from each of {plural(len(images), 'site')}, {sum(images):,} in all"] if images else []
+    told += [f"from {plural(len(others), 'site')}, in numbers that were not recorded"] if others else []
+    if not told:
         return ""
     return (
-        f"Synthetic images with soft labels: {span(images)} from each of {plural(len(images), 'site')}, "
-        f"{sum(images):,} in all. They cannot be called back: whoever holds them can attack them at any later time."
+        f"Synthetic images with soft labels: {'; '.join(told)}. They cannot be called back: whoever holds them can "
+        "attack them at any later time."
     )
 
 
 def _weights(results: Results) -> str:
-    shared = [strategy_label(row["contestant"]) for row in results.get("targets", []) if row["kind"] == "weights"]
+    shared = [strategy_label(name) for name in weight_sharers(results)]
     return f"Model weights, round by round, for {listing(shared)}." if shared else ""
 
 
@@ -94,7 +107,9 @@ def _unfinished(results: Results) -> str:
     named = results.get("study", {}).get("strategy", {}).get("compare", [])
     lost = [strategy_label(name) for name in named if name not in {row["name"] for row in results["strategies"]}]
     return (
-        f"Whatever {listing(lost)} had sent before being left out: not counted here, and not attacked." if lost else ""
+        f"What {listing(lost)} had sent before being left out, and does not stand above: not counted, and not attacked."
+        if lost
+        else ""
     )
 
 

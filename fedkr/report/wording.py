@@ -104,9 +104,17 @@ def strategy_label(name: str) -> str:
     return STRATEGY_LABELS.get(name, name)
 
 
-def strategy_meaning(name: str) -> str:
-    """Return in half a sentence what a strategy does; what is not known by name shares weights."""
-    return STRATEGY_MEANING.get(name, "sites share model weights, round by round")
+def strategy_meaning(name: str, results: Results) -> str:
+    """Return in half a sentence what a strategy does; of a contestant of one's own, what is seen of it."""
+    if name in STRATEGY_MEANING:
+        return STRATEGY_MEANING[name]
+    shares = name in STRATEGY_LABELS or name in weight_sharers(results)
+    return "sites share model weights, round by round" if shares else "a contestant of this study's own"
+
+
+def weight_sharers(results: Results) -> list[str]:
+    """Return the contestants that sent model weights."""
+    return [row["contestant"] for row in results.get("targets", []) if row["kind"] == "weights"]
 
 
 def target_label(target: str, results: Results) -> str:

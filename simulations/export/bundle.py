@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,7 +14,19 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 import fedkr
-from fedkr.config import Count, Must, StudentConfig, at_most, check_values, no_longer_than, read_dataclass
+from fedkr.config import (
+    Count,
+    DataConfig,
+    Must,
+    Natural,
+    OneOf,
+    StudentConfig,
+    at_most,
+    check_values,
+    is_range,
+    no_longer_than,
+    read_dataclass,
+)
 from fedkr.config.reading import brief
 from fedkr.data.images import Shape
 from fedkr.documents import LARGEST_SIDE, MOST_CLASSES
@@ -28,6 +40,23 @@ INPUT, OUTPUT = "images", "probabilities"
 
 
 @dataclass
+class Preparation:
+    """How files of images became those that the student learnt from: the options of ``data`` by these names."""
+
+    fit: Annotated[str, OneOf("crop", "pad", "stretch")] = "crop"
+    background: Annotated[Natural, at_most(255)] = 0
+    scale: Annotated[str, OneOf("type", "image")] = "type"
+    range: Annotated[list[float], Must(is_range, "must be [] or two finite numbers, the lower one first")] = field(
+        default_factory=list
+    )
+
+    @staticmethod
+    def of(data: DataConfig) -> Preparation:
+        """Return that of a study's images."""
+        return Preparation(data.fit, data.background, data.scale, list(data.range))
+
+
+@dataclass
 class ModelDescription:
     """All that is needed to use a student: in ``model.json`` and, as text, in the metadata of both weight files.
 
@@ -36,6 +65,7 @@ class ModelDescription:
         size: height and width of the input in pixels.
         channels: 1 (grey) or 3 (RGB).
         classifier: architecture and recipe.
+        preparation: how files become squares of ``size`` and 8 bits.
     """
 
     classes: Annotated[
@@ -44,13 +74,24 @@ class ModelDescription:
     size: Annotated[Count, at_most(LARGEST_SIDE)]
     channels: Annotated[int, Must(lambda n: n in (1, 3), "1 (grey) or 3 (RGB)")]
     classifier: StudentConfig
+    preparation: Preparation = field(default_factory=Preparation)
+
+    @property
+    def data(self) -> DataConfig:
+        """What reads files as those that the student learnt from were read."""
+        return DataConfig("folder", size=self.size, channels=self.channels, **dataclasses.asdict(self.preparation))
 
     @property
     def preprocessing(self) -> dict[str, Any]:
         """Return what happens to an image before the first layer of ``student.safetensors``."""
+        fit = {
+            "crop": "bicubic, after a crop to the central square",
+            "pad": f"bicubic, the whole on a square of grey level {self.preparation.background}",
+            "stretch": "bicubic, both sides made equal",
+        }
         return {
             "resize": [self.size, self.size],
-            "resample": "bicubic, after a crop to the central square",
+            "resample": fit[self.preparation.fit],
             "mode": "L" if self.channels == 1 else "RGB",
             "divide": 127.5,
             "subtract": 1.0,
@@ -68,9 +109,10 @@ class ModelDescription:
     @staticmethod
     def from_metadata(metadata: Mapping[str, str], where: str) -> ModelDescription:
         """Read what :meth:`as_metadata` wrote; raise :class:`UserError` for metadata that is something else."""
-        names = [field.name for field in dataclasses.fields(ModelDescription)]
+        names = [known.name for known in dataclasses.fields(ModelDescription)]
         try:
-            values = {name: json.loads(metadata[name]) for name in names}
+            # Files of before preparation was written were prepared as its defaults say, or nobody knows how.
+            values = {name: json.loads(metadata[name]) for name in names if name != "preparation" or name in metadata}
         except (KeyError, ValueError, RecursionError):
             raise UserError(
                 f"{where}: says nothing of classes and input size; name what `fedkr export` wrote"

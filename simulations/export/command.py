@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import re
@@ -31,6 +32,7 @@ from simulations.export.bundle import (
     WEIGHTS_FILE,
     ImageClassifier,
     ModelDescription,
+    Preparation,
 )
 from simulations.export.model_card import write_card
 from simulations.export.onnx_file import check_onnx, to_onnx
@@ -52,7 +54,8 @@ def export_run(run: Path, out: Path | None = None) -> Path:
     out = run / "export" if out is None else out
     results, student = read_run(run)
     study = parse_study(json.dumps(results["study"]))
-    description = describe(student, RunFiles(run).model("student"))
+    described = describe(student, RunFiles(run).model("student"))
+    description = dataclasses.replace(described, preparation=Preparation.of(study.data))
     classifier = ImageClassifier(description.build(student.tensors)).eval()
     make_folder(out / "releases")
     write_atomic(out / WEIGHTS_FILE, save(student.tensors, description.as_metadata()))

@@ -11,7 +11,7 @@ import fedkr
 from fedkr.config import Study
 from fedkr.report import conclusions, wording
 from fedkr.report.results import Results
-from fedkr.report.selection import data_warnings, headline_rows, site_totals
+from fedkr.report.selection import data_warnings, headline_rows, site_totals, unchosen_sites
 from simulations.export.bundle import ModelDescription
 
 # For what a document may leave out.
@@ -50,6 +50,7 @@ def _environment() -> Environment:
     environment.filters |= {
         "data_warnings": data_warnings,
         "site_totals": site_totals,
+        "unchosen_sites": unchosen_sites,
         "count": _count,
         "pairs": lambda values: ", ".join(f"{name} {value}" for name, value in values.items()) or "not recorded",
         "raw": Markup,

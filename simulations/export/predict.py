@@ -12,8 +12,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 
+from fedkr.config import DataConfig
+from fedkr.data.pictures.geometry import fitted as fit_picture
 from fedkr.data.pictures.image_file import SUFFIXES, open_image
 from fedkr.data.sources.npz_file import NpzFile
 from fedkr.data.sources.npz_images import read_images
@@ -61,7 +63,7 @@ def predict(model: Path, images: Path) -> Predictions:
     classify, description = load_model(model)
     fitted = Fitting(description)
     refused: list[str] = []
-    pictures = ((name, fitted(picture)) for name, picture in read_pictures(images, refused))
+    pictures = ((name, fitted(picture)) for name, picture in read_pictures(images, description.data, refused))
     rows: list[dict[str, Any]] = []
     while batch := list(islice(pictures, BATCH)):
         probabilities = classify(np.stack([pixels for _, pixels in batch]))
@@ -106,42 +108,38 @@ class Fitting:
     """Brings pictures to a model's size and colours, as the training images were, and remembers whether it had to."""
 
     def __init__(self, description: ModelDescription) -> None:
-        self.side, self.channels = description.size, description.channels
+        self.side, self.channels, self.data = description.size, description.channels, description.data
         self.resized, self.recoloured = 0, 0
 
     def __call__(self, picture: Image.Image) -> NDArray[np.uint8]:
-        """Return uint8 ``[side, side, channels]``: the central square, resized."""
-        mode = "L" if self.channels == 1 else "RGB"
-        if picture.mode != mode:
-            self.recoloured += 1
-            picture = picture.convert(mode)
-        if picture.size != (self.side, self.side):
-            self.resized += 1
-            picture = ImageOps.fit(picture, (self.side, self.side), Image.Resampling.BICUBIC)
-        return np.asarray(picture, dtype=np.uint8).reshape(self.side, self.side, self.channels)
+        """Return uint8 ``[side, side, channels]``."""
+        self.recoloured += picture.mode != ("L" if self.channels == 1 else "RGB")
+        self.resized += picture.size != (self.side, self.side)
+        return np.asarray(fit_picture(picture, self.data), np.uint8).reshape(self.side, self.side, self.channels)
 
     def notes(self) -> Iterator[str]:
         """Yield what was done to the pictures, a line each."""
         if self.resized:
-            yield f"{self.resized} image(s) resized to {self.side} x {self.side} pixels (their central square)"
+            how = {"crop": "their central square", "pad": "the whole, padded", "stretch": "the whole, stretched"}
+            yield f"{self.resized} image(s) resized to {self.side} x {self.side} pixels ({how[self.data.fit]})"
         if self.recoloured:
             yield f"{self.recoloured} image(s) converted to {'grey' if self.channels == 1 else 'RGB'}"
 
 
-def read_pictures(path: Path, refused: list[str]) -> Iterator[Picture]:
+def read_pictures(path: Path, data: DataConfig, refused: list[str]) -> Iterator[Picture]:
     """Yield name and picture of an image file, of each image in a folder, or of each image in an npz file.
 
     ``refused`` gets a line for each file, or folder, in a folder that cannot be read.
     """
     if path.is_dir():
-        yield from _read_folder(path, refused)
+        yield from _read_folder(path, data, refused)
     elif path.suffix.lower() == ".npz":
         yield from _read_npz(path)
     else:
-        yield str(path), open_image(path)
+        yield str(path), open_image(path, data)
 
 
-def _read_folder(path: Path, refused: list[str]) -> Iterator[Picture]:
+def _read_folder(path: Path, data: DataConfig, refused: list[str]) -> Iterator[Picture]:
     def refuse(error: OSError) -> None:
         refused.append(f"{error.filename}: cannot be read ({error.strerror})")
 
@@ -152,7 +150,7 @@ def _read_folder(path: Path, refused: list[str]) -> Iterator[Picture]:
         raise UserError(f"{path}: no images in it; put {', '.join(SUFFIXES)} files there")
     for file in shown:
         try:
-            picture = open_image(file)
+            picture = open_image(file, data)
         except UserError as error:
             refused.append(str(error))
             continue

@@ -9,12 +9,18 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from fedkr.config.reading import brief
 from fedkr.data.identity import what_changed
 from fedkr.errors import UserError
 from fedkr.report.results import load_results
 from fedkr.report.selection import data_warnings, headline_rows
-from simulations.study.command import portable
+from fedkr.report.wording import NONE
+from simulations.study.command import leaves, portable
 
+# What made a run's figures; where it differs, a list by seed stands in the summary, and a warning beside it.
+MADE_BY = ("backend", "hardware", "versions")
+# Of the options that two studies differ in, so many are named.
+MOST = 5
 FIGURES = ("accuracy", "balanced_accuracy", "auc", "bytes_up", "bytes_down", "seconds")
 
 
@@ -38,9 +44,7 @@ def summarise(runs: Iterable[Path]) -> dict[str, Any]:
         "data_warnings": [data_warnings(r) for r in results],
         "missing_sites": [r.get("missing_sites", []) for r in results],
         "wall_seconds": [r.get("seconds") for r in results],
-        "backend": results[0].get("backend"),
-        "hardware": results[0].get("hardware"),
-        "versions": results[0].get("versions"),
+        **{what: _common([r.get(what) for r in results]) for what in MADE_BY},
         "study": study,
     }
 
@@ -58,9 +62,23 @@ def common_study(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     for seed, study in zip(seeds, studies, strict=True):
         if changed := what_changed(studies[0].get("data_digest", ""), study.get("data_digest", "")):
             raise UserError(f"seed {seed} ran on other data than seed {seeds[0]}: {', '.join(changed)} differ")
-    if any(study != studies[0] for study in studies):
-        raise UserError("these runs differ in more than their seed")
+    for seed, study in zip(seeds, studies, strict=True):
+        if study != studies[0]:
+            differing = _differing(studies[0], study)
+            raise UserError(f"these runs differ in more than their seed: {differing} (seeds {seeds[0]} and {seed})")
     return studies[0]
+
+
+def _differing(first: Mapping[str, Any], second: Mapping[str, Any]) -> str:
+    """Return the options that two studies differ in, with both values of each."""
+    one, other = dict(leaves(first)), dict(leaves(second))
+    names = [name for name in {**one, **other} if one.get(name, NONE) != other.get(name, NONE)]
+    return ", ".join(f"{name}={brief(one.get(name, NONE))} and {brief(other.get(name, NONE))}" for name in names[:MOST])
+
+
+def _common(values: Sequence[Any]) -> Any:
+    """Return what all seeds have, else a list by seed."""
+    return values[0] if all(value == values[0] for value in values) else list(values)
 
 
 def _strategy(name: str, results: list[Any]) -> dict[str, Any]:
@@ -78,15 +96,21 @@ def _sites(result: Mapping[str, Any], row: Mapping[str, Any]) -> int:
 
 
 def _audit(results: list[Any]) -> dict[str, Any]:
-    """Mean over seeds and sites of the headline attack's AUC for each target, its worst site, and sites by seed."""
-    found: dict[str, list[float]] = {}
-    sites: dict[str, list[int]] = {}
+    """The headline attack's AUC for each target over seeds, of each the mean over its sites; the worst site; all."""
+    found: dict[str, list[dict[str, float]]] = {}
     for place, r in enumerate(results):
         for row in headline_rows(r):
             if (auc := row.get("auc")) is not None:
-                found.setdefault(row["target"], []).append(auc)
-                sites.setdefault(row["target"], [0] * len(results))[place] += 1
-    return {name: {**spread(aucs), "worst": max(aucs), "sites": sites[name]} for name, aucs in found.items()}
+                found.setdefault(row["target"], [{} for _ in results])[place][row["site"]] = auc
+    return {
+        name: {
+            **spread([statistics.fmean(aucs.values()) if aucs else None for aucs in seeds]),
+            "worst": max(auc for aucs in seeds for auc in aucs.values()),
+            "sites": [len(aucs) for aucs in seeds],
+            "by_site": seeds,
+        }
+        for name, seeds in found.items()
+    }
 
 
 def spread(values: Sequence[float | None]) -> dict[str, Any]:
@@ -101,6 +125,15 @@ def lost_sites(summary: dict[str, Any]) -> list[str]:
     """Return a line for each seed that some site was lost to: its figures are of fewer sites."""
     lost = zip(summary["seeds"], summary["missing_sites"], strict=True)
     return [f"seed {seed} is without {'; '.join(sites)}" for seed, sites in lost if sites]
+
+
+def mixed(summary: dict[str, Any]) -> list[str]:
+    """Return a line for each thing that made some seeds' figures and not the others'."""
+    return [
+        f"these seeds differ in {what}, which moves figures: {brief(' | '.join(map(str, summary[what])))}"
+        for what in MADE_BY
+        if isinstance(summary[what], list)
+    ]
 
 
 def warned(summary: dict[str, Any]) -> list[str]:

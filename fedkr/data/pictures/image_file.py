@@ -72,17 +72,18 @@ def read_image_file(file: Path, config: DataConfig) -> Pictures:
         return Pictures(frames, further=count - taken)
 
 
-def open_image(file: Path) -> Image.Image:
+def open_image(file: Path, config: DataConfig) -> Image.Image:
     """Return a file's (first) picture upright, in mode L where it is grey and RGB where not, in its own size.
 
     Raises:
-        UserError: a file that is no image, or one with more than 8 bits a channel.
+        UserError: a file that is no image, or one with more than 8 bits a channel where ``config`` has no range or
+            scale for these.
     """
     try:
         with _opened(file) as image:
-            if image.mode in DEEP_MODES:
+            if image.mode in DEEP_MODES and not config.range and config.scale != "image":
                 raise UserError(f"{file}: has more than 8 bits a pixel; save it as one image of 8 bits a channel")
-            return _upright(image, file, DataConfig())[0]
+            return _upright(image, file, config)[0]
     except UnreadableError as error:
         raise UserError(f"{file}: not a readable image ({error}); replace or remove it") from None
 

@@ -11,7 +11,7 @@ from fedkr.report.conclusions import (
     wilson_half_width,
 )
 from fedkr.report.statement import conclusion, copy_check
-from fedkr.report.wording import duration, size, tpr_interval
+from fedkr.report.wording import duration, size, strategy_meaning, tpr_interval
 
 
 def test_verdict_sets_the_student_against_every_other_strategy(results):
@@ -156,3 +156,10 @@ def test_where_nobody_could_compare_images_it_is_said_so(results, facts):
     said = scored_on(results | {"backend": "flwr run"} | facts)
     assert said.startswith("Nobody compared the test images with the sites' images")
     assert "no" not in said.split("equal")[1:] and "selected on" not in said
+
+
+def test_only_what_shares_weights_is_said_to(results):
+    assert strategy_meaning("fedprox", results) == "sites share model weights, round by round"
+    assert strategy_meaning("mine", results) == "a contestant of this study's own"
+    results["targets"] = [{"contestant": "mine", "kind": "weights"}]
+    assert strategy_meaning("mine", results) == "sites share model weights, round by round"

@@ -9,7 +9,11 @@ import pytest
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from fedkr.config import DataConfig, StudentConfig
+from fedkr.data.pictures.geometry import fitted
 from fedkr.errors import UserError
+from simulations.export.bundle import ModelDescription, Preparation
+from simulations.export.predict import Fitting, read_pictures
 from simulations.export.predict import predict as predictions
 
 CLASSES = ["benign", "a | <b>", "rare"]
@@ -63,6 +67,37 @@ def test_an_image_of_another_size_and_colour_is_converted_with_a_note(exported, 
     assert plain["image"] == str(tmp_path / "colour.png")
     predict(exported, tmp_path / "wide.png")
     assert "1 image(s) resized to 12 x 12 pixels" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("prepared", "how"),
+    [
+        (Preparation(fit="stretch"), "the whole, stretched"),
+        (Preparation(fit="pad", background=7), "the whole, padded"),
+        (Preparation(), "their central square"),
+    ],
+)
+def test_images_are_prepared_as_those_that_the_student_learnt_from(prepared, how):
+    description = ModelDescription(CLASSES, 12, 1, StudentConfig(), prepared)
+    read = ModelDescription.from_metadata(description.as_metadata(), "model")
+    assert read == description
+    picture, fitting = Image.fromarray(PIXELS[0]).resize((36, 24)), Fitting(read)
+    config = DataConfig("folder", size=12, channels=1, fit=prepared.fit, background=prepared.background)
+    assert np.array_equal(fitting(picture)[..., 0], np.asarray(fitted(picture, config)))
+    assert list(fitting.notes()) == [f"1 image(s) resized to 12 x 12 pixels ({how})"]
+
+
+def test_a_model_of_before_says_nothing_of_preparation_and_is_read_by_its_defaults():
+    metadata = ModelDescription(CLASSES, 12, 1, StudentConfig()).as_metadata()
+    del metadata["preparation"]
+    assert ModelDescription.from_metadata(metadata, "model").preparation == Preparation()
+
+
+def test_deep_images_are_read_by_the_range_that_the_student_learnt_from(tmp_path):
+    Image.fromarray(np.array([[0, 100], [200, 4000]], np.uint16)).save(tmp_path / "deep.png")
+    description = ModelDescription(CLASSES, 2, 1, StudentConfig(), Preparation(range=[0.0, 200.0]))
+    ((_, picture),) = read_pictures(tmp_path / "deep.png", description.data, [])
+    assert Fitting(description)(picture)[..., 0].tolist() == [[0, 128], [255, 255]]
 
 
 def test_a_weight_file_alone_is_enough(exported, folder, tmp_path):

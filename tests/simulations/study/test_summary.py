@@ -8,7 +8,7 @@ import pytest
 from fedkr.config import Study
 from fedkr.data.identity import DIGITS, PARTS
 from fedkr.errors import UserError
-from simulations.study.summary import as_csv, lost_sites, summarise, warned
+from simulations.study.summary import as_csv, lost_sites, mixed, summarise, warned
 
 
 def finished_run(folder, seed, accuracy, auc=0.5, missing=(), told=(), **changes):
@@ -41,6 +41,30 @@ def test_only_the_headline_attack_is_summarised_and_its_worst_site_named(tmp_pat
     assert summarise(runs)["audit"]["student"]["mean"] == pytest.approx(0.55)
 
 
+def test_an_audits_deviation_is_over_seeds_and_not_over_the_sites_of_one(tmp_path):
+    runs = [finished_run(tmp_path / str(seed), seed, 0.9, 0.5) for seed in (0, 1)]
+    for run in runs:
+        results = json.loads((run / "results.json").read_text())
+        results["audit"].append({**results["audit"][0], "site": "site-1", "auc": 0.7})
+        (run / "results.json").write_text(json.dumps(results))
+    student = summarise(runs)["audit"]["student"]
+    assert (student["values"], student["sd"], student["sites"]) == ([pytest.approx(0.6)] * 2, 0, [2, 2])
+    assert student["by_site"] == [{"site-0": 0.5, "site-1": 0.7}] * 2 and student["worst"] == 0.7
+
+
+def test_seeds_of_other_code_or_machines_are_told(tmp_path):
+    runs = [finished_run(tmp_path / str(seed), seed, 0.9) for seed in (0, 1)]
+    assert mixed(summarise(runs)) == []
+    results = json.loads((runs[1] / "results.json").read_text())
+    (runs[1] / "results.json").write_text(json.dumps(results | {"versions": {"torch": "2.6.0"}, "backend": "ray"}))
+    found = summarise(runs)
+    assert found["versions"] == [None, {"torch": "2.6.0"}]
+    assert [line.partition(",")[0] for line in mixed(found)] == [
+        "these seeds differ in backend",
+        "these seeds differ in versions",
+    ]
+
+
 def test_a_figure_that_one_seed_lacks_has_no_mean(tmp_path):
     runs = [finished_run(tmp_path / "a", 0, 0.9), finished_run(tmp_path / "b", 1, None)]
     assert summarise(runs)["strategies"]["fedkr"]["accuracy"]["mean"] is None
@@ -48,7 +72,7 @@ def test_a_figure_that_one_seed_lacks_has_no_mean(tmp_path):
 
 def test_runs_of_different_studies_are_refused(tmp_path):
     runs = [finished_run(tmp_path / "a", 0, 0.9), finished_run(tmp_path / "b", 1, 0.9, threads=2)]
-    with pytest.raises(UserError, match="differ in more than their seed"):
+    with pytest.raises(UserError, match=r"differ in more than their seed: threads=1 and 2 \(seeds 0 and 1\)"):
         summarise(runs)
 
 

@@ -211,7 +211,7 @@ def picture_files(draw):
 @given(picture_files())
 def test_the_image_reader_is_total(tmp_path, content):
     (tmp_path / "case.png").write_bytes(content)
-    bounded(open_image, tmp_path / "case.png")
+    bounded(open_image, tmp_path / "case.png", DataConfig())
 
 
 OPTIONS = [{}, {"size": 5}, {"size": 5, "fit": "pad", "channels": 1}, {"scale": "image"}, {"range": [0, 300]}]
@@ -252,11 +252,11 @@ def test_an_image_whose_header_promises_more_than_its_file_can_hold_is_refused(t
     with pytest.raises(
         UserError, match=r"large.bmp: not a readable image \(7000 x 7000 pixels, more than can be in \d+ bytes\)"
     ):
-        open_image(tmp_path / "large.bmp")
+        open_image(tmp_path / "large.bmp", DataConfig())
 
 
 @pytest.mark.parametrize("kind", ["GIF", "EPS", "PPM", "JPEG2000", "ICO"])
 def test_other_formats_are_no_images_whatever_their_names_say(kind, tmp_path):
     Image.new("RGB", (32, 32)).save(tmp_path / "scan.png", kind)
     with pytest.raises(UserError, match=r"scan.png: not a readable image"):
-        open_image(tmp_path / "scan.png")
+        open_image(tmp_path / "scan.png", DataConfig())

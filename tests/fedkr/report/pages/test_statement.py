@@ -37,6 +37,18 @@ def test_a_target_passes_only_where_every_site_and_all_together_pass(results):
     assert "no pass, for: FedAvg model" in text
 
 
+def test_images_that_an_own_contestant_asked_for_left_the_sites_as_well(results):
+    results["recycling"], results["releases"] = {}, {"site-0": ["a"], "site-1": ["b"]}
+    assert left_the_sites(results)[0].startswith(
+        "Synthetic images with soft labels: from 2 sites, in numbers that were not recorded. They cannot be called back"
+    )
+    results["recycling"] = {"site-0": {"images": 40}}
+    first = left_the_sites(results)[0]
+    assert "40 from each of 1 site, 40 in all; from 1 site, in numbers" in first
+    results["releases"] = {"site-0": ["a"]}
+    assert "numbers that were not" not in left_the_sites(results)[0]
+
+
 def test_what_never_leaves_a_site_is_in_no_conclusion(results):
     assert "teacher" not in conclusion(judged(results, student="cannot tell", teacher="leakage found"))
 
@@ -98,7 +110,7 @@ def test_it_says_what_it_is_and_what_was_not_tested(results, said):
 
 def test_what_a_contestant_sent_that_was_left_out_is_not_passed_over(results):
     results["study"]["strategy"] = {"compare": ["local", "fedavg", "fedprox", "fedkr"]}
-    assert any(line.startswith("Whatever FedProx had sent") for line in left_the_sites(results))
+    assert any(line.startswith("What FedProx had sent") for line in left_the_sites(results))
 
 
 def test_names_from_data_are_escaped(results):
