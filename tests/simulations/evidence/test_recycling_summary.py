@@ -120,7 +120,7 @@ def test_the_ablation_compares_the_variants_of_its_own_seeds_only(tmp_path):
 
 def test_runs_of_one_dataset_with_other_settings_are_refused(tmp_path):
     found = [finished_run(tmp_path / "a", 0, 0.9), finished_run(tmp_path / "b", 1, 0.9, threads=2)]
-    with pytest.raises(UserError, match=r"^digits: these runs differ in more than their seed: threads=1 and 2 \(seeds 0 and 1\)$"):
+    with pytest.raises(UserError, match=r"^digits: these runs differ in more than their seed: threads=1 and 2 "):
         summarise(found)
 
 
