@@ -19,6 +19,8 @@ from fedkr.network.bundle import write_toml
 from fedkr.network.certificates import ServerFiles
 
 LOOPBACK = "127.0.0.1"
+# Of Flower's answers: "Node ID not found for account."
+NO_SUCH_NODE = "[code: 24]"
 # A busy machine loads a server's libraries slowly.
 START_DEADLINE = 120.0
 PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG
@@ -110,27 +112,28 @@ def write_connection(home: Path, name: str, address: str, authority: Path | None
 
 def registered_node(answer: CompletedProcess[str]) -> str | None:
     """Return the id that ``flwr supernode register --format json`` answered with; None where it refused the key."""
-    try:
-        return str(json.loads(answer.stdout)["node-id"])
-    except (ValueError, KeyError, TypeError):
-        return None
+    node = _document(answer).get("node-id")
+    return None if node is None else str(node)
 
 
 def unregistered(answer: CompletedProcess[str]) -> bool:
-    """Whether ``flwr supernode unregister --format json`` took a node out; its exit status is 0 in any case."""
-    try:
-        return json.loads(answer.stdout[answer.stdout.index("{") :])["success"] is True
-    except (ValueError, KeyError, TypeError):
-        return False
+    """Whether ``flwr supernode unregister --format json`` left no such node; its exit status is 0 in any case."""
+    said = _document(answer)
+    return said.get("success") is True or NO_SUCH_NODE in str(said.get("error-message"))
 
 
 def complaint(answer: CompletedProcess[str]) -> str:
     """Return in one line why a command of Flower's failed, with or without ``--format json``."""
+    return last_words(str(_document(answer).get("error-message", answer.stdout + answer.stderr)))
+
+
+def _document(answer: CompletedProcess[str]) -> dict[str, Any]:
+    """Return what a command of Flower's with ``--format json`` answered, whatever stands before it; else nothing."""
     try:
-        said = str(json.loads(answer.stdout)["error-message"])
-    except (ValueError, KeyError, TypeError):
-        said = answer.stdout + answer.stderr
-    return last_words(said)
+        found = json.loads(answer.stdout[answer.stdout.index("{") :])
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def last_words(text: str) -> str:

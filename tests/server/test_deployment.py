@@ -38,7 +38,7 @@ def test_a_host_that_is_none_leaves_no_folder_behind(tmp_path, host):
     [
         ('{"success": true, "node-id": 7}', {"8": "hospital-1"}),
         ('done\n{"success": true, "node-id": 7}', {"8": "hospital-1"}),
-        ('{"success": false, "error-message": "[NODE_NOT_FOUND] no such node"}', {"8": "hospital-1"}),
+        ('{"success": false, "error-message": "[code: 24] Node ID not found for account."}', {"8": "hospital-1"}),
         ('{"success": false, "error-message": "Connection to the SuperLink is unavailable."}', None),
         ("", None),
     ],

@@ -117,6 +117,12 @@ def test_the_documented_commands_make_a_closed_network_in_which_a_study_runs(fed
     removed = fedkr("server", "remove", "coordinator", "hospital-1")
     assert removed.returncode == 0, removed.stderr
     wait_until_said(superlink, r"pull-messages HTTP/1\.1. 401")
+    # As a power cut leaves it, between the node and its name.
+    named = tmp_path / "coordinator" / "sites.json"
+    known, node = json.loads(named.read_text()), re.search(r"node (\d+)", removed.stdout)[1]
+    named.write_text(json.dumps(known | {node: "hospital-1"}))
+    assert fedkr("server", "remove", "coordinator", "hospital-1").returncode == 0
+    assert json.loads(named.read_text()) == known
     joined.terminate()
     joined.wait()
     assert fedkr("site", "join", sites[1] / "site.yaml", stay=True).wait(60) != 0
