@@ -22,9 +22,9 @@ from fedkr.data.dataset_files import file_digest
 from fedkr.errors import UserError
 from sites.audit import kept_others
 from sites.contestants import searches
-from sites.ledger import Budget, Entry, Ledger, images_released
+from sites.ledger import Budget, Entry, Ledger, check_images
 from sites.naming import digest, model_name, own_name, personal_name, shared_names
-from sites.policy import Policy, PolicyError
+from sites.policy import Policy
 from sites.records import bind
 from sites.studies import study_digest
 from sites.workspace import DECODED_FOLDER, SiteFile, stages_at, study_at
@@ -76,14 +76,10 @@ class Account:
 
         A release that left before costs nothing again.
         """
-        before, most = self.ledger.entries(), self.budget.images
+        before = self.ledger.entries()
         again = any(e.release and (e.study, e.model) == (self.entry.study, self.entry.model) for e in before)
-        total = images_released(before) + images
-        if images and most is not None and total > most and not again:
-            raise PolicyError(
-                f"{self.entry.message}: {images} images or more, with those that left before {total}: more than "
-                f"policy.max_images={most} of all studies together"
-            )
+        if images and not again:
+            check_images(before, dataclasses.replace(self.entry, release="to come", images=images), self.budget)
 
     def settle(self, content: RecordDict) -> None:
         """Write an answer into the ledger; raise :class:`UserError` where it may not leave."""

@@ -123,7 +123,7 @@ class Ledger:
         with self.locked() as handle:
             before = _read(handle)
             _check_models(before, entry, budget)
-            _check_images(before, entry, budget)
+            check_images(before, entry, budget)
             _append(handle, entry)
 
     def charge(self, entry: Entry, budget: PrivacyBudget) -> None:
@@ -150,15 +150,15 @@ class Ledger:
         """Keep all other processes from the ledger; raise :class:`UserError` where it cannot be opened."""
         # New records get both, and others that lack one of them have lost it.
         secret_of(self.path.parent)
+        if not self.path.exists():
+            raise UserError(
+                f"{self.path}: is gone; nothing leaves before it is restored from a backup (or made anew and empty, "
+                "where nothing ever left this site)"
+            )
         try:
             with open(self.path, "r+b", opener=lambda path, _: os.open(path, os.O_RDWR | os.O_APPEND)) as handle:
                 fcntl.flock(handle, fcntl.LOCK_EX)
                 yield handle
-        except FileNotFoundError:
-            raise UserError(
-                f"{self.path}: is gone; nothing leaves before it is restored from a backup (or made anew and empty, "
-                "where nothing ever left this site)"
-            ) from None
         except OSError as error:
             raise UserError(f"{self.path}: {error.strerror}; nothing leaves without the ledger") from None
 
@@ -232,7 +232,8 @@ def _check_models(entries: Iterable[Entry], entry: Entry, budget: Budget) -> Non
             )
 
 
-def _check_images(entries: list[Entry], entry: Entry, budget: Budget) -> None:
+def check_images(entries: list[Entry], entry: Entry, budget: Budget) -> None:
+    """Raise :class:`PolicyError` where a release is more than the budget has left after earlier entries."""
     total = images_released([*entries, entry])
     if entry.release and budget.images is not None and total > budget.images:
         raise PolicyError(

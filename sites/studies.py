@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fedkr.config import LEAST_TO_CHOOSE, NO_PART_OF_RESULTS, Positive, Study, nearest, pipeline_steps
+from fedkr.config import LEAST_TO_CHOOSE, NO_PART_OF_RESULTS, Positive, Study, flat, nearest, pipeline_steps
 from fedkr.config.reading import brief
 from fedkr.disk import sync_folder, write_atomic, write_json
 from fedkr.errors import UserError
@@ -188,15 +188,6 @@ def _within(value: Any, bound: list[Any]) -> bool:
     if isinstance(bound[0], str):
         return value in bound
     return isinstance(value, (int, float)) and bool(bound[0] <= value <= bound[1])
-
-
-def flat(options: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield the options in nested groups, each by its dotted name; an empty group is an option."""
-    for name, value in options.items():
-        if isinstance(value, dict) and value:
-            yield from flat(value, f"{prefix}{name}.")
-        else:
-            yield prefix + name, value
 
 
 def named_modules(study: Study) -> Iterator[tuple[str, str]]:

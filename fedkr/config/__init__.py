@@ -1,6 +1,6 @@
 """The study: its options as dataclasses, their reading and their checks."""
 
-from fedkr.config.changes import set_option, with_options
+from fedkr.config.changes import flat, set_option, with_options
 from fedkr.config.checks import SEARCH_OPTIONS, check_search, check_shares, check_study, own_search, parse_study
 from fedkr.config.constraints import (
     Count,
@@ -54,16 +54,19 @@ from fedkr.config.schema import (
     DataConfig,
     FactsConfig,
     FederationConfig,
+    Fit,
     GeneratorConfig,
+    GreyLevel,
     PartitionConfig,
     PrivacyConfig,
     RecycleConfig,
+    Scale,
     SearchConfig,
     SplitConfig,
     StrategyConfig,
     StudentConfig,
     Study,
     TeacherConfig,
-    is_range,
+    ValueRange,
     least_permutations,
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import yaml
@@ -45,3 +45,12 @@ def set_option(values: dict[str, Any], name: str, value: Any) -> None:
             raise UserError(f"{brief(name)}: {brief(repr(group))} is no group of options{nearest(group, known)}")
         values = values[group]
     values[option] = value
+
+
+def flat(options: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the options in nested groups, each by its dotted name; an empty group is an option."""
+    for name, value in options.items():
+        if isinstance(value, dict) and value:
+            yield from flat(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value

@@ -95,6 +95,10 @@ Delta = Annotated[float, Must(lambda x: 1e-12 <= x <= 0.01, "a probability from 
 Epsilon = Annotated[float, Must(lambda x: 0.01 <= x <= 100, "from 0.01 (less is all noise) to 100 (no guarantee)")]
 Norm = Annotated[str, OneOf("batch", "group")]
 Balance = Annotated[str, OneOf("histogram", "balanced", "tempered")]
+Fit = Annotated[str, OneOf("crop", "pad", "stretch")]
+GreyLevel = Annotated[Natural, at_most(255)]
+Scale = Annotated[str, OneOf("type", "image")]
+ValueRange = Annotated[list[float], Must(is_range, "must be [] or two finite numbers, the lower one first")]
 
 
 @dataclass
@@ -111,12 +115,10 @@ class DataConfig:
     limit: OrNoChoice = 0
     test_fraction: float = 0.2
     channels: Annotated[int, Must(lambda n: n in (0, 1, 3), "must be 0 (as the files are), 1 (grey) or 3 (colour)")] = 0
-    fit: Annotated[str, OneOf("crop", "pad", "stretch")] = "crop"
-    background: Annotated[Natural, at_most(255)] = 0
-    scale: Annotated[str, OneOf("type", "image")] = "type"
-    range: Annotated[list[float], Must(is_range, "must be [] or two finite numbers, the lower one first")] = field(
-        default_factory=list
-    )
+    fit: Fit = "crop"
+    background: GreyLevel = 0
+    scale: Scale = "type"
+    range: ValueRange = field(default_factory=list)
     frames: Annotated[str, OneOf("first", "all")] = "first"
     patients: Annotated[str, OneOf("auto", "none", "folder")] = "auto"
     least_usable: Annotated[float, Must(lambda x: 0 <= x <= 1, "a share of the files, from 0 to 1")] = 0.95

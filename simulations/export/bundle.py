@@ -17,13 +17,14 @@ import fedkr
 from fedkr.config import (
     Count,
     DataConfig,
+    Fit,
+    GreyLevel,
     Must,
-    Natural,
-    OneOf,
+    Scale,
     StudentConfig,
+    ValueRange,
     at_most,
     check_values,
-    is_range,
     no_longer_than,
     read_dataclass,
 )
@@ -43,12 +44,10 @@ INPUT, OUTPUT = "images", "probabilities"
 class Preparation:
     """How files of images became those that the student learnt from: the options of ``data`` by these names."""
 
-    fit: Annotated[str, OneOf("crop", "pad", "stretch")] = "crop"
-    background: Annotated[Natural, at_most(255)] = 0
-    scale: Annotated[str, OneOf("type", "image")] = "type"
-    range: Annotated[list[float], Must(is_range, "must be [] or two finite numbers, the lower one first")] = field(
-        default_factory=list
-    )
+    fit: Fit = "crop"
+    background: GreyLevel = 0
+    scale: Scale = "type"
+    range: ValueRange = field(default_factory=list)
 
     @staticmethod
     def of(data: DataConfig) -> Preparation:

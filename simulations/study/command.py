@@ -30,7 +30,7 @@ def command_of(study: Study) -> str | None:
     data = dataclasses.replace(study.data, path=Path(study.data.path).name)
     study = dataclasses.replace(study, data=data, data_digest="")
     by_hand = list(set_by_hand(study))
-    places = {name: place for place, (name, _) in enumerate(leaves(study.options(*NO_PART_OF_RESULTS)))}
+    places = {name: place for place, (name, _) in enumerate(_leaves(study.options(*NO_PART_OF_RESULTS)))}
     for choice in ([f"dataset={study.data.name}"], []):
         try:
             made = [*choice, *made_of(study, choice)]
@@ -81,17 +81,16 @@ def portable(study: Mapping[str, Any]) -> dict[str, Any]:
 
 def differences(study: Study, base: Study) -> Iterator[str]:
     """Yield the overrides that make ``base`` this study, those of folders and backend left out."""
-    known = dict(leaves(base.options(*NO_PART_OF_RESULTS)))
-    for name, value in leaves(study.options(*NO_PART_OF_RESULTS)):
+    known = dict(_leaves(base.options(*NO_PART_OF_RESULTS)))
+    for name, value in _leaves(study.options(*NO_PART_OF_RESULTS)):
         if name not in known or known[name] != value:
             yield f"{'' if name in known else '+'}{name}={_as_override(name, value)}"
 
 
-def leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield the options in nested groups, each by its dotted name."""
+def _leaves(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     for name, value in values.items():
         if isinstance(value, dict):
-            yield from leaves(value, f"{prefix}{name}.")
+            yield from _leaves(value, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", value
 

@@ -9,13 +9,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from fedkr.config import flat
 from fedkr.config.reading import brief
 from fedkr.data.identity import what_changed
 from fedkr.errors import UserError
 from fedkr.report.results import load_results
 from fedkr.report.selection import data_warnings, headline_rows
 from fedkr.report.wording import NONE
-from simulations.study.command import leaves, portable
+from simulations.study.command import portable
 
 # What made a run's figures; where it differs, a list by seed stands in the summary, and a warning beside it.
 MADE_BY = ("backend", "hardware", "versions")
@@ -71,7 +72,7 @@ def common_study(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 def _differing(first: Mapping[str, Any], second: Mapping[str, Any]) -> str:
     """Return the options that two studies differ in, with both values of each."""
-    one, other = dict(leaves(first)), dict(leaves(second))
+    one, other = dict(flat(first)), dict(flat(second))
     names = [name for name in {**one, **other} if one.get(name, NONE) != other.get(name, NONE)]
     return ", ".join(f"{name}={brief(one.get(name, NONE))} and {brief(other.get(name, NONE))}" for name in names[:MOST])
 
