@@ -116,7 +116,8 @@ def test_the_documented_commands_make_a_closed_network_in_which_a_study_runs(fed
     superlink = tmp_path / "coordinator" / "superlink.log"
     removed = fedkr("server", "remove", "coordinator", "hospital-1")
     assert removed.returncode == 0, removed.stderr
-    wait_until_said(superlink, r"pull-messages HTTP/1\.1. 401")
+    # Its next request, whichever comes first: for messages, or to say that it lives.
+    wait_until_said(superlink, r"/v1/fleet/(pull-messages|send-node-heartbeat) HTTP/1\.1. 401")
     # As a power cut leaves it, between the node and its name.
     named = tmp_path / "coordinator" / "sites.json"
     known, node = json.loads(named.read_text()), re.search(r"node (\d+)", removed.stdout)[1]
