@@ -60,7 +60,8 @@ def read_bounded(reader, work, *arguments):
     tally["cases"] += 1
     tally["accepted"] += accepted
     tally["slowest"], tally["bytes"] = max(tally["slowest"], seconds), max(tally["bytes"], grown)
-    assert seconds < most and grown < BYTES
+    assert seconds < most, f"{reader}: {seconds:.2f} s of processor time"
+    assert grown < BYTES, f"{reader}: {grown:,} bytes more than before"
     return accepted, found
 
 
