@@ -24,8 +24,9 @@ CHANCE, LARGEST_PASS = 0.5, 0.55
 # Of all claims together.
 LEVEL = 0.05
 STRONGEST = "rmia"
-# Beside it, the first of these that was run.
-LIRA = ("lira-online", "lira-online-fixed", "lira-offline", "lira-offline-fixed")
+# Beside it, the first of these that was run. One variance for all images first: with fewer than some 64 references one
+# for each image is too noisy (Carlini et al. 2022, section VI; measured again in simulations/results/audit.md).
+LIRA = ("lira-online-fixed", "lira-online", "lira-offline-fixed", "lira-offline")
 # What is to be found, the strongest first: a teacher may have been stopped before it knew its images.
 TO_BE_FOUND = (CONTROL, "teacher")
 CONTROL_WORDS = {

@@ -42,6 +42,21 @@ def test_the_epochs_double_up_to_a_limit_where_labels_contradict_each_other(nois
     assert steps == [75, 150]
 
 
+def test_a_rare_class_has_to_be_known_too(noise, runtime, monkeypatch):
+    """Always saying the common class is right about 39 of 40 images, and knows none of them."""
+    skewed = dataclasses.replace(noise, labels=np.eye(1, 40, 7, dtype=np.int64)[0])
+    asked = []
+
+    def answers(model, images, runtime):
+        asked.append(model)
+        right = skewed.labels if len(asked) > 2 else np.zeros(40, int)
+        return np.eye(2)[right]
+
+    monkeypatch.setattr(control, "predict_logits", answers)
+    monkeypatch.setattr(control, "train_on_real", lambda recipe, *rest: recipe.steps)
+    assert train_control(RECIPE, skewed, Job(runtime)) == 300 and asked == [75, 150, 300]
+
+
 def test_a_student_of_planted_images_learns_from_the_release_and_from_them(noise, runtime, monkeypatch):
     released = SoftSet(np.zeros((3, 8, 8, 1), np.uint8), np.full((3, 2), 0.5, np.float16))
     seen = []

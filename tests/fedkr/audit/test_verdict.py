@@ -51,6 +51,14 @@ def test_an_auc_that_is_significant_among_all_claims_is_leakage():
     assert "AUC 0.550 [0.530, 0.570]" in verdict.reason and "among all 6 claims" in verdict.reason
 
 
+def test_lira_of_one_variance_stands_beside_rmia_before_that_of_a_variance_an_image():
+    """With 16 references a variance for each image is noise (Carlini et al. 2022)."""
+    shared = judge(*both(), row(auc=0.6, attack="lira-online-fixed"))
+    assert shared.verdict == "leakage found" and "lira-online-fixed" in shared.reason
+    each = judge(row(), row(auc=0.6, attack="lira-online"), row(attack="lira-online-fixed"))
+    assert each.verdict == "no leakage found"
+
+
 def test_what_would_be_significant_alone_is_not_among_the_claims_of_thirty_sites():
     others = [one for number in range(30) for one in both(site=f"s{number}")]
     assert judge(*both(auc=0.527)).verdict == "leakage found"
