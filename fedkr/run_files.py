@@ -32,6 +32,10 @@ class RunFiles:
         """One of the run's models, such as ``student``."""
         return self.models / f"{name}.safetensors"
 
+    def predictions(self, name: str) -> Path:
+        """What one of the compared models answered on the global test images."""
+        return self.folder / "predictions" / f"{name}.npz"
+
     def earlier_results(self, identity: str) -> Path:
         """Results that a later audit replaced, by the identity of the study whose audit they hold."""
         return self.folder / "earlier-audits" / f"results-{identity}.json"

@@ -26,6 +26,7 @@ from server.comparison import Comparison, global_test_set
 from server.contestant import Federation
 from server.coordinator import Coordinator
 from server.failure import failures_noted
+from server.predictions import with_intervals
 
 logger = logging.getLogger("fedkr.server")
 
@@ -51,6 +52,7 @@ def main(grid: Grid, context: Context) -> None:
             # Imported here: every process that starts an app would load matplotlib for it.
             from fedkr.report.write import write_report
 
+            results = with_intervals(results, run_dir, global_test_set(study))
             logger.info("└── %s", write_report(run_dir, results, None))
 
 
@@ -95,7 +97,7 @@ def run_on_server(
     Args:
         grid: Flower's grid.
         study: all settings.
-        run_dir: gets ``server/`` and ``models/``.
+        run_dir: gets ``server/``, ``models/`` and ``predictions/``.
         driven: whether a driver started the run, and starts it again after a failure that asks for it.
         registered: the operator's names of the sites, by node.
     """

@@ -14,7 +14,8 @@ from fedkr.errors import StudyFailedError
 from server.audit import Auditable, ServerAudit
 from server.contestant import COSTS, Contestant, Federation, Outcome, Row, make_contestants
 from server.coordinator import Pending
-from server.targets import Target, figures_of, measure_model
+from server.predictions import measure_on_test
+from server.targets import Target, figures_of
 
 logger = logging.getLogger("fedkr.server")
 
@@ -24,7 +25,7 @@ class Comparison:
 
     Args:
         federation: the sites and the server's means.
-        run_dir: gets ``models/``.
+        run_dir: gets ``models/`` and ``predictions/``.
     """
 
     def __init__(self, federation: Federation, run_dir: Path) -> None:
@@ -100,9 +101,10 @@ class Comparison:
         return f"no site's policy lets {' and '.join(kinds)} leave" if kinds else ""
 
     def _row(self, name: str, outcome: Outcome) -> Row:
-        figures, costs = figures_of(outcome.figures), outcome.costs
+        figures, costs = dict[str, Any](figures_of(outcome.figures)), outcome.costs
         if outcome.model is not None and outcome.model.model is not None:
-            figures = measure_model(self.study, outcome.model.model, self.federation.test, self.job.runtime)
+            model, test = outcome.model.model, self.federation.test
+            figures = measure_on_test(name, self.study, model, test, self.job.runtime, self.run_dir)
         per_site: list[Row] = [{"site": site, **outcome.per_site.get(site, {}), **cost} for site, cost in costs.items()]
         for row in per_site:
             row |= {"tuning": outcome.tuned_sites[row["site"]]} if row["site"] in outcome.tuned_sites else {}

@@ -8,6 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from fedkr.config import Study
 from fedkr.data import ImageSet
 from fedkr.data.images import Shape
@@ -87,6 +90,11 @@ def measure_model(study: Study, model: Artifact, test: ImageSet | None, runtime:
     """Return the headline figures of a model on a test set, None each where there is none."""
     if test is None:
         return figures_of({})
-    network = load_classifier(study.student, Shape.of(test), model.tensors, runtime)
-    logits = predict_logits(network, test.images, runtime)
+    logits = predict(study, model, test, runtime)
     return figures_of(dataclasses.asdict(measure_utility(logits, test.labels, len(test.classes))))
+
+
+def predict(study: Study, model: Artifact, test: ImageSet, runtime: Runtime) -> NDArray[np.float32]:
+    """Return a model's logits ``[N, K]`` on a test set."""
+    network = load_classifier(study.student, Shape.of(test), model.tensors, runtime)
+    return predict_logits(network, test.images, runtime)

@@ -37,7 +37,7 @@ def measure_utility(logits: NDArray[np.float32], labels: NDArray[np.int64], clas
     AUC is that of the positive class for two classes, else the mean of one-against-rest over the classes present, as
     the MedMNIST evaluator has it (Yang et al. 2023). ``confusion`` is the row-major ``[K, K]`` matrix, rows the truth.
     """
-    probabilities = torch.tensor(logits, dtype=torch.float64).softmax(dim=1).numpy()
+    probabilities = probabilities_of(logits)
     predicted = probabilities.argmax(axis=1)
     confusion = np.bincount(labels * classes + predicted, minlength=classes**2).reshape(classes, classes)
     totals = confusion.sum(axis=1)
@@ -46,7 +46,7 @@ def measure_utility(logits: NDArray[np.float32], labels: NDArray[np.int64], clas
     return Utility(
         accuracy=float(np.mean(predicted == labels)),
         balanced_accuracy=float(recalls.mean()),
-        auc=_auc(probabilities, labels, totals),
+        auc=_auc(probabilities, labels),
         loss=float(-np.log(truth).mean()),
         confusion=[int(n) for n in confusion.ravel()],
         count=len(labels),
@@ -71,10 +71,23 @@ def measure_fidelity(student: NDArray[np.float32], teacher: NDArray[np.float32])
     }
 
 
-def _auc(probabilities: NDArray[np.float64], labels: NDArray[np.int64], totals: NDArray[np.int64]) -> float | None:
-    present = np.flatnonzero(totals)
+def probabilities_of(logits: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Return the class probabilities ``[N, K]`` of logits ``[N, K]``."""
+    return torch.tensor(logits, dtype=torch.float64).softmax(dim=1).numpy()
+
+
+def judged_classes(labels: NDArray[np.int64], classes: int) -> list[int]:
+    """Return the classes whose areas an AUC is the mean of: the positive one of two, else all that have images.
+
+    None where all images are of one class.
+    """
+    present = [int(k) for k in np.unique(labels)]
     if len(present) < 2:
-        return None
-    judged = [1] if probabilities.shape[1] == 2 else present
+        return []
+    return [1] if classes == 2 else present
+
+
+def _auc(probabilities: NDArray[np.float64], labels: NDArray[np.int64]) -> float | None:
+    judged = judged_classes(labels, probabilities.shape[1])
     areas = [area_under_roc(probabilities[labels == k, k], probabilities[labels != k, k]) for k in judged]
-    return float(np.mean(areas))
+    return float(np.mean(areas)) if areas else None

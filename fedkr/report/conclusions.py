@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from statistics import fmean
 
 import scipy
@@ -9,9 +10,18 @@ import scipy
 from fedkr.audit.verdict import CHANCE, TO_BE_FOUND, VERDICTS
 from fedkr.config import BACKENDS
 from fedkr.report.audit_fields import AuditRow
-from fedkr.report.results import Results, StrategyResult
-from fedkr.report.selection import headline_rows, strategy_by_name, verdict_rows
-from fedkr.report.wording import attack_with_references, decimal, listing, percent, plural, strategy_label, target_label
+from fedkr.report.results import Results, StrategyDifference, StrategyResult
+from fedkr.report.selection import headline_rows, paired_differences, strategy_by_name, verdict_rows
+from fedkr.report.wording import (
+    attack_with_references,
+    decimal,
+    listing,
+    percent,
+    plural,
+    points_interval,
+    strategy_label,
+    target_label,
+)
 from fedkr.site_name import ALL_SITES
 
 NAMED_SITES = 5
@@ -87,12 +97,27 @@ def scored_on(results: Results) -> str:
 def uncertainty(results: Results) -> str:
     """Return what the comparison cannot tell apart: the test set's size and the single seed."""
     text = "One seed: another one redraws partition, split and training, and moves every figure."
+    if paired := paired_differences(results):
+        return f"{text} {_told_apart(paired)}"
     student = strategy_by_name(results, "fedkr")
     count, accuracy = results.get("test_images", 0), student.get("accuracy") if student else None
     if count and accuracy is not None:
         half = 100 * wilson_half_width(accuracy, count)
         text += f" The {count:,} test images alone leave about ±{half:.1f} points (95 %) around an accuracy."
     return text
+
+
+def _told_apart(paired: Mapping[str, Mapping[str, StrategyDifference]]) -> str:
+    """Return from which others the test images tell the student by accuracy."""
+    by_other = {strategy_label(other): found["accuracy"] for other, found in paired.items() if "accuracy" in found}
+    apart = {name: row for name, row in by_other.items() if row["difference_low"] > 0 or row["difference_high"] < 0}
+    level = listing([name for name in by_other if name not in apart])
+    if not apart:
+        return f"Paired on these test images, accuracy does not tell the student from {level} (95 %)."
+    told = listing([f"{name} ({points_interval(row)} points)" for name, row in apart.items()])
+    return (
+        f"Paired on these test images, accuracy tells the student from {told}{level and f', not from {level}'} (95 %)."
+    )
 
 
 def wilson_half_width(fraction: float, count: int) -> float:

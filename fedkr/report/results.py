@@ -62,11 +62,34 @@ class SiteScores(Scores, total=False):
 
 
 class StrategyResult(Scores, total=False):
-    """One strategy of the comparison, on the global test images."""
+    """One strategy of the comparison, on the global test images.
+
+    Limits are of 95 % intervals over these images (:class:`fedkr.learning.paired.PairedUtility`), and there for a model
+    that all sites share, as is ``confusion``, the row-major ``[K, K]`` matrix whose rows are the truth.
+    """
 
     name: Required[str]
+    accuracy_low: Rate | None
+    accuracy_high: Rate | None
+    balanced_accuracy_low: Rate | None
+    balanced_accuracy_high: Rate | None
+    auc_low: Rate | None
+    auc_high: Rate | None
+    confusion: list[int]
     tuning: Tuning
     per_site: list[SiteScores]
+
+
+class StrategyDifference(TypedDict):
+    """A figure of ``strategy`` less that of ``other`` on the same test images, with its paired 95 % interval."""
+
+    strategy: str
+    other: str
+    figure: str
+    difference: float
+    difference_low: float
+    difference_high: float
+    unit: str
 
 
 class SiteResult(TypedDict, total=False):
@@ -233,6 +256,7 @@ class Results(TypedDict, total=False):
     sites: list[SiteResult]
     data: DataFacts
     strategies: Required[list[StrategyResult]]
+    differences: list[StrategyDifference]
     audit: list[AuditRow]
     audit_extras: AuditExtras
     releases: dict[str, list[str]]

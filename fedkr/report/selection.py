@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter, defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from fedkr.audit.statistics.pooling import pooled_rows
 from fedkr.audit.targets import CONTROLS, adversary_of
 from fedkr.audit.verdict import Blind, site_verdicts
 from fedkr.report.audit_fields import AuditRow, PatientRow, VerdictRow
-from fedkr.report.results import Candidate, Results, SiteResult, SiteScores, StrategyResult, Tuning
+from fedkr.report.results import Candidate, Results, SiteResult, SiteScores, StrategyDifference, StrategyResult, Tuning
 from fedkr.site_name import ALL_SITES
 
 OUTSIDER, SERVER, OWNER = ADVERSARIES = ("outsider", "server", "owner")
@@ -46,6 +47,25 @@ def kind_and_owner(results: Results, target: str) -> tuple[str, str]:
     # A release, and a student of one site's, belong to whoever trains a student on all of them.
     students = [row["contestant"] for row in left if row["kind"] == "student"]
     return target, students[0] if students else target
+
+
+def paired_differences(results: Results) -> dict[str, dict[str, StrategyDifference]]:
+    """Return by other strategy, and by figure, how FedKR's student differs from it on the same test images."""
+    found: dict[str, dict[str, StrategyDifference]] = {}
+    for row in results.get("differences", []):
+        found.setdefault(row["other"], {})[row["figure"]] = row
+    return found
+
+
+def recalls_on_test(results: Results) -> dict[str, list[float | None]]:
+    """Return by strategy the recall of each class on the global test images, None for a class that has none there."""
+    found = {}
+    for row in results["strategies"]:
+        if confusion := row.get("confusion"):
+            classes = math.isqrt(len(confusion))
+            rows = [confusion[start : start + classes] for start in range(0, len(confusion), classes)]
+            found[row["name"]] = [own[k] / sum(own) if sum(own) else None for k, own in enumerate(rows)]
+    return found
 
 
 def own_tests(results: Results) -> tuple[list[str], dict[str, list[float | None]]]:

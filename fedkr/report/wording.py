@@ -140,6 +140,23 @@ def decimal(value: float | None, digits: int = 3) -> str:
     return NONE if value is None else f"{value:.{digits}f}"
 
 
+def figure_interval(row: Mapping[str, Any], figure: str) -> str:
+    """Return a strategy's figure with its interval: '97.2 % [95.1, 98.8]', an AUC as '0.991 [0.984, 0.997]'."""
+    value, low, high = (row.get(f"{figure}{end}") for end in ENDS)
+    if figure == "auc":
+        return decimal(value) + _limits(low, high, ".3f")
+    return percent(value) + _limits(low, high, ".1f", 100)
+
+
+def points_interval(row: Mapping[str, Any] | None) -> str:
+    """Return a difference of two strategies in points, '+0.8 [-0.3, 1.9]', of AUCs as '+0.004 [-0.002, 0.010]'."""
+    if row is None:
+        return NONE
+    scale, digits = (1, 3) if row["figure"] == "auc" else (100, 1)
+    value, low, high = (row[f"difference{end}"] for end in ENDS)
+    return f"{scale * value:+.{digits}f}" + _limits(low, high, f".{digits}f", scale)
+
+
 def choice_cell(candidate: Mapping[str, Any] | None) -> str:
     """Return what a site found of another's release: '83.1 %, chosen' or '71.4 %'."""
     return NONE if candidate is None else percent(candidate["alone"]) + (", chosen" if candidate["chosen"] else "")

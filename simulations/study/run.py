@@ -12,6 +12,7 @@ from fedkr.config import Study
 from fedkr.report.results import load_results
 from fedkr.report.write import write_report
 from fedkr.run_files import RunFiles
+from server.predictions import with_intervals
 from simulations.backends import make_backend
 from simulations.exits import BESIDE
 from simulations.live import run_folders
@@ -69,6 +70,7 @@ def finished(run: RunFolder) -> bool:
 def _compute(run: RunFolder) -> Results:
     started, oracles = time.time(), _run_apps(run)
     results = with_audit(run.study, run.files.folder, merged(run.server_results(), oracles))
+    results = with_intervals(results, run.files.folder, run.source.test)
     return results | {"data": run.data_facts, "seconds": time.time() - started}
 
 

@@ -9,6 +9,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import scipy
+
 from fedkr.config import flat
 from fedkr.config.reading import brief
 from fedkr.data.identity import what_changed
@@ -22,7 +24,12 @@ from simulations.study.command import portable
 MADE_BY = ("backend", "hardware", "versions")
 # Of the options that two studies differ in, so many are named.
 MOST = 5
-FIGURES = ("accuracy", "balanced_accuracy", "auc", "bytes_up", "bytes_down", "seconds")
+# What the differences are those of.
+OURS = "fedkr"
+# What a line of the CSV begins with.
+SPREAD = ("mean", "sd", "low", "high")
+SCORES = ("accuracy", "balanced_accuracy", "auc")
+FIGURES = (*SCORES, "bytes_up", "bytes_down", "seconds")
 
 
 def summarise(runs: Iterable[Path]) -> dict[str, Any]:
@@ -41,6 +48,7 @@ def summarise(runs: Iterable[Path]) -> dict[str, Any]:
         "dataset": study["data"]["name"],
         "seeds": [r["seed"] for r in results],
         "strategies": strategies,
+        "differences": _differences(strategies),
         "audit": _audit(results),
         "data_warnings": [data_warnings(r) for r in results],
         "missing_sites": [r.get("missing_sites", []) for r in results],
@@ -87,7 +95,26 @@ def _strategy(name: str, results: list[Any]) -> dict[str, Any]:
     none: dict[str, Any] = {}
     rows = [next((row for row in r["strategies"] if row["name"] == name), none) for r in results]
     figures = {figure: spread([row.get(figure) for row in rows]) for figure in FIGURES}
+    figures |= {score: with_limits(figures[score], 0, 1) for score in SCORES}
     return figures | {"sites": spread([_sites(r, row) if row else 0 for r, row in zip(results, rows, strict=True)])}
+
+
+def _differences(strategies: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Return FedKR's scores less every other strategy's, of each seed, so that what a seed does to all cancels out."""
+    if OURS not in strategies:
+        return {}
+    return {
+        name: {
+            score: with_limits(spread(_less(strategies[OURS][score]["values"], figures[score]["values"])), -1, 1)
+            for score in SCORES
+        }
+        for name, figures in strategies.items()
+        if name != OURS
+    }
+
+
+def _less(ours: Sequence[float | None], others: Sequence[float | None]) -> list[float | None]:
+    return [None if one is None or other is None else one - other for one, other in zip(ours, others, strict=True)]
 
 
 def _sites(result: Mapping[str, Any], row: Mapping[str, Any]) -> int:
@@ -122,6 +149,15 @@ def spread(values: Sequence[float | None]) -> dict[str, Any]:
     return {"mean": mean, "sd": statistics.stdev(known) if complete and len(known) > 1 else None, "values": values}
 
 
+def with_limits(found: Mapping[str, Any], least: float, most: float) -> dict[str, Any]:
+    """Return a spread with the 95 % t interval of its mean, within what the figure can be; None for one value."""
+    mean, sd, count = found["mean"], found["sd"], len(found["values"])
+    if sd is None:
+        return {**found, "low": None, "high": None}
+    half = float(scipy.stats.t.ppf(0.975, count - 1)) * sd / count**0.5
+    return {**found, "low": max(least, mean - half), "high": min(most, mean + half)}
+
+
 def lost_sites(summary: dict[str, Any]) -> list[str]:
     """Return a line for each seed that some site was lost to: its figures are of fewer sites."""
     lost = zip(summary["seeds"], summary["missing_sites"], strict=True)
@@ -147,11 +183,12 @@ def warned(summary: dict[str, Any]) -> list[str]:
 
 
 def as_csv(summary: dict[str, Any]) -> str:
-    """Return the strategies of a summary as CSV, one line a strategy and figure."""
+    """Return strategies, and FedKR less each other one, as CSV: a line a figure, ``low`` and ``high`` over seeds."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(["strategy", "figure", "mean", "sd", *[f"seed{s}" for s in summary["seeds"]]])
-    for name, figures in summary["strategies"].items():
+    writer.writerow(["strategy", "figure", *SPREAD, *[f"seed{s}" for s in summary["seeds"]]])
+    less = {f"{OURS} less {name}": figures for name, figures in summary["differences"].items()}
+    for name, figures in (summary["strategies"] | less).items():
         for figure, value in figures.items():
-            writer.writerow([name, figure, value["mean"], value["sd"], *value["values"]])
+            writer.writerow([name, figure, *(value.get(part) for part in SPREAD), *value["values"]])
     return out.getvalue()

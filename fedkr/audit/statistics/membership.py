@@ -14,15 +14,10 @@ from numpy.typing import ArrayLike, NDArray
 
 from fedkr.audit.statistics.separated import least_auc, least_share
 from fedkr.errors import UserError
-from fedkr.roc import area_under_roc
+from fedkr.resampling import LIMITS, Floats, Groups, blocks, drawn, unit_index
+from fedkr.roc import RocCounts, area_under_roc
 
-Floats = NDArray[np.float64]
-# The group (patient) of each example.
-Groups = NDArray[np.int64] | None
-# Weights of the resamples are drawn in blocks of at most this many numbers, which keeps the memory below 100 MB.
-BLOCK = 1_000_000
 ROC_POINTS = 60
-LIMITS = (0.025, 0.975)
 # What an interval resamples: single images, or patients with all their images.
 IMAGE, PATIENT = UNITS = ("image", "patient")
 # Which unit, image or patient, each member and each non-member belongs to.
@@ -53,43 +48,6 @@ def with_limits(name: str, interval: Interval | None) -> dict[str, float | None]
     """Return a rate and its limits under their names, as ``auc``, ``auc_low`` and ``auc_high``."""
     values = (None, None, None) if interval is None else map(float, interval)
     return dict(zip((f"{name}{end}" for end in ENDS), values, strict=True))
-
-
-class RocCounts:
-    """Members and non-members sorted once, so that any reweighting of them gives its ROC by cumulative sums."""
-
-    def __init__(self, member_scores: Floats, nonmember_scores: Floats) -> None:
-        self.member_order = np.argsort(member_scores, kind="stable")
-        self.nonmember_order = np.argsort(nonmember_scores, kind="stable")
-        members, nonmembers = member_scores[self.member_order], nonmember_scores[self.nonmember_order]
-        self.below = np.searchsorted(nonmembers, members, side="left")
-        self.not_above = np.searchsorted(nonmembers, members, side="right")
-        # Candidate thresholds are the non-members' scores; "positive" is strictly above, so ties never count as hits.
-        self.nonmembers_up_to = np.searchsorted(nonmembers, nonmembers, side="right")
-        self.members_up_to = np.searchsorted(members, nonmembers, side="right")
-
-    def auc(self, member_weights: Floats, nonmember_weights: Floats) -> Floats:
-        """Return ``[B]`` AUCs (Mann-Whitney, ties count half) for weights ``[B, n]`` in the scores' own order."""
-        members = member_weights[:, self.member_order]
-        below = _cumulative(nonmember_weights[:, self.nonmember_order])
-        wins = 0.5 * (below[:, self.below] + below[:, self.not_above])
-        return (members * wins).sum(1) / (members.sum(1) * below[:, -1])
-
-    def tpr(self, member_weights: Floats, nonmember_weights: Floats, fprs: Sequence[float]) -> Floats:
-        """Return ``[B, len(fprs)]``: the highest TPR whose FPR is at most the given one (0 <= fpr < 1)."""
-        if not fprs:
-            return np.zeros((len(member_weights), 0))
-        hits = _cumulative(member_weights[:, self.member_order])
-        false = _cumulative(nonmember_weights[:, self.nonmember_order])
-        total = false[:, -1:]
-        false_above = total - false[:, self.nonmembers_up_to]
-        rows = np.arange(len(hits))
-        columns = []
-        for fpr in fprs:
-            # The FPR falls along the thresholds: the first one allowed is the lowest. The slack absorbs rounding only.
-            first = np.argmax(false_above <= fpr * total * (1 + 1e-12), axis=1)
-            columns.append(1 - hits[rows, self.members_up_to[first]] / hits[:, -1])
-        return np.stack(columns, axis=1)
 
 
 def auc(member_scores: ArrayLike, nonmember_scores: ArrayLike) -> float:
@@ -211,15 +169,8 @@ def resamples(units: Units, count: int, rng: np.random.Generator) -> Iterator[tu
 
     ``units`` are those of members ``[n]`` and non-members ``[m]`` (:func:`unit_index`).
     """
-    block = max(1, BLOCK // max(map(len, units)))
-    for start in range(0, count, block):
-        size = min(block, count - start)
-        yield _draw(units[0], size, rng), _draw(units[1], size, rng)
-
-
-def _draw(unit: NDArray[np.intp], size: int, rng: np.random.Generator) -> Floats:
-    count = int(unit.max()) + 1
-    return rng.multinomial(count, np.full(count, 1 / count), size=size)[:, unit].astype(np.float64)
+    for size in blocks(count, max(map(len, units))):
+        yield drawn(units[0], size, rng), drawn(units[1], size, rng)
 
 
 def _balanced_accuracy(
@@ -258,21 +209,6 @@ def _best_threshold(members: Floats, nonmembers: Floats) -> float:
     hits = 1 - np.searchsorted(np.sort(members), candidates, side="right") / len(members)
     rejections = np.searchsorted(np.sort(nonmembers), candidates, side="right") / len(nonmembers)
     return float(candidates[np.argmax(hits + rejections)])
-
-
-def _cumulative(weights: Floats) -> Floats:
-    total = np.zeros((weights.shape[0], weights.shape[1] + 1))
-    np.cumsum(weights, axis=1, out=total[:, 1:])
-    return total
-
-
-def unit_index(scores: NDArray[Any], groups: Groups) -> NDArray[np.intp]:
-    """Return ``[n]``: the resampling unit of each score, its group (patient) or itself."""
-    if groups is None:
-        return np.arange(len(scores))
-    if groups.shape != scores.shape:
-        raise UserError(f"groups: expected {len(scores)}, one a score, got shape {list(groups.shape)}")
-    return np.unique(groups, return_inverse=True)[1]
 
 
 def unit_of(groups: tuple[Groups, Groups]) -> str:

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fedkr.audit.statistics.membership import LIMITS, RocCounts, resamples, several_units, unit_index, unit_of
+from fedkr.audit.statistics.membership import resamples, several_units, unit_of
 from fedkr.errors import UserError
+from fedkr.resampling import LIMITS, unit_index
+from fedkr.roc import RocCounts
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from fedkr.audit.statistics.membership import Floats, unit_index
+from fedkr.resampling import Floats, unit_index
 
 
 def strongest_of_each(scores: Floats, groups: NDArray[np.int64]) -> Floats:

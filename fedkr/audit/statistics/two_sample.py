@@ -11,9 +11,9 @@ import scipy
 from numpy.typing import NDArray
 
 from fedkr.audit.statistics.blind import exchangeable_units, permuted_membership
-from fedkr.audit.statistics.membership import Floats
 from fedkr.data.images import ImageSet
 from fedkr.errors import UserError
+from fedkr.resampling import Floats
 from fedkr.seeds import numpy_rng
 
 # A release that copies a few members shows in its closest images, one that is a little too close to all in the mean.

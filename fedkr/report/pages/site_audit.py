@@ -11,10 +11,10 @@ import numpy as np
 from fedkr.audit.challenge import Challenge
 from fedkr.audit.copies import ReleaseCopies
 from fedkr.audit.findings import AuditReport
-from fedkr.audit.statistics.membership import Floats
 from fedkr.audit.targets import row_key
 from fedkr.disk import write_atomic
 from fedkr.report.pages.frame import render, tile
+from fedkr.resampling import Floats
 
 # Of each target.
 MOST_EXPOSED = 12

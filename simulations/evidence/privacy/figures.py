@@ -19,9 +19,10 @@ from scipy.stats import t as student_t
 
 from fedkr.audit.attacks.lira import logit_scaled_confidence
 from fedkr.audit.attacks.observed import Bools, Floats
-from fedkr.audit.statistics.membership import LIMITS, RocCounts
 from fedkr.config import CALIBRATED_ATTACKS, FUSED_ATTACK
 from fedkr.recycle.leakage import unexpected
+from fedkr.resampling import LIMITS
+from fedkr.roc import RocCounts
 from fedkr.seeds import numpy_rng
 from simulations.evidence.leave_one_out import release_attacks, rmia_scores
 from simulations.evidence.privacy.answers import MODELS, STUDENT

@@ -11,7 +11,7 @@ from fedkr.report.conclusions import (
     wilson_half_width,
 )
 from fedkr.report.statement import conclusion, copy_check
-from fedkr.report.wording import duration, size, strategy_meaning, tpr_interval
+from fedkr.report.wording import duration, points_interval, size, strategy_meaning, tpr_interval
 
 
 def test_verdict_sets_the_student_against_every_other_strategy(results):
@@ -101,6 +101,29 @@ def test_no_audit_is_said_so(results):
 def test_uncertainty_of_the_test_set_is_given_in_points(results):
     assert "360 test images" in uncertainty(results)
     assert wilson_half_width(0.5, 100) == pytest.approx(0.0962, abs=1e-4)
+
+
+def difference(other, low, high, figure="accuracy"):
+    limits = {"difference": (low + high) / 2, "difference_low": low, "difference_high": high}
+    return {"strategy": "fedkr", "other": other, "figure": figure, **limits, "unit": "image"}
+
+
+def test_the_test_images_tell_the_student_from_those_whose_paired_interval_excludes_zero(results):
+    results["differences"] = [
+        difference("fedavg", 0.01, 0.03),
+        difference("fedavg", -0.1, 0.1, "auc"),
+        difference("centralised", -0.02, 0.01),
+    ]
+    text = uncertainty(results)
+    assert "from FedAvg (+2.0 [1.0, 3.0] points), not from Centralised" in text and "One seed" in text
+    results["differences"] = results["differences"][1:]
+    assert "accuracy does not tell the student from Centralised (95 %)" in uncertainty(results)
+
+
+def test_a_difference_is_signed_and_an_auc_no_percentage():
+    assert points_interval(difference("fedavg", -0.03, 0.01)) == "-1.0 [-3.0, 1.0]"
+    assert points_interval(difference("fedavg", 0.002, 0.01, "auc")) == "+0.006 [0.002, 0.010]"
+    assert points_interval(None) == "-"
 
 
 def test_numbers_carry_readable_units():

@@ -3,7 +3,9 @@
 import dataclasses
 import json
 
+import numpy as np
 import pytest
+import scipy
 
 from fedkr.config import Study
 from fedkr.data.identity import DIGITS, PARTS
@@ -114,7 +116,7 @@ def test_each_figure_says_of_how_many_sites_it_is(tmp_path):
     summary = summarise(runs)
     assert summary["strategies"]["fedkr"]["sites"]["values"] == [3, 2]
     assert summary["audit"]["student"]["sites"] == [1, 1]
-    assert "fedkr,sites,2.5,0.7071067811865476,3,2" in as_csv(summary).splitlines()
+    assert "fedkr,sites,2.5,0.7071067811865476,,,3,2" in as_csv(summary).splitlines()
 
 
 def test_a_strategy_that_one_seed_lacks_has_no_mean_and_no_sites_there(tmp_path):
@@ -134,5 +136,28 @@ def test_an_unfinished_run_is_named(tmp_path):
 def test_csv_has_one_line_for_each_figure_and_a_column_for_each_seed(tmp_path):
     runs = [finished_run(tmp_path / str(seed), seed, 0.5) for seed in (3, 7)]
     lines = as_csv(summarise(runs)).splitlines()
-    assert lines[0] == "strategy,figure,mean,sd,seed3,seed7"
-    assert lines[1] == "fedkr,accuracy,0.5,0.0,0.5,0.5"
+    assert lines[0] == "strategy,figure,mean,sd,low,high,seed3,seed7"
+    assert lines[1] == "fedkr,accuracy,0.5,0.0,0.5,0.5,0.5,0.5"
+
+
+def test_a_score_has_its_t_interval_over_seeds_and_none_for_one_seed(tmp_path):
+    values = (0.6, 0.62, 0.67, 0.63)
+    runs = [finished_run(tmp_path / str(seed), seed, value) for seed, value in enumerate(values)]
+    accuracy = summarise(runs)["strategies"]["fedkr"]["accuracy"]
+    expected = scipy.stats.t.interval(0.95, 3, np.mean(values), scipy.stats.sem(values))
+    assert (accuracy["low"], accuracy["high"]) == pytest.approx(expected)
+    alone = summarise(runs[:1])["strategies"]["fedkr"]["accuracy"]
+    assert (alone["low"], alone["high"]) == (None, None)
+
+
+def test_what_a_seed_does_to_all_strategies_cancels_out_of_their_difference(tmp_path):
+    runs = [finished_run(tmp_path / str(seed), seed, value) for seed, value in enumerate((0.6, 0.9))]
+    for run, other in zip(runs, (0.5, 0.81), strict=True):
+        results = json.loads((run / "results.json").read_text())
+        results["strategies"].append({"name": "fedavg", "accuracy": other})
+        (run / "results.json").write_text(json.dumps(results))
+    found = summarise(runs)
+    difference = found["differences"]["fedavg"]["accuracy"]
+    assert difference["values"] == pytest.approx([0.1, 0.09]) and 0 < difference["low"] < 0.095 < difference["high"]
+    assert found["strategies"]["fedkr"]["accuracy"]["low"] == 0
+    assert any(line.startswith("fedkr less fedavg,accuracy,0.09") for line in as_csv(found).splitlines())

@@ -7,6 +7,7 @@ import pytest
 
 from fedkr.config import FactsConfig, Study, by_rule
 from fedkr.report.pages.report import render_report
+from fedkr.report.results import check_results
 
 
 @pytest.fixture
@@ -96,3 +97,21 @@ def test_what_has_to_be_known_of_the_data_stands_where_the_figures_stand(results
         text = page.split(f'<section id="{section}">')[1].split("</section>")[0]
         assert "of 360 test images 2 equal an image of the pool &lt;b&gt;" in text
     assert "trained or selected on" not in page.split('<section id="comparison">')[1].split("</section>")[0]
+
+
+def test_intervals_differences_and_recalls_stand_in_the_comparison(results):
+    fedavg = next(row for row in results["strategies"] if row["name"] == "fedavg")
+    fedavg |= {"accuracy_low": 0.941, "accuracy_high": 0.977, "confusion": [30, 10, 0, 0, 20, 0, 0, 0, 0]}
+    limits = {"difference": 0.02, "difference_low": 0.004, "difference_high": 0.036, "unit": "patient"}
+    results["differences"] = [
+        {"strategy": "fedkr", "other": "fedavg", "figure": "accuracy", **limits},
+        {"strategy": "fedkr", "other": "fedavg", "figure": "auc", **limits, "difference_low": -0.004},
+    ]
+    page = render_report(check_results(results), None, figures={})
+    assert "96.0 % [94.1, 97.7]" in page
+    assert "<b>+2.0 [0.4, 3.6]</b>" in page and "+0.020 [-0.004, 0.036]" in page
+    assert "<b>+0.020" not in page and "from patients drawn again" in page
+    recalls = page[page.index("Recall of each class") :]
+    assert [recalls.index(text) for text in ("75.0 %", "100.0 %")] == sorted(
+        recalls.index(text) for text in ("75.0 %", "100.0 %")
+    )
