@@ -149,10 +149,10 @@ def figure_interval(row: Mapping[str, Any], figure: str) -> str:
 
 
 def points_interval(row: Mapping[str, Any] | None) -> str:
-    """Return a difference of two strategies in points, '+0.8 [-0.3, 1.9]', of AUCs as '+0.004 [-0.002, 0.010]'."""
+    """Return a difference of two strategies in points, '+0.8 [-0.3, 1.9]', of AUCs as '+0.0041 [-0.0020, 0.0102]'."""
     if row is None:
         return NONE
-    scale, digits = (1, 3) if row["figure"] == "auc" else (100, 1)
+    scale, digits = (1, 4) if row["figure"] == "auc" else (100, 1)
     value, low, high = (row[f"difference{end}"] for end in ENDS)
     return f"{scale * value:+.{digits}f}" + _limits(low, high, f".{digits}f", scale)
 

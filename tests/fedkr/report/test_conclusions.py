@@ -122,7 +122,7 @@ def test_the_test_images_tell_the_student_from_those_whose_paired_interval_exclu
 
 def test_a_difference_is_signed_and_an_auc_no_percentage():
     assert points_interval(difference("fedavg", -0.03, 0.01)) == "-1.0 [-3.0, 1.0]"
-    assert points_interval(difference("fedavg", 0.002, 0.01, "auc")) == "+0.006 [0.002, 0.010]"
+    assert points_interval(difference("fedavg", 0.002, 0.01, "auc")) == "+0.0060 [0.0020, 0.0100]"
     assert points_interval(None) == "-"
 
 

@@ -109,8 +109,8 @@ def test_intervals_differences_and_recalls_stand_in_the_comparison(results):
     ]
     page = render_report(check_results(results), None, figures={})
     assert "96.0 % [94.1, 97.7]" in page
-    assert "<b>+2.0 [0.4, 3.6]</b>" in page and "+0.020 [-0.004, 0.036]" in page
-    assert "<b>+0.020" not in page and "from patients drawn again" in page
+    assert "<b>+2.0 [0.4, 3.6]</b>" in page and "+0.0200 [-0.0040, 0.0360]" in page
+    assert "<b>+0.0200" not in page and "from patients drawn again" in page
     recalls = page[page.index("Recall of each class") :]
     assert [recalls.index(text) for text in ("75.0 %", "100.0 %")] == sorted(
         recalls.index(text) for text in ("75.0 %", "100.0 %")
