@@ -186,7 +186,10 @@ def privacy(
     references: Annotated[int, typer.Option(help="Pipelines on halves that calibrate attacks; an even number.")] = 8,
     change: Annotated[
         list[str] | None,
-        typer.Option(metavar="OPTION=VALUE", help="Rehearse this change too; the usual three if none is named."),
+        typer.Option(
+            metavar="OPTION=VALUE",
+            help="Rehearse this change too; more options in one with spaces. If none is named, the usual three.",
+        ),
     ] = None,
     as_is: Annotated[bool, typer.Option("--as-is", help="Rehearse no change.")] = False,
     out: Annotated[Path | None, typer.Option(help="Also write the figures, as JSON, to this file.")] = None,

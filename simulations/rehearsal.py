@@ -6,9 +6,9 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from fedkr.config import one_of, with_options
+from fedkr.config import one_of
 from simulations.run_folder import RunFolder
-from sites.rehearsal import AS_IS, Rehearsed, rehearse, rehearsed_study, usual_changes
+from sites.rehearsal import AS_IS, Rehearsed, changed, rehearse, rehearsed_study, usual_changes
 from sites.workspace import open_site
 
 
@@ -26,7 +26,7 @@ def rehearse_run(run: Path, site: str, references: int, changes: Sequence[str] |
     one_of("SITE", site, tuple(names), "site")
     study = rehearsed_study(dataclasses.replace(folder.study, run_dir=str(folder.files.folder)), references)
     wanted = usual_changes(study) if changes is None else changes
-    studies = {AS_IS: study} | {change: with_options(study, [change]) for change in wanted}
+    studies = {AS_IS: study} | {change: changed(study, change) for change in wanted}
     node = {"partition-id": names.index(site), "num-partitions": count}
     with folder.held():
         for change, each in studies.items():

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from fedkr.config import Study, parse_study, with_options
+from fedkr.config import Study, parse_study
 from fedkr.errors import UserError
 from sites.private_files import private_files
-from sites.rehearsal import AS_IS, Rehearsed, moved, rehearse, rehearsed_study, usual_changes
+from sites.rehearsal import AS_IS, Rehearsed, changed, moved, rehearse, rehearsed_study, usual_changes
 from sites.studies import named_modules, study_digest
 from sites.workspace import SiteFile, open_site, read_site_file
 
@@ -36,7 +36,7 @@ def rehearse_study(
     approved = study_digest(study) in site.studies.all_approved(Path(site.records))
     study = rehearsed_study(study, references)
     wanted = usual_changes(study) if changes is None else changes
-    studies = {AS_IS: study} | {change: with_options(study, [change]) for change in wanted}
+    studies = {AS_IS: study} | {change: changed(study, change) for change in wanted}
     for change, each in studies.items():
         _refuse(site, each, bounded=not approved or change != AS_IS)
     with private_files(Path(site.records), workspace):

@@ -29,17 +29,19 @@ def test_a_runs_site_is_rehearsed_as_it_is_and_with_each_change_alone(run, monke
     monkeypatch.setattr(rehearsal, "rehearse", lambda site, change: (site, change))
     found = dict(reversed(pair) for pair in rehearsal.rehearse_run(run, "site-1", 4, None))
     usual = found[AS_IS]
-    half = usual.study.generator.steps // 2
-    assert list(found) == [AS_IS, "generator.options.augment=0.12", "recycle.rounds=1", f"generator.steps={half}"]
+    quarter = usual.study.generator.steps // 4
+    augment, shorter = "generator.options.augment=0.12", f"generator.steps={quarter}"
+    assert list(found) == [AS_IS, augment, shorter, f"{augment} {shorter}"]
     before = RunFolder.of_run(run)
     np.testing.assert_array_equal(usual.data.train.images, before.sites["site-1"].train.images)
     assert usual.pipeline.stages.folder == run / "sites" / "site-1" / "stages"
     assert usual.study.audit.enabled and usual.study.audit.pipeline_references == 4
     # What the run left is found again: none of its stages is named by the audit.
     assert usual.pipeline.choice_key() == type(usual.pipeline).choice_key(_unaudited(usual, before.study))
-    changed = found["recycle.rounds=1"].study
-    assert (changed.recycle.rounds, changed.generator) == (1, usual.study.generator)
-    assert found["generator.options.augment=0.12"].study.generator.options["augment"] == 0.12
+    both = found[f"{augment} {shorter}"].study.generator
+    assert (both.steps, both.options["augment"]) == (quarter, 0.12)
+    assert found[augment].study.generator.steps == usual.study.generator.steps
+    assert found[shorter].study.generator.options == usual.study.generator.options
 
 
 def _unaudited(site, study):

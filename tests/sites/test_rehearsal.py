@@ -14,7 +14,7 @@ from sites import hospital_rehearsal
 from sites.audit import SiteAudit
 from sites.hospital_rehearsal import FOLDER, rehearse_study
 from sites.ledger import Ledger
-from sites.rehearsal import AS_IS, Rehearsed, lines_of, rehearsed_study, usual_changes
+from sites.rehearsal import AS_IS, Rehearsed, changed, lines_of, rehearsed_study, usual_changes
 from sites.studies import approve
 from sites.workspace import open_site
 
@@ -82,9 +82,9 @@ def test_what_a_site_would_refuse_is_not_rehearsed(written, hospital, study):
         ({}, ["rounds"], "expected OPTION=VALUE"),
         ({}, ["recycle.rounds=[1"], "cannot be read"),
     )
-    for changed, changes, line in cases:
+    for written_with, changes, line in cases:
         with pytest.raises(UserError, match=line):
-            next(rehearse_study(written(**changed), hospital(), 4, changes))
+            next(rehearse_study(written(**written_with), hospital(), 4, changes))
     for references in (-2, 0, 2):
         with pytest.raises(UserError, match=f"references={references}: a rehearsal takes an even number, 4 or more"):
             next(rehearse_study(written(), hospital(), references, []))
@@ -144,12 +144,20 @@ def test_rehearsals_of_other_images_are_not_compared_however_many_they_are(hospi
 
 def test_the_usual_changes_are_changes_of_this_study():
     study = Study()
-    usual = ["generator.options.augment=0.12", "recycle.rounds=1", f"generator.steps={study.generator.steps // 2}"]
-    assert usual_changes(study) == usual
-    study.generator.kind, study.recycle.rounds, study.generator.steps = "biggan_deep", 1, 1
+    usual = ["generator.options.augment=0.12", f"generator.steps={study.generator.steps // 4}"]
+    assert usual_changes(study) == [*usual, " ".join(usual)]
+    study.generator.options["augment"] = 0.1
+    assert usual_changes(study) == usual[1:]
+    study.generator.kind, study.generator.steps = "biggan_deep", 1
     assert usual_changes(study) == []
     study.generator = GeneratorConfig("moments", steps=100)
     assert usual_changes(study) == []
+
+
+def test_a_change_may_be_of_several_options_and_a_list_stays_whole():
+    study = changed(Study(), "generator.steps=7  strategy.lrs=[0.1, 0.2] generator.options.augment=0.12")
+    assert (study.generator.steps, study.strategy.lrs) == (7, [0.1, 0.2])
+    assert study.generator.options["augment"] == 0.12
 
 
 def test_canaries_and_coins_stay_the_studys_own():
