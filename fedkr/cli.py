@@ -139,7 +139,7 @@ def summary(
     runs: Annotated[list[Path], typer.Argument(help="Folders of finished runs that differ in their seed.")],
     out: Annotated[Path | None, typer.Option(help="Also write the summary, as JSON, to this file.")] = None,
 ) -> None:
-    """Bring several seeds of one study into one table (CSV on stdout): mean, standard deviation, each seed."""
+    """Bring several seeds of one study into one table (CSV on stdout): mean, deviation, interval, each seed."""
     from simulations.study.summary import as_csv, lost_sites, mixed, summarise, warned
 
     found = summarise(runs)
@@ -188,7 +188,7 @@ def privacy(
         list[str] | None,
         typer.Option(
             metavar="OPTION=VALUE",
-            help="Rehearse this change too; more options in one with spaces. If none is named, the usual three.",
+            help="Rehearse this change, or these with spaces between, too; if none is named, what usually helps.",
         ),
     ] = None,
     as_is: Annotated[bool, typer.Option("--as-is", help="Rehearse no change.")] = False,

@@ -52,7 +52,8 @@ def main(grid: Grid, context: Context) -> None:
             # Imported here: every process that starts an app would load matplotlib for it.
             from fedkr.report.write import write_report
 
-            results = with_intervals(results, run_dir, global_test_set(study))
+            runtime = Runtime.choose(study.device, study.precision, study.threads)
+            results = with_intervals(results, study, run_dir, global_test_set(study), runtime)
             logger.info("└── %s", write_report(run_dir, results, None))
 
 
@@ -97,7 +98,7 @@ def run_on_server(
     Args:
         grid: Flower's grid.
         study: all settings.
-        run_dir: gets ``server/``, ``models/`` and ``predictions/``.
+        run_dir: gets ``server/`` and ``models/``.
         driven: whether a driver started the run, and starts it again after a failure that asks for it.
         registered: the operator's names of the sites, by node.
     """

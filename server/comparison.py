@@ -14,8 +14,7 @@ from fedkr.errors import StudyFailedError
 from server.audit import Auditable, ServerAudit
 from server.contestant import COSTS, Contestant, Federation, Outcome, Row, make_contestants
 from server.coordinator import Pending
-from server.predictions import measure_on_test
-from server.targets import Target, figures_of
+from server.targets import Target, figures_of, measure_model
 
 logger = logging.getLogger("fedkr.server")
 
@@ -25,7 +24,7 @@ class Comparison:
 
     Args:
         federation: the sites and the server's means.
-        run_dir: gets ``models/`` and ``predictions/``.
+        run_dir: gets ``models/``.
     """
 
     def __init__(self, federation: Federation, run_dir: Path) -> None:
@@ -101,10 +100,9 @@ class Comparison:
         return f"no site's policy lets {' and '.join(kinds)} leave" if kinds else ""
 
     def _row(self, name: str, outcome: Outcome) -> Row:
-        figures, costs = dict[str, Any](figures_of(outcome.figures)), outcome.costs
+        figures, costs = figures_of(outcome.figures), outcome.costs
         if outcome.model is not None and outcome.model.model is not None:
-            model, test = outcome.model.model, self.federation.test
-            figures = measure_on_test(name, self.study, model, test, self.job.runtime, self.run_dir)
+            figures = measure_model(self.study, outcome.model.model, self.federation.test, self.job.runtime)
         per_site: list[Row] = [{"site": site, **outcome.per_site.get(site, {}), **cost} for site, cost in costs.items()]
         for row in per_site:
             row |= {"tuning": outcome.tuned_sites[row["site"]]} if row["site"] in outcome.tuned_sites else {}

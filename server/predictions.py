@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,62 +14,74 @@ from numpy.typing import NDArray
 from fedkr.audit.statistics.membership import ENDS, IMAGE, PATIENT
 from fedkr.config import Study
 from fedkr.data import ImageSet
-from fedkr.disk import write_atomic_stream
+from fedkr.disk import write_atomic
 from fedkr.learning.evaluation import measure_utility
 from fedkr.learning.paired import PAIRED_FIGURES, Interval, PairedUtility
 from fedkr.learning.runtime import Runtime
 from fedkr.run_files import RunFiles
-from fedkr.stages import Artifact
 from server.contestant import Row
-from server.targets import figures_of, predict
+from server.targets import Target, predict
 
 # What the differences of the comparison are those of.
 OURS = "fedkr"
+Logits = dict[str, NDArray[np.float32]]
 
 
-def measure_on_test(
-    name: str, study: Study, model: Artifact, test: ImageSet | None, runtime: Runtime, run_dir: Path
+def with_intervals(
+    results: Mapping[str, Any], study: Study, run_dir: Path, test: ImageSet | None, runtime: Runtime
 ) -> Row:
-    """Return a contestant's headline figures on the global test images and its ``confusion``, and keep its answers.
+    """Return results with 95 % intervals and ``confusion`` of strategies, and ``differences`` of FedKR from the others.
 
-    ``predictions/NAME.npz`` has ``logits`` float32 ``[N, K]``, ``labels`` int64 ``[N]`` and, where the images have
-    them, ``groups``, in the order of the test images. Without these, all figures are None.
+    They are of the models that all sites share, as they were kept, which answer the test images once more here: what
+    they say is kept in ``predictions/NAME.npz`` (``logits`` float32 ``[N, K]``, ``labels`` int64 ``[N]`` and, where
+    images have them, ``groups``, in the order of the test images). The figures of models that stay at the sites are
+    means over sites, and get no interval; nor does a model that answers NaN.
     """
-    if test is None:
-        return figures_of({})
-    logits = predict(study, model, test, runtime)
-    arrays: dict[str, NDArray[Any]] = {"logits": logits, "labels": test.labels}
-    arrays |= {} if test.groups is None else {"groups": test.groups}
-    write_atomic_stream(RunFiles(run_dir).predictions(name), lambda file: np.savez(file, allow_pickle=False, **arrays))
-    utility = dataclasses.asdict(measure_utility(logits, test.labels, len(test.classes)))
-    return figures_of(utility) | {"confusion": utility["confusion"]}
-
-
-def with_intervals(results: Mapping[str, Any], run_dir: Path, test: ImageSet | None) -> Row:
-    """Return results with 95 % intervals in the rows of strategies, and ``differences`` of FedKR from the others.
-
-    They are of the models that all sites share: the figures of models that stay at the sites are means over sites.
-    """
-    measured = [row["name"] for row in results["strategies"] if "confusion" in row]
-    if test is None or not measured:
+    logits = {} if test is None else _answers(results, study, run_dir, test, runtime)
+    if test is None or not logits:
         return dict(results)
-    logits = {name: _read(run_dir, name) for name in measured}
+    _keep(run_dir, logits, test)
     paired = PairedUtility(logits, test.labels, test.groups, results["seed"])
-    limits = {name: _limits(paired, name) for name in measured}
-    strategies = [row | limits.get(row["name"], {}) for row in results["strategies"]]
+    more = {name: _confusion(each, test) | _limits(paired, name) for name, each in logits.items()}
+    strategies = [row | more.get(row["name"], {}) for row in results["strategies"]]
     unit = IMAGE if test.groups is None else PATIENT
     differences = [
         {"strategy": OURS, "other": other, "figure": figure, **_named("difference", found), "unit": unit}
-        for other in measured
+        for other in logits
         for figure in PAIRED_FIGURES
         if OURS in logits and other != OURS and (found := paired.difference(OURS, other, figure)) is not None
     ]
     return {**results, "strategies": strategies, "differences": differences}
 
 
-def _read(run_dir: Path, name: str) -> Any:
-    with np.load(RunFiles(run_dir).predictions(name), allow_pickle=False) as arrays:
-        return arrays["logits"]
+def _answers(results: Mapping[str, Any], study: Study, run_dir: Path, test: ImageSet, runtime: Runtime) -> Logits:
+    """Return the logits of each contestant's shared model, the first of its targets that is one model."""
+    found: Logits = {}
+    for strategy in results["strategies"]:
+        rows = [row for row in results["targets"] if row["contestant"] == strategy["name"] and "model" in row]
+        if rows and strategy.get("accuracy") is not None:
+            model = Target.read(run_dir, rows[0]).model
+            assert model is not None
+            logits = predict(study, model, test, runtime)
+            found |= {strategy["name"]: logits} if np.isfinite(logits).all() else {}
+    return found
+
+
+def _keep(run_dir: Path, logits: Logits, test: ImageSet) -> None:
+    """Write what each model answered, and take away what earlier comparisons in this folder left."""
+    about: dict[str, NDArray[Any]] = {"labels": test.labels} | ({} if test.groups is None else {"groups": test.groups})
+    paths = {RunFiles(run_dir).predictions(name): each for name, each in logits.items()}
+    for path, each in paths.items():
+        content = io.BytesIO()
+        np.savez(content, allow_pickle=False, **about, logits=each)
+        write_atomic(path, content.getvalue())
+    for path in next(iter(paths)).parent.glob("*.npz"):
+        if path not in paths:
+            path.unlink()
+
+
+def _confusion(logits: NDArray[np.float32], test: ImageSet) -> Row:
+    return {"confusion": measure_utility(logits, test.labels, len(test.classes)).confusion}
 
 
 def _limits(paired: PairedUtility, name: str) -> Row:

@@ -15,7 +15,7 @@ from sites.workspace import open_site
 def rehearse_run(run: Path, site: str, references: int, changes: Sequence[str] | None) -> Iterator[Rehearsed]:
     """Yield the rehearsal of a run's study at one of its sites as it is, then with each change alone.
 
-    ``changes`` are ``group.option=value``; None takes those that usually help.
+    ``changes`` are ``group.option=value``, or several with spaces between; None takes those that usually help.
 
     Raises:
         UserError: no run, no such site, other images than the run's, or a change that no run could work with.

@@ -21,7 +21,7 @@ def rehearse_study(
 ) -> Iterator[Rehearsed]:
     """Yield the rehearsal of a study as it is, then with each change alone; what is done is kept in the workspace.
 
-    ``changes`` are ``group.option=value``; None takes those that usually help.
+    ``changes`` are ``group.option=value``, or several with spaces between; None takes those that usually help.
 
     Raises:
         UserError: no study or site file, or a study or change that this site would refuse.

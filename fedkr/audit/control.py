@@ -41,7 +41,7 @@ def train_control(recipe: ClassifierConfig, members: ImageSet, job: Job) -> nn.M
 
 
 def _known(model: nn.Module, members: ImageSet, job: Job) -> float:
-    """Return the share of right answers of the class with the fewest: a rare class says more than all images do."""
+    """Return the lowest recall of a class: always saying the common class is right about nearly all images."""
     right = predict_logits(model, members.images, job.runtime).argmax(axis=1) == members.labels
     return min(float(right[members.labels == label].mean()) for label in np.unique(members.labels))
 

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import binomtest
 
 from fedkr.learning.evaluation import judged_classes, probabilities_of
 from fedkr.resampling import LIMITS, Floats, Groups, blocks, drawn, unit_index
 from fedkr.roc import RocCounts
+from fedkr.seeds import numpy_rng
 
 RESAMPLES = 1000
+LEAST_UNITS = 10
 PAIRED_FIGURES = ("accuracy", "balanced_accuracy", "auc")
 
 
@@ -32,6 +36,10 @@ class PairedUtility:
     their differences: a paired bootstrap with percentile intervals, of images or, where they have groups, of patients.
     It says how other test images would move the figures, and nothing of other seeds.
 
+    A resample shows nothing that the images do not: where all of a class are right, so many units would still hide a
+    share that is wrong (Clopper & Pearson 1934), by which the limits are wider. With fewer than :data:`LEAST_UNITS`
+    units, of a class where the figure is a mean over classes, there is no interval.
+
     Args:
         logits: float32 ``[N, K]`` by classifier.
         labels: int64 ``[N]``.
@@ -42,36 +50,58 @@ class PairedUtility:
     def __init__(
         self, logits: Mapping[str, NDArray[np.float32]], labels: NDArray[np.int64], groups: Groups, seed: int
     ) -> None:
-        unit, rng = unit_index(labels, groups), np.random.default_rng(seed)
-        # Where no resample moves a figure, so many units would still show nothing of up to this share of all images
-        # (Clopper & Pearson 1934).
-        self._unseen = 1 - LIMITS[0] ** (1 / (int(unit.max()) + 1))
-        models = {name: _Weighted(each, labels) for name, each in logits.items()}
-        parts = {name: [each.figures(np.ones((1, len(labels))))] for name, each in models.items()}
+        self._unit, self._labels = unit_index(labels, groups), labels
+        self._classes = [labels == k for k in np.unique(labels)]
+        rng = numpy_rng(seed, "paired utility")
+        self._models = {name: _Weighted(each, labels) for name, each in logits.items()}
+        parts = {name: [each.figures(np.ones((1, len(labels))))] for name, each in self._models.items()}
         for size in blocks(RESAMPLES, len(labels)):
-            weights = drawn(unit, size, rng)
-            for name, each in models.items():
+            weights = drawn(self._unit, size, rng)
+            for name, each in self._models.items():
                 parts[name].append(each.figures(weights))
         # The first of each is that of the images as they are.
         self._values = {name: np.concatenate(each) for name, each in parts.items()}
 
     def figure(self, name: str, figure: str) -> Interval | None:
-        """Return a classifier's figure; None where the test images cannot give it, such as an AUC of one class."""
-        found = self._interval(self._of(name, figure))
+        """Return a classifier's figure; None where the test images cannot give it, or too few an interval."""
+        right = self._models[name].right
+        alike = [bool(right[own].min() == right[own].max()) for own in self._classes]
+        found = self._interval(figure, self._of(name, figure), alike)
         return found and Interval(found.value, max(0.0, found.low), min(1.0, found.high))
 
     def difference(self, one: str, other: str, figure: str) -> Interval | None:
-        """Return by how much ``one`` is above ``other``."""
-        return self._interval(self._of(one, figure) - self._of(other, figure))
+        """Return by how much ``one`` is above ``other``.
+
+        An accuracy's interval excludes 0 only where the exact sign test over units rejects at 5 %, too (McNemar 1947).
+        """
+        apart = self._models[one].right.astype(int) - self._models[other].right
+        values = self._of(one, figure) - self._of(other, figure)
+        found = self._interval(figure, values, [not apart[own].any() for own in self._classes])
+        if found is None or figure != "accuracy":
+            return found
+        signs = np.sign(np.bincount(self._unit, weights=apart))
+        differing = int(np.count_nonzero(signs))
+        if differing and binomtest(int((signs > 0).sum()), differing).pvalue < 2 * LIMITS[0]:
+            return found
+        return Interval(found.value, min(found.low, 0.0), max(found.high, 0.0))
 
     def _of(self, name: str, figure: str) -> Floats:
         return self._values[name][:, PAIRED_FIGURES.index(figure)]
 
-    def _interval(self, values: Floats) -> Interval | None:
-        if np.isnan(values[0]):
+    def _interval(self, figure: str, values: Floats, alike: list[bool]) -> Interval | None:
+        """Return the interval of resampled ``values``; ``alike`` says of which classes no image moves them."""
+        all_units = len(np.unique(self._unit))
+        units = [all_units] if figure == "accuracy" else [len(np.unique(self._unit[own])) for own in self._classes]
+        if np.isnan(values[0]) or min(units) < LEAST_UNITS:
             return None
         value, (low, high) = float(values[0]), map(float, np.nanquantile(values[1:], LIMITS))
-        return Interval(value, *((low, high) if low < high else (value - self._unseen, value + self._unseen)))
+        hidden = [1 - LIMITS[0] ** (1 / count) for count in units]
+        if figure == "balanced_accuracy":
+            parts = [share / len(units) for share, still in zip(hidden, alike, strict=True) if still]
+            slack = sum(part**2 for part in parts) ** 0.5
+        else:
+            slack = max(hidden) if low == high else 0.0
+        return Interval(value, value - math.hypot(value - low, slack), value + math.hypot(high - value, slack))
 
 
 class _Weighted:

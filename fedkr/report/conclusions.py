@@ -115,9 +115,8 @@ def _told_apart(paired: Mapping[str, Mapping[str, StrategyDifference]]) -> str:
     if not apart:
         return f"Paired on these test images, accuracy does not tell the student from {level} (95 %)."
     told = listing([f"{name} ({points_interval(row)} points)" for name, row in apart.items()])
-    return (
-        f"Paired on these test images, accuracy tells the student from {told}{level and f', not from {level}'} (95 %)."
-    )
+    untold = f", not from {level}" if level else ""
+    return f"Paired on these test images, accuracy tells the student from {told}{untold} (95 %, each by itself)."
 
 
 def wilson_half_width(fraction: float, count: int) -> float:

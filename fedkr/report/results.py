@@ -10,6 +10,7 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic_core import to_jsonable_python
 from typing_extensions import TypedDict
 
+from fedkr.documents import is_confusion
 from fedkr.errors import UserError
 from fedkr.report.audit_fields import AuditExtras, AuditRow
 from fedkr.strict_json import Rate
@@ -340,6 +341,10 @@ def _check_rates(results: Results) -> None:
 
 def _check_counts(results: Results) -> None:
     classes = results.get("classes")
+    for i, row in enumerate(results["strategies"]):
+        confusion = row.get("confusion")
+        if confusion is not None and not (is_confusion(confusion) and len(confusion) == len(classes or ()) ** 2):
+            raise UserError(f"results.strategies[{i}].confusion: expected a count for each pair of classes")
     for i, site in enumerate(results.get("sites", [])):
         for split, counts in (site.get("counts") or {}).items():
             if classes is not None and len(counts) != len(classes):

@@ -19,7 +19,6 @@ from fedkr.recycle.tuned import TUNING
 from fedkr.run_files import RunFiles
 from fedkr.stages import Artifact, StageStore
 from server.contestant import COSTS
-from server.predictions import measure_on_test
 from server.targets import Target, measure_model
 from simulations.audit_run.server import audit_on_server
 from simulations.backends.inline import InlineGrid
@@ -78,8 +77,7 @@ def run_oracle(name: str, study: Study, sites: Mapping[str, SiteData], test: Ima
     ]
     costs = {"bytes_up": sum(row["bytes_up"] for row in per_site), "bytes_down": 0, "seconds": model.info["seconds"]}
     tuning = {"tuning": {key: model.info[key] for key in TUNING if key in model.info}}
-    figures = measure_on_test(name, study, model, test, runtime, run_dir)
-    row = {"name": name, **figures, **costs, **tuning, "per_site": per_site}
+    row = {"name": name, **measure_model(study, model, test, runtime), **costs, **tuning, "per_site": per_site}
     return OracleOutcome(row, target)
 
 

@@ -9,6 +9,7 @@ from concurrent.futures import Future
 from pathlib import Path
 
 from fedkr.config import Study
+from fedkr.learning.runtime import Runtime
 from fedkr.report.results import load_results
 from fedkr.report.write import write_report
 from fedkr.run_files import RunFiles
@@ -70,7 +71,8 @@ def finished(run: RunFolder) -> bool:
 def _compute(run: RunFolder) -> Results:
     started, oracles = time.time(), _run_apps(run)
     results = with_audit(run.study, run.files.folder, merged(run.server_results(), oracles))
-    results = with_intervals(results, run.files.folder, run.source.test)
+    runtime = Runtime.choose(run.study.device, run.study.precision, run.study.threads)
+    results = with_intervals(results, run.study, run.files.folder, run.source.test, runtime)
     return results | {"data": run.data_facts, "seconds": time.time() - started}
 
 

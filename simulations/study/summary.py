@@ -1,4 +1,4 @@
-"""Several runs of one study under other seeds, brought into one small table: mean, standard deviation, each seed."""
+"""Several runs of one study under other seeds, brought into one small table: mean, deviation, interval, each seed."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ MADE_BY = ("backend", "hardware", "versions")
 MOST = 5
 # What the differences are those of.
 OURS = "fedkr"
-# What a line of the CSV begins with.
+# What of a figure over all seeds is in the CSV.
 SPREAD = ("mean", "sd", "low", "high")
 SCORES = ("accuracy", "balanced_accuracy", "auc")
 FIGURES = (*SCORES, "bytes_up", "bytes_down", "seconds")
@@ -34,6 +34,8 @@ FIGURES = (*SCORES, "bytes_up", "bytes_down", "seconds")
 
 def summarise(runs: Iterable[Path]) -> dict[str, Any]:
     """Return mean and standard deviation (over seeds, n - 1) of every strategy's figures and of the headline audit.
+
+    Scores have intervals, and so have those of FedKR less every other strategy's.
 
     Raises:
         UserError: no run, an unfinished one, two of one seed, or runs that differ in more than their seed.
@@ -150,9 +152,12 @@ def spread(values: Sequence[float | None]) -> dict[str, Any]:
 
 
 def with_limits(found: Mapping[str, Any], least: float, most: float) -> dict[str, Any]:
-    """Return a spread with the 95 % t interval of its mean, within what the figure can be; None for one value."""
+    """Return a spread with the 95 % t interval of its mean, within what the figure can be.
+
+    None for one value, and where all are equal: so few do not say that others would be.
+    """
     mean, sd, count = found["mean"], found["sd"], len(found["values"])
-    if sd is None:
+    if not sd:
         return {**found, "low": None, "high": None}
     half = float(scipy.stats.t.ppf(0.975, count - 1)) * sd / count**0.5
     return {**found, "low": max(least, mean - half), "high": min(most, mean + half)}

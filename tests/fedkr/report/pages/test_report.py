@@ -6,6 +6,7 @@ import re
 import pytest
 
 from fedkr.config import FactsConfig, Study, by_rule
+from fedkr.errors import UserError
 from fedkr.report.pages.report import render_report
 from fedkr.report.results import check_results
 
@@ -111,7 +112,13 @@ def test_intervals_differences_and_recalls_stand_in_the_comparison(results):
     assert "96.0 % [94.1, 97.7]" in page
     assert "<b>+2.0 [0.4, 3.6]</b>" in page and "+0.0200 [-0.0040, 0.0360]" in page
     assert "<b>+0.0200" not in page and "from patients drawn again" in page
-    recalls = page[page.index("Recall of each class") :]
-    assert [recalls.index(text) for text in ("75.0 %", "100.0 %")] == sorted(
-        recalls.index(text) for text in ("75.0 %", "100.0 %")
-    )
+    recalls = page[page.index("Recall of each class") :].partition("</table>")[0]
+    rows = [re.sub(r"<[^>]+>", "|", row).split("|") for row in recalls.split("<tr")[2:5]]
+    assert [[cell for cell in row if cell.strip()][-1] for row in rows] == ["75.0 %", "100.0 %", "-"]
+
+
+@pytest.mark.parametrize("confusion", [[1] * 8, [1, -1, -1, 1], [1] * 4, []])
+def test_a_confusion_that_is_not_of_the_studys_classes_is_refused(results, confusion):
+    results["strategies"][1]["confusion"] = confusion
+    with pytest.raises(UserError, match=r"results\.strategies\[1\]\.confusion: expected a count for each pair"):
+        check_results(results)
