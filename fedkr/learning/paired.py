@@ -95,12 +95,9 @@ class PairedUtility:
         if np.isnan(values[0]) or min(units) < LEAST_UNITS:
             return None
         value, (low, high) = float(values[0]), map(float, np.nanquantile(values[1:], LIMITS))
-        hidden = [1 - LIMITS[0] ** (1 / count) for count in units]
-        if figure == "balanced_accuracy":
-            parts = [share / len(units) for share, still in zip(hidden, alike, strict=True) if still]
-            slack = sum(part**2 for part in parts) ** 0.5
-        else:
-            slack = max(hidden) if low == high else 0.0
+        still = alike if figure == "balanced_accuracy" else [low == high] * len(units)
+        hidden = [1 - LIMITS[0] ** (1 / count) for count, unmoved in zip(units, still, strict=True) if unmoved]
+        slack = math.hypot(*hidden) / len(units)
         return Interval(value, value - math.hypot(value - low, slack), value + math.hypot(high - value, slack))
 
 
