@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy.stats import binomtest
 
 from fedkr.learning.evaluation import judged_classes, probabilities_of
 from fedkr.resampling import LIMITS, Floats, Groups, blocks, drawn, unit_index
@@ -81,7 +81,7 @@ class PairedUtility:
             return found
         signs = np.sign(np.bincount(self._unit, weights=apart))
         differing = int(np.count_nonzero(signs))
-        if differing and binomtest(int((signs > 0).sum()), differing).pvalue < 2 * LIMITS[0]:
+        if differing and scipy.stats.binomtest(int((signs > 0).sum()), differing).pvalue < 2 * LIMITS[0]:
             return found
         return Interval(found.value, min(found.low, 0.0), max(found.high, 0.0))
 
