@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fedkr.audit.statistics.membership import ENDS, IMAGE, PATIENT
+from fedkr.audit.statistics.membership import IMAGE, PATIENT, with_limits
 from fedkr.config import Study
 from fedkr.data import ImageSet
 from fedkr.disk import write_atomic
 from fedkr.learning.evaluation import measure_utility
-from fedkr.learning.paired import PAIRED_FIGURES, Interval, PairedUtility
+from fedkr.learning.paired import PAIRED_FIGURES, PairedUtility
 from fedkr.learning.runtime import Runtime
 from fedkr.run_files import RunFiles
 from server.contestant import Row
@@ -46,7 +46,13 @@ def with_intervals(
     strategies = [row | more.get(row["name"], {}) for row in results["strategies"]]
     unit = IMAGE if test.groups is None else PATIENT
     differences = [
-        {"strategy": OURS, "other": other, "figure": figure, **_named("difference", found), "unit": unit}
+        {
+            "strategy": OURS,
+            "other": other,
+            "figure": figure,
+            **with_limits("difference", dataclasses.astuple(found)),
+            "unit": unit,
+        }
         for other in logits
         for figure in PAIRED_FIGURES
         if OURS in logits and other != OURS and (found := paired.difference(OURS, other, figure)) is not None
@@ -90,7 +96,3 @@ def _limits(paired: PairedUtility, name: str) -> Row:
         found = paired.figure(name, figure)
         limits |= {f"{figure}_low": found and found.low, f"{figure}_high": found and found.high}
     return limits
-
-
-def _named(name: str, interval: Interval) -> dict[str, float]:
-    return {f"{name}{end}": value for end, value in zip(ENDS, dataclasses.astuple(interval), strict=True)}

@@ -17,8 +17,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import scipy.stats
-
 from fedkr.config import search_looks
 from fedkr.disk import write_json
 from fedkr.environment import provenance
@@ -27,7 +25,7 @@ from fedkr.report.results import load_results
 from fedkr.report.selection import search_looks as scored_at_sites
 from simulations.run_folder import RunFolder
 from simulations.study.run import run_study
-from simulations.study.summary import common_study, spread
+from simulations.study.summary import common_study, half_width, spread
 
 Row = dict[str, Any]
 OURS = "fedkr"
@@ -100,8 +98,7 @@ def paired(differences: Sequence[float]) -> Row:
     mean = statistics.fmean(differences)
     if len(differences) < 2:
         return {"difference": mean, "low": None, "high": None, "separated": False}
-    error = statistics.stdev(differences) / len(differences) ** 0.5
-    half = float(scipy.stats.t.ppf(0.975, len(differences) - 1)) * error
+    half = half_width(differences)
     return {"difference": mean, "low": mean - half, "high": mean + half, "separated": abs(mean) > half}
 
 

@@ -156,11 +156,17 @@ def with_limits(found: Mapping[str, Any], least: float, most: float) -> dict[str
 
     None for one value, and where all are equal: so few do not say that others would be.
     """
-    mean, sd, count = found["mean"], found["sd"], len(found["values"])
-    if not sd:
+    mean = found["mean"]
+    if not found["sd"]:
         return {**found, "low": None, "high": None}
-    half = float(scipy.stats.t.ppf(0.975, count - 1)) * sd / count**0.5
+    half = half_width(found["values"])
     return {**found, "low": max(least, mean - half), "high": min(most, mean + half)}
+
+
+def half_width(values: Sequence[float]) -> float:
+    """Return half the width of the 95 % t interval of the mean of two values or more."""
+    count = len(values)
+    return float(scipy.stats.t.ppf(0.975, count - 1)) * statistics.stdev(values) / count**0.5
 
 
 def lost_sites(summary: dict[str, Any]) -> list[str]:
