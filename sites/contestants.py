@@ -27,11 +27,18 @@ OF_FEDKR: dict[str, tuple[frozenset[str], str]] = {
         frozenset({wire.RELEASE}),
         "releases; fine-tunes the central student on its own images; figures leave, the model stays",
     ),
+    "dp_fedavg": (
+        frozenset({wire.TRAIN}),
+        "weights of a model trained here with noise; of simulations only, so that a hospital's site refuses each round",
+    ),
     "centralised": (frozenset(), "an oracle of simulations; nothing is asked of a site"),
 }
 MODULES = {
     **{name: name for name in (*OF_FEDKR, *SHARING_WEIGHTS)},
-    **{f"server.strategies.{name}": name for name in ("local", "fedkr", "fedkr_dda", "fedkr_ft", *SHARING_WEIGHTS)},
+    **{
+        f"server.strategies.{name}": name
+        for name in ("local", "fedkr", "fedkr_dda", "fedkr_ft", "dp_fedavg", *SHARING_WEIGHTS)
+    },
     "simulations.study.centralised": "centralised",
 }
 

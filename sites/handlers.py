@@ -24,7 +24,9 @@ from fedkr.data.images import Shape
 from fedkr.errors import UserError
 from fedkr.learning.classifier import ClassifierTraining, real_batches
 from fedkr.learning.models import load_classifier, norm_of
+from fedkr.learning.private_training import Mechanism, PrivateTraining, steps_of, units_of
 from fedkr.learning.training import DivergedError
+from fedkr.privacy.sampled import noise_for
 from fedkr.progress import SilentProgress
 from fedkr.recycle.quality import poor
 from fedkr.release import Release, ReleasedSets, check_release
@@ -34,7 +36,7 @@ from sites.figures import figures_of, public_count, public_manifest, public_tuni
 from sites.findings import check_enough, public_comparison, public_findings
 from sites.naming import model_name, own_name
 from sites.personal import finetune, kept_model, personalise
-from sites.policy import PolicyError
+from sites.policy import SIMULATED, PolicyError
 from sites.workspace import Site
 
 logger = logging.getLogger(__name__)
@@ -126,6 +128,8 @@ def train_weights(site: Site, request: wire.Request) -> RecordDict:
 
 
 def _train_round(site: Site, model: nn.Module, request: wire.Request) -> dict[str, torch.Tensor]:
+    if "clip" in request.settings:
+        return _train_privately(site, model, request)
     config, train, round_number = site.study.student, site.data.train, int(request.setting("server-round"))
     steps = max(1, math.ceil(int(request.setting("local-epochs")) * len(train) / config.batch))
     job = site.pipeline.job.seeded("weights", request.setting("candidate"), round_number)
@@ -138,6 +142,24 @@ def _train_round(site: Site, model: nn.Module, request: wire.Request) -> dict[st
     )
     work.proximal = float(request.settings.get("proximal-mu", 0.0))
     work.advance(steps, f"round {round_number}")
+    return dict(work.model.state_dict())
+
+
+def _train_privately(site: Site, model: nn.Module, request: wire.Request) -> dict[str, torch.Tensor]:
+    """Return the weights after a site's part of a round by DP-SGD, whose noise is that of all rounds together."""
+    if site.policy is not SIMULATED:
+        raise PolicyError(
+            "dp-fedavg is of simulations: its noise comes from the study's seed, and no site counts its rounds; take "
+            "it out of strategy.compare"
+        )
+    train, privacy = site.data.train, site.study.privacy
+    units, batch = len(units_of(train)), int(request.setting("private-batch"))
+    rate, steps = min(1.0, batch / units), steps_of(units, batch, int(request.setting("local-epochs")))
+    noise = noise_for(privacy.epsilon, privacy.delta, rate, steps * int(request.setting("rounds")))
+    job = site.pipeline.job.seeded("private", request.setting("candidate"), int(request.setting("server-round")))
+    recipe = dataclasses.replace(site.study.student, lr=float(request.setting("lr")))
+    work = PrivateTraining(model, recipe, train, Mechanism(rate, float(request.setting("clip")), noise), job)
+    work.advance(steps, f"round {request.setting('server-round')}")
     return dict(work.model.state_dict())
 
 

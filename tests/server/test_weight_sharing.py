@@ -1,5 +1,6 @@
 """Weight sharing: every round is a stage, the search and the round are chosen on val, sites may come and go."""
 
+import re
 from collections import defaultdict
 
 import numpy as np
@@ -366,6 +367,51 @@ def test_fedprox_tells_the_sites_its_mu(share, sites, study):
     study.strategy.compare, study.strategy.options = ["fedprox"], {"fedprox": {"proximal_mu": 0.25}}
     share()
     assert {config["proximal-mu"] for *_, config in sites.rounds} == {0.25}
+
+
+def private(study, **options):
+    own = {"clip": 0.5, "batch": 64, "rounds": 3, "search_rounds": 0, "lrs": [0.4], "local_epochs": [1]}
+    study.strategy.compare = ["dp-fedavg"]
+    study.strategy.options = {"dp-fedavg": {"kind": "dp_fedavg", **own, "norms": ["group"], **options}}
+
+
+def test_dp_fedavg_runs_one_setting_to_its_last_round_and_asks_nothing_of_val(share, sites, study):
+    private(study)
+    # By val, the first round would have been kept.
+    sites.scores = {("lr0.4-e1-group", 1): 0.99}
+    result = share()
+    assert [number for _, number, site, _ in sites.rounds if site == "site-0"] == [1, 2, 3]
+    assert {name for name, *_ in sites.rounds} == {"lr0.4-e1-group"} and not sites.looks
+    told = {(config["clip"], config["private-batch"], config["rounds"]) for *_, config in sites.rounds}
+    assert told == {(0.5, 64, 3)}
+    assert (result.tuning["round"], result.tuning["by_val"]) == (3, False)
+    assert norm_of(weights_of(result)) == "group"
+    assert "is (8, 1e-05)-differentially private for one image" in result.notes[-1]
+
+
+def test_dp_fedavg_has_the_noise_of_all_its_rounds_where_steps_end_it_before(share, sites, study):
+    private(study, rounds=50, steps=2)
+    share()
+    assert {config["rounds"] for *_, config in sites.rounds} == {50}
+    assert len({number for _, number, *_ in sites.rounds}) < 50
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"norms": ["batch"]}, "norms=['batch']: a batch's norm makes one gradient of all its images"),
+        ({"lrs": [0.1, 0.2]}, "each setting that is tried costs privacy"),
+        ({"local_epochs": [1, 2]}, "each setting that is tried costs privacy"),
+        ({"clip": 0.0}, "clip=0.0: must be above 0"),
+        ({"batch": 0}, "batch=0: must be at least 1"),
+        ({"sigma": 1.0}, "dp-fedavg={'sigma': 1.0}"),
+    ],
+)
+def test_dp_fedavg_refuses_what_its_guarantee_has_no_place_for(options, said):
+    study = Study()
+    private(study, **options)
+    with pytest.raises(UserError, match=re.escape(said)):
+        check_contestants(study)
 
 
 @pytest.mark.parametrize(

@@ -47,9 +47,9 @@ def ask(study):
     return send
 
 
-def one_round(study, **settings):
+def one_round(study, classes=3, **settings):
     usual = {"server_round": 1, "local_epochs": 1, "lr": 0.05, "candidate": "c"}
-    return {"weights": model(study).state_dict(), **usual, **settings}
+    return {"weights": model(study, classes).state_dict(), **usual, **settings}
 
 
 @pytest.mark.parametrize(("count", "shown"), [(0, 50), (1, 50), (74, 50), (76, 100), (100, 100), (1234, 1250)])
@@ -306,3 +306,39 @@ def test_a_request_without_what_its_answer_needs_is_refused_in_one_line(site, as
     weights = model(study).state_dict() if message_type == wire.TRAIN else None
     with pytest.raises(UserError, match=r"lacks the setting|sizes="):
         ask(site(allow=["metrics", "release", "weights"], exact_counts=True), message_type, weights, **settings)
+
+
+@pytest.fixture
+def simulated(study, tmp_path):
+    """Return a function that opens a simulated site of digits whose classifier has group norms."""
+    study.student.norm = "group"
+    study.run_dir = str(tmp_path / "run")
+    return lambda: open_site({"partition-id": 0}, study)
+
+
+PRIVATE = {"clip": 1.0, "private_batch": 400, "rounds": 3}
+
+
+def test_a_private_round_is_the_same_when_asked_again_and_another_round_has_other_noise(simulated, ask, study):
+    trained = []
+    for number in (1, 1, 2):
+        content = ask(simulated(), wire.TRAIN, **one_round(study, **PRIVATE, server_round=number, classes=10))
+        trained.append(wire.read_weights(content[wire.ARRAYS])["head.weight"])
+    assert torch.equal(trained[0], trained[1])
+    assert not torch.allclose(trained[0], trained[2])
+
+
+def test_more_rounds_to_come_are_more_noise_in_each(simulated, ask, study):
+    start = model(study, 10).state_dict()["head.weight"]
+    moved = []
+    for rounds in (1, 400):
+        content = ask(simulated(), wire.TRAIN, **one_round(study, **PRIVATE | {"rounds": rounds}, classes=10))
+        moved.append(float((wire.read_weights(content[wire.ARRAYS])["head.weight"] - start).norm()))
+    # Of one round it is a twentieth of that of 400.
+    assert moved[1] > 5 * moved[0]
+
+
+def test_a_hospital_trains_no_private_round(site, ask, study):
+    opened = site(allow=["metrics", "release", "weights"])
+    with pytest.raises(PolicyError, match="dp-fedavg is of simulations"):
+        ask(opened, wire.TRAIN, **one_round(study, **PRIVATE))
