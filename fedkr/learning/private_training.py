@@ -55,13 +55,8 @@ class PrivateTraining:
     def __init__(
         self, model: nn.Module, config: ClassifierConfig, data: ImageSet, mechanism: Mechanism, job: Job
     ) -> None:
-        self.model, self.config, self.data, self.mechanism, self.job = (
-            job.runtime.place(model).train(),
-            config,
-            data,
-            mechanism,
-            job,
-        )
+        self.model, self.job = job.runtime.place(model).train(), job
+        self.config, self.data, self.mechanism = config, data, mechanism
         self.units, self.optimizer = units_of(data), sgd(self.model, config)
         self._gradients = vmap(grad(self._loss), in_dims=(None, 0, 0))
 

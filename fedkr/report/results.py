@@ -35,6 +35,7 @@ class Tuning(TypedDict, total=False):
     ``looks`` settings were tried, and ``by_val`` says whether val chose anything: with too few images it does not.
     ``steps`` were taken in all settings (the mean over the sites), ``step`` or ``round`` of ``rounds`` was kept.
     Where ``capped``, the most rounds that the study lets it have end its schedule, and not the steps.
+    ``epsilon`` and ``delta`` are what holds of the weights that a site sent, where that is guaranteed.
     ``allotted`` are the steps that there were, ``val_images`` those of all sites together; bytes are of all sites, for
     the chosen setting up to the kept round.
     """
@@ -53,6 +54,8 @@ class Tuning(TypedDict, total=False):
     allotted: int
     bytes_up_without_search: float
     bytes_down_without_search: float
+    epsilon: float
+    delta: float
 
 
 class SiteScores(Scores, total=False):

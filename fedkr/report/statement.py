@@ -6,7 +6,7 @@ It is evidence for an assessment of anonymity, never the assessment, and claims 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from fedkr.audit.verdict import FOUND, LARGEST_PASS, LEVEL, NONE_FOUND, UNCLEAR
@@ -58,15 +58,17 @@ class Finding:
 def left_the_sites(results: Results) -> list[str]:
     """Return what left the sites in this run, and whether a formal guarantee limits what it says."""
     parts = (_released, _weights, _figures, _counts, _unfinished, _oracle)
-    return [*(line for part in parts if (line := part(results))), *guarantees(results)]
+    return [*(line for part in parts if (line := part(results))), *_of_weights(results), *guarantees(results)]
 
 
 def guarantees(results: Results) -> list[str]:
     """Return what is proven of the releases, and of what it is not."""
+    weights = [*_of_weights(results)]
     sites = results.get("recycling", {})
     known = [site["privacy"] for site in sites.values() if "privacy" in site]
     if not known or len(known) < len(sites):
-        return ["No differential privacy: no proof bounds what attacks other than those below could learn."]
+        rest = "No differential privacy of anything else" if weights else "No differential privacy"
+        return [f"{rest}: no proof bounds what attacks other than those below could learn."]
     told = dict.fromkeys(f"({p['epsilon']:g}, {p['delta']:g}) for one {p['unit']} more or less" for p in known)
     return [
         "Differential privacy, by the sites' own word: all that each released, and what is made of that alone, such as "
@@ -96,6 +98,18 @@ def _released(results: Results) -> str:
 def _weights(results: Results) -> str:
     shared = [strategy_label(name) for name in weight_sharers(results)]
     return f"Model weights, round by round, for {listing(shared)}." if shared else ""
+
+
+def _of_weights(results: Results) -> Iterator[str]:
+    """Yield what is proven of weights that sites sent."""
+    for row in results["strategies"]:
+        if "epsilon" in (tuning := row.get("tuning", {})):
+            yield (
+                f"Differential privacy of weights: all that each site sent for {strategy_label(row['name'])} is "
+                f"({tuning['epsilon']:g}, {tuning['delta']:g}) for one image, or one patient where the data name "
+                "patients, more or less in its training split. How many images a site has is taken as known, and who "
+                "knows the study's seed can take the noise out."
+            )
 
 
 def _figures(results: Results) -> str:

@@ -75,12 +75,13 @@ class Contestant(WeightSharing):
 
     def _outcome(self) -> Outcome:
         outcome, privacy = super()._outcome(), self.study.privacy
+        tuning = {**outcome.tuning, "epsilon": privacy.epsilon, "delta": privacy.delta}
         said = (
             f"{self.name}: what a site sent in all rounds is ({privacy.epsilon:g}, {privacy.delta:g})-differentially "
             "private for one image, or patient where the data name patients, more or less in its training split; how "
             "many images it has is taken as known, and figures on val and test are not covered"
         )
-        return dataclasses.replace(outcome, notes=[*outcome.notes, said])
+        return dataclasses.replace(outcome, tuning=tuning, notes=[*outcome.notes, said])
 
 
 def _own(name: str, options: Mapping[str, Any]) -> DpOptions:

@@ -385,6 +385,7 @@ def test_dp_fedavg_runs_one_setting_to_its_last_round_and_asks_nothing_of_val(sh
     told = {(config["clip"], config["private-batch"], config["rounds"]) for *_, config in sites.rounds}
     assert told == {(0.5, 64, 3)}
     assert (result.tuning["round"], result.tuning["by_val"]) == (3, False)
+    assert (result.tuning["epsilon"], result.tuning["delta"]) == (8.0, 1e-5)
     assert norm_of(weights_of(result)) == "group"
     assert "is (8, 1e-05)-differentially private for one image" in result.notes[-1]
 

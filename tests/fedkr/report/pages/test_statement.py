@@ -101,6 +101,14 @@ def test_it_says_what_is_proven_of_releases_with_a_guarantee_and_what_is_not(res
     assert left_the_sites(results)[-1].startswith("No differential privacy"), "one site without is no guarantee"
 
 
+def test_it_says_what_is_proven_of_weights_and_that_it_is_of_nothing_else(results):
+    row = next(row for row in results["strategies"] if row["name"] == "fedavg")
+    row["tuning"] = {"epsilon": 4.0, "delta": 1e-5}
+    weights, rest = left_the_sites(results)[-2:]
+    assert "all that each site sent for FedAvg is (4, 1e-05) for one image" in weights
+    assert rest.startswith("No differential privacy of anything else: no proof")
+
+
 @pytest.mark.parametrize(
     "said", ["it does not say that the outputs", "28/2024", "whether a patient", "Holm", "canaries"]
 )
