@@ -14,7 +14,7 @@ from typing import Any
 from fedkr.audit.claims import Claim, auc_claim, below_guessing, tpr_claim, upper_limit
 from fedkr.audit.statistics.blind import holm_reject
 from fedkr.audit.statistics.pooling import pooled_rows
-from fedkr.audit.targets import CONTROL, PLANTED_CONTROL, RELEASE
+from fedkr.audit.targets import CONTROL, CONTROLS, PLANTED_CONTROL, RELEASE
 from fedkr.config import CALIBRATED_ATTACKS, ROUND_ATTACK
 from fedkr.site_name import ALL_SITES
 
@@ -365,6 +365,8 @@ def _without_control(found: Evidence) -> str:
     if control is None or control.shown["attack"] != STRONGEST:
         return "nothing was found, but RMIA was not tried on a control, so its power here is unknown"
     if auc_claim(control.shown, control.sites).p_value > LEVEL / 2:
+        if control.shown["target"] == found.target and found.target in CONTROLS:
+            return "nothing was found in a model that must give its images away: this attack has no power here"
         return f"nothing was found, but the same attack does not detect {CONTROL_WORDS[control.shown['target']]} either"
     return ""
 

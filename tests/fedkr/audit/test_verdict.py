@@ -132,6 +132,15 @@ def test_a_control_of_its_kind_that_is_not_found_speaks_against_a_pass_whatever_
     assert "does not detect the student of a release with planted images either" in verdict.reason
 
 
+def test_a_control_in_which_nothing_is_found_says_so_of_itself():
+    missed = both("control", 0.505, references="direct")
+    verdict = judge(*missed, control=None, target="control")
+    assert verdict.verdict == "cannot tell"
+    assert (
+        verdict.reason == "nothing was found in a model that must give its images away: this attack has no power here"
+    )
+
+
 def test_direct_references_pass_what_was_trained_on_real_images():
     def judged(target, **more):
         return judge(*both(target, **more), target=target).verdict
