@@ -6,14 +6,16 @@ other images, the noise's scale and both exact answers, and sums the log-likelih
 answers before it: no test of the mechanism is stronger. It calls the image in where the ratio is above 1. From the
 limits of its two error rates (Clopper & Pearson 1934, 99.9 %) follows the least mu, and so the least epsilon, that a
 mechanism of Gaussian noise with such errors has (Nasr et al. 2023). Beside it the same with a tenth of the noise's
-variance: what a mistake in the accountant would look like.
+variance: what a mistake in the accountant would look like. Covariances are asked for in both ways that there are: in
+one query, and in two where a class has many images.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,18 +29,26 @@ from fedkr.disk import write_json
 from fedkr.environment import provenance
 from fedkr.generators.moments.components import Components
 from fedkr.generators.moments.statistics import (
+    BY_CLASS,
     CENTRE,
     CLASSES,
     CLIP,
+    OF_BY_CLASS,
     OF_CENTRE,
     OF_CLASSES,
+    OF_POOLED,
     OF_SPREAD,
+    POOLED,
     SPREAD,
     Query,
     Units,
+    ask_by_class,
     ask_centre,
     ask_classes,
+    ask_pooled,
     ask_spread,
+    beside,
+    whitened,
 )
 from fedkr.privacy.accountant import mu_of
 from fedkr.seeds import derive_seed, numpy_rng
@@ -90,30 +100,34 @@ class Totals(Query):
     answer_symmetric = answer
 
 
-def log_ratio(drawn: Units, other: Units, longest: float, mu: float, seed: bytes) -> float:
+def log_ratio(drawn: Units, other: Units, longest: float, mu: float, seed: bytes, apart: bool = False) -> float:
     """Return the log-likelihood ratio of ``drawn`` against ``other`` of one draw of all answers from ``drawn``.
 
-    The queries run as :func:`fedkr.generators.moments.statistics.measure` has them.
+    The queries run as :func:`fedkr.generators.moments.statistics.measure` has them; ``apart`` is whether covariances
+    take two.
     """
     total = 0.0
-    moved: tuple[Units, ...] = (drawn, other)
+    sides: tuple[Units, ...] = (drawn, other)
 
-    def ask(name: str, share: float, parts: Mapping[str, float], query: Any, limit: float) -> Any:
+    def ask(name: str, share: float, parts: Mapping[str, float], question: Callable[[Units, Query], Any]) -> Any:
         nonlocal total
         exact = Totals(parts)
-        query(moved[1], limit, exact)
+        question(sides[1], exact)
         watched = Watched(mu * math.sqrt(share), parts, seed + name.encode(), exact.totals)
-        found = query(moved[0], limit, watched)
+        found = question(sides[0], watched)
         total += watched.log_ratio
         return found
 
-    centre, length = ask("centre", CENTRE, OF_CENTRE, ask_centre, longest)
-    moved = tuple(Units(side.values - centre, side.classes, side.weights) for side in moved)
-    classes = ask("classes", CLASSES, OF_CLASSES, ask_classes, CLIP * length)
-    moved = tuple(
-        Units(side.values - classes.means[side.classes.argmax(axis=1)], side.classes, side.weights) for side in moved
-    )
-    ask("spread", SPREAD, OF_SPREAD, ask_spread, CLIP * classes.length)
+    centre, length = ask("centre", CENTRE, OF_CENTRE, lambda units, query: ask_centre(units, longest, query))
+    sides = tuple(Units(side.values - centre, side.classes, side.weights) for side in sides)
+    classes = ask("classes", CLASSES, OF_CLASSES, lambda units, query: ask_classes(units, CLIP * length, query))
+    sides = tuple(beside(side, classes.means) for side in sides)
+    if not apart:
+        ask("spread", SPREAD, OF_SPREAD, lambda units, query: ask_spread(units, classes, query))
+        return total
+    axes = ask("pooled", POOLED, OF_POOLED, lambda units, query: ask_pooled(units, classes, query))
+    sides = tuple(whitened(side, axes) for side in sides)
+    ask("by class", BY_CLASS, OF_BY_CLASS, lambda units, query: ask_by_class(units, axes, classes, query))
     return total
 
 
@@ -132,14 +146,14 @@ def site(seed: int) -> tuple[Units, Units, float]:
     return with_canary, Units.of(values[1:], labels[1:], KINDS, None), basis.longest
 
 
-def scores(mu: float, draws: int, seed: int) -> tuple[Floats, Floats]:
+def scores(mu: float, draws: int, seed: int, apart: bool = False) -> tuple[Floats, Floats]:
     """Return the log-likelihood ratio for the canary of so many draws with it, and of as many without."""
     with_canary, without, longest = site(seed)
     present, absent = [], []
     for draw in range(draws):
         key = derive_seed(seed, "noise", draw).to_bytes(8, "big")
-        present.append(log_ratio(with_canary, without, longest, mu, key + b"in"))
-        absent.append(-log_ratio(without, with_canary, longest, mu, key + b"out"))
+        present.append(log_ratio(with_canary, without, longest, mu, key + b"in", apart))
+        absent.append(-log_ratio(without, with_canary, longest, mu, key + b"out", apart))
     return np.array(present), np.array(absent)
 
 
@@ -154,13 +168,14 @@ def epsilon_shown(present: Floats, absent: Floats, delta: float = DELTA) -> floa
 
 
 def evidence(runs: int, draws: int) -> dict[str, Any]:
-    """Return, for each stated epsilon, the bounds of all runs and those of the control."""
+    """Return, for each stated epsilon and each way to ask, the bounds of all runs and those of the control."""
     rows = []
-    for epsilon in EPSILONS:
+    for epsilon, apart in itertools.product(EPSILONS, (False, True)):
         mu = mu_of(epsilon, DELTA)
-        shown = [epsilon_shown(*scores(mu, draws, run)) for run in range(runs)]
-        broken = [epsilon_shown(*scores(mu * math.sqrt(BROKEN), draws, run)) for run in range(runs)]
-        rows.append({"epsilon": epsilon, "mu": mu, "shown": shown, "with_too_little_noise": broken})
+        shown = [epsilon_shown(*scores(mu, draws, run, apart)) for run in range(runs)]
+        broken = [epsilon_shown(*scores(mu * math.sqrt(BROKEN), draws, run, apart)) for run in range(runs)]
+        queries = 4 if apart else 3
+        rows.append({"epsilon": epsilon, "mu": mu, "queries": queries, "shown": shown, "with_too_little_noise": broken})
     settings = {"runs": runs, "draws": draws, "delta": DELTA, "confidence": CONFIDENCE}
     return settings | {"images": IMAGES, "broken": BROKEN, "rows": rows, **provenance()}
 
@@ -174,7 +189,8 @@ def main(arguments: list[str]) -> None:
         below = sum(shown <= row["epsilon"] for shown in row["shown"])
         caught = sum(shown > row["epsilon"] for shown in row["with_too_little_noise"])
         print(
-            f"epsilon {row['epsilon']:g}: shown {np.mean(row['shown']):.2f} (at most {max(row['shown']):.2f}), "
+            f"epsilon {row['epsilon']:g}, {row['queries']} queries: shown {np.mean(row['shown']):.2f} "
+            f"(at most {max(row['shown']):.2f}), "
             f"below it in {below} of {found['runs']}; with a tenth of the noise's variance found out in {caught}"
         )
 

@@ -1,6 +1,6 @@
 """The generator ``moments``: each class a normal distribution of public components.
 
-It learns a site's images by three sums, so that noise in these makes all of it differentially private, at sites where
+It learns a site's images by a few sums, so that noise in these makes all of it differentially private, at sites where
 training with noisy gradients would learn nothing.
 """
 
@@ -19,7 +19,6 @@ from fedkr.data.images import ImageSet
 from fedkr.generators import base
 from fedkr.generators.base import Knobs, Task
 from fedkr.generators.moments.components import Components
-from fedkr.generators.moments.gaussians import covariances
 from fedkr.generators.moments.statistics import Units, measure
 from fedkr.learning.job import Job
 from fedkr.privacy.accountant import mu_of
@@ -64,7 +63,7 @@ class Generator(base.Generator):
         found = {
             "counts": moments.counts,
             "means": moments.means,
-            "factors": np.linalg.cholesky(covariances(moments)),
+            "factors": np.linalg.cholesky(moments.covariances),
         }
         info = {"step": 1, "count_noise": moments.count_noise}
         return Artifact({name: torch.from_numpy(value) for name, value in found.items()}, info)

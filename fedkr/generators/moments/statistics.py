@@ -1,4 +1,4 @@
-"""Counts, means and second moments of a site's classes by three Gaussian queries: all that is learned of its images.
+"""Counts, means and covariances of a site's classes by Gaussian queries: all that is learned of its images.
 
 A unit, an image or with groups a patient, adds to each query a vector whose L2 norm is at most 1: a patient's is the
 mean of its images'. So one unit more or less moves an answer by at most 1, and with noise of standard deviation
@@ -15,14 +15,21 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from fedkr.generators.moments.gaussians import Sums, largest_of, root, shrunk, smoothed, told_from_one
 from fedkr.privacy.noise import gaussian, symmetric_gaussian
 
 Floats = NDArray[np.float64]
-# How the three queries share mu squared, and the parts of each its own length: constants, chosen on public images.
+# How the queries share mu squared, and the parts of each its own length: constants, chosen on public images. The last
+# share is one query's or, where there are images enough, that of two.
 CENTRE, CLASSES, SPREAD = 0.1, 0.4, 0.5
+POOLED, BY_CLASS = 0.15, 0.35
 OF_CENTRE = {"count": 0.1, "sum": 0.45, "length": 0.45}
 OF_CLASSES = {"count": 0.1, "sum": 0.8, "length": 0.1}
 OF_SPREAD = {"pooled": 0.5, "by class": 0.5}
+OF_POOLED = {"pooled": 1.0}
+OF_BY_CLASS = {"by class": 1.0}
+# Two queries where noise moves no variance of a class, in units of all classes' own, by more than so many times itself.
+MOST_MOVED = 4.0
 # Components are clipped at so many times their root mean square length.
 CLIP = 1.2
 # No part of what is left of the spread is below this one.
@@ -37,20 +44,13 @@ class Moments:
         counts: float64 ``[K]``, units of each class, at least 1 and at least their noise.
         count_noise: standard deviation of the noise in a count.
         means: float64 ``[K, D]``.
-        mean_variance: float64 ``[K]``: variance of the noise in each component of a mean.
-        pooled: float64 ``[D, D]``, sum of the outer products of what is left beside the noisy means.
-        by_class: float64 ``[K, D, D]``, the same class by class.
-        pooled_noise, by_class_noise: standard deviation of the noise in either.
+        covariances: float64 ``[K, D, D]``, positive definite.
     """
 
     counts: Floats
     count_noise: float
     means: Floats
-    mean_variance: Floats
-    pooled: Floats
-    by_class: Floats
-    pooled_noise: float
-    by_class_noise: float
+    covariances: Floats
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,8 @@ class Classes:
     """The second query's answer.
 
     Attributes:
-        counts, count_noise, means, mean_variance: as in :class:`Moments`.
+        counts, count_noise, means: as in :class:`Moments`.
+        mean_variance: float64 ``[K]``: variance of the noise in each component of a mean.
         length: the root mean square length of what is left beside the means.
     """
 
@@ -134,13 +135,35 @@ def measure(units: Units, longest: float, mu: float | None, seed: bytes) -> Mome
     centre, length = ask_centre(units, longest, query("centre", CENTRE, OF_CENTRE))
     moved = Units(units.values - centre, units.classes, units.weights)
     classes = ask_classes(moved, CLIP * length, query("classes", CLASSES, OF_CLASSES))
-    left = Units(moved.values - classes.means[units.classes.argmax(axis=1)], units.classes, units.weights)
-    spread = query("spread", SPREAD, OF_SPREAD)
-    limit = CLIP * classes.length
-    pooled, by_class = ask_spread(left, limit, spread)
-    noises = (spread.noise_in(part, limit**2) for part in OF_SPREAD)
-    means = centre + classes.means
-    return Moments(classes.counts, classes.count_noise, means, classes.mean_variance, pooled, by_class, *noises)
+    left = beside(moved, classes.means)
+    if told_apart(classes, units.values.shape[1], mu):
+        axes = ask_pooled(left, classes, query("pooled", POOLED, OF_POOLED))
+        covariances = ask_by_class(whitened(left, axes), axes, classes, query("by class", BY_CLASS, OF_BY_CLASS))
+    else:
+        covariances = ask_spread(left, classes, query("spread", SPREAD, OF_SPREAD))
+    return Moments(classes.counts, classes.count_noise, centre + classes.means, covariances)
+
+
+def beside(units: Units, means: Floats) -> Units:
+    """Return what is left of units beside the means ``[K, D]`` of their classes."""
+    return Units(units.values - means[units.classes.argmax(axis=1)], units.classes, units.weights)
+
+
+def whitened(units: Units, axes: Floats) -> Units:
+    """Return units in those of the ``axes [D, D]``."""
+    return Units(units.values @ np.linalg.inv(axes).T, units.classes, units.weights)
+
+
+def told_apart(classes: Classes, side: int, mu: float | None) -> bool:
+    """Whether noise leaves enough of a class's own covariance to ask for it in units of all classes' together.
+
+    That takes a query of its own before it, which pays where a class has many images.
+    The noisy counts decide; without noise one query has it all.
+    """
+    if mu is None:
+        return False
+    noise = CLIP**2 * side / (mu * math.sqrt(BY_CLASS)) / float(classes.counts.mean())
+    return largest_of(noise, side) <= MOST_MOVED
 
 
 def ask_centre(units: Units, longest: float, query: Query) -> tuple[Floats, float]:
@@ -171,13 +194,49 @@ def ask_classes(units: Units, limit: float, query: Query) -> Classes:
     return Classes(counts, noise, means, variance, length)
 
 
-def ask_spread(units: Units, limit: float, query: Query) -> tuple[Floats, Floats]:
-    """The third query: second moments, pooled ``[D, D]`` and by class ``[K, D, D]``, of values clipped at ``limit``."""
+def ask_spread(units: Units, classes: Classes, query: Query) -> Floats:
+    """The last query, of what is left beside the means: return the covariances ``[K, D, D]``."""
+    limit = CLIP * classes.length
+    sums = _outer(units, limit)
+    pooled = query.answer_symmetric("pooled", limit**2, sums.sum(axis=0, keepdims=True))[0]
+    by_class = query.answer_symmetric("by class", limit**2, sums)
+    noises = [query.noise_in(part, limit**2) for part in OF_SPREAD]
+    return shrunk(Sums(pooled, by_class, *noises), classes.counts, classes.mean_variance)
+
+
+def ask_pooled(units: Units, classes: Classes, query: Query) -> Floats:
+    """The third query of four: the covariance of all classes together.
+
+    Return a symmetric matrix ``[D, D]`` whose square is that covariance.
+    """
+    limit, counts = CLIP * classes.length, classes.counts
+    total = query.answer_symmetric("pooled", limit**2, _outer(units, limit).sum(axis=0, keepdims=True))[0]
+    mean_noise = float(counts @ classes.mean_variance / counts.sum())
+    covariance = total / counts.sum() - np.eye(len(total)) * mean_noise
+    return root(smoothed(covariance, query.noise_in("pooled", limit**2) / counts.sum()))
+
+
+def ask_by_class(units: Units, axes: Floats, classes: Classes, query: Query) -> Floats:
+    """The last query of four, of units :func:`whitened` by ``axes [D, D]``: return the covariances ``[K, D, D]``.
+
+    There all directions are alike, so that the same noise hides none more than another, and a class is told by where it
+    differs from one. Of images as they are, the noise that hides the largest would drown all others.
+    """
+    side, scaled = len(axes), np.linalg.inv(axes)
+    limit = CLIP * math.sqrt(side)
+    sums = query.answer_symmetric("by class", limit**2, _outer(units, limit))
+    noise, found = query.noise_in("by class", limit**2), []
+    for total, count, mean_noise in zip(sums, classes.counts, classes.mean_variance, strict=True):
+        own = total / count - scaled @ scaled.T * mean_noise
+        found.append(axes @ told_from_one(own, math.hypot(noise / count, count**-0.5)) @ axes.T)
+    return np.stack(found)
+
+
+def _outer(units: Units, limit: float) -> Floats:
+    """Return the sum of the outer products of each class ``[K, D, D]``, of values clipped at ``limit``."""
     values = clipped(units.values, limit)
     of_class = [values[rows] * np.sqrt(units.weights[rows, None]) for rows in units.classes.T > 0]
-    by_class = np.stack([part.T @ part for part in of_class])
-    pooled = query.answer_symmetric("pooled", limit**2, by_class.sum(axis=0, keepdims=True))[0]
-    return pooled, query.answer_symmetric("by class", limit**2, by_class)
+    return np.stack([part.T @ part for part in of_class])
 
 
 def clipped(values: Floats, limit: float) -> Floats:

@@ -10,19 +10,31 @@ from fedkr.data.images import ImageSet, Shape
 from fedkr.errors import UserError
 from fedkr.generators import build_generator
 from fedkr.generators.moments.components import Components
+from fedkr.generators.moments.gaussians import told_from_one
 from fedkr.generators.moments.statistics import (
+    BY_CLASS,
+    CLIP,
+    OF_BY_CLASS,
     OF_CENTRE,
     OF_CLASSES,
+    OF_POOLED,
     OF_SPREAD,
+    POOLED,
+    SPREAD,
+    Classes,
     Query,
     Units,
+    ask_by_class,
     ask_centre,
     ask_classes,
+    ask_pooled,
     ask_spread,
     measure,
+    told_apart,
 )
 from fedkr.learning.job import Job
 from fedkr.privacy.accountant import mu_of
+from fedkr.privacy.noise import symmetric_gaussian
 from tests.fedkr.conftest import pictures
 from tests.hostile import CASES
 
@@ -45,22 +57,34 @@ class Recorded(Query):
     answer_symmetric = answer
 
 
-ASKED = [(ask_centre, OF_CENTRE), (ask_classes, OF_CLASSES), (ask_spread, OF_SPREAD)]
+def classes_of(count, side=5, kinds=3):
+    """Return an answer to the query on classes, with so many units in each."""
+    counts = np.full(kinds, float(count))
+    return Classes(counts, 0.0, np.zeros((kinds, side)), np.zeros(kinds), LIMIT / CLIP)
 
 
-@pytest.mark.parametrize(("ask", "parts"), ASKED, ids=["centre", "classes", "spread"])
+ASKED = {
+    "centre": (lambda units, query: ask_centre(units, LIMIT, query), OF_CENTRE),
+    "classes": (lambda units, query: ask_classes(units, LIMIT, query), OF_CLASSES),
+    "spread": (lambda units, query: ask_spread(units, classes_of(3), query), OF_SPREAD),
+    "pooled": (lambda units, query: ask_pooled(units, classes_of(3), query), OF_POOLED),
+    "by class": (lambda units, query: ask_by_class(units, np.eye(5), classes_of(3), query), OF_BY_CLASS),
+}
+
+
+@pytest.mark.parametrize(("ask", "parts"), ASKED.values(), ids=ASKED)
 @FEW
 @given(seed=st.integers(0, 10**6), size=st.integers(1, 4), scale=st.sampled_from([0.1, 1.0, 30.0]))
 def test_no_patient_moves_a_query_by_more_than_its_noise_allows(ask, parts, seed, size, scale):
     rng = np.random.default_rng(seed)
     values, labels, groups = rng.normal(0, scale, (9, 5)), rng.integers(0, 3, 9), np.repeat([0, 1, 2], 3)
     groups[:size] = 7
-    if ask is ask_centre:
+    if parts is OF_CENTRE:
         # What images are, their pixels taken as -1 to 1.
         values /= np.maximum(1, np.linalg.norm(values, axis=1, keepdims=True) / LIMIT)
     with_patient, without = Recorded(parts), Recorded(parts)
-    ask(Units.of(values, labels, 3, groups), LIMIT, with_patient)
-    ask(Units.of(values[size:], labels[size:], 3, groups[size:]), LIMIT, without)
+    ask(Units.of(values, labels, 3, groups), with_patient)
+    ask(Units.of(values[size:], labels[size:], 3, groups[size:]), without)
     moved = sum(((with_patient.totals[part] - without.totals[part]) ** 2).sum() for part in parts)
     assert moved <= 1 + 1e-9 and sum(parts.values()) == pytest.approx(1)
 
@@ -104,7 +128,44 @@ def test_without_noise_the_moments_are_those_of_the_images():
     assert found.counts.tolist() == [30, 20, 10, 1], "a class without images counts as one, which draws none"
     for k in range(3):
         assert np.abs(found.means[k] - values[data.labels == k].mean(axis=0)).max() < 0.6, "clipped a little"
-    assert (found.pooled_noise, found.by_class_noise, found.mean_variance.max()) == (0, 0, 0)
+    assert found.count_noise == 0
+
+
+def striped(count, side=6, kinds=2, seed=0):
+    """Return units of classes that differ in their covariances alone, of directions that differ by a hundred."""
+    rng, scales = np.random.default_rng(seed), np.geomspace(1, 0.01, side)
+    labels = np.arange(count) % kinds
+    factors = np.where(np.arange(side) % kinds == labels[:, None], 1.0, 0.3)
+    return Units.of(rng.normal(size=(count, side)) * scales * factors, labels, kinds, None), scales
+
+
+def test_many_images_tell_small_variances_of_a_class_that_one_query_would_drown(monkeypatch):
+    units, scales = striped(20_000)
+    # Beside a class's own variances 0.09 of the other's: what is told of the smallest direction, in its own unit.
+    four = measure(units, 6.0, 1.0, b"noise").covariances
+    monkeypatch.setattr("fedkr.generators.moments.statistics.MOST_MOVED", 0.0)
+    three = measure(units, 6.0, 1.0, b"noise").covariances
+
+    def smallest(found):
+        return [found[k, 5, 5] / scales[5] ** 2 for k in range(2)]
+
+    assert smallest(four)[1] == pytest.approx(1.0, rel=0.3) and smallest(four)[0] < 0.3
+    assert min(smallest(three)) > 3, "all that one query says of it is the noise"
+
+
+def test_whether_there_is_a_fourth_query_follows_from_the_noisy_counts_and_the_noise():
+    def asked(count, mu):
+        return told_apart(classes_of(count, side=72), 72, mu)
+
+    # Of BloodMNIST's 940 images a class and epsilon 10, and of 79 digits.
+    assert asked(940, mu_of(10.0, 1e-5)) and not asked(79, mu_of(8.0, 1e-5))
+    assert not asked(940, mu_of(1.0, 1e-5)) and not asked(940, None)
+    assert pytest.approx(SPREAD) == POOLED + BY_CLASS
+
+
+def test_a_matrix_of_noise_is_the_identity():
+    found = told_from_one(np.eye(30) + 0.1 * symmetric_gaussian(b"seed", 1, 30)[0], 0.1)
+    assert np.abs(found - np.eye(30)).max() < 0.02
 
 
 @pytest.fixture
@@ -156,8 +217,8 @@ def test_a_class_without_images_spoils_no_other():
     spread = {}
     for classes in (2, 12):
         found = measure(Units.of(values, labels, classes, None), 8.0, mu_of(8.0, 1e-5), b"seed")
-        spread[classes] = found.pooled_noise
-    assert spread[12] < 3 * spread[2], "noise grows with the square of where the third query clips"
+        spread[classes] = np.trace(found.covariances[0])
+    assert spread[12] < 3 * spread[2], "noise grows with the square of where the last query clips"
 
 
 @pytest.mark.parametrize("count", [0, 129])
