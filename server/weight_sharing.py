@@ -132,6 +132,11 @@ class WeightSharing(Contestant):
         except (TypeError, ValueError) as error:
             raise UserError(f"strategy.options.{name}={own}: {error}") from None
 
+    @property
+    def batch(self) -> int:
+        """Images a step at the sites."""
+        return self.study.student.batch
+
     def start(self) -> Callable[[], Outcome]:
         """Nothing can be asked before the sites are free; the rest is all rounds."""
         return self._outcome
@@ -167,7 +172,7 @@ class WeightSharing(Contestant):
         self._advance(first, 1, work)
         val, images = int(work.latest["val_count"]), list(work.latest["images"].values())
         given = allot(self.study, self.search, settings(self.search), val)
-        return Plan(self.search, given, images, self.study.student.batch, val)
+        return Plan(self.search, given, images, self.batch, val)
 
     def _tried(self, plan: Plan, work: Work, candidate: Candidate) -> Score:
         """Run the first rounds of a setting, and return its score on val."""

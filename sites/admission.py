@@ -16,6 +16,7 @@ from fedkr.disk import write_json
 from fedkr.errors import UserError, one_line
 from fedkr.fingerprint import array_digest
 from fedkr.learning.public_features import check_installed
+from sites.contestants import refuse_simulated
 from sites.policy import SIMULATED, Policy, check_request
 from sites.private_files import private_files
 from sites.records import read_records
@@ -58,6 +59,7 @@ def permit(node_config: Mapping[str, Any], message_type: str, study_json: str) -
     file = read_site_file(Path(str(node_config["site-file"])))
     study = parse_study(study_json)
     check_request(file.policy, message_type, study)
+    refuse_simulated(study)
     try:
         file.studies.refuse(study, Path(file.records))
         file.split.allow(study)

@@ -12,6 +12,7 @@ from typing import Any
 
 from fedkr import wire
 from fedkr.config import SearchConfig, Study, check_search, read_dataclass
+from fedkr.errors import UserError
 
 SENT_BY_CONTESTANTS = {wire.TRAIN: "weights", wire.LOCAL: "its own model's figures", wire.RELEASE: "releases"}
 SHARING_WEIGHTS = ("fedavg", "fedprox", "fedadam", "fedyogi", "fedmedian")
@@ -29,7 +30,7 @@ OF_FEDKR: dict[str, tuple[frozenset[str], str]] = {
     ),
     "dp_fedavg": (
         frozenset({wire.TRAIN}),
-        "weights of a model trained here with noise; of simulations only, so that a hospital's site refuses each round",
+        "weights of a model trained with noise; of simulations only, so that a hospital's site refuses the study",
     ),
     "centralised": (frozenset(), "an oracle of simulations; nothing is asked of a site"),
 }
@@ -60,6 +61,16 @@ def words_of(study: Study, name: str) -> str:
     return (
         f"not one of fedkr's own, so that it may ask for {weights}; for releases; for figures of the site's own model"
     )
+
+
+def refuse_simulated(study: Study) -> None:
+    """Raise :class:`UserError` for a study with a contestant that no hospital can keep the promise of."""
+    for name in study.strategy.compare:
+        if _module(study, name) == "dp_fedavg":
+            raise UserError(
+                f"strategy.compare={study.strategy.compare}: {name} is of simulations: its noise comes from the "
+                "study's seed, and no site counts how often a round is asked for; take it out"
+            )
 
 
 def searches(study: Study) -> Iterator[tuple[str, SearchConfig]]:

@@ -19,6 +19,7 @@ from fedkr import wire
 from fedkr.audit.document import audit_document
 from fedkr.audit.rounds import ROLES, PooledRounds, unpacked
 from fedkr.audit.targets import CONTROLS, PERSONAL, RELEASE, ROUNDS
+from fedkr.config import dp_sgd, own_search
 from fedkr.config.reading import brief
 from fedkr.data.images import Shape
 from fedkr.errors import UserError
@@ -36,7 +37,7 @@ from sites.figures import figures_of, public_count, public_manifest, public_tuni
 from sites.findings import check_enough, public_comparison, public_findings
 from sites.naming import model_name, own_name
 from sites.personal import finetune, kept_model, personalise
-from sites.policy import SIMULATED, PolicyError
+from sites.policy import PolicyError
 from sites.workspace import Site
 
 logger = logging.getLogger(__name__)
@@ -128,7 +129,7 @@ def train_weights(site: Site, request: wire.Request) -> RecordDict:
 
 
 def _train_round(site: Site, model: nn.Module, request: wire.Request) -> dict[str, torch.Tensor]:
-    if "clip" in request.settings:
+    if "contestant" in request.settings:
         return _train_privately(site, model, request)
     config, train, round_number = site.study.student, site.data.train, int(request.setting("server-round"))
     steps = max(1, math.ceil(int(request.setting("local-epochs")) * len(train) / config.batch))
@@ -146,20 +147,22 @@ def _train_round(site: Site, model: nn.Module, request: wire.Request) -> dict[st
 
 
 def _train_privately(site: Site, model: nn.Module, request: wire.Request) -> dict[str, torch.Tensor]:
-    """Return the weights after a site's part of a round by DP-SGD, whose noise is that of all rounds together."""
-    if site.policy is not SIMULATED:
-        raise PolicyError(
-            "dp-fedavg is of simulations: its noise comes from the study's seed, and no site counts its rounds; take "
-            "it out of strategy.compare"
-        )
-    train, privacy = site.data.train, site.study.privacy
-    units, batch = len(units_of(train)), int(request.setting("private-batch"))
-    rate, steps = min(1.0, batch / units), steps_of(units, batch, int(request.setting("local-epochs")))
-    noise = noise_for(privacy.epsilon, privacy.delta, rate, steps * int(request.setting("rounds")))
-    job = site.pipeline.job.seeded("private", request.setting("candidate"), int(request.setting("server-round")))
-    recipe = dataclasses.replace(site.study.student, lr=float(request.setting("lr")))
-    work = PrivateTraining(model, recipe, train, Mechanism(rate, float(request.setting("clip")), noise), job)
-    work.advance(steps, f"round {request.setting('server-round')}")
+    """Return the weights after a site's part of a round by DP-SGD, whose noise is that of all rounds together.
+
+    All that the guarantee rests on is the study's, as far as it is not the site's own. Other weights get other noise.
+    """
+    study, name, weights = site.study, str(request.setting("contestant")), request.weights or {}
+    if norm_of(weights) != "group":
+        raise UserError(f"{name}: norms over a batch would make one gradient of all its images; take group norms")
+    options = study.strategy.options.get(name, {})
+    own, search = dp_sgd(name, options), own_search(name, options, study.strategy)
+    units, privacy = units_of(site.data.train), study.privacy
+    rate, steps = min(1.0, own.batch / len(units)), steps_of(len(units), own.batch, search.local_epochs[0])
+    noise = noise_for(privacy.epsilon, privacy.delta, rate, steps * search.rounds)
+    job = site.pipeline.job.seeded("private", name, int(request.setting("server-round")), wire.weights_digest(weights))
+    recipe = dataclasses.replace(study.student, lr=float(request.setting("lr")))
+    work = PrivateTraining(model, recipe, site.data.train, Mechanism(rate, own.clip, noise), job)
+    work.advance(steps, name)
     return dict(work.model.state_dict())
 
 

@@ -18,6 +18,7 @@ from fedkr.config.schema import (
     MOST_FPRS,
     REFERENCE_ATTACKS,
     AuditConfig,
+    DpSgdConfig,
     SearchConfig,
     SplitConfig,
     StrategyConfig,
@@ -110,6 +111,15 @@ def own_search(name: str, options: Mapping[str, Any], strategy: StrategyConfig) 
     search = read_dataclass(SearchConfig, shared | own, where)
     check_search(search, where if own else "strategy")
     return search
+
+
+def dp_sgd(name: str, options: Mapping[str, Any]) -> DpSgdConfig:
+    """Return a contestant's own options of DP-SGD; raise :class:`UserError` for a bad one."""
+    known = [field.name for field in dataclasses.fields(DpSgdConfig)]
+    where = f"strategy.options.{name}"
+    found = read_dataclass(DpSgdConfig, {option: options[option] for option in known if option in options}, where)
+    check_values(found, where)
+    return found
 
 
 def check_search(search: SearchConfig, where: str) -> None:

@@ -279,6 +279,19 @@ class SearchConfig:
 
 
 @dataclass
+class DpSgdConfig:
+    """The options of ``dp-fedavg`` beside its search, of one setting.
+
+    Attributes:
+        clip: the most that the gradient of one unit, an image or a patient, counts for, in its L2 norm.
+        batch: units a step, in the mean; all of them at a site that has no more.
+    """
+
+    clip: Positive = 1.0
+    batch: Batch = 400
+
+
+@dataclass
 class StrategyConfig(SearchConfig):
     """The contestants of the comparison, and how the opponents of ``fedkr`` are tuned.
 

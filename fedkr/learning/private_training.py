@@ -87,8 +87,10 @@ class PrivateTraining:
             gradients = self._gradients(weights, inputs, labels)
             lengths = torch.stack([g.flatten(1).norm(dim=1) for g in gradients.values()]).norm(dim=0)
             factors = (self.mechanism.clip / lengths.clamp(min=1e-12)).clamp(max=1.0)
+            # A gradient without a length counts for nothing: else one image could make all weights NaN, which shows.
+            finite = lengths.isfinite()
             for name, gradient in gradients.items():
-                total[name] += torch.tensordot(factors, gradient, dims=1)
+                total[name] += torch.tensordot(factors[finite], gradient[finite], dims=1)
         return total
 
     def _batch(self, chosen: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
@@ -106,8 +108,9 @@ def units_of(data: ImageSet) -> list[NDArray[np.int64]]:
     places = np.arange(len(data), dtype=np.int64)
     if data.groups is None:
         return list(places[:, None])
-    _, group = np.unique(data.groups, return_inverse=True)
-    return [places[group == unit] for unit in range(int(group.max()) + 1)]
+    order = np.argsort(data.groups, kind="stable")
+    _, starts = np.unique(data.groups[order], return_index=True)
+    return np.split(places[order], starts[1:])
 
 
 def sampled(units: list[NDArray[np.int64]], rate: float, *seed: object) -> NDArray[np.int64]:

@@ -107,8 +107,8 @@ def _of_weights(results: Results) -> Iterator[str]:
             yield (
                 f"Differential privacy of weights: all that each site sent for {strategy_label(row['name'])} is "
                 f"({tuning['epsilon']:g}, {tuning['delta']:g}) for one image, or one patient where the data name "
-                "patients, more or less in its training split. How many images a site has is taken as known, and who "
-                "knows the study's seed can take the noise out."
+                "patients, in its training split. How many of them a site has is taken as known, and who knows the "
+                "study's seed can take the noise out."
             )
 
 

@@ -30,7 +30,7 @@ STRATEGY_LABELS = {
 }
 STRATEGY_MEANING = {
     "local": "each site trains on its own images; the mean over the sites",
-    "dp-fedavg": "sites share model weights, round by round, with noise that hides each image",
+    "dp-fedavg": "sites share model weights, round by round, with noise that limits what one image tells",
     "fedkr": "sites share regenerated images with soft labels; the server trains a student on them",
     "fedkr-dda": "each site trains on its own images and on shared ones that it chooses; the mean over the sites",
     "fedkr+ft": "each site trains the FedKR student further on its own images; the mean over the sites",

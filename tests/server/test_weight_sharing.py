@@ -382,19 +382,18 @@ def test_dp_fedavg_runs_one_setting_to_its_last_round_and_asks_nothing_of_val(sh
     result = share()
     assert [number for _, number, site, _ in sites.rounds if site == "site-0"] == [1, 2, 3]
     assert {name for name, *_ in sites.rounds} == {"lr0.4-e1-group"} and not sites.looks
-    told = {(config["clip"], config["private-batch"], config["rounds"]) for *_, config in sites.rounds}
-    assert told == {(0.5, 64, 3)}
+    assert {config["contestant"] for *_, config in sites.rounds} == {"dp-fedavg"}
     assert (result.tuning["round"], result.tuning["by_val"]) == (3, False)
     assert (result.tuning["epsilon"], result.tuning["delta"]) == (8.0, 1e-5)
     assert norm_of(weights_of(result)) == "group"
     assert "is (8, 1e-05)-differentially private for one image" in result.notes[-1]
 
 
-def test_dp_fedavg_has_the_noise_of_all_its_rounds_where_steps_end_it_before(share, sites, study):
-    private(study, rounds=50, steps=2)
-    share()
-    assert {config["rounds"] for *_, config in sites.rounds} == {50}
-    assert len({number for _, number, *_ in sites.rounds}) < 50
+def test_the_steps_of_dp_fedavg_are_those_of_its_own_batch(share, sites, study):
+    private(study, batch=10)
+    # Sites of 10, 20 and 30 images take one, two and three steps a round.
+    images = [10 * (1 + number) for number in range(study.federation.sites)]
+    assert share().tuning["steps"] == round(3 * sum(images) / 10 / len(images))
 
 
 @pytest.mark.parametrize(

@@ -282,3 +282,14 @@ def test_the_sites_engineer_reads_what_a_guarantee_is_of_before_joining_and_appr
     (tmp_path / "study.json").write_text(off.to_json())
     told = approve_study(tmp_path / "study.json", tmp_path / "site.yaml")
     assert any(line.startswith("refused until changed: privacy.mode=off") for line in told)
+
+
+def test_a_hospital_takes_no_part_in_dp_fedavg(hospital, study):
+    own = {"kind": "server.strategies.dp_fedavg"}
+    compared = changed(study, "strategy", compare=["fedkr", "private"], options={"private": own})
+    for privacy in (REQUIRED, {**REQUIRED, "required": False}):
+        site = {"site-file": str(hospital(privacy=privacy))}
+        for message_type in (wire.DESCRIBE, wire.RELEASE):
+            with pytest.raises(UserError, match="private is of simulations: its noise comes from the study's seed"):
+                permit(site, message_type, compared.to_json())
+    assert permit({"partition-id": 0}, wire.TRAIN, compared.to_json())[1] is None

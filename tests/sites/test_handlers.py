@@ -15,6 +15,7 @@ from fedkr.documents import DOCUMENTS
 from fedkr.errors import UserError
 from fedkr.learning.models import build_classifier
 from fedkr.learning.prediction import predict_logits
+from fedkr.privacy.accountant import mu_of
 from fedkr.release import check_release
 from sites.figures import public_count
 from sites.handlers import HANDLERS, audited_model
@@ -316,29 +317,66 @@ def simulated(study, tmp_path):
     return lambda: open_site({"partition-id": 0}, study)
 
 
-PRIVATE = {"clip": 1.0, "private_batch": 400, "rounds": 3}
+def private_round(study, start, **settings):
+    return one_round(study, classes=10, contestant="dp-fedavg", **settings) | {"weights": start}
 
 
-def test_a_private_round_is_the_same_when_asked_again_and_another_round_has_other_noise(simulated, ask, study):
-    trained = []
-    for number in (1, 1, 2):
-        content = ask(simulated(), wire.TRAIN, **one_round(study, **PRIVATE, server_round=number, classes=10))
-        trained.append(wire.read_weights(content[wire.ARRAYS])["head.weight"])
-    assert torch.equal(trained[0], trained[1])
-    assert not torch.allclose(trained[0], trained[2])
+@pytest.fixture
+def privately(study):
+    """Return a function that has a study compare ``dp-fedavg`` and returns the weights that its rounds begin with."""
+
+    def compare(**options):
+        own = {"kind": "dp_fedavg", "lrs": [0.05], "local_epochs": [1], "norms": ["group"], "rounds": 3, **options}
+        study.strategy.compare, study.strategy.options = ["dp-fedavg"], {"dp-fedavg": own}
+        return model(study, 10).state_dict()
+
+    return compare
 
 
-def test_more_rounds_to_come_are_more_noise_in_each(simulated, ask, study):
-    start = model(study, 10).state_dict()["head.weight"]
-    moved = []
-    for rounds in (1, 400):
-        content = ask(simulated(), wire.TRAIN, **one_round(study, **PRIVATE | {"rounds": rounds}, classes=10))
-        moved.append(float((wire.read_weights(content[wire.ARRAYS])["head.weight"] - start).norm()))
-    # Of one round it is a twentieth of that of 400.
-    assert moved[1] > 5 * moved[0]
+def weights_in(content):
+    return wire.read_weights(content[wire.ARRAYS])
 
 
-def test_a_hospital_trains_no_private_round(site, ask, study):
-    opened = site(allow=["metrics", "release", "weights"])
-    with pytest.raises(PolicyError, match="dp-fedavg is of simulations"):
-        ask(opened, wire.TRAIN, **one_round(study, **PRIVATE))
+def test_a_private_round_is_the_same_when_asked_again_and_any_other_has_other_noise(simulated, ask, study, privately):
+    site, start = simulated(), privately()
+
+    def head(start=start, **settings):
+        return weights_in(ask(site, wire.TRAIN, **private_round(study, start, **settings)))["head.weight"]
+
+    assert torch.equal(head(), head())
+    assert not torch.allclose(head(), head(server_round=2))
+    # Next to no other weights: with the same noise the difference would show what the images say.
+    near = {name: value + 1e-6 for name, value in start.items()}
+    assert float((head() - head(near)).norm()) > 0.1 * float((head() - start["head.weight"]).norm())
+
+
+def test_the_noise_of_a_private_round_is_that_of_all_rounds(simulated, ask, study, privately):
+    # Where next to nothing is left of an image's gradient, what moves the weights is the noise; the rate of SGD with
+    # Nesterov's momentum 0.9 is 1.9 times that of its first step.
+    units = len(simulated().data.train)
+    for rounds in (100, 400):
+        start = privately(rounds=rounds)
+        study.student.weight_decay = 0.0
+        opened = open_site({"partition-id": 0}, study)
+        content = ask(opened, wire.TRAIN, **private_round(study, start, lr=0.1))
+        moved = torch.cat([(w - start[name]).flatten() for name, w in weights_in(content).items()])
+        noise = math.sqrt(rounds) / mu_of(8.0, 1e-5)
+        # Beside it, the mean of gradients no longer than 1.
+        assert float(moved.std()) == pytest.approx(0.1 * 1.9 * noise / units, rel=0.15)
+
+
+def test_a_sampled_private_round_runs_as_many_steps_as_batches(simulated, ask, study, privately, monkeypatch):
+    asked = []
+    monkeypatch.setattr("sites.handlers.noise_for", lambda *given: asked.append(given) or 1.0)
+    site, start = simulated(), privately(batch=50, rounds=7)
+    units = len(site.data.train)
+    ask(open_site({"partition-id": 0}, study), wire.TRAIN, **private_round(study, start))
+    assert asked == [(8.0, 1e-5, 50 / units, 7 * math.ceil(units / 50))]
+
+
+def test_a_private_round_takes_no_norms_over_a_batch(simulated, ask, study, privately):
+    site = simulated()
+    privately()
+    study.student.norm = "batch"
+    with pytest.raises(UserError, match="would make one gradient of all its images"):
+        ask(site, wire.TRAIN, **private_round(study, model(study, 10).state_dict()))

@@ -7,6 +7,7 @@ from torch.nn import functional as F
 
 from fedkr.config import ClassifierConfig
 from fedkr.data.images import ImageSet, Shape
+from fedkr.learning.classifier import soft_label_loss
 from fedkr.learning.job import Job
 from fedkr.learning.models import build_classifier
 from fedkr.learning.prediction import to_model_input
@@ -98,11 +99,33 @@ def test_units_are_drawn_by_coins_of_their_own():
     assert counts.min() > 0 and counts.mean() == pytest.approx(40, abs=1)
 
 
+def test_patients_are_units_whatever_their_order():
+    assert [unit.tolist() for unit in units_of(pictures(6, np.array([7, 2, 7, 5, 2, 7])))] == [[1, 4], [3], [0, 2, 5]]
+
+
 def test_each_of_a_patients_images_is_drawn_at_times():
     units = units_of(pictures(6, np.array([7, 7, 7, 7, 2, 2])))
     drawn = np.concatenate([sampled(units, 1.0, "s", step) for step in range(60)])
     assert {*drawn} == {*range(6)}
     assert all(len(sampled(units, 1.0, step)) == 2 for step in range(5))
+
+
+def test_an_image_whose_gradient_has_no_length_counts_for_nothing(step, monkeypatch):
+    data, calls = pictures(12), []
+
+    def lost(logits, labels, kind):
+        loss = soft_label_loss(logits, labels, kind)
+        calls.append(1)
+        # Of one class alone the loss is infinite, and its gradient no number.
+        return loss + torch.where(labels[0, 2] > 0, torch.inf, 0.0) * loss
+
+    monkeypatch.setattr("fedkr.learning.private_training.soft_label_loss", lost)
+    found, _ = step(data, clip=1.0)
+    monkeypatch.undo()
+    others = data.subset(np.flatnonzero(data.labels != 2))
+    expected = step(others, clip=1.0)[0] * len(others) / 12
+    assert calls and 0 < len(others) < 12
+    assert torch.allclose(found, expected, atol=1e-6)
 
 
 def test_weights_that_are_no_numbers_are_a_divergence(step):

@@ -24,3 +24,11 @@ def test_sampled_sums_keep_the_guarantee_and_waste_little_of_it(epsilon, rate, s
 
 def test_fewer_units_a_step_take_less_noise():
     assert noise_for(8.0, 1e-5, 0.3, 20) < noise_for(8.0, 1e-5, 0.95, 20) < noise_for(8.0, 1e-5, 1.0, 20)
+
+
+def test_where_the_accountant_finds_no_noise_that_of_all_units_serves(monkeypatch):
+    def none(**given):
+        raise ValueError("The privacy budget is too low.")
+
+    monkeypatch.setattr("opacus.accountants.utils.get_noise_multiplier", none)
+    assert noise_for(0.01, 1e-5, 0.3, 80) == noise_for(0.01, 1e-5, 1.0, 80)
