@@ -123,10 +123,11 @@ class Units:
         return np.tensordot(self.weights, values, axes=1)
 
 
-def measure(units: Units, longest: float, mu: float | None, seed: bytes) -> Moments:
+def measure(units: Units, longest: float, mu: float | None, seed: bytes, most_moved: float = MOST_MOVED) -> Moments:
     """Return the noisy moments of ``units``, whose values are no longer than ``longest``; the whole is mu-GDP.
 
-    ``seed`` is all that the noise depends on; ``mu`` None adds none.
+    ``seed`` is all that the noise depends on; ``mu`` None adds none. ``most_moved`` is the bound of
+    :func:`told_apart`: 0 asks for all covariances at once, infinity for those of all classes first.
     """
 
     def query(name: str, share: float, parts: Mapping[str, float]) -> Query:
@@ -136,7 +137,7 @@ def measure(units: Units, longest: float, mu: float | None, seed: bytes) -> Mome
     moved = Units(units.values - centre, units.classes, units.weights)
     classes = ask_classes(moved, CLIP * length, query("classes", CLASSES, OF_CLASSES))
     left = beside(moved, classes.means)
-    if told_apart(classes, units.values.shape[1], mu):
+    if told_apart(classes, units.values.shape[1], mu, most_moved):
         axes = ask_pooled(left, classes, query("pooled", POOLED, OF_POOLED))
         covariances = ask_by_class(whitened(left, axes), axes, classes, query("by class", BY_CLASS, OF_BY_CLASS))
     else:
@@ -154,7 +155,7 @@ def whitened(units: Units, axes: Floats) -> Units:
     return Units(units.values @ np.linalg.inv(axes).T, units.classes, units.weights)
 
 
-def told_apart(classes: Classes, side: int, mu: float | None) -> bool:
+def told_apart(classes: Classes, side: int, mu: float | None, most_moved: float = MOST_MOVED) -> bool:
     """Whether noise leaves enough of a class's own covariance to ask for it in units of all classes' together.
 
     That takes a query of its own before it, which pays where a class has many images.
@@ -163,7 +164,7 @@ def told_apart(classes: Classes, side: int, mu: float | None) -> bool:
     if mu is None:
         return False
     noise = CLIP**2 * side / (mu * math.sqrt(BY_CLASS)) / float(classes.counts.mean())
-    return largest_of(noise, side) <= MOST_MOVED
+    return largest_of(noise, side) <= most_moved
 
 
 def ask_centre(units: Units, longest: float, query: Query) -> tuple[Floats, float]:

@@ -139,12 +139,11 @@ def striped(count, side=6, kinds=2, seed=0):
     return Units.of(rng.normal(size=(count, side)) * scales * factors, labels, kinds, None), scales
 
 
-def test_many_images_tell_small_variances_of_a_class_that_one_query_would_drown(monkeypatch):
+def test_many_images_tell_small_variances_of_a_class_that_one_query_would_drown():
     units, scales = striped(20_000)
     # Beside a class's own variances 0.09 of the other's: what is told of the smallest direction, in its own unit.
     four = measure(units, 6.0, 1.0, b"noise").covariances
-    monkeypatch.setattr("fedkr.generators.moments.statistics.MOST_MOVED", 0.0)
-    three = measure(units, 6.0, 1.0, b"noise").covariances
+    three = measure(units, 6.0, 1.0, b"noise", most_moved=0.0).covariances
 
     def smallest(found):
         return [found[k, 5, 5] / scales[5] ** 2 for k in range(2)]
