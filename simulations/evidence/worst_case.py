@@ -34,7 +34,7 @@ def kept(results: Results) -> Row:
     Raises:
         UserError: no canary was planted in it.
     """
-    rows = map(dict, results["audit_extras"].get("canaries", []))
+    rows = map(dict, results.get("audit_extras", {}).get("canaries", []))
     canaries = [{name: row.get(name) for name in (*KEPT, RATE)} for row in rows]
     if not canaries:
         raise UserError(f"the run of seed {results['seed']} planted no canaries: set audit.canaries")

@@ -12,13 +12,14 @@ def planted(finished_run):
     """Results of an audit that planted images of both channels at two sites."""
     results = json.loads((finished_run / "results.json").read_text())
     results["study"]["audit"]["headline"] = "rmia"
-    results["audit_extras"]["canaries"] = [
+    canaries = [
         {"target": target, "site": site, "attack": attack, "channel": channel, "auc": auc, "included": 5, "excluded": 7}
         | {"tpr_at_fpr_0.1": 0.4}
         for target, attack in (("fedavg", "rmia"), ("fedavg", "loss"), ("release", "distance-pixels"))
         for channel in ("label", "image")
         for site, auc in (("site-0", 0.7), ("site-1", 0.9))
     ]
+    results["audit_extras"] = {"canaries": canaries}
     return results
 
 
