@@ -367,7 +367,7 @@ def _without_control(found: Evidence) -> str:
     if auc_claim(control.shown, control.sites).p_value > LEVEL / 2:
         if control.shown["target"] == found.target and found.target in CONTROLS:
             return "nothing was found in a model that must give its images away: this attack has no power here"
-        return f"nothing was found, but the same attack does not detect {CONTROL_WORDS[control.shown['target']]} either"
+        return f"nothing was found, but RMIA does not detect {CONTROL_WORDS[control.shown['target']]} either"
     return ""
 
 
