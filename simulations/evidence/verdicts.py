@@ -1,12 +1,13 @@
 """How often the audit's verdicts are wrong: on simulated scores, of which it is known whether members stand out.
 
-Run as ``python -m simulations.evidence.verdicts out=FILE alarms=1000 power=400``: how many audits are simulated of each
-kind. No model is trained: members' and non-members' scores are drawn from one normal distribution, but for those
-members that are exposed beyond doubt.
+Run as ``python -m simulations.evidence.verdicts out=FILE alarms=1000 power=400 members=300,1000,3000``: how many audits
+are simulated of each kind, and of models of how many members power is counted. No model is trained: members' and
+non-members' scores are drawn from one normal distribution, but for those members that are exposed beyond doubt.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 import sys
 from collections import Counter
@@ -84,15 +85,15 @@ def null_audit(rng: np.random.Generator, sites: int) -> list[Row]:
     return [attack_row(*place, found) for place, found in zip(places, figures, strict=True)]
 
 
-def exposed_audit(rng: np.random.Generator, exposed: float) -> list[Row]:
+def exposed_audit(rng: np.random.Generator, exposed: float, count: int = LARGE) -> list[Row]:
     """Return the rows of an audit of one model at one site, whose control the attack detects."""
-    sides = zip(ATTACKS, *two_attacks(rng, (LARGE,), exposed), strict=True)
+    sides = zip(ATTACKS, *two_attacks(rng, (count,), exposed), strict=True)
     seed = int(rng.integers(1 << 30))
     rows = [
         attack_row("site", TARGETS[0], attack, membership_figures(*scores, fprs=[FPR], bootstrap=BOOTSTRAP, seed=seed))
         for attack, *scores in sides
     ]
-    control = rng.normal(size=LARGE) + 1, rng.normal(size=LARGE)
+    control = rng.normal(size=count) + 1, rng.normal(size=count)
     figures = membership_figures(*control, fprs=[FPR], bootstrap=OF_CONTROL, seed=seed)
     return [*rows, attack_row("site", CONTROL, ATTACKS[0], figures)]
 
@@ -115,19 +116,19 @@ def false_alarms(audits: int, sites: int) -> Row:
     return {"sites": sites, "targets": len(TARGETS), "members": SMALL, "audits": audits, "leakage found": shares}
 
 
-def power(audits: int, exposed: float) -> Row:
-    """Return the verdicts on one model at one site of many images, a share of whose members is exposed."""
+def power(audits: int, exposed: float, count: int = LARGE) -> Row:
+    """Return the verdicts on one model at one site of so many members, a share of whom is exposed."""
     rng, found = np.random.default_rng(round(1000 * exposed)), Counter[str]()
     for _ in range(audits):
-        verdicts = site_verdicts(exposed_audit(rng, exposed))
+        verdicts = site_verdicts(exposed_audit(rng, exposed, count))
         found[next(verdict.verdict for verdict in verdicts if verdict.target == TARGETS[0])] += 1
     shares = {verdict: share(found[verdict], audits) for verdict in VERDICTS}
-    return {"exposed": exposed, "members": LARGE, "audits": audits, "verdicts": shares}
+    return {"exposed": exposed, "members": count, "audits": audits, "verdicts": shares}
 
 
 def checks(alarms: Iterable[Row], powers: Iterable[Row]) -> dict[str, bool]:
     """Return what was asked for beforehand, and whether it holds."""
-    passes = {row["exposed"]: row["verdicts"][NONE_FOUND]["share"] for row in powers}
+    passes = {row["exposed"]: row["verdicts"][NONE_FOUND]["share"] for row in powers if row["members"] == LARGE}
     false = {row["sites"]: row["leakage found"]["either"]["share"] for row in alarms}
     return {
         **{f"leakage falsely found in at most 5 % of audits of {sites} sites": false[sites] <= 0.05 for sites in false},
@@ -143,8 +144,8 @@ def main(words: list[str]) -> None:
     for sites in SITES:
         alarms.append(false_alarms(int(own.get("alarms", 1000)), sites))
         print(alarms[-1], flush=True)
-    for exposed in EXPOSED:
-        powers.append(power(int(own.get("power", 400)), exposed))
+    for count, exposed in itertools.product(map(int, own.get("members", str(LARGE)).split(",")), EXPOSED):
+        powers.append(power(int(own.get("power", 400)), exposed, count))
         print(powers[-1], flush=True)
     write_json(Path(own["out"]), {"false alarms": alarms, "power": powers, "checks": checks(alarms, powers)})
 

@@ -40,9 +40,10 @@ def test_the_command_counts_verdicts_and_says_whether_they_are_as_asked(tmp_path
     monkeypatch.setattr(verdicts, "SITES", (2,))
     monkeypatch.setattr(verdicts, "EXPOSED", (0.0, 0.03))
     monkeypatch.setattr(verdicts, "BOOTSTRAP", 40)
-    verdicts.main([f"out={tmp_path / 'verdicts.json'}", "alarms=3", "power=2"])
+    verdicts.main([f"out={tmp_path / 'verdicts.json'}", "alarms=3", "power=2", "members=1000,200"])
     found = json.loads((tmp_path / "verdicts.json").read_text())
-    (alarms,), (nothing, exposed) = found["false alarms"], found["power"]
+    (alarms,), (nothing, exposed, *few) = found["false alarms"], found["power"]
+    assert [row["members"] for row in few] == [200, 200]
     assert alarms["leakage found"]["either"]["count"] < 3 and alarms["leakage found"]["either"]["high"] > 0.5
     assert exposed["verdicts"][NONE_FOUND]["count"] == 0 and sum(v["count"] for v in nothing["verdicts"].values()) == 2
     assert found["checks"]["3 % exposed pass in at most 5 % of audits"] and len(found["checks"]) == 3
