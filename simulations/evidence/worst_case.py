@@ -20,6 +20,7 @@ from fedkr.errors import UserError
 from fedkr.report.results import Results, load_results
 from fedkr.report.wording import percent
 from simulations.evidence.audited import columns
+from simulations.study.summary import common_study
 
 FIGURES = ("name", "accuracy", "balanced_accuracy", "auc")
 OF_RELEASES = "distance-pixels"
@@ -39,9 +40,9 @@ def kept(results: Results) -> Row:
     if not canaries:
         raise UserError(f"the run of seed {results['seed']} planted no canaries: set audit.canaries")
     strategies = [{name: row[name] for name in FIGURES if name in row} for row in map(dict, results["strategies"])]
-    names = ("seed", "study", "hardware", "versions")
+    names = ("seed", "hardware", "versions")
     of_run: Row = {name: results[name] for name in names if name in results}  # type: ignore[literal-required]
-    return of_run | {"strategies": strategies, "canaries": columns(canaries)}
+    return of_run | {"study": common_study([results]), "strategies": strategies, "canaries": columns(canaries)}
 
 
 def claimed(run: Row) -> list[Row]:
