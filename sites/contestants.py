@@ -63,10 +63,15 @@ def words_of(study: Study, name: str) -> str:
     )
 
 
+def trains_privately(study: Study, name: str) -> bool:
+    """Whether a study compares a contestant of this name whose sites train by DP-SGD."""
+    return name in study.strategy.compare and _module(study, name) == "dp_fedavg"
+
+
 def refuse_simulated(study: Study) -> None:
     """Raise :class:`UserError` for a study with a contestant that no hospital can keep the promise of."""
     for name in study.strategy.compare:
-        if _module(study, name) == "dp_fedavg":
+        if trains_privately(study, name):
             raise UserError(
                 f"strategy.compare={study.strategy.compare}: {name} is of simulations: its noise comes from the "
                 "study's seed, and no site counts how often a round is asked for; take it out"

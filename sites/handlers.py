@@ -32,7 +32,7 @@ from fedkr.progress import SilentProgress
 from fedkr.recycle.quality import poor
 from fedkr.release import Release, ReleasedSets, check_release
 from sites.audit import SiteAudit
-from sites.contestants import searches
+from sites.contestants import searches, trains_privately
 from sites.figures import figures_of, public_count, public_manifest, public_tuning, seconds_since, utility_of
 from sites.findings import check_enough, public_comparison, public_findings
 from sites.naming import model_name, own_name
@@ -152,6 +152,9 @@ def _train_privately(site: Site, model: nn.Module, request: wire.Request) -> dic
     All that the guarantee rests on is the study's, as far as it is not the site's own. Other weights get other noise.
     """
     study, name, weights = site.study, str(request.setting("contestant")), request.weights or {}
+    if not trains_privately(study, name):
+        # Neither a plain round in place of one that was promised noise, nor this at a hospital under another name.
+        raise UserError(f"contestant={brief(repr(name))}: the study compares no dp-fedavg of this name")
     if norm_of(weights) != "group":
         raise UserError(f"{name}: norms over a batch would make one gradient of all its images; take group norms")
     options = study.strategy.options.get(name, {})

@@ -1,7 +1,16 @@
 """The study: its options as dataclasses, their reading and their checks."""
 
 from fedkr.config.changes import flat, set_option, with_options
-from fedkr.config.checks import SEARCH_OPTIONS, check_search, check_shares, check_study, dp_sgd, own_search, parse_study
+from fedkr.config.checks import (
+    DP_SGD_OPTIONS,
+    SEARCH_OPTIONS,
+    check_search,
+    check_shares,
+    check_study,
+    dp_sgd,
+    own_search,
+    parse_study,
+)
 from fedkr.config.constraints import (
     Count,
     Must,

@@ -29,6 +29,7 @@ from fedkr.config.sizes import LONGEST_STUDY, check_sizes
 from fedkr.errors import UserError
 
 SEARCH_OPTIONS = tuple(field.name for field in dataclasses.fields(SearchConfig))
+DP_SGD_OPTIONS = tuple(field.name for field in dataclasses.fields(DpSgdConfig))
 
 
 def parse_study(text: str) -> Study:
@@ -115,9 +116,8 @@ def own_search(name: str, options: Mapping[str, Any], strategy: StrategyConfig) 
 
 def dp_sgd(name: str, options: Mapping[str, Any]) -> DpSgdConfig:
     """Return a contestant's own options of DP-SGD; raise :class:`UserError` for a bad one."""
-    known = [field.name for field in dataclasses.fields(DpSgdConfig)]
-    where = f"strategy.options.{name}"
-    found = read_dataclass(DpSgdConfig, {option: options[option] for option in known if option in options}, where)
+    where, own = f"strategy.options.{name}", {option: options[option] for option in DP_SGD_OPTIONS if option in options}
+    found = read_dataclass(DpSgdConfig, own, where)
     check_values(found, where)
     return found
 

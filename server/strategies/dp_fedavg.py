@@ -9,13 +9,11 @@ from typing import Any
 from flwr.app import ConfigRecord
 from flwr.serverapp.strategy import FedAvg, Strategy
 
-from fedkr.config import DpSgdConfig, Study, dp_sgd, own_search
+from fedkr.config import DP_SGD_OPTIONS, Study, dp_sgd, own_search
 from fedkr.errors import UserError
 from server.contestant import Outcome
 from server.weight_sharing import WeightSharing
 from server.weights_search import Candidate, Plan
-
-OWN = tuple(field.name for field in dataclasses.fields(DpSgdConfig))
 
 
 class Contestant(WeightSharing):
@@ -45,7 +43,8 @@ class Contestant(WeightSharing):
     def make(cls, name: str, options: Mapping[str, Any], sites: int) -> Strategy:
         """See :meth:`server.weight_sharing.WeightSharing.make`."""
         dp_sgd(name, options)
-        return super().make(name, {option: value for option, value in options.items() if option not in OWN}, sites)
+        flowers = {option: value for option, value in options.items() if option not in DP_SGD_OPTIONS}
+        return super().make(name, flowers, sites)
 
     @property
     def batch(self) -> int:

@@ -338,7 +338,7 @@ def weights_in(content):
 
 
 def test_a_private_round_is_the_same_when_asked_again_and_any_other_has_other_noise(simulated, ask, study, privately):
-    site, start = simulated(), privately()
+    start, site = privately(), simulated()
 
     def head(start=start, **settings):
         return weights_in(ask(site, wire.TRAIN, **private_round(study, start, **settings)))["head.weight"]
@@ -375,8 +375,15 @@ def test_a_sampled_private_round_runs_as_many_steps_as_batches(simulated, ask, s
 
 
 def test_a_private_round_takes_no_norms_over_a_batch(simulated, ask, study, privately):
-    site = simulated()
     privately()
     study.student.norm = "batch"
+    site = simulated()
     with pytest.raises(UserError, match="would make one gradient of all its images"):
         ask(site, wire.TRAIN, **private_round(study, model(study, 10).state_dict()))
+
+
+@pytest.mark.parametrize("options", [{"kind": "fedavg"}, {"kind": "my.own"}])
+def test_no_round_is_private_but_of_the_contestant_that_the_study_says_is(simulated, ask, study, privately, options):
+    start, site = privately(**options), simulated()
+    with pytest.raises(UserError, match=r"contestant='dp-fedavg': the study compares no dp-fedavg of this name"):
+        ask(site, wire.TRAIN, **private_round(study, start))
