@@ -20,6 +20,7 @@ from fedkr.config import DataConfig, Study, check_study, one_of, read_dataclass,
 from fedkr.data import ImageSet, SiteData, Source, content_digest, joined, load_source
 from fedkr.data.distances import Rows, common_spaces
 from fedkr.data.stratify import deal
+from fedkr.errors import UserError
 from fedkr.fingerprint import array_digest, fingerprint
 from fedkr.learning.runtime import Runtime
 from fedkr.progress import SilentProgress
@@ -35,6 +36,7 @@ from simulations.evidence.privacy.variants import Variant
 SIZES = {"digits": (600, 40), "pneumoniamnist": (2400, 200), "breastmnist": (240, 24)}
 # Other sites, each with as many images as a pipeline trains on: what they release is the same for all pipelines.
 PEERS = 2
+SITES = 1 + PEERS
 # Options that say where images and results lie, which the images' digests stand for.
 OF_NO_VARIANT = ("data", "out", "run_dir")
 
@@ -46,6 +48,8 @@ class Settings:
     Attributes:
         dataset: one of ``SIZES``.
         data_root: folder of the datasets' files.
+        members: how many images each pipeline and each other site trains on; 0 is half the pool of ``SIZES``, with the
+            dataset's own schedules, any other number has the rule's for sites of so many.
         pipelines: how many train on a random half of the pool each, an even number.
         seed: redraws halves, trainings and samples.
         device, precision: as in a study.
@@ -56,6 +60,7 @@ class Settings:
 
     dataset: str
     data_root: str
+    members: int
     pipelines: int
     seed: int
     device: str
@@ -82,7 +87,11 @@ class Bench:
 
     def _dealt(self, source: Source) -> list[ImageSet]:
         size, val = SIZES[self.settings.dataset]
-        counts, everything = [size, *[size // 2] * PEERS, val], source.pool
+        members, everything = self.settings.members or size // 2, source.pool
+        counts = [2 * members, *[members] * PEERS, val]
+        if sum(counts) >= len(everything):
+            most = (len(everything) - val - 1) // (2 + PEERS)
+            raise UserError(f"members={members}: {self.settings.dataset} has images for {most} at most")
         shares = [count / len(everything) for count in counts]
         parts = deal(everything.labels, [*shares, 1 - sum(shares)], numpy_rng(self.settings.seed, "privacy"))
         return [everything.subset(part) for part in parts]
@@ -152,7 +161,9 @@ def bench_of(settings: Settings) -> Bench:
 
 def base_study(settings: Settings) -> Study:
     """Return the product's own study of a dataset, with one checkpoint."""
-    own = (f"{name}={getattr(settings, name)}" for name in ("seed", "device", "precision"))
+    own = [f"{name}={getattr(settings, name)}" for name in ("seed", "device", "precision")]
+    if settings.members:
+        own += [f"facts.images={SITES * settings.members}", f"federation.sites={SITES}"]
     # The last one draws: a checkpoint that val chose would differ from pipeline to pipeline.
     study = compose_study([f"dataset={settings.dataset}", "generator.checkpoints=1", *own])
     # Left to the defaults of their kinds, which other kinds have not.

@@ -5,6 +5,7 @@ command again goes on where it was stopped. Others:
 
 - ``dataset=digits|pneumoniamnist|breastmnist``, ``data_root=DIR`` (files of MedMNIST; nothing is downloaded);
 - ``variants=NAME,NAME``, as in the module ``variants``; the usual ones where none are named;
+- ``members=N``, images that a pipeline trains on, and schedules for sites of so many; else each dataset's usual number;
 - ``pipelines=8``, ``processes=N``, ``seed=0``, ``device=auto|cpu|cuda``, ``precision=auto|float32|bfloat16``;
 - ``stages=DIR``, where the trained models lie (``out``'s folder ``stages``);
 - ``group.option=value``, options of the study for all variants;
@@ -20,7 +21,10 @@ from pathlib import Path
 from fedkr.config import nearest
 from fedkr.errors import UserError
 
-WORDS = ("out", "dataset", "data_root", "variants", "pipelines", "processes", "seed", "device", "precision", "stages")
+WORDS = (
+    *("out", "dataset", "data_root", "members", "variants", "pipelines", "processes", "seed"),
+    *("device", "precision", "stages"),
+)
 SUMMARY = "summary"
 LEAST_PIPELINES = 4
 
@@ -50,6 +54,7 @@ def _run(own: dict[str, str], options: list[str]) -> None:
     settings = Settings(
         dataset=own.get("dataset", "digits"),
         data_root=str(Path(own.get("data_root", "data")).absolute()),
+        members=_count(own, "members", 0),
         pipelines=_count(own, "pipelines", 8),
         seed=_count(own, "seed", 0),
         device=own.get("device", "auto"),

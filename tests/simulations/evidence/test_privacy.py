@@ -41,7 +41,7 @@ TINY = (
 def settings(tmp_path, monkeypatch):
     monkeypatch.setitem(benches.SIZES, "digits", (120, 20))
     folders = {"stages": str(tmp_path / "stages"), "out": str(tmp_path)}
-    yield Settings("digits", "", 4, 0, "cpu", "float32", TINY, **folders)
+    yield Settings("digits", "", 0, 4, 0, "cpu", "float32", TINY, **folders)
     bench_of.cache_clear()
 
 
@@ -104,6 +104,21 @@ def test_halves_are_of_the_pool_and_other_sites_have_none_of_it(settings):
     images = [{image.tobytes() for image in part.images} for part in parts]
     assert [len(part) for part in parts[:4]] == [120, 60, 60, 20]
     assert not any(images[0] & other for other in images[1:])
+
+
+def test_other_sizes_have_their_own_images_and_schedules(settings):
+    sized = dataclasses.replace(settings, members=40, options=())
+    bench, larger = bench_of(sized), bench_of(dataclasses.replace(sized, members=300))
+    assert len(bench.pool) == 80 and [len(peer) for peer in bench.peers] == [40, 40]
+    assert len(bench.train_of(0)) == bench.membership[0].sum() and 30 < len(bench.train_of(0)) < 50
+    assert bench.base.generator.steps < larger.base.generator.steps
+    assert bench.base.teacher.steps < larger.base.teacher.steps
+    assert bench.identity(read_variant("default")) != larger.identity(read_variant("default"))
+
+
+def test_more_images_than_a_dataset_has_are_refused(settings):
+    with pytest.raises(UserError, match=r"members=500: digits has images for \d+ at most"):
+        bench_of(dataclasses.replace(settings, members=500))
 
 
 def test_a_variant_with_a_guarantee_is_that_of_the_product(settings):
