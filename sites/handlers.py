@@ -164,7 +164,8 @@ def _train_privately(site: Site, model: nn.Module, request: wire.Request) -> dic
     noise = noise_for(privacy.epsilon, privacy.delta, rate, steps * search.rounds)
     job = site.pipeline.job.seeded("private", name, int(request.setting("server-round")), wire.weights_digest(weights))
     recipe = dataclasses.replace(study.student, lr=float(request.setting("lr")))
-    work = PrivateTraining(model, recipe, site.data.train, Mechanism(rate, own.clip, noise), job)
+    mechanism = Mechanism(rate, own.clip, noise, max(1.0, rate * len(units)))
+    work = PrivateTraining(model, recipe, site.data.train, mechanism, job)
     work.advance(steps, name)
     return dict(work.model.state_dict())
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import fcntl
 import json
+import math
 import os
 import time
 from collections import Counter
@@ -49,7 +50,9 @@ class Entry:
         failed: no figure left, only that the work failed or that its result may not leave.
         begun: the work began; the line counts as long as none of its answer stands below, as a failure.
         epsilon: of a guarantee, as the study that asked for it has it; None for an answer.
-        mu: what the guarantee costs in Gaussian differential privacy (:mod:`fedkr.privacy.accountant`).
+        mu: what the guarantee costs in Gaussian differential privacy (:mod:`fedkr.privacy.accountant`), 0 where it is
+            none of that.
+        delta: then, with ``epsilon``, all that is known of it.
         mechanism: digest of what it is of: the same answer of the same images costs once.
         when: seconds since 1970.
     """
@@ -66,6 +69,7 @@ class Entry:
     begun: bool = False
     epsilon: float | None = None
     mu: float = 0.0
+    delta: float = 0.0
     mechanism: str = ""
     when: float = dataclasses.field(default=0.0, compare=False)
 
@@ -138,6 +142,11 @@ class Ledger:
             if entry.mechanism in {other.mechanism for other in before}:
                 return
             total = epsilon_spent([*before, entry], budget.delta)
+            if math.isinf(total):
+                raise PolicyError(
+                    f"privacy.delta={budget.delta:g} of policy.privacy is spent: guarantees of a training by DP-SGD "
+                    "take their whole delta each; ask with a smaller privacy.delta, such as a tenth"
+                )
             if total > budget.epsilon + ROUNDING:
                 raise PolicyError(
                     f"privacy.epsilon={entry.epsilon:g}: with what earlier studies spent it comes to {total:.3g} at "
@@ -248,8 +257,16 @@ def images_released(entries: Iterable[Entry]) -> int:
 
 
 def epsilon_spent(entries: Iterable[Entry], delta: float) -> float:
-    """Return the epsilon at ``delta`` of all guarantees together, 0 for none."""
-    return epsilon_of(together({entry.mechanism: entry.mu for entry in entries if entry.mechanism}.values()), delta)
+    """Return the epsilon at ``delta`` of all guarantees together, 0 for none; infinity where ``delta`` is too little.
+
+    Gaussian ones compose without loss. Of others only epsilon and delta are known, which add up.
+    """
+    paid = {entry.mechanism: entry for entry in entries if entry.mechanism}.values()
+    added = [entry for entry in paid if entry.delta]
+    left = delta - math.fsum(entry.delta for entry in added)
+    if left < 0:
+        return math.inf
+    return epsilon_of(together(entry.mu for entry in paid), left) + sum(entry.epsilon or 0.0 for entry in added)
 
 
 def ledger_rows(entries: Iterable[Entry], delta: float = 1e-5) -> list[dict[str, Any]]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from fedkr.audit.near_copies import NearCopies
-from fedkr.config import Study
+from fedkr.config import GAUSSIAN, GUARANTEED_GENERATORS, Study
 from fedkr.data import Source
 from fedkr.data.images import ImageSet, content_digest, joined
 from fedkr.privacy.accountant import mu_of
@@ -55,7 +55,10 @@ def guaranteed_terms(policy: Policy, records: Path, study: Study, train: ImageSe
 def cost_of(study: Study) -> Entry:
     """Return the ledger's line of a study's guarantee, but for the answer that it is of."""
     privacy = study.privacy
-    return Entry(study_digest(study), "", NOISE, epsilon=privacy.epsilon, mu=mu_of(privacy.epsilon, privacy.delta))
+    line = Entry(study_digest(study), "", NOISE, epsilon=privacy.epsilon)
+    if GUARANTEED_GENERATORS[study.generator.kind] == GAUSSIAN:
+        return dataclasses.replace(line, mu=mu_of(privacy.epsilon, privacy.delta))
+    return dataclasses.replace(line, delta=privacy.delta)
 
 
 def rehearsed_terms(terms: Terms, records: Path) -> Terms:

@@ -46,6 +46,8 @@ from fedkr.config.schema import (
     CANARY_KINDS,
     EFFICIENTNET_LITE0,
     FUSED_ATTACK,
+    GAUSSIAN,
+    GUARANTEED_GENERATORS,
     KEEP_RULES,
     LABEL_ONLY,
     LEAST_REFERENCES,

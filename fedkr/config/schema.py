@@ -59,8 +59,11 @@ AUDIT_TARGETS = (
 LEAST_REFERENCES = 4
 # True-positive rates at many false-positive rates would give single scores away.
 MOST_FPRS = 16
-# Generators whose checkpoints are differentially private where a study asks for that.
-GUARANTEED_GENERATORS = ("moments",)
+# Generators whose checkpoints are differentially private where a study asks for that, and the mechanism of each.
+GAUSSIAN, DP_SGD = "gaussian", "dp-sgd"
+GUARANTEED_GENERATORS = {"moments": GAUSSIAN, "edm": DP_SGD}
+# The accountant of the second one takes memory in proportion to the steps.
+MOST_PRIVATE_STEPS = 20_000
 CANARY_KINDS = ("mislabelled", "noise", "near-duplicate", "outlier")
 # Whose memory each kind of canary shows: what labels and models know of an image, or what a generator draws again.
 CANARY_CHANNELS = {"label": ("mislabelled", "noise", "near-duplicate"), "image": ("outlier",)}
@@ -203,8 +206,12 @@ class TeacherConfig(ClassifierConfig):
 
 @dataclass
 class StudentConfig(ClassifierConfig):
-    """The classifier under study: the recipe of every strategy in the comparison."""
+    """The classifier under study: the recipe of every strategy in the comparison.
 
+    ``components`` is of students of releases alone: so many of an image's lowest frequencies are all that they see.
+    """
+
+    components: Annotated[Natural, at_most(128)] = 0
     loss: Annotated[str, OneOf("cross_entropy", "kl")] = "cross_entropy"
     regenerate_every: Count = 1
 

@@ -119,9 +119,10 @@ def mix(inputs: Tensor, labels: Tensor, alpha: float, step: int, seed: Seed) -> 
     return inputs.lerp(inputs.flip(0), 1 - weight), labels.lerp(labels.flip(0), 1 - weight)
 
 
-def train_classifier(config: ClassifierConfig, batches: BatchSource, shape: Shape, job: Job, stage: str) -> nn.Module:
-    """Build a classifier from the job's seed and train it for ``config.steps`` steps; return it in evaluation mode."""
-    model = build_classifier(config, shape, derive_seed(*job.seed))
+def train_classifier(
+    model: nn.Module, config: ClassifierConfig, batches: BatchSource, job: Job, stage: str
+) -> nn.Module:
+    """Train a classifier for ``config.steps`` steps; return it in evaluation mode."""
     work = ClassifierTraining(model, config, batches, job)
     work.advance(config.steps, stage)
     job.progress.finish(stage)
@@ -130,4 +131,5 @@ def train_classifier(config: ClassifierConfig, batches: BatchSource, shape: Shap
 
 def train_on_real(config: ClassifierConfig, data: ImageSet, job: Job, stage: str) -> nn.Module:
     """Train a classifier on real images with their hard labels, untuned: a model to audit or to compare with."""
-    return train_classifier(config, real_batches(data, config.batch, *job.seed), Shape.of(data), job, stage)
+    model = build_classifier(config, Shape.of(data), derive_seed(*job.seed))
+    return train_classifier(model, config, real_batches(data, config.batch, *job.seed), job, stage)

@@ -84,19 +84,23 @@ class Training:
         Nothing of the step's graph outlives it, as the capture of the next one would trip over it
         (:mod:`fedkr.learning.one_launch`).
         """
-        for group, lr in zip(self.optimizer.param_groups, self.base_lrs, strict=True):
-            group["lr"] = lr * self.factor(self.step)
         with self.runtime.autocast():
             loss = loss_at(self.step)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         if self.clip is not None:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.clip)
+        self.apply_gradients()
+        return loss.detach()
+
+    def apply_gradients(self) -> None:
+        """End a step by the gradients that the parameters have."""
+        for group, lr in zip(self.optimizer.param_groups, self.base_lrs, strict=True):
+            group["lr"] = lr * self.factor(self.step)
         self.optimizer.step()
         self.step += 1
         if self.averaging is not None:
             self._update_average(self.averaging)
-        return loss.detach()
 
     def _update_average(self, averaging: Average) -> None:
         # The ramp lets early checkpoints forget the random initial weights; up to its start the average is a copy.

@@ -19,9 +19,13 @@ def gaussian(seed: bytes, shape: tuple[int, ...]) -> NDArray[np.float64]:
     # Imported here: both apps start without it.
     from scipy.special import ndtri
 
-    count = math.prod(shape)
+    return ndtri(uniform(seed, math.prod(shape))).reshape(shape)
+
+
+def uniform(seed: bytes, count: int) -> NDArray[np.float64]:
+    """Return ``count`` float64 numbers between 0 and 1, neither of them included, the same for the same ``seed``."""
     drawn = np.frombuffer(hashlib.shake_256(seed).digest(8 * count), "<u8") >> np.uint64(64 - BITS)
-    return ndtri((drawn.astype(np.float64) + 0.5) / 2.0**BITS).reshape(shape)
+    return (drawn.astype(np.float64) + 0.5) / 2.0**BITS
 
 
 def symmetric_gaussian(seed: bytes, count: int, side: int) -> NDArray[np.float64]:

@@ -11,7 +11,9 @@ from fedkr.data.images import Shape
 from fedkr.learning.batches import BatchOrder
 from fedkr.learning.classifier import Batch, BatchSource, train_classifier
 from fedkr.learning.job import Job
+from fedkr.learning.models import build_student
 from fedkr.release import SoftSet
+from fedkr.seeds import derive_seed
 
 
 def regenerated_batches(
@@ -47,4 +49,5 @@ def regenerated_batches(
 def distill_student(config: StudentConfig, draw: Callable[[int], SoftSet], job: Job, stage: str) -> nn.Module:
     """Train a student on the synthetic sets that ``draw`` gives; return it in evaluation mode."""
     batches = regenerated_batches(draw, config.regenerate_every, config.batch, *job.seed)
-    return train_classifier(config, batches, Shape.of_soft(*batches(0)), job, stage)
+    model = build_student(config, Shape.of_soft(*batches(0)), derive_seed(*job.seed))
+    return train_classifier(model, config, batches, job, stage)

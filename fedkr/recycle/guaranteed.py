@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fedkr.config import Study
+from fedkr.config import GUARANTEED_GENERATORS, Study
 from fedkr.data.images import ImageSet, SiteData, content_digest
 from fedkr.errors import UserError
 from fedkr.fingerprint import fingerprint
@@ -23,10 +23,8 @@ from fedkr.recycle.pipeline import SitePipeline
 from fedkr.recycle.terms import NO_TERMS, Terms
 from fedkr.stages import StageStore, code_version
 
-CHECKPOINT = 1
 # So many standard deviations of its noise must a count be above the least: a class without images has none to draw.
 MARGIN = 2.0
-GAUSSIAN = "gaussian"
 
 
 class GuaranteedPipeline(SitePipeline):
@@ -73,10 +71,13 @@ class GuaranteedPipeline(SitePipeline):
         return super()._release_key(round_number, max_images) | made
 
     def choose(self) -> dict[str, Any]:
-        """Return the one checkpoint there is; no image is asked."""
-        self.generator_checkpoints()
-        found: dict[str, Any] = {"checkpoint": CHECKPOINT, "knobs": {}, "by_val": False}
+        """Return the last checkpoint, where the training ended; no image is asked."""
+        found: dict[str, Any] = {"checkpoint": self.last_checkpoint(), "knobs": {}, "by_val": False}
         return found | {"checkpoints": [], "tuning": [], "recalls": [], "seconds": 0.0}
+
+    def last_checkpoint(self) -> int:
+        """Train the generator, if it is not; return the step of its last checkpoint."""
+        return max(self.generator_checkpoints())
 
     def class_counts(self) -> NDArray[np.int64]:
         """Return int64 ``[K]``, noisy: units of each class, 0 for those that are left out.
@@ -84,9 +85,8 @@ class GuaranteedPipeline(SitePipeline):
         Raises:
             UserError: no class has enough.
         """
-        self.generator_checkpoints()
-        kept = self.checkpoint(CHECKPOINT)
-        noisy, least = kept.tensors["counts"].numpy(), self.least + MARGIN * kept.info["count_noise"]
+        kept = self.checkpoint(self.last_checkpoint()).tensors
+        noisy, least = kept["counts"].numpy(), self.least + MARGIN * float(kept["count_noise"])
         counts = np.where(noisy >= least, noisy.round(), 0).astype(np.int64)
         if not counts.any():
             raise UserError(
@@ -105,7 +105,12 @@ class GuaranteedPipeline(SitePipeline):
     def manifest(self) -> dict[str, Any]:
         """Return what a release says of how it was made: the guarantee, and no figure of any image."""
         left_out = [self.data.train.classes[k] for k in self.undrawn()]
-        return {"site": self.site, "left_out": left_out, "checkpoint": CHECKPOINT, "privacy": self.guarantee()}
+        return {
+            "site": self.site,
+            "left_out": left_out,
+            "checkpoint": self.last_checkpoint(),
+            "privacy": self.guarantee(),
+        }
 
     def quality(self, round_number: int, max_images: int | None) -> dict[str, Any]:
         """Return nothing: every figure would be another use of the images."""
@@ -122,7 +127,7 @@ class GuaranteedPipeline(SitePipeline):
             "epsilon": privacy.epsilon,
             "delta": privacy.delta,
             "unit": "patient" if grouped else "image",
-            "mechanism": GAUSSIAN,
+            "mechanism": GUARANTEED_GENERATORS[self.study.generator.kind],
         }
 
 

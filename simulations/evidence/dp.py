@@ -24,10 +24,10 @@ import scipy
 from numpy.typing import NDArray
 
 from fedkr.audit.statistics.fdp import epsilon_of_mu
+from fedkr.data.components import Components
 from fedkr.data.images import Shape
 from fedkr.disk import write_json
 from fedkr.environment import provenance
-from fedkr.generators.moments.components import Components
 from fedkr.generators.moments.statistics import (
     BY_CLASS,
     CENTRE,

@@ -19,11 +19,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fedkr.data.components import Components
 from fedkr.data.images import ImageSet, Shape
 from fedkr.data.registry import load_source
 from fedkr.disk import write_json
 from fedkr.environment import provenance
-from fedkr.generators.moments.components import Components
 from fedkr.generators.moments.gaussians import largest_of
 from fedkr.generators.moments.statistics import BY_CLASS, CLIP, Moments, Units, measure
 from fedkr.privacy.accountant import mu_of

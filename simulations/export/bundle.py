@@ -32,7 +32,7 @@ from fedkr.config.reading import brief
 from fedkr.data.images import Shape
 from fedkr.documents import LARGEST_SIDE, MOST_CLASSES
 from fedkr.errors import UserError
-from fedkr.learning.models import build_classifier, load_weights
+from fedkr.learning.models import build_as, load_weights
 from fedkr.learning.prediction import to_model_input
 
 WEIGHTS_FILE, ONNX_FILE = "student.safetensors", "student.onnx"
@@ -127,7 +127,7 @@ class ModelDescription:
             UserError: weights of another architecture.
         """
         shape = Shape(self.channels, self.size, len(self.classes))
-        return load_weights(build_classifier(self.classifier, shape, "any"), weights).eval()
+        return load_weights(build_as(self.classifier, shape, weights), weights).eval()
 
 
 def read_student(path: Path) -> tuple[nn.Module, ModelDescription]:

@@ -10,7 +10,7 @@ import yaml
 from flwr.app import Context, Message, Metadata, RecordDict
 
 from fedkr import wire
-from fedkr.config import GeneratorConfig, PrivacyConfig, parse_study
+from fedkr.config import GUARANTEED_GENERATORS, GeneratorConfig, PrivacyConfig, parse_study
 from fedkr.data.images import Shape
 from fedkr.errors import UserError
 from fedkr.learning.models import build_classifier
@@ -166,6 +166,37 @@ def test_a_study_of_too_large_an_epsilon_is_refused_before_anything_is_made(ask,
     assert not list((tmp_path / "work").glob("stages/generator*"))
 
 
+WIDE = REQUIRED | {"epsilon": 90.0}
+DIFFUSION = {"kind": "edm", "steps": 2, "batch": 1000, "checkpoints": 1, "options": {"width": 8, "private_draws": 1}}
+
+
+def test_a_diffusion_model_by_dp_sgd_is_paid_for_by_its_epsilon_and_delta(ask, study, ledger, caplog):
+    diffusion = changed(changed(study, "generator", **DIFFUSION), "privacy", epsilon=40.0)
+    manifest = wire.read_release(ask(study=diffusion, round=1, privacy=WIDE).content).manifest
+    assert manifest["privacy"] == {"epsilon": 40.0, "delta": 1e-5, "unit": "image", "mechanism": "dp-sgd"}
+    assert epsilon_spent(ledger.entries(), 1e-5) == 40.0
+    assert np.array_equal(*[images_of(ask(study=diffusion, round=1, privacy=WIDE)) for _ in range(2)])
+    # Nothing is left of delta, for whatever epsilon.
+    again = changed(diffusion, "generator", steps=3)
+    assert ask(study=again, round=1, privacy=WIDE).has_error()
+    assert "privacy.delta=1e-05 of policy.privacy is spent" in caplog.text
+    assert epsilon_spent(ledger.entries(), 1e-5) == 40.0
+    assert epsilon_spent(ledger.entries(), 1e-6) == np.inf
+
+
+def test_the_noise_of_a_diffusion_model_is_the_sites_secret(ask, study, hospital):
+    diffusion = changed(changed(study, "generator", **DIFFUSION), "privacy", epsilon=40.0)
+    images_of(ask(study=diffusion, round=1, privacy=WIDE))
+    pipeline = open_site({"site-file": str(hospital(privacy=WIDE))}, diffusion).pipeline
+    kept = pipeline.checkpoint(pipeline.last_checkpoint()).tensors
+    pipeline.terms = dataclasses.replace(pipeline.terms, secret=None)
+    guessed = pipeline.checkpoint(pipeline.last_checkpoint()).tensors
+    assert (kept["counts"] - guessed["counts"]).abs().min() > 0
+    # Adam's first steps are as long as its rate, whatever the gradient, but for its sign.
+    name = "average.mid_block.resnets.0.conv1.weight"
+    assert (kept[name] - guessed[name]).abs().mean() > 1e-4
+
+
 def test_images_that_changed_cost_again(ask, study, tmp_path, ledger):
     images_of(ask(round=1, privacy=REQUIRED | {"epsilon": 20.0}))
     arrays = dict(np.load(tmp_path / "images.npz"))
@@ -268,7 +299,9 @@ def test_whatever_a_study_says_a_message_that_is_let_in_is_one_with_a_guarantee(
     accepted, _ = read_bounded("guarantee", permit, place, message_type, text := json_text(rng, values))
     if accepted:
         taken = parse_study(text)
-        assert message_type in GUARANTEED and taken.privacy.mode == "dp" and taken.generator.kind == "moments"
+        assert (
+            message_type in GUARANTEED and taken.privacy.mode == "dp" and taken.generator.kind in GUARANTEED_GENERATORS
+        )
         assert not taken.audit.canaries
 
 

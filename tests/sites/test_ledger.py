@@ -10,7 +10,7 @@ from fedkr import wire
 from fedkr.errors import UserError
 from fedkr.privacy.accountant import epsilon_of, mu_of, together
 from sites.accounting import Account
-from sites.ledger import Budget, Entry, Ledger, images_released, ledger_rows, show_ledger
+from sites.ledger import Budget, Entry, Ledger, epsilon_spent, images_released, ledger_rows, show_ledger
 from sites.policy import PolicyError, PrivacyBudget
 from sites.records import bind
 from sites.secret import keyed, secret_of
@@ -251,6 +251,32 @@ def test_a_guarantee_at_another_delta_costs_what_it_is_at_the_sites(ledger):
     with pytest.raises(PolicyError, match=r"privacy.epsilon=4"):
         ledger.charge(noise("a", 4.0, delta=0.01), PrivacyBudget(epsilon=4.0, delta=1e-5))
     ledger.charge(noise("b", 4.0, delta=1e-7), PrivacyBudget(epsilon=4.0, delta=1e-5))
+
+
+def sampled(mechanism, epsilon, delta):
+    return Entry("s", "", "privacy", epsilon=epsilon, delta=delta, mechanism=mechanism)
+
+
+def test_guarantees_of_which_epsilon_and_delta_are_known_alone_add_up(ledger):
+    budget = PrivacyBudget(epsilon=10.0, delta=1e-5)
+    ledger.charge(sampled("a", 4.0, 4e-6), budget)
+    ledger.charge(sampled("b", 3.0, 5e-6), budget)
+    assert epsilon_spent(ledger.entries(), 1e-5) == pytest.approx(7.0)
+    with pytest.raises(PolicyError, match=r"privacy.delta=1e-05 of policy.privacy is spent"):
+        ledger.charge(sampled("c", 1.0, 2e-6), budget)
+    # Beside them a Gaussian one has what is left of delta.
+    ledger.charge(noise("d", 2.0), budget)
+    total = 7.0 + epsilon_of(mu_of(2.0, 1e-5), 1e-6)
+    assert epsilon_spent(ledger.entries(), 1e-5) == pytest.approx(total, abs=1e-6) and 9.0 < total < 10.0
+    with pytest.raises(PolicyError, match=r"more than policy.privacy.epsilon=10"):
+        ledger.charge(noise("e", 2.0), budget)
+
+
+def test_a_gaussian_guarantee_has_none_where_all_of_delta_is_spent(ledger):
+    budget = PrivacyBudget(epsilon=10.0, delta=1e-5)
+    ledger.charge(sampled("a", 4.0, 1e-5), budget)
+    with pytest.raises(PolicyError, match=r"privacy.delta=1e-05 of policy.privacy is spent"):
+        ledger.charge(noise("b", 1.0), budget)
 
 
 def test_a_budget_takes_just_what_it_says(ledger):

@@ -98,7 +98,7 @@ def train_alone(task: ReferenceTask, index: int, progress: Progress) -> nn.Modul
         rows = own[order.at(step)]
         return task.images[rows], task.targets[rows]
 
-    return train_classifier(task.config, batches, task.shape, job, f"reference model {index}")
+    return train_classifier(task.fresh(index), task.config, batches, job, f"reference model {index}")
 
 
 class StackedTraining:

@@ -22,21 +22,25 @@ from fedkr.config import Count, Must, Natural, NonNegative, OneOf, Positive, at_
 from fedkr.data.images import ImageSet, Shape
 from fedkr.errors import UserError
 from fedkr.generators.base import Knobs, Task
-from fedkr.generators.checkpointed import CheckpointedGenerator, Decay, LossWork
+from fedkr.generators.checkpointed import CheckpointedGenerator, Decay, LossWork, Work
 from fedkr.generators.edm.augment import CONDITIONS, augment_with_parameters
 from fedkr.generators.edm.layout import check_channels, layout_for
-from fedkr.generators.edm.network import GROUPS, Preconditioning, RawOutput, noise_input, reset_weights
+from fedkr.generators.edm.network import GROUPS, RawOutput, denoising, noise_input, reset_weights
 from fedkr.generators.edm.samplers import SOLVERS, Sampler
 from fedkr.generators.pixels import mirror, to_uint8
 from fedkr.learning.batches import BatchOrder
+from fedkr.learning.job import Seed
 from fedkr.learning.one_launch import OneLaunch
 from fedkr.learning.prediction import to_model_input
 from fedkr.learning.training import Average, Training, flat_warmup
 from fedkr.seeds import torch_rng
+from fedkr.stages import Artifact
 
 # Positions (images times pixels of the network's input) in one sampling batch: bounds the memory at any image size.
 SAMPLE_POSITIONS = 256 * 14 * 14
 MOST_SAMPLED = 256
+# What a training by DP-SGD tells beside weights.
+COUNTED = ("counts", "count_noise")
 # Of 18 evaluations, as EDM has 40 of 256 for ImageNet (table 5), rounded to what 18 can hold.
 CHURN = 5.0
 
@@ -66,6 +70,8 @@ class Options:
     steps_sample: Annotated[Count, at_most(1000)] = 10
     guidance: float = 1.0
     churn: NonNegative = 0.0
+    private_clip: Positive = 1.0
+    private_draws: Annotated[Count, at_most(64)] = 4
 
 
 class Generator(CheckpointedGenerator):
@@ -80,6 +86,8 @@ class Generator(CheckpointedGenerator):
         check_channels(self.layout, options.width, options.multiplier, where)
         if not sigmas[1] > sigmas[0]:
             raise UserError(f"{where}.sigma_max={sigmas[1]}: must be above sigma_min={sigmas[0]}")
+        if task.privacy.guaranteed and options.augment:
+            raise UserError(f"{where}.augment={options.augment}: privacy.mode=dp trains on images as they are; set 0")
         self.folded = Shape(image.channels * self.layout.fold**2, self.layout.side, image.classes)
 
     @cached_property
@@ -92,13 +100,18 @@ class Generator(CheckpointedGenerator):
         net = build_unet(self.folded, self.layout, channels, o.blocks, CONDITIONS if o.augment else 0)
         return self.task.runtime.place(net)
 
-    def begin(self, data: ImageSet, seed: tuple[object, ...]) -> LossWork:
-        """Train with the EDM loss (equation 8)."""
+    def begin(self, data: ImageSet, seed: Seed) -> Work:
+        """Train with the EDM loss (equation 8); where privacy is promised, by DP-SGD."""
         o, steps = self.options, self.task.config.steps
         reset_weights(self.net, *seed)
         optimizer = torch.optim.AdamW(self.net.parameters(), lr=o.lr, betas=(0.9, 0.99), weight_decay=0.0, fused=True)
         schedule = partial(flat_warmup, steps=steps, decay=o.lr_decay)
         training = Training(self.net, optimizer, schedule, self.task.runtime, Average(o.ema), clip=1.0)
+        if self.task.privacy.guaranteed:
+            # Imported here: it takes the accountant, which nothing else needs.
+            from fedkr.generators.edm.private import PrivateWork
+
+            return PrivateWork(self, training, data, seed)
         return LossWork(training, self._loss(data, seed), steps)
 
     def _loss(self, data: ImageSet, seed: tuple[object, ...]) -> Callable[[int], Tensor]:
@@ -129,14 +142,17 @@ class Generator(CheckpointedGenerator):
         rng: torch.Generator,
         parameters: Tensor | None = None,
     ) -> Tensor:
-        """Denoising loss weighted by 1/c_out^2: the error of the raw network output (appendix B.6)."""
-        o, send = self.options, self.task.runtime.send
-        sigma = torch.exp(o.p_mean + o.p_std * torch.randn(len(images), 1, 1, 1, generator=rng))
-        noisy, at = images + sigma * torch.randn(images.shape, generator=rng), Preconditioning(sigma, o.sigma_data)
-        target = (images - at.c_skip * noisy) / at.c_out
-        inputs = send((at.c_in * noisy).contiguous(memory_format=torch.channels_last))
-        output = network(inputs, send(noise_input(sigma.flatten())), *self._conditions(send(labels), parameters))
+        send = self.task.runtime.send
+        inputs, levels, target = self.noised(images, rng)
+        inputs = send(inputs.contiguous(memory_format=torch.channels_last))
+        output = network(inputs, send(levels), *self._conditions(send(labels), parameters))
         return F.mse_loss(output.float(), send(target))
+
+    def noised(self, images: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+        """Draw a noise level and noise for each of ``images [..., C, H, W]``; return :func:`.denoising` of them."""
+        o = self.options
+        sigma = torch.exp(o.p_mean + o.p_std * torch.randn((*images.shape[:-3], 1, 1, 1), generator=rng))
+        return denoising(images, sigma, torch.randn(images.shape, generator=rng), o.sigma_data)
 
     def _conditions(self, labels: Tensor, parameters: Tensor | None = None) -> tuple[Tensor, ...]:
         """Return what an image is described with; without ``parameters`` it is taken as it is."""
@@ -169,6 +185,12 @@ class Generator(CheckpointedGenerator):
         ]
         candidates = [default, *(default | knobs for knobs in plain)]
         return [knobs for i, knobs in enumerate(candidates) if knobs not in candidates[:i]]
+
+    def prune(self, artifact: Artifact) -> Artifact:
+        """Keep the weights that draw, and the noisy counts of a training by DP-SGD."""
+        counted = {name: artifact.tensors[name] for name in COUNTED if name in artifact.tensors}
+        drawing = super().prune(artifact)
+        return Artifact(drawing.tensors | counted, drawing.info)
 
     @torch.inference_mode()
     def sample(self, labels: NDArray[np.int64], knobs: Knobs, *seed: object) -> Iterator[NDArray[np.uint8]]:

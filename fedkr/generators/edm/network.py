@@ -58,7 +58,7 @@ def reset_weights(net: nn.Module, *seed: object) -> None:
 class Preconditioning:
     """EDM's column of table 1 (Karras et al. 2022): D(x) = c_skip x + c_out F(c_in x; c_noise).
 
-    ``sigma`` are noise levels, float ``[N, 1, 1, 1]``, ``sigma_data`` is the standard deviation of the data.
+    ``sigma`` are noise levels, float ``[..., 1, 1, 1]``, ``sigma_data`` is the standard deviation of the data.
     """
 
     sigma: Tensor
@@ -84,6 +84,24 @@ class Preconditioning:
         return self.sigma**2 + self.sigma_data**2
 
 
+def denoising(images: Tensor, sigma: Tensor, noise: Tensor, sigma_data: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Return what the network is given, at which level, and what it should answer: the error of its raw output.
+
+    That is EDM's loss weighted by 1/c_out^2 (Karras et al. 2022, equation 8 and appendix B.6).
+
+    Args:
+        images: float ``[..., C, H, W]``.
+        sigma: noise levels, float ``[..., 1, 1, 1]``.
+        noise: standard normal, float ``[..., C, H, W]``.
+        sigma_data: standard deviation of the data.
+
+    Returns:
+        Inputs and targets, both ``[..., C, H, W]``, and in between the levels ``[...]``.
+    """
+    noisy, at = images + sigma * noise, Preconditioning(sigma, sigma_data)
+    return at.c_in * noisy, noise_input(sigma.flatten(-3).squeeze(-1)), (images - at.c_skip * noisy) / at.c_out
+
+
 def noise_input(sigma: Tensor) -> Tensor:
-    """Return the UNet's input for noise levels ``sigma [N]``: c_noise = ln(sigma)/4 (EDM table 1), spread out."""
+    """Return the UNet's input for noise levels ``sigma [...]``: c_noise = ln(sigma)/4 (EDM table 1), spread out."""
     return NOISE_SCALE * sigma.log() / 4

@@ -15,10 +15,10 @@ import torch
 from numpy.typing import NDArray
 
 from fedkr.config import Count, at_most
+from fedkr.data.components import Components
 from fedkr.data.images import ImageSet
 from fedkr.generators import base
 from fedkr.generators.base import Knobs, Task
-from fedkr.generators.moments.components import Components
 from fedkr.generators.moments.statistics import Units, measure
 from fedkr.learning.job import Job
 from fedkr.privacy.accountant import mu_of
@@ -39,9 +39,10 @@ class Options:
 class Generator(base.Generator):
     """A normal distribution a class; see :class:`fedkr.generators.base.Generator`.
 
-    With the task's ``privacy`` its one checkpoint, ``counts [K]``, ``means [K, D]`` and ``factors [K, D, D]``, is
-    (epsilon, delta)-differentially private: for one patient more or less in ``data`` where that has groups, else for
-    one image. All the noise comes from the job's seed, whose holder could take it out again.
+    With the task's ``privacy`` its one checkpoint is (epsilon, delta)-differentially private, for one patient more or
+    less in ``data`` where that has groups, else for one image: ``counts [K]``, the deviation ``count_noise`` of their
+    noise, ``means [K, D]`` and ``factors [K, D, D]``. All the noise comes from the job's seed, whose holder could take
+    it out again.
     """
 
     def __init__(self, task: Task, options: Options) -> None:
@@ -62,11 +63,11 @@ class Generator(base.Generator):
         moments = measure(units, self.components.longest, mu, "\x1f".join(map(str, job.seed)).encode())
         found = {
             "counts": moments.counts,
+            "count_noise": np.array(moments.count_noise),
             "means": moments.means,
             "factors": np.linalg.cholesky(moments.covariances),
         }
-        info = {"step": 1, "count_noise": moments.count_noise}
-        return Artifact({name: torch.from_numpy(value) for name, value in found.items()}, info)
+        return Artifact({name: torch.from_numpy(value) for name, value in found.items()}, {"step": 1})
 
     def load(self, artifact: Artifact) -> None:
         """Take means and factors."""

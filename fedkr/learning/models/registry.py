@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections import OrderedDict
 from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 
-from fedkr.config import ClassifierConfig, one_of
+from fedkr.config import ClassifierConfig, StudentConfig, one_of
+from fedkr.data.components import Components
 from fedkr.data.images import Shape
 from fedkr.errors import UserError
+from fedkr.learning.models.low_pass import LowPass
 from fedkr.learning.models.resnet import SmallResNet, initialise, resnet18
 from fedkr.learning.runtime import Runtime
 from fedkr.seeds import derive_seed
@@ -39,6 +42,30 @@ def build_classifier(config: ClassifierConfig, shape: Shape, *seed: object) -> n
     return initialise(model, torch.Generator().manual_seed(derive_seed(*seed, "weights")))
 
 
+def build_student(config: StudentConfig, shape: Shape, *seed: object) -> nn.Module:
+    """Build the classifier of a student of releases, behind :class:`LowPass` where ``config.components`` says so."""
+    return _behind(config.components, build_classifier(config, shape, *seed), shape)
+
+
+def build_as(config: ClassifierConfig, shape: Shape, weights: Mapping[str, Tensor]) -> nn.Module:
+    """Build the classifier that weights from elsewhere are of, behind :class:`LowPass` where they are; with others.
+
+    Raises:
+        UserError: an unknown ``arch``.
+    """
+    kept = weights.get("front.kept")
+    # Of grey; whether the rest fits is looked at when the weights are loaded.
+    components = 0 if kept is None or not kept.ndim else int(torch.count_nonzero(kept[0]))
+    return _behind(components, build_classifier(config, shape, "any"), shape)
+
+
+def _behind(components: int, classifier: nn.Module, shape: Shape) -> nn.Module:
+    if not components:
+        return classifier
+    front = LowPass(Components(shape, min(components, shape.size**2)))
+    return nn.Sequential(OrderedDict(front=front, classifier=classifier))
+
+
 def load_classifier(
     config: ClassifierConfig, shape: Shape, weights: Mapping[str, Tensor], runtime: Runtime
 ) -> nn.Module:
@@ -50,7 +77,7 @@ def load_classifier(
         UserError: an unknown ``arch``, or a missing, unknown, misshapen or non-finite tensor.
     """
     config = dataclasses.replace(config, norm=norm_of(weights))
-    return runtime.place(load_weights(build_classifier(config, shape, "any"), weights)).eval()
+    return runtime.place(load_weights(build_as(config, shape, weights), weights)).eval()
 
 
 def norm_of(weights: Mapping[str, Tensor]) -> str:

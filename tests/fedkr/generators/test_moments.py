@@ -6,10 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedkr.config import GeneratorConfig, PrivacyConfig
+from fedkr.data.components import Components
 from fedkr.data.images import ImageSet, Shape
 from fedkr.errors import UserError
 from fedkr.generators import build_generator
-from fedkr.generators.moments.components import Components
 from fedkr.generators.moments.gaussians import told_from_one
 from fedkr.generators.moments.statistics import (
     BY_CLASS,

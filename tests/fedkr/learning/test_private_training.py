@@ -34,7 +34,11 @@ def step():
         if weights is not None:
             torch.nn.init.constant_(next(model.parameters()), weights)
         work = PrivateTraining(
-            model, recipe, data, Mechanism(rate, clip, noise), Job(Runtime.choose("cpu", "float32", 1), seed=(seed,))
+            model,
+            recipe,
+            data,
+            Mechanism(rate, clip, noise, max(1.0, rate * len(units_of(data)))),
+            Job(Runtime.choose("cpu", "float32", 1), seed=(seed,)),
         )
         work.advance(1, "round 1")
         return torch.cat([p.grad.flatten() for p in work.model.parameters()]), work.model

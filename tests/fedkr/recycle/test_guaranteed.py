@@ -61,6 +61,21 @@ def test_a_release_holds_images_of_the_classes_asked_for_and_says_what_is_promis
     assert set(release.manifest) == known, "no score, no figure of a teacher, no recall"
 
 
+def test_a_diffusion_model_by_dp_sgd_is_released_in_the_same_way(build, dp_study, site_data):
+    options = {"width": 8, "private_draws": 1, "steps_sample": 1}
+    diffusion = dataclasses.replace(
+        dp_study, generator=GeneratorConfig("edm", 2, 1000, 2, options), privacy=PrivacyConfig("dp", 40.0, 1e-5)
+    )
+    pipeline = build(study=diffusion)
+    release, kept = pipeline.release(1), pipeline.checkpoint(2)
+    assert release.manifest["checkpoint"] == 2 and release.manifest["privacy"]["mechanism"] == "dp-sgd"
+    noisy, least = kept.tensors["counts"].numpy(), 2 + 2 * float(kept.tensors["count_noise"])
+    assert np.array_equal(pipeline.class_counts(), np.where(noisy >= least, noisy.round(), 0))
+    assert {name for name in kept.tensors if "average." not in name} == {"counts", "count_noise"}
+    other = dataclasses.replace(site_data, val=pictures((1, 2, 9), seed=7))
+    assert same(release, build(other, diffusion, folder="other").release(1))
+
+
 def test_nothing_but_the_training_split_makes_a_difference(build, site_data, tmp_path):
     release = build().release(1)
     other = dataclasses.replace(site_data, val=pictures((1, 2, 9), seed=7))
@@ -71,7 +86,7 @@ def test_nothing_but_the_training_split_makes_a_difference(build, site_data, tmp
 def test_size_and_classes_follow_the_noisy_counts_alone(build):
     pipeline = build()
     counts, kept = pipeline.class_counts(), pipeline.checkpoint(1)
-    noisy, least = kept.tensors["counts"].numpy(), 2 + 2 * kept.info["count_noise"]
+    noisy, least = kept.tensors["counts"].numpy(), 2 + 2 * float(kept.tensors["count_noise"])
     assert np.array_equal(counts, np.where(noisy >= least, noisy.round(), 0))
     assert len(pipeline.release(1)) == pipeline.slices(None)[0] * max(1, counts.sum())
     assert counts.sum() != len(pipeline.data.train), "or the noise happens to be nought: take another seed"
@@ -80,7 +95,7 @@ def test_size_and_classes_follow_the_noisy_counts_alone(build):
 def test_a_class_is_left_out_by_its_noisy_count(build):
     pipeline = build(terms=Terms(least=12))
     release, kept = pipeline.release(1), pipeline.checkpoint(1)
-    least, counts = 12 + 2 * kept.info["count_noise"], kept.tensors["counts"].numpy()
+    least, counts = 12 + 2 * float(kept.tensors["count_noise"]), kept.tensors["counts"].numpy()
     few = [name for name, count in zip(pipeline.data.train.classes, counts, strict=True) if count < least]
     assert release.manifest["left_out"] == few and "absent" in few
     assert [pipeline.data.train.classes[k] for k in pipeline.undrawn()] == few
@@ -91,7 +106,7 @@ def test_a_class_is_left_out_by_its_noisy_count(build):
 def test_a_stricter_least_count_is_not_answered_from_an_earlier_release(build):
     lenient = build()
     usual, kept = lenient.release(1), lenient.checkpoint(1)
-    above = np.sort(kept.tensors["counts"].numpy())[-2] - 2 * kept.info["count_noise"]
+    above = np.sort(kept.tensors["counts"].numpy())[-2] - 2 * float(kept.tensors["count_noise"])
     stricter = build(terms=Terms(least=int(above) + 1)).release(1)
     assert len(stricter.manifest["left_out"]) > len(usual.manifest["left_out"])
     assert len(stricter.manifest["left_out"]) == len(kept.tensors["counts"]) - 1, "the largest class alone is left"
@@ -149,7 +164,8 @@ def test_patients_are_the_unit_where_there_are_groups(build, site_data):
 @pytest.mark.parametrize(
     ("change", "line"),
     [
-        ({"generator": GeneratorConfig("edm")}, "privacy.mode=dp: generator.kind='edm' has no guarantee"),
+        ({"generator": GeneratorConfig("mixture")}, "privacy.mode=dp: generator.kind='mixture' has no guarantee"),
+        ({"generator": GeneratorConfig("edm", 20_001)}, "generator.steps=20001: privacy.mode=dp takes 20,000 steps of"),
         ({"generator": GeneratorConfig("mine.moments")}, "generator.kind='mine.moments' has no guarantee"),
         ({"privacy": PrivacyConfig("dp", 0.0)}, "privacy.epsilon=0.0"),
         ({"privacy": PrivacyConfig("dp", 1e9)}, "privacy.epsilon=1000000000.0"),

@@ -4,14 +4,18 @@ import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from fedkr.config import ClassifierConfig
+from fedkr.config import ClassifierConfig, StudentConfig
+from fedkr.data.components import Components
 from fedkr.data.images import Shape
 from fedkr.errors import UserError
-from fedkr.learning.models import build_classifier
+from fedkr.learning.models import build_classifier, build_student, load_classifier
+from fedkr.learning.prediction import to_model_input
+from fedkr.learning.runtime import Runtime
 
 
 def build(arch="resnet8", norm="batch", channels=1, size=8, classes=3, seed="seed", width=4):
@@ -91,3 +95,43 @@ def test_a_narrow_network_trains_without_writing_past_its_buffers():
     checked = os.environ | {"MALLOC_CHECK_": "3", "MALLOC_PERTURB_": "5"}
     ended = subprocess.run([sys.executable, "-c", TRAIN_NARROW], env=checked, capture_output=True, text=True)
     assert ended.stdout == "trained\n", ended.stderr
+
+
+@pytest.mark.parametrize(("channels", "size", "count"), [(1, 8, 20), (3, 12, 40)])
+def test_a_student_behind_a_low_pass_sees_what_the_components_keep(channels, size, count):
+    images = np.random.default_rng(0).integers(0, 256, (6, size, size, channels), dtype=np.uint8)
+    shape = Shape(channels, size, 3)
+    recipe = StudentConfig(arch="resnet8", width=4, components=count)
+    student, components = build_student(recipe, shape, "seed").eval(), Components(shape, count)
+    seen = student.front(to_model_input(torch.from_numpy(images)))
+    kept = to_model_input(torch.from_numpy(components.to_images(components.of_images(images))))
+    assert (seen - kept).abs().max() <= 0.51 / 127.5, "but for the rounding to whole grey levels"
+    assert (seen - to_model_input(torch.from_numpy(images))).abs().max() > 0.1
+    plain = build_classifier(recipe, shape, "seed").eval()
+    assert torch.allclose(student(to_model_input(torch.from_numpy(images))), plain(seen))
+
+
+def test_a_student_without_components_is_the_plain_classifier():
+    recipe = StudentConfig(arch="resnet8", width=4)
+    assert build_student(recipe, Shape(1, 8, 3), "s").state_dict().keys() == build().state_dict().keys()
+
+
+def test_weights_say_what_their_classifier_is_behind():
+    recipe, shape = StudentConfig(arch="resnet8", width=4, components=20), Shape(1, 8, 3)
+    student = build_student(recipe, shape, "s").eval()
+    runtime = Runtime.choose("cpu", "float32", 1)
+    # Of a study that leaves it out, as every other contestant of the same study does.
+    loaded = load_classifier(ClassifierConfig(arch="resnet8", width=4), shape, student.state_dict(), runtime)
+    images = torch.rand(4, 1, 8, 8)
+    assert torch.allclose(loaded(images), student(images), atol=1e-6)
+    assert not torch.allclose(loaded(images), student.classifier(images), atol=1e-4)
+    plain = build_classifier(recipe, shape, "s")
+    assert not hasattr(load_classifier(recipe, shape, plain.state_dict(), runtime), "front")
+
+
+@pytest.mark.parametrize("kept", [torch.ones(1, 9, 9), torch.tensor(1.0), torch.full((1, 8, 8), torch.nan)], ids=str)
+def test_a_front_that_fits_no_image_is_refused(kept):
+    recipe, shape = StudentConfig(arch="resnet8", width=4, components=20), Shape(1, 8, 3)
+    weights = build_student(recipe, shape, "s").state_dict() | {"front.kept": kept}
+    with pytest.raises(UserError, match="model weights: "):
+        load_classifier(recipe, shape, weights, Runtime.choose("cpu", "float32", 1))
