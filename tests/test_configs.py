@@ -17,6 +17,7 @@ from hydra import compose, initialize_config_dir, initialize_config_module
 import configs
 from fedkr.config import LAWS, DataConfig, FactsConfig, Study, by_rule, numbers, site_facts
 from fedkr.errors import UserError
+from fedkr.generators.base import BUILT_IN
 from server import strategies
 from server.composition import compose_study, count_facts, register_schema, study_from_config
 from server.contestant import check_contestants
@@ -26,6 +27,8 @@ GROUPS = ("dataset", "partition", "generator", "teacher", "student", "strategy",
 CHOICES = [(group, file.stem) for group in GROUPS for file in sorted((ROOT / group).glob("*.yaml"))]
 # Own images, those of hospitals, and a set that is refused.
 WITHOUT_FACTS = ("npz", "folder", "table", "none", "chestmnist")
+# Of generators: the kind that a file sets up.
+PRESETS = {"edm-dp": "edm"}
 MEDMNIST = "path derma oct pneumonia retina breast blood tissue organa organc organs"
 
 
@@ -63,7 +66,7 @@ def test_each_choice_composes_to_a_valid_study(group: str, choice: str) -> None:
     told = ["facts.images=900"] if choice in WITHOUT_FACTS else []
     study = compose_study([named, *told], count=None)
     if group in ("partition", "generator", "backend"):
-        assert getattr(study, group).kind == choice
+        assert getattr(study, group).kind == PRESETS.get(choice, choice)
     if group == "dataset":
         assert study.data.name == choice
 
@@ -120,11 +123,28 @@ def test_every_single_label_medmnist_set_is_a_choice() -> None:
     assert wanted <= {choice for group, choice in CHOICES if group == "dataset"}
 
 
-@pytest.mark.parametrize("kind", [choice for group, choice in CHOICES if group == "generator"])
+@pytest.mark.parametrize("kind", BUILT_IN)
 def test_a_generators_file_lists_just_the_options_that_its_module_has(kind: str) -> None:
     listed = yaml.safe_load((ROOT / "generator" / f"{kind}.yaml").read_text())["options"]
     options = importlib.import_module(f"fedkr.generators.{kind}").Options
     assert set(listed) == {field.name for field in dataclasses.fields(options)}
+
+
+def test_a_preset_has_all_options_of_its_kind_and_changes_some() -> None:
+    usual, preset = (compose_study([f"generator={name}", "dataset=digits"]).generator for name in ("edm", "edm-dp"))
+    assert usual.options.keys() == preset.options.keys()
+    assert (preset.steps, preset.batch, preset.options["width"]) == (400, 512, 16)
+
+
+def test_students_with_a_guarantee_see_what_their_releases_are_drawn_of() -> None:
+    for given, seen in (
+        ([], 48),
+        (["generator.options.components=24"], 24),
+        (["generator=edm-dp"], 0),
+        (["student.components=0"], 0),
+    ):
+        assert compose_study(["dataset=digits", "privacy=dp", *given]).student.components == seen
+    assert compose_study(["dataset=digits"]).student.components == 0
 
 
 def test_the_command_line_wins_over_the_rule() -> None:
@@ -202,7 +222,7 @@ def test_each_contestant_of_the_server_has_a_file() -> None:
         ("strategy=fedprox", "strategy=...: not a choice of one; name any number in strategy.compare=[local,fedprox,"),
         ("strategy.compare=[fedprx]", "strategy.compare: 'fedprx': unknown strategy; did you mean 'fedprox'?"),
         ("strategy.options.fedavgg.lrs=[1]", "strategy.options='fedavgg': unknown value; did you mean 'fedavg'?"),
-        ("generator=gan", "generator=gan: no such choice; one of: biggan_deep, edm, mixture"),
+        ("generator=gan", "generator=gan: no such choice; one of: biggan_deep, edm, edm-dp, mixture"),
         ("generator.options.widht=3", "generator.options.widht: no such option; did you mean 'width'?"),
         ("+partition.alhpa=1", "partition.alhpa: no such option; did you mean 'alpha'?"),
         ("partition.alpha=abc", "partition.alpha: Value 'abc' of type 'str' could not be converted to Float"),

@@ -13,11 +13,9 @@ from fedkr.config.reading import brief, read_dataclass
 from fedkr.config.schema import (
     ATTACKS,
     AUDIT_TARGETS,
-    DP_SGD,
     GUARANTEED_GENERATORS,
     LEAST_REFERENCES,
     MOST_FPRS,
-    MOST_PRIVATE_STEPS,
     REFERENCE_ATTACKS,
     AuditConfig,
     DpSgdConfig,
@@ -77,11 +75,6 @@ def _check_privacy(study: Study) -> None:
     if study.generator.kind not in GUARANTEED_GENERATORS:
         known = ", ".join(GUARANTEED_GENERATORS)
         raise UserError(f"privacy.mode=dp: generator.kind={study.generator.kind!r} has no guarantee; one of: {known}")
-    if GUARANTEED_GENERATORS[study.generator.kind] == DP_SGD and study.generator.steps > MOST_PRIVATE_STEPS:
-        steps, kind = study.generator.steps, study.generator.kind
-        raise UserError(
-            f"generator.steps={steps}: privacy.mode=dp takes {MOST_PRIVATE_STEPS:,} steps of {kind} at most"
-        )
     if study.recycle.filter:
         raise UserError(
             f"recycle.filter={study.recycle.filter}: privacy.mode=dp has no teacher of real images to ask; set 0"

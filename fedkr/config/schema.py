@@ -62,8 +62,6 @@ MOST_FPRS = 16
 # Generators whose checkpoints are differentially private where a study asks for that, and the mechanism of each.
 GAUSSIAN, DP_SGD = "gaussian", "dp-sgd"
 GUARANTEED_GENERATORS = {"moments": GAUSSIAN, "edm": DP_SGD}
-# The accountant of the second one takes memory in proportion to the steps.
-MOST_PRIVATE_STEPS = 20_000
 CANARY_KINDS = ("mislabelled", "noise", "near-duplicate", "outlier")
 # Whose memory each kind of canary shows: what labels and models know of an image, or what a generator draws again.
 CANARY_CHANNELS = {"label": ("mislabelled", "noise", "near-duplicate"), "image": ("outlier",)}
