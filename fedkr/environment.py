@@ -11,7 +11,10 @@ from typing import Any
 import psutil
 import torch
 
-PACKAGES = ("fedkr", "torch", "torchvision", "flwr", "ray", "diffusers", "numpy", "scipy", "scikit-learn", "medmnist")
+PACKAGES = (
+    *("fedkr", "torch", "torchvision", "flwr", "ray", "diffusers", "numpy", "scipy", "scikit-learn", "medmnist"),
+    "opacus",
+)
 
 
 def provenance() -> dict[str, Any]:

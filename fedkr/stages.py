@@ -32,7 +32,7 @@ HOUSE = Path(__file__).parents[1]
 COMPUTES_NOTHING = ("benchmarks", "report", "cli.py", "progress.py")
 # Of a digest, in a file's name: 128 bits, which nobody makes meet, and room for the longest names of sites and targets.
 NAME_DIGITS = 32
-LIBRARIES = ("torch", "torchvision", "diffusers", "numpy", "scipy", "scikit-learn", "flwr")
+LIBRARIES = ("torch", "torchvision", "diffusers", "numpy", "scipy", "scikit-learn", "flwr", "opacus")
 
 
 @lru_cache

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from fedkr import wire
 from fedkr.audit.targets import row_names
-from fedkr.config import REFERENCE_ATTACKS, Study, parse_study
+from fedkr.config import DP_SGD, GUARANTEED_GENERATORS, REFERENCE_ATTACKS, Study, parse_study
 from fedkr.config.reading import brief
 from fedkr.errors import UserError
 from sites.accounting import beyond_budget
 from sites.check import may_leave
 from sites.contestants import words_of
-from sites.ledger import ROUNDING, Ledger, epsilon_spent, images_released
+from sites.ledger import ROUNDING, Ledger, delta_spent, epsilon_spent, images_released
 from sites.policy import check_request
 from sites.private_files import private_files
 from sites.records import check_owner, read_records
@@ -93,7 +94,11 @@ def _work(study: Study) -> Iterator[str]:
             f"{study.privacy.delta:g} for one patient (without groups: image) of the training split: no teacher, no "
             "choice by real images"
         )
-        yield f"trains a student ({student} steps); measures a generator ({generator.kind}) once"
+        yield f"trains a student ({student} steps)"
+        if GUARANTEED_GENERATORS[generator.kind] == DP_SGD:
+            yield f"trains a generator ({generator.kind}, {generator.steps} steps of {generator.batch}) by DP-SGD"
+        else:
+            yield f"measures a generator ({generator.kind}) once"
     else:
         yield f"trains a teacher ({teacher} steps) and a student ({student})"
         yield f"trains a generator ({generator.kind}, {generator.steps} steps, {generator.checkpoints} checkpoints)"
@@ -115,7 +120,9 @@ def _spent(study: Study, site: SiteFile) -> Iterator[str]:
     spent, after = (epsilon_spent(entries, budget.delta) for entries in (before, [*before, cost]))
     limit = f"policy.privacy.epsilon={budget.epsilon:g}"
     yield f"{limit} of all studies: spent {spent:.3g}, with this study {after:.3g} at most (delta {budget.delta:g})"
-    if after > budget.epsilon + ROUNDING:
+    if math.isinf(after):
+        yield f"warning: {delta_spent(budget.delta)}: no release, unless an earlier study was given the same"
+    elif after > budget.epsilon + ROUNDING:
         yield f"warning: {after:.3g} is more than {limit}: no release, unless an earlier study was given the same"
 
 

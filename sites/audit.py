@@ -38,7 +38,7 @@ from fedkr.audit.statistics.blind import blind_baseline
 from fedkr.audit.statistics.class_shares import class_shares_p_value
 from fedkr.audit.statistics.paired import PairedDifference, paired_difference
 from fedkr.audit.subject import Subject
-from fedkr.audit.targets import CONTROL, OF_ONE_SITE, OF_RELEASES, RELEASE, RELEASED, row_key
+from fedkr.audit.targets import CONTROL, OF_ONE_SITE, OF_RELEASES, PLANTED_CONTROL, RELEASE, RELEASED, row_key
 from fedkr.audit.verdict import NEEDS_PIPELINE
 from fedkr.config import Study
 from fedkr.data import ImageSet, content_digest
@@ -47,7 +47,7 @@ from fedkr.errors import UserError
 from fedkr.learning.models import load_classifier
 from fedkr.learning.prediction import predict_logits
 from fedkr.learning.public_features import features_by
-from fedkr.recycle.distill import distill_student
+from fedkr.recycle.distill import distill_student, recipe_of_students
 from fedkr.release import Release, ReleasedSets, SoftSet
 from fedkr.seeds import derive_seed, numpy_rng
 from fedkr.stages import Artifact, StageStore, model_tensors, read_artifact, write_artifact
@@ -126,7 +126,7 @@ class SiteAudit:
             return []
         others = None if kind in OF_ONE_SITE else self.others
         # A release has no model that classifiers could stand beside, but pipelines make releases like it.
-        found = [] if kind == RELEASE else [self._direct(others)]
+        found = [] if kind == RELEASE else [self._direct(others, kind)]
         if self.config.pipeline_references and kind in (*NEEDS_PIPELINE, RELEASE):
             found.append(self._pipeline(others))
         return found
@@ -337,13 +337,17 @@ class SiteAudit:
             raise UserError(f"evaluate.compare: {target} was not audited here by {key}")
         return found
 
-    def _direct(self, others: ReleasedSets | None) -> ReferenceSignals:
+    def _direct(self, others: ReleasedSets | None, kind: str) -> ReferenceSignals:
         # One regeneration round: in an epoch the target saw as many of the others' images.
         count, extra = self.config.direct_references, None if others is None else others(0)
         more = 0 if extra is None else len(extra.images)
-        config, images = self.study.student, len(self.candidates) // 2 + more
+        # Students of releases may see images otherwise than all other models do.
+        config = recipe_of_students(self.study.student)
+        if kind not in (*OF_RELEASES, PLANTED_CONTROL):
+            config = dataclasses.replace(self.study.student, components=0)
+        images = len(self.candidates) // 2 + more
         steps = scaled_steps(config.steps, images, len(self.site.data.train) + more)
-        key = self._key(count, others) | {"steps": steps}
+        key = self._key(count, others) | {"steps": steps, "components": config.components}
 
         def train() -> ReferenceModels:
             job, recipe = self.pipeline.job.seeded("references"), dataclasses.replace(config, steps=steps)

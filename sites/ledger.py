@@ -27,7 +27,7 @@ from fedkr.privacy.accountant import epsilon_of, together
 from sites.policy import PolicyError, PrivacyBudget
 from sites.secret import LEDGER_FILE, SECRET_FILE, secret_of
 
-# Of an epsilon, where it is held against a budget.
+# Of an epsilon, where it is held against a budget; of a delta, as a share.
 ROUNDING = 1e-6
 # In characters, of a table that nothing is cut from.
 WIDEST = 10_000
@@ -143,10 +143,7 @@ class Ledger:
                 return
             total = epsilon_spent([*before, entry], budget.delta)
             if math.isinf(total):
-                raise PolicyError(
-                    f"privacy.delta={budget.delta:g} of policy.privacy is spent: guarantees of a training by DP-SGD "
-                    "take their whole delta each; ask with a smaller privacy.delta, such as a tenth"
-                )
+                raise PolicyError(f"privacy.delta: {delta_spent(budget.delta)}")
             if total > budget.epsilon + ROUNDING:
                 raise PolicyError(
                     f"privacy.epsilon={entry.epsilon:g}: with what earlier studies spent it comes to {total:.3g} at "
@@ -264,9 +261,18 @@ def epsilon_spent(entries: Iterable[Entry], delta: float) -> float:
     paid = {entry.mechanism: entry for entry in entries if entry.mechanism}.values()
     added = [entry for entry in paid if entry.delta]
     left = delta - math.fsum(entry.delta for entry in added)
-    if left < 0:
+    if left < -ROUNDING * delta:
         return math.inf
-    return epsilon_of(together(entry.mu for entry in paid), left) + sum(entry.epsilon or 0.0 for entry in added)
+    gaussian = epsilon_of(together(entry.mu for entry in paid), max(0.0, left))
+    return gaussian + sum(entry.epsilon or 0.0 for entry in added)
+
+
+def delta_spent(delta: float) -> str:
+    """Return why no epsilon bounds all guarantees together at a policy's ``delta``, and the remedy."""
+    return (
+        f"policy.privacy.delta={delta:g} is spent, since guarantees by DP-SGD take theirs of it; a study that asks for "
+        "less of it (privacy.delta) leaves some for others, or let the policy allow more"
+    )
 
 
 def ledger_rows(entries: Iterable[Entry], delta: float = 1e-5) -> list[dict[str, Any]]:

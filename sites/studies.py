@@ -49,6 +49,7 @@ BOUNDS: dict[str, list[Any]] = {
     "generator.options.sigma_data": [0.1, 1.0],
     "generator.options.guidance": [0.5, 5.0],
     "generator.options.churn": [0.0, 100.0],
+    "generator.options.private_draws": [1, 16],
     "teacher.steps": [1, 20_000],
     "teacher.width": [1, 256],
     "student.steps": [1, 20_000],

@@ -95,6 +95,8 @@ References = Annotated[
 Delta = Annotated[float, Must(lambda x: 1e-12 <= x <= 0.01, "a probability from 1e-12 to 0.01")]
 Epsilon = Annotated[float, Must(lambda x: 0.01 <= x <= 100, "from 0.01 (less is all noise) to 100 (no guarantee)")]
 Norm = Annotated[str, OneOf("batch", "group")]
+# Of single gradients: at the far ends of float32 neither sums nor noise are what they are said to be.
+ClipNorm = Annotated[float, Must(lambda x: 0.001 <= x <= 1000, "from 0.001 to 1000")]
 Balance = Annotated[str, OneOf("histogram", "balanced", "tempered")]
 Fit = Annotated[str, OneOf("crop", "pad", "stretch")]
 GreyLevel = Annotated[Natural, at_most(255)]
@@ -292,7 +294,7 @@ class DpSgdConfig:
         batch: units a step, in the mean; all of them at a site that has no more.
     """
 
-    clip: Positive = 1.0
+    clip: ClipNorm = 1.0
     batch: Batch = 400
 
 

@@ -11,14 +11,14 @@ from numpy.typing import NDArray
 
 from fedkr.data.images import Shape
 
-# Of colour images: grey, red against blue, and green against both, with so many of the colour components as this share.
+# Of colour images: grey, red against blue, and green against both, each with this share of a grey image's components.
 COLOURS = np.array([[1, 1, 1], [1, 0, -1], [1, -2, 1]]) / np.sqrt([[3], [2], [6]])
-COLOUR_SHARE = 0.25
+COLOUR_SHARE = 0.5
 
 
 @dataclass(frozen=True)
 class Components:
-    """The ``count`` lowest frequencies of images of a shape; of colour images, a quarter as many in either colour axis.
+    """The ``count`` lowest frequencies of images of a shape; of colour images, half as many in each colour axis.
 
     They are orthonormal: no image, its pixels taken as -1 to 1, is longer than :attr:`longest`.
     """
@@ -37,10 +37,9 @@ class Components:
         side = self.shape.size
         rows, columns = np.indices((side, side))
         order = np.argsort((rows**2 + columns**2).ravel(), kind="stable")
-        first = order[: self.count]
-        colour = order[: max(1, round(COLOUR_SHARE * self.count))]
-        others = [colour + channel * side**2 for channel in range(1, self.shape.channels)]
-        return np.concatenate([first, *others]).astype(np.int64)
+        of_each = self.count if self.shape.channels == 1 else max(1, round(COLOUR_SHARE * self.count))
+        lowest = order[:of_each]
+        return np.concatenate([lowest + axis * side**2 for axis in range(self.shape.channels)]).astype(np.int64)
 
     @property
     def size(self) -> int:

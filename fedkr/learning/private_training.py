@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,14 +15,15 @@ from torch.func import functional_call, grad, vmap
 
 from fedkr.config import ClassifierConfig
 from fedkr.data.images import ImageSet
+from fedkr.fingerprint import array_digest, fingerprint
 from fedkr.learning.classifier import sgd, soft_label_loss
 from fedkr.learning.job import Job, Seed
 from fedkr.learning.prediction import to_model_input
 from fedkr.learning.training import DivergedError
 from fedkr.privacy.noise import gaussian, uniform
 
-# So many gradients of single images are held at once: of a ResNet-14 of width 16, 45 MB.
-AT_ONCE = 64
+# So many gradients of single images are held at once, fewer of a large model: half a gigabyte, of float32.
+AT_ONCE, MOST_NUMBERS = 64, 2**27
 
 Weights = dict[str, Tensor]
 # From a model's weights and one image's tensors to its loss, a scalar.
@@ -76,8 +78,11 @@ class PrivateGradients:
         chosen = sampled(self.units, self.mechanism.rate, *self.seed, step)
         total = self._clipped_sum(chosen, step)
         deviation = self.mechanism.noise * self.mechanism.clip
+        # Whatever gives another sum, be it a library's rounding, has noise of its own: the same noise in two sums would
+        # give their difference away, and on one sum at two scales all of it.
+        about = fingerprint(dataclasses.asdict(self.mechanism)), array_digest(g.cpu().numpy() for g in total.values())
         for name, parameter in self.model.named_parameters():
-            noise = gaussian(_bytes(*self.seed, "noise", step, name), tuple(parameter.shape))
+            noise = gaussian(_bytes(*self.seed, "noise", step, name, *about), tuple(parameter.shape))
             noisy = total[name] + deviation * torch.from_numpy(noise).to(parameter)
             parameter.grad = torch.empty_like(parameter).copy_(noisy / self.mechanism.expected)
 
@@ -85,8 +90,9 @@ class PrivateGradients:
         """Return the sum over the chosen images of their gradients, each no longer than the limit."""
         weights = {name: p.detach() for name, p in self.model.named_parameters()}
         total = {name: torch.zeros_like(p) for name, p in weights.items()}
-        for start in range(0, len(chosen), AT_ONCE):
-            examples = self.examples(chosen[start : start + AT_ONCE], (*self.seed, "examples", step, start))
+        at_once = max(1, min(AT_ONCE, MOST_NUMBERS // sum(p.numel() for p in weights.values())))
+        for start in range(0, len(chosen), at_once):
+            examples = self.examples(chosen[start : start + at_once], (*self.seed, "examples", step, start))
             gradients = vmap(grad(self.loss), in_dims=(None, *[0] * len(examples)))(weights, *examples)
             lengths = torch.stack([g.flatten(1).norm(dim=1) for g in gradients.values()]).norm(dim=0)
             factors = (self.mechanism.clip / lengths.clamp(min=1e-12)).clamp(max=1.0)
@@ -156,8 +162,8 @@ def sampled(units: list[NDArray[np.int64]], rate: float, *seed: object) -> NDArr
     """Return the images of one step: each unit is in by a coin of its own, with one of its images at random."""
     # One number a unit: below the rate it is in, and how far below says which of its images.
     drawn = uniform(_bytes(*seed, "sampled"), len(units)) / rate
-    chosen = np.flatnonzero(drawn < 1)
-    return np.array([units[unit][int(drawn[unit] * len(units[unit]))] for unit in chosen], np.int64)
+    inside = [(units[unit], drawn[unit]) for unit in np.flatnonzero(drawn < 1)]
+    return np.array([images[min(int(share * len(images)), len(images) - 1)] for images, share in inside], np.int64)
 
 
 def steps_of(units: int, batch: int, epochs: int) -> int:

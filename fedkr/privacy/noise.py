@@ -11,7 +11,8 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-BITS = 53
+# The largest such number is still below 1 in float64.
+BITS = 52
 
 
 def gaussian(seed: bytes, shape: tuple[int, ...]) -> NDArray[np.float64]:

@@ -24,11 +24,11 @@ from fedkr.generators import Knobs
 from fedkr.learning.classifier import ClassifierTraining
 from fedkr.learning.evaluation import measure_fidelity, measure_utility
 from fedkr.learning.job import Job
-from fedkr.learning.models import build_classifier
+from fedkr.learning.models import build_student
 from fedkr.learning.prediction import predict_logits
 from fedkr.learning.runtime import Runtime
 from fedkr.progress import Progress, SilentProgress
-from fedkr.recycle.distill import regenerated_batches
+from fedkr.recycle.distill import recipe_of_students, regenerated_batches
 from fedkr.recycle.drawer import Drawer, one_hot
 from fedkr.recycle.pipeline import SitePipeline, site_job
 from fedkr.recycle.teacher import SoftLabeller, load_teacher, train_and_keep
@@ -144,9 +144,10 @@ class SingleSite:
         return pipeline
 
     def _distil(self, variant: Variant, pipeline: SitePipeline) -> Artifact:
-        config, started, job = self.study.student, time.perf_counter(), self.job.seeded("student")
+        config, job = recipe_of_students(self.study.student), self.job.seeded("student")
+        started = time.perf_counter()
         source = SyntheticSource(variant, pipeline, job)
-        model = build_classifier(config, Shape.of(self.data.train), derive_seed(*job.seed))
+        model = build_student(config, Shape.of(self.data.train), derive_seed(*job.seed))
         batches = regenerated_batches(source.draw, config.regenerate_every, config.batch, *job.seed)
         work = ClassifierTraining(model, config, batches, job)
         if variant.labels == "views":

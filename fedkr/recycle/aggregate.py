@@ -129,7 +129,8 @@ class Aggregation:
 
     def __init__(self, study: Study, data: SiteData, offered: Mapping[str, ReleasedSets], job: Job) -> None:
         self.offered, self.job = offered, job
-        self.config = dataclasses.replace(study.student, steps=study.recycle.search_steps)
+        # The site's own images are sharp, and its own model sees them so.
+        self.config = dataclasses.replace(study.student, steps=study.recycle.search_steps, components=0)
         self.how, self.folds = judged_folds(data, job)
 
     def choose(self, keep: Callable[[Names, Callable[[], Verdict]], Verdict]) -> Choice:

@@ -62,9 +62,12 @@ class GuaranteedPipeline(SitePipeline):
         return dataclasses.replace(self.job, seed=(self.terms.secret(name),))
 
     def _generator_key(self) -> dict[str, Any]:
-        # Another secret, as of a simulation, gives other noise.
-        measured = content_digest(self.generator_images())
-        return super()._generator_key() | {"noise": fingerprint(self.generator_job().seed), "measured": measured}
+        made: dict[str, Any] = {"site": self.site, "noise": fingerprint(self.generator_job().seed)}
+        made["measured"] = content_digest(self.generator_images())
+        for name in ("generator", "privacy"):
+            made[name] = dataclasses.asdict(getattr(self.study, name))
+        # A hospital trains once, whatever else a study says: trained again elsewhere it would be another answer.
+        return made if self.terms.secret else made | self.job.describe() | {"threads": self.study.threads}
 
     def _release_key(self, round_number: int, max_images: int | None) -> dict[str, Any]:
         made = {"generator": self._generator_key(), "least": self.terms.least}

@@ -39,7 +39,9 @@ class Personal:
 
     def __init__(self, pipeline: SitePipeline, contestant: str) -> None:
         self.pipeline, self.contestant = pipeline, contestant
-        self.config, self.stages = pipeline.study.student, pipeline.stages
+        # Its own images are sharp.
+        self.config = dataclasses.replace(pipeline.study.student, components=0)
+        self.stages = pipeline.stages
         self.job = pipeline.job.seeded(contestant)
 
     def aggregated(self, offered: Mapping[str, ReleasedSets]) -> tuple[Artifact, Choice]:

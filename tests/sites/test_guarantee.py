@@ -179,7 +179,7 @@ def test_a_diffusion_model_by_dp_sgd_is_paid_for_by_its_epsilon_and_delta(ask, s
     # Nothing is left of delta, for whatever epsilon.
     again = changed(diffusion, "generator", steps=3)
     assert ask(study=again, round=1, privacy=WIDE).has_error()
-    assert "privacy.delta=1e-05 of policy.privacy is spent" in caplog.text
+    assert "policy.privacy.delta=1e-05 is spent" in caplog.text
     assert epsilon_spent(ledger.entries(), 1e-5) == 40.0
     assert epsilon_spent(ledger.entries(), 1e-6) == np.inf
 

@@ -262,7 +262,7 @@ def test_guarantees_of_which_epsilon_and_delta_are_known_alone_add_up(ledger):
     ledger.charge(sampled("a", 4.0, 4e-6), budget)
     ledger.charge(sampled("b", 3.0, 5e-6), budget)
     assert epsilon_spent(ledger.entries(), 1e-5) == pytest.approx(7.0)
-    with pytest.raises(PolicyError, match=r"privacy.delta=1e-05 of policy.privacy is spent"):
+    with pytest.raises(PolicyError, match=r"policy.privacy.delta=1e-05 is spent"):
         ledger.charge(sampled("c", 1.0, 2e-6), budget)
     # Beside them a Gaussian one has what is left of delta.
     ledger.charge(noise("d", 2.0), budget)
@@ -275,7 +275,7 @@ def test_guarantees_of_which_epsilon_and_delta_are_known_alone_add_up(ledger):
 def test_a_gaussian_guarantee_has_none_where_all_of_delta_is_spent(ledger):
     budget = PrivacyBudget(epsilon=10.0, delta=1e-5)
     ledger.charge(sampled("a", 4.0, 1e-5), budget)
-    with pytest.raises(PolicyError, match=r"privacy.delta=1e-05 of policy.privacy is spent"):
+    with pytest.raises(PolicyError, match=r"policy.privacy.delta=1e-05 is spent"):
         ledger.charge(noise("b", 1.0), budget)
 
 

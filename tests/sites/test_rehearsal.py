@@ -152,6 +152,9 @@ def test_the_usual_changes_are_changes_of_this_study():
     assert usual_changes(study) == []
     study.generator = GeneratorConfig("moments", steps=100)
     assert usual_changes(study) == []
+    guaranteed = PrivacyConfig("dp")
+    study = dataclasses.replace(Study(), privacy=guaranteed)
+    assert study.generator.kind == "edm" and usual_changes(study) == [], "with a guarantee it takes images as they are"
 
 
 def test_a_change_may_be_of_several_options_and_a_list_stays_whole():

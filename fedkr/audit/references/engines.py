@@ -12,14 +12,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from fedkr.config import ClassifierConfig
+from fedkr.config import ClassifierConfig, StudentConfig
 from fedkr.data.images import Shape
 from fedkr.fingerprint import array_digest
 from fedkr.learning.augment import augment
 from fedkr.learning.batches import BatchOrder
 from fedkr.learning.classifier import WARMUP_SHARE, Batch, sgd, train_classifier
 from fedkr.learning.job import Job
-from fedkr.learning.models import build_classifier
+from fedkr.learning.models import build_classifier, build_student
 from fedkr.learning.models.resnet import SmallResNet
 from fedkr.learning.models.stacked import Stack, saved_bytes, unstack
 from fedkr.learning.one_launch import OneLaunch
@@ -77,7 +77,10 @@ class ReferenceTask:
 
     def fresh(self, index: int) -> nn.Module:
         """Build one model with its first weights."""
-        return build_classifier(self.config, self.shape, derive_seed(*self.job_of(index).seed))
+        seed = derive_seed(*self.job_of(index).seed)
+        if isinstance(self.config, StudentConfig):
+            return build_student(self.config, self.shape, seed)
+        return build_classifier(self.config, self.shape, seed)
 
     def bytes_a_model(self, convolution: str) -> int:
         """Return the memory that training one model of a stack takes for its activations."""

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fedkr.config import Count, Must, Natural, NonNegative, OneOf, Positive, at_most, multiple_of
+from fedkr.config import ClipNorm, Count, Must, Natural, NonNegative, OneOf, Positive, at_most, multiple_of
 from fedkr.data.images import ImageSet, Shape
 from fedkr.errors import UserError
 from fedkr.generators.base import Knobs, Task
@@ -70,7 +70,7 @@ class Options:
     steps_sample: Annotated[Count, at_most(1000)] = 10
     guidance: float = 1.0
     churn: NonNegative = 0.0
-    private_clip: Positive = 1.0
+    private_clip: ClipNorm = 1.0
     private_draws: Annotated[Count, at_most(64)] = 4
 
 
@@ -127,9 +127,7 @@ class Generator(CheckpointedGenerator):
                 images, parameters = augment_with_parameters(
                     images, self.options.augment, torch_rng(*seed, "augment", step)
                 )
-            labels = torch.from_numpy(data.labels[chosen])
-            dropped = torch.rand(len(labels), generator=rng) < self.options.drop_class
-            labels = labels.masked_fill(dropped, self.task.shape.classes)
+            labels = self.partly_dropped(torch.from_numpy(data.labels[chosen]), rng)
             return self._edm_loss(network, self.layout.fold_in(images), labels, rng, parameters)
 
         return at
@@ -147,6 +145,11 @@ class Generator(CheckpointedGenerator):
         inputs = send(inputs.contiguous(memory_format=torch.channels_last))
         output = network(inputs, send(levels), *self._conditions(send(labels), parameters))
         return F.mse_loss(output.float(), send(target))
+
+    def partly_dropped(self, labels: Tensor, rng: torch.Generator) -> Tensor:
+        """Return labels ``[N]`` with the null class in place of some."""
+        dropped = torch.rand(len(labels), generator=rng) < self.options.drop_class
+        return labels.masked_fill(dropped, self.task.shape.classes)
 
     def noised(self, images: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
         """Draw a noise level and noise for each of ``images [..., C, H, W]``; return :func:`.denoising` of them."""

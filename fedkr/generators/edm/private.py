@@ -18,7 +18,6 @@ from fedkr.data.images import ImageSet
 from fedkr.generators.checkpointed import STAGE
 from fedkr.generators.edm.generator import Generator
 from fedkr.generators.edm.network import RawOutput
-from fedkr.generators.pixels import mirror
 from fedkr.learning.job import Seed
 from fedkr.learning.prediction import to_model_input
 from fedkr.learning.private_training import Mechanism, PrivateGradients, Weights, check_finite, units_of
@@ -77,15 +76,15 @@ class PrivateWork:
         self.training.restore(tensors, step)
 
     def _examples(self, chosen: NDArray[np.int64], seed: Seed) -> tuple[Tensor, ...]:
-        task, send, rng = self.generator.task, self.generator.task.runtime.send, torch_rng(*seed)
-        images = mirror(to_model_input(torch.from_numpy(self.data.images[chosen])), task.flip, rng)
-        folded = self.generator.layout.fold_in(images)
-        draws = folded[:, None].expand(-1, self.generator.options.private_draws, *folded.shape[1:])
-        labels = torch.from_numpy(self.data.labels[chosen])
-        return *map(send, self.generator.noised(draws, rng)), send(labels)
+        # Not mirrored either: what a study says of images is no part of what the noise is drawn for.
+        generator, rng = self.generator, torch_rng(*seed)
+        folded = generator.layout.fold_in(to_model_input(torch.from_numpy(self.data.images[chosen])))
+        draws = folded[:, None].expand(-1, generator.options.private_draws, *folded.shape[1:])
+        labels = generator.partly_dropped(torch.from_numpy(self.data.labels[chosen]), rng)
+        return tuple(map(generator.task.runtime.send, (*generator.noised(draws, rng), labels)))
 
     def _loss(self, weights: Weights, inputs: Tensor, levels: Tensor, target: Tensor, label: Tensor) -> Tensor:
-        """Return the loss of one image, the mean of its draws; no class is dropped, as guidance is not for this."""
+        """Return the loss of one image, the mean of its draws."""
         output: Tensor = functional_call(self.network, weights, (inputs, levels, label.expand(len(inputs))))
         return F.mse_loss(output, target)
 

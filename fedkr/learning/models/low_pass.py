@@ -35,6 +35,8 @@ class LowPass(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return images of the same shape."""
-        found = self.cosines @ torch.einsum("ac,nchw->nahw", self.colours, x) @ self.cosines.T
-        pixels = self.cosines.T @ (found * self.kept) @ self.cosines
-        return torch.einsum("ac,nahw->nchw", self.colours, pixels).clamp(-1.0, 1.0)
+        # In float32 whatever is around it: an exported student is asked without autocast.
+        with torch.autocast(x.device.type, enabled=False):
+            found = self.cosines @ torch.einsum("ac,nchw->nahw", self.colours, x.float()) @ self.cosines.T
+            pixels = self.cosines.T @ (found * self.kept) @ self.cosines
+            return torch.einsum("ac,nahw->nchw", self.colours, pixels).clamp(-1.0, 1.0)

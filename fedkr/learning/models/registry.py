@@ -53,10 +53,8 @@ def build_as(config: ClassifierConfig, shape: Shape, weights: Mapping[str, Tenso
     Raises:
         UserError: an unknown ``arch``.
     """
-    kept = weights.get("front.kept")
-    # Of grey; whether the rest fits is looked at when the weights are loaded.
-    components = 0 if kept is None or not kept.ndim else int(torch.count_nonzero(kept[0]))
-    return _behind(components, build_classifier(config, shape, "any"), shape)
+    # How many frequencies it keeps is among the weights.
+    return _behind(int("front.kept" in weights), build_classifier(config, shape, "any"), shape)
 
 
 def _behind(components: int, classifier: nn.Module, shape: Shape) -> nn.Module:

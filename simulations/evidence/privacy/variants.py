@@ -9,6 +9,7 @@ from typing import Any
 
 from fedkr.config import nearest
 from fedkr.errors import UserError
+from fedkr.generators.moments import Options
 
 DEFAULT = "default"
 # The option that a knob sets to its number.
@@ -31,6 +32,7 @@ TIMES = {"steps": "generator.steps", "teacher": "teacher.steps", "student": "stu
 # Generators without training, of the mechanisms that ``privacy.mode=dp`` has; the number is epsilon.
 MOMENTS, GUARANTEED = "moments", "dp"
 OF_MOMENTS: Mapping[str, Any] = {"generator.kind": "moments", "generator.options": {}, "recycle.views": 1}
+OF_GUARANTEED: Mapping[str, Any] = {"privacy.mode": "dp", "student.components": Options().components}
 # How many classes of a soft label keep their mass: what a site's policy calls ``label_classes``.
 TOP, HARD = "top", "hard"
 WHOLE = ("width", "slices", "views", "top")
@@ -68,7 +70,7 @@ def read_variant(name: str) -> Variant:
         elif knob == MOMENTS:
             sets |= OF_MOMENTS
         elif knob == GUARANTEED:
-            sets |= {**OF_MOMENTS, "privacy.mode": "dp", "privacy.epsilon": number}
+            sets |= {**OF_MOMENTS, **OF_GUARANTEED, "privacy.epsilon": number}
         elif knob in TIMES:
             times[TIMES[knob]] = float(number)
         else:

@@ -87,6 +87,17 @@ def test_the_noise_has_the_deviation_that_was_asked_for(step):
     assert torch.equal(noisy, step(data, clip=2.0, noise=3.0)[0])
 
 
+def test_no_two_sums_and_no_two_scales_have_the_same_noise(step):
+    data, other = pictures(20), pictures(20, seed=1)
+    noises = {}
+    for name, given, noise in (("one", data, 3.0), ("other sum", other, 3.0), ("other scale", data, 6.0)):
+        quiet, noisy = step(given, clip=2.0)[0], step(given, clip=2.0, noise=noise)[0]
+        noises[name] = (noisy - quiet) / noise
+    for name in ("other sum", "other scale"):
+        both = torch.corrcoef(torch.stack([noises["one"], noises[name]]))
+        assert abs(float(both[0, 1])) < 0.1, name
+
+
 def test_a_step_that_draws_nobody_is_noise_alone(step):
     found, _ = step(pictures(20), rate=1e-9, clip=1.0, noise=1.0)
     assert float(found.std()) == pytest.approx(1.0, rel=0.1)

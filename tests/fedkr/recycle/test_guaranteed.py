@@ -139,6 +139,41 @@ def test_the_noise_of_a_hospital_is_its_secrets_and_not_the_studys(build, dp_stu
     assert not np.array_equal(means[0], means[1])
 
 
+DIFFUSION = GeneratorConfig("edm", 2, 1000, 1, {"width": 8, "private_draws": 1, "steps_sample": 1})
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"seed": 9},
+        {"threads": 2},
+        {"student": {"steps": 7, "components": 3}},
+        {"recycle": {"rounds": 2, "min_class_count": 3}},
+        {"data": {"flip": "both"}},
+        {"federation": {"sites": 5}},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize(
+    "generator", [GeneratorConfig("moments", options={"components": 8}), DIFFUSION], ids=["m", "d"]
+)
+def test_what_costs_nothing_again_is_the_same_answer_to_the_last_bit(build, dp_study, change, generator):
+    asked, (secret, names) = [], secret_of("a")
+    study = dataclasses.replace(dp_study, generator=generator, privacy=PrivacyConfig("dp", 40.0, 1e-5))
+    for number, changes in enumerate(({}, change)):
+        values = {
+            name: dataclasses.replace(getattr(study, name), **value) if isinstance(value, dict) else value
+            for name, value in changes.items()
+        }
+        # In a workspace of its own, so that it is made again.
+        pipeline = build(study=dataclasses.replace(study, **values), terms=Terms(secret=secret), folder=str(number))
+        asked.append(pipeline.checkpoint(pipeline.last_checkpoint()).tensors)
+        where = pipeline.stages.path("generator", pipeline._generator_key()).name
+        asked.append(where)
+    assert len(set(names)) == 1 and asked[1] == asked[3], "in one workspace it would not be made again"
+    assert all(np.array_equal(value, asked[2][name]) for name, value in asked[0].items())
+
+
 def test_other_images_and_another_mechanism_have_other_noise(build, site_data, dp_study):
     secret, asked = secret_of("a")
     terms, train = Terms(secret=secret), site_data.train

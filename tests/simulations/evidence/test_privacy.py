@@ -12,6 +12,7 @@ from fedkr.audit.references.direct import balanced_membership
 from fedkr.errors import UserError
 from fedkr.report.plots.style import series_style
 from fedkr.stages import Artifact, read_artifact, write_artifact
+from server.composition import compose_study
 from simulations.evidence.privacy import bench as benches
 from simulations.evidence.privacy.answers import MODELS, SETS, answers_path, bench_path
 from simulations.evidence.privacy.bench import Settings, bench_of
@@ -125,6 +126,7 @@ def test_a_variant_with_a_guarantee_is_that_of_the_product(settings):
     bench, variant = bench_of(settings), read_variant("dp4+slices2")
     study = bench.study(variant)
     assert study.privacy.guaranteed and (study.privacy.epsilon, study.recycle.rounds) == (4.0, 2)
+    assert study.student == dataclasses.replace(compose_study(["dataset=digits", "privacy=dp"]).student, steps=2)
     do(settings, Task(RELEASE, variant, 0))
     (release,) = bench.pipeline(variant, 0).releases(None)
     assert release.manifest["privacy"]["epsilon"] == 4.0 and set(np.unique(release.soft_labels)) == {0.0, 1.0}

@@ -141,6 +141,17 @@ def test_progress_tells_no_loss(private, two_colours, fit):
     assert told == [(1, {}), (2, {}), (3, {}), (4, {}), "generator"]
 
 
-def test_images_are_not_augmented(private):
+@pytest.mark.parametrize("clip", [1e-45, 1e-4, 1e38])
+def test_a_limit_at_the_ends_of_what_numbers_hold_is_refused(private, clip):
+    with pytest.raises(UserError, match=r"generator.options.private_clip"):
+        private(options={"private_clip": clip})
+
+
+def test_images_are_neither_mirrored_nor_augmented(private, begun):
+    shown = private()
+    shown.task = dataclasses.replace(shown.task, flip="both")
+    assert torch.equal(
+        *[work._examples(np.arange(9), ("s",))[2] for work in (shown.begin(begun().data, ("s",)), begun())]
+    )
     with pytest.raises(UserError, match=r"generator.options.augment=0.1: privacy.mode=dp trains on images as they are"):
         private(options={"augment": 0.1})
