@@ -47,7 +47,7 @@ from fedkr.errors import UserError
 from fedkr.learning.models import load_classifier
 from fedkr.learning.prediction import predict_logits
 from fedkr.learning.public_features import features_by
-from fedkr.recycle.distill import distill_student, recipe_of_students
+from fedkr.recycle.distill import distill_student
 from fedkr.release import Release, ReleasedSets, SoftSet
 from fedkr.seeds import derive_seed, numpy_rng
 from fedkr.stages import Artifact, StageStore, model_tensors, read_artifact, write_artifact
@@ -342,9 +342,9 @@ class SiteAudit:
         count, extra = self.config.direct_references, None if others is None else others(0)
         more = 0 if extra is None else len(extra.images)
         # Students of releases may see images otherwise than all other models do.
-        config = recipe_of_students(self.study.student)
+        config = self.study.student
         if kind not in (*OF_RELEASES, PLANTED_CONTROL):
-            config = dataclasses.replace(self.study.student, components=0)
+            config = dataclasses.replace(config, components=0)
         images = len(self.candidates) // 2 + more
         steps = scaled_steps(config.steps, images, len(self.site.data.train) + more)
         key = self._key(count, others) | {"steps": steps, "components": config.components}

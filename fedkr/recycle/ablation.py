@@ -28,7 +28,7 @@ from fedkr.learning.models import build_student
 from fedkr.learning.prediction import predict_logits
 from fedkr.learning.runtime import Runtime
 from fedkr.progress import Progress, SilentProgress
-from fedkr.recycle.distill import recipe_of_students, regenerated_batches
+from fedkr.recycle.distill import regenerated_batches
 from fedkr.recycle.drawer import Drawer, one_hot
 from fedkr.recycle.pipeline import SitePipeline, site_job
 from fedkr.recycle.teacher import SoftLabeller, load_teacher, train_and_keep
@@ -144,8 +144,7 @@ class SingleSite:
         return pipeline
 
     def _distil(self, variant: Variant, pipeline: SitePipeline) -> Artifact:
-        config, job = recipe_of_students(self.study.student), self.job.seeded("student")
-        started = time.perf_counter()
+        config, started, job = self.study.student, time.perf_counter(), self.job.seeded("student")
         source = SyntheticSource(variant, pipeline, job)
         model = build_student(config, Shape.of(self.data.train), derive_seed(*job.seed))
         batches = regenerated_batches(source.draw, config.regenerate_every, config.batch, *job.seed)

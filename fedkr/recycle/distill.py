@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 
 from torch import nn
@@ -47,18 +46,8 @@ def regenerated_batches(
     return at
 
 
-def recipe_of_students(config: StudentConfig) -> StudentConfig:
-    """Return how students of releases are trained.
-
-    Those that see images through few frequencies see them as they are: such releases are drawn of a known distribution,
-    which shifted and cropped ones are not of.
-    """
-    return dataclasses.replace(config, augment="none") if config.components else config
-
-
 def distill_student(config: StudentConfig, draw: Callable[[int], SoftSet], job: Job, stage: str) -> nn.Module:
     """Train a student on the synthetic sets that ``draw`` gives; return it in evaluation mode."""
-    config = recipe_of_students(config)
     batches = regenerated_batches(draw, config.regenerate_every, config.batch, *job.seed)
     model = build_student(config, Shape.of_soft(*batches(0)), derive_seed(*job.seed))
     return train_classifier(model, config, batches, job, stage)

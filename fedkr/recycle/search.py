@@ -26,7 +26,7 @@ from fedkr.learning.job import Job
 from fedkr.learning.models import build_student
 from fedkr.learning.prediction import predict_logits
 from fedkr.progress import SilentProgress
-from fedkr.recycle.distill import recipe_of_students, regenerated_batches
+from fedkr.recycle.distill import regenerated_batches
 from fedkr.recycle.drawer import Drawer, Labeller
 from fedkr.recycle.leakage import LeakageGauge
 from fedkr.release import SoftSet
@@ -211,7 +211,7 @@ class CandidateScorer:
 
     def _student_of(self, soft: SoftSet, stage: str, leakage: float | None) -> StudentTrial:
         recycle, job = self.study.recycle, self.job.seeded("search")
-        config = recipe_of_students(dataclasses.replace(self.study.student, steps=recycle.search_steps))
+        config = dataclasses.replace(self.study.student, steps=recycle.search_steps)
         work = ClassifierTraining(
             build_student(config, Shape.of(self.train), derive_seed(*job.seed)),
             config,
