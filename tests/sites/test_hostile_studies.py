@@ -40,7 +40,7 @@ OPTIONS = {
     "teacher": CLASSIFIER
     | {"patience": COUNT, "evaluations": (1, 10_000), "keep_by": ["accuracy", "loss", "last"], "calibrate": bool}
     | {"single_class": ["error", "constant"]},
-    "student": CLASSIFIER | {"loss": ["cross_entropy", "kl"], "regenerate_every": COUNT},
+    "student": CLASSIFIER | {"loss": ["cross_entropy", "kl"], "regenerate_every": COUNT, "components": (0, 128)},
     "recycle": {"search_steps": (1, MILLION), "search_images": COUNT, "search_rungs": (1, 100)}
     | {
         "search_tolerance": NOT_NEGATIVE,
@@ -124,7 +124,7 @@ def is_consistent(values):
             not of("audit", "enabled", True)
             or can_reject(of("federation", "sites", 3), of("audit", "permutations", 0)),
             of("audit", "direct_references", 0) % 2 == 0 and of("audit", "pipeline_references", 0) not in (2,),
-            of("privacy", "mode", "off") == "off" or of("generator", "kind", "edm") == "moments",
+            of("privacy", "mode", "off") == "off" or of("generator", "kind", "edm") in ("moments", "edm"),
             of("privacy", "mode", "off") == "off" or not of("recycle", "filter", 0.0),
             values.get("device", "auto").split(":")[0] in ("auto", "cpu", "cuda"),
         ]
