@@ -402,7 +402,7 @@ def test_the_steps_of_dp_fedavg_are_those_of_its_own_batch(share, sites, study):
         ({"norms": ["batch"]}, "norms=['batch']: a batch's norm makes one gradient of all its images"),
         ({"lrs": [0.1, 0.2]}, "each setting that is tried costs privacy"),
         ({"local_epochs": [1, 2]}, "each setting that is tried costs privacy"),
-        ({"clip": 0.0}, "clip=0.0: must be above 0"),
+        ({"clip": 0.0}, "clip=0.0: from 0.001 to 1000"),
         ({"batch": 0}, "batch=0: must be at least 1"),
         ({"sigma": 1.0}, "dp-fedavg={'sigma': 1.0}"),
     ],
