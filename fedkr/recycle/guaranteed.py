@@ -1,7 +1,7 @@
 """Knowledge Recycling with a guarantee: all that a release holds of images is a differentially private generator.
 
 Whatever else the usual pipeline makes of private images has no place here. Nothing is chosen or labelled by them: the
-generator has one checkpoint and no knobs, an image's label is the class that it was drawn for, and size, class shares
+generator's last checkpoint draws, by its own knobs, an image's label is the class that it was drawn for, and size, class shares
 and the classes left out follow noisy counts.
 """
 
@@ -32,8 +32,7 @@ class GuaranteedPipeline(SitePipeline):
 
     Only training images are read: those of its ``terms``, else of the training split. Of the site's ``terms`` it also
     takes what they ask of soft labels, the least count of a class, which is held against the noisy ones, and the secret
-    that the noise comes from. Near-copies are not looked
-    for: that would be another use of the images.
+    that the noise comes from. Near-copies are not looked for: that would be another use of the images.
     """
 
     def __init__(
