@@ -1,8 +1,8 @@
 """Knowledge Recycling with a guarantee: all that a release holds of images is a differentially private generator.
 
 Whatever else the usual pipeline makes of private images has no place here. Nothing is chosen or labelled by them: the
-generator's last checkpoint draws, by its own knobs, an image's label is the class that it was drawn for, and size, class shares
-and the classes left out follow noisy counts.
+generator's last checkpoint draws, by its own knobs, an image's label is the class that it was drawn for, and size,
+class shares and the classes left out follow noisy counts.
 """
 
 from __future__ import annotations
