@@ -1,4 +1,4 @@
-"""The pipeline with a guarantee: a release is a function of noisy answers about training images, and of nothing else."""
+"""The pipeline with a guarantee: a release follows from noisy answers about training images, and from nothing else."""
 
 import dataclasses
 
