@@ -91,7 +91,7 @@ References = Annotated[
     Must(lambda n: n >= 0 and n % 2 == 0, "must be even, since each image is in half of the references"),
     at_most(1024),
 ]
-# What the noise of 53 random bits can keep: its tails end where a normal number has a chance of about 1e-16.
+# What the noise of 52 random bits can keep: its tails end where a normal number has a chance of about 1e-16.
 Delta = Annotated[float, Must(lambda x: 1e-12 <= x <= 0.01, "a probability from 1e-12 to 0.01")]
 Epsilon = Annotated[float, Must(lambda x: 0.01 <= x <= 100, "from 0.01 (less is all noise) to 100 (no guarantee)")]
 Norm = Annotated[str, OneOf("batch", "group")]
@@ -208,7 +208,8 @@ class TeacherConfig(ClassifierConfig):
 class StudentConfig(ClassifierConfig):
     """The classifier under study: the recipe of every strategy in the comparison.
 
-    ``components`` is of students of releases alone: so many of an image's lowest frequencies are all that they see.
+    ``components`` is of students of releases alone: so many of an image's lowest frequencies are all that
+    they see, of colours half as many in each axis.
     """
 
     components: Annotated[Natural, at_most(128)] = 0

@@ -8,12 +8,13 @@ class shares and the classes left out follow noisy counts.
 from __future__ import annotations
 
 import dataclasses
+import secrets
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fedkr.config import GUARANTEED_GENERATORS, Study
+from fedkr.config import DP_SGD, GUARANTEED_GENERATORS, Study
 from fedkr.data.images import ImageSet, SiteData, content_digest
 from fedkr.errors import UserError
 from fedkr.fingerprint import fingerprint
@@ -21,7 +22,7 @@ from fedkr.learning.job import Job
 from fedkr.recycle.drawer import Labeller
 from fedkr.recycle.pipeline import SitePipeline
 from fedkr.recycle.terms import NO_TERMS, Terms
-from fedkr.stages import StageStore, code_version
+from fedkr.stages import Artifact, StageStore, code_version
 
 # So many standard deviations of its noise must a count be above the least: a class without images has none to draw.
 MARGIN = 2.0
@@ -58,14 +59,22 @@ class GuaranteedPipeline(SitePipeline):
         study = self.study
         known = {name: dataclasses.asdict(part) for name, part in (("g", study.generator), ("p", study.privacy))}
         name = fingerprint(known | {"images": content_digest(self.generator_images()), "code": code_version()})
+        if GUARANTEED_GENERATORS[study.generator.kind] == DP_SGD:
+            # Sums are made again to the last digit or nearly; a training only where it was made before.
+            name = fingerprint({"name": name, "training": self._training(name)})
         return dataclasses.replace(self.job, seed=(self.terms.secret(name),))
+
+    def _training(self, name: str) -> str:
+        """Return the number of the training of this name that this workspace has: another one is another answer."""
+        drawn = lambda: Artifact({}, {"number": secrets.token_hex(16)})  # noqa: E731
+        return str(self.stages.run("private-training", {"name": name}, drawn).info["number"])
 
     def _generator_key(self) -> dict[str, Any]:
         made: dict[str, Any] = {"site": self.site, "noise": fingerprint(self.generator_job().seed)}
         made["measured"] = content_digest(self.generator_images())
         for name in ("generator", "privacy"):
             made[name] = dataclasses.asdict(getattr(self.study, name))
-        # A hospital trains once, whatever else a study says: trained again elsewhere it would be another answer.
+        # A hospital trains once in a workspace, whatever else a study says.
         return made if self.terms.secret else made | self.job.describe() | {"threads": self.study.threads}
 
     def _release_key(self, round_number: int, max_images: int | None) -> dict[str, Any]:

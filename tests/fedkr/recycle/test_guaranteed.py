@@ -165,13 +165,23 @@ def test_what_costs_nothing_again_is_the_same_answer_to_the_last_bit(build, dp_s
             name: dataclasses.replace(getattr(study, name), **value) if isinstance(value, dict) else value
             for name, value in changes.items()
         }
-        # In a workspace of its own, so that it is made again.
-        pipeline = build(study=dataclasses.replace(study, **values), terms=Terms(secret=secret), folder=str(number))
+        # Sums in a workspace of their own, so that they are made again; a training is made again nowhere.
+        folder = str(number) if generator.kind == "moments" else "one"
+        pipeline = build(study=dataclasses.replace(study, **values), terms=Terms(secret=secret), folder=folder)
         asked.append(pipeline.checkpoint(pipeline.last_checkpoint()).tensors)
         where = pipeline.stages.path("generator", pipeline._generator_key()).name
         asked.append(where)
     assert len(set(names)) == 1 and asked[1] == asked[3], "in one workspace it would not be made again"
     assert all(np.array_equal(value, asked[2][name]) for name, value in asked[0].items())
+
+
+def test_a_training_whose_workspace_is_lost_is_another_answer_that_is_paid_for(build, dp_study):
+    study = dataclasses.replace(dp_study, generator=DIFFUSION, privacy=PrivacyConfig("dp", 40.0, 1e-5))
+    secret, names = secret_of("a")
+    kept = [build(study=study, terms=Terms(secret=secret), folder=folder) for folder in ("one", "one", "two")]
+    counts = [pipeline.checkpoint(pipeline.last_checkpoint()).tensors["counts"] for pipeline in kept]
+    assert np.array_equal(counts[0], counts[1]) and not np.array_equal(counts[0], counts[2])
+    assert len(set(names)) == 2
 
 
 def test_other_images_and_another_mechanism_have_other_noise(build, site_data, dp_study):
