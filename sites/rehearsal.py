@@ -122,7 +122,7 @@ def usual_changes(study: Study) -> list[str]:
         return found
     if study.generator.kind == "edm" and not study.generator.options.get("augment"):
         found.append("generator.options.augment=0.12")
-    # `moments` measures once, with a guarantee or without.
+    # `moments` measures once.
     if study.generator.steps >= SHORTER and study.generator.kind != "moments":
         found.append(f"generator.steps={study.generator.steps // SHORTER}")
     return [*found, " ".join(found)] if len(found) > 1 else found

@@ -20,7 +20,7 @@ from fedkr.learning.classifier import sgd, soft_label_loss
 from fedkr.learning.job import Job, Seed
 from fedkr.learning.prediction import to_model_input
 from fedkr.learning.training import DivergedError
-from fedkr.privacy.noise import gaussian, uniform
+from fedkr.privacy.noise import gaussian, seed_bytes, uniform
 
 # So many gradients of single images are held at once, fewer of a large model: half a gigabyte, of float32.
 AT_ONCE, MOST_NUMBERS = 64, 2**27
@@ -82,7 +82,7 @@ class PrivateGradients:
         # give their difference away, and on one sum at two scales all of it.
         about = fingerprint(dataclasses.asdict(self.mechanism)), array_digest(g.cpu().numpy() for g in total.values())
         for name, parameter in self.model.named_parameters():
-            noise = gaussian(_bytes(*self.seed, "noise", step, name, *about), tuple(parameter.shape))
+            noise = gaussian(seed_bytes(*self.seed, "noise", step, name, *about), tuple(parameter.shape))
             noisy = total[name] + deviation * torch.from_numpy(noise).to(parameter)
             parameter.grad = torch.empty_like(parameter).copy_(noisy / self.mechanism.expected)
 
@@ -161,7 +161,7 @@ def units_of(data: ImageSet) -> list[NDArray[np.int64]]:
 def sampled(units: list[NDArray[np.int64]], rate: float, *seed: object) -> NDArray[np.int64]:
     """Return the images of one step: each unit is in by a coin of its own, with one of its images at random."""
     # One number a unit: below the rate it is in, and how far below says which of its images.
-    drawn = uniform(_bytes(*seed, "sampled"), len(units)) / rate
+    drawn = uniform(seed_bytes(*seed, "sampled"), len(units)) / rate
     inside = [(units[unit], drawn[unit]) for unit in np.flatnonzero(drawn < 1)]
     return np.array([images[min(int(share * len(images)), len(images) - 1)] for images, share in inside], np.int64)
 
@@ -169,7 +169,3 @@ def sampled(units: list[NDArray[np.int64]], rate: float, *seed: object) -> NDArr
 def steps_of(units: int, batch: int, epochs: int) -> int:
     """Return the steps of so many epochs of batches of ``batch`` units in the mean."""
     return max(1, math.ceil(epochs * units / batch))
-
-
-def _bytes(*seed: object) -> bytes:
-    return "\x1f".join(map(str, seed)).encode()

@@ -15,6 +15,11 @@ from numpy.typing import NDArray
 BITS = 52
 
 
+def seed_bytes(*parts: object) -> bytes:
+    """Return the seed of a stream that depends on every part and nothing else."""
+    return "\x1f".join(map(str, parts)).encode()
+
+
 def gaussian(seed: bytes, shape: tuple[int, ...]) -> NDArray[np.float64]:
     """Return standard normal float64 numbers of a shape, the same for the same ``seed``."""
     # Imported here: both apps start without it.

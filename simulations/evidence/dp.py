@@ -16,7 +16,6 @@ import itertools
 import math
 import sys
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,7 +25,6 @@ from numpy.typing import NDArray
 from fedkr.audit.statistics.fdp import epsilon_of_mu
 from fedkr.data.components import Components
 from fedkr.data.images import Shape
-from fedkr.disk import write_json
 from fedkr.environment import provenance
 from fedkr.generators.moments.statistics import (
     BY_CLASS,
@@ -52,6 +50,7 @@ from fedkr.generators.moments.statistics import (
 )
 from fedkr.privacy.accountant import mu_of
 from fedkr.seeds import derive_seed, numpy_rng
+from simulations.evidence.stated_epsilon import publish
 
 Floats = NDArray[np.float64]
 EPSILONS, DELTA, CONFIDENCE = (2.0, 8.0), 1e-5, 0.999
@@ -182,17 +181,7 @@ def evidence(runs: int, draws: int) -> dict[str, Any]:
 
 def main(arguments: list[str]) -> None:
     """Write the result and print a line for each epsilon."""
-    given = dict(argument.split("=", 1) for argument in arguments)
-    found = evidence(int(given["runs"]), int(given["draws"]))
-    write_json(Path(given["out"]), found)
-    for row in found["rows"]:
-        below = sum(shown <= row["epsilon"] for shown in row["shown"])
-        caught = sum(shown > row["epsilon"] for shown in row["with_too_little_noise"])
-        print(
-            f"epsilon {row['epsilon']:g}, {row['queries']} queries: shown {np.mean(row['shown']):.2f} "
-            f"(at most {max(row['shown']):.2f}), "
-            f"below it in {below} of {found['runs']}; with a tenth of the noise's variance found out in {caught}"
-        )
+    publish(arguments, evidence, "{queries} queries", "a tenth of the noise's variance")
 
 
 if __name__ == "__main__":

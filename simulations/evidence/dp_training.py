@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import math
 import sys
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,10 +22,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from fedkr.disk import write_json
 from fedkr.environment import provenance
 from fedkr.learning.private_training import Mechanism, PrivateGradients, Weights
 from fedkr.privacy.sampled import noise_for
+from simulations.evidence.stated_epsilon import publish
 
 Floats = NDArray[np.float64]
 EPSILONS, DELTA, CONFIDENCE = (1.0, 2.0), 1e-5, 0.999
@@ -118,17 +117,7 @@ def evidence(runs: int, draws: int) -> dict[str, Any]:
 
 def main(arguments: list[str]) -> None:
     """Write the result and print a line for each setting."""
-    given = dict(argument.split("=", 1) for argument in arguments)
-    found = evidence(int(given["runs"]), int(given["draws"]))
-    write_json(Path(given["out"]), found)
-    for row in found["rows"]:
-        below = sum(shown <= row["epsilon"] for shown in row["shown"])
-        caught = sum(shown > row["epsilon"] for shown in row["with_too_little_noise"])
-        print(
-            f"epsilon {row['epsilon']:g}, rate {row['rate']:g}, {row['steps']} steps: shown "
-            f"{np.mean(row['shown']):.2f} (at most {max(row['shown']):.2f}), below it in {below} of {found['runs']}; "
-            f"with a tenth of the noise found out in {caught}"
-        )
+    publish(arguments, evidence, "rate {rate:g}, {steps} steps", "a tenth of the noise")
 
 
 if __name__ == "__main__":

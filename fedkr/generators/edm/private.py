@@ -23,7 +23,7 @@ from fedkr.learning.prediction import to_model_input
 from fedkr.learning.private_training import Mechanism, PrivateGradients, Weights, check_finite, units_of
 from fedkr.learning.training import Training
 from fedkr.privacy.accountant import mu_of
-from fedkr.privacy.noise import gaussian
+from fedkr.privacy.noise import gaussian, seed_bytes
 from fedkr.privacy.sampled import noise_for
 from fedkr.progress import Progress
 from fedkr.seeds import torch_rng
@@ -98,4 +98,4 @@ def noisy_counts(
     """
     one_hot, noise = np.eye(len(data.classes)), 1 / mu_of(epsilon, delta)
     counts = np.sum([one_hot[data.labels[unit]].mean(axis=0) for unit in units], axis=0)
-    return counts + noise * gaussian("\x1f".join(map(str, (*seed, "counts"))).encode(), counts.shape), noise
+    return counts + noise * gaussian(seed_bytes(*seed, "counts"), counts.shape), noise

@@ -22,6 +22,7 @@ from fedkr.generators.base import Knobs, Task
 from fedkr.generators.moments.statistics import Units, measure
 from fedkr.learning.job import Job
 from fedkr.privacy.accountant import mu_of
+from fedkr.privacy.noise import seed_bytes
 from fedkr.seeds import numpy_rng
 from fedkr.stages import Artifact
 
@@ -60,7 +61,7 @@ class Generator(base.Generator):
         units = Units.of(values, data.labels, len(data.classes), data.groups)
         privacy = self.task.privacy
         mu = mu_of(privacy.epsilon, privacy.delta) if privacy.guaranteed else None
-        moments = measure(units, self.components.longest, mu, "\x1f".join(map(str, job.seed)).encode())
+        moments = measure(units, self.components.longest, mu, seed_bytes(*job.seed))
         found = {
             "counts": moments.counts,
             "count_noise": np.array(moments.count_noise),
