@@ -46,6 +46,9 @@ class SiteSplit(SplitConfig):
         if study.privacy.guaranteed and study.audit.canaries:
             # One made of an image would let that count twice.
             raise UserError(f"audit.canaries={study.audit.canaries}: with privacy.mode=dp this site plants none; set 0")
+        if study.audit.canary_toss:
+            # What one and the same canary changes of a site's releases would be the difference between two studies.
+            raise UserError(f"audit.canary_toss={study.audit.canary_toss}: this site tosses its coins once; set 0")
         moving = [kind for kind in study.audit.canary_kinds if kind not in self.canary_kinds]
         if study.audit.canaries and moving:
             raise UserError(

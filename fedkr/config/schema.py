@@ -345,6 +345,7 @@ class AuditConfig:
     gamma: Annotated[float, Must(lambda x: x >= 1, "RMIA's threshold is 1 or more"), at_most(1e9)] = 1.0
     canaries: Annotated[Natural, at_most(100_000)] = 0
     canary_kinds: list[Annotated[str, OneOf(*CANARY_KINDS)]] = field(default_factory=lambda: list(USUAL_CANARY_KINDS))
+    canary_toss: Annotated[Natural, at_most(1_000_000)] = 0
     coins: bool = False
     guesses: Natural = 0
     delta: Annotated[float, Must(lambda x: 0 <= x <= 1, "a probability, well below one in the number of coins")] = 1e-5

@@ -34,8 +34,8 @@ def plant_canaries(data: SiteData, config: AuditConfig, seed: int, site: str) ->
     The first three show what leaks through labels, the last what leaks through images (``config.CANARY_CHANNELS``).
     Where the site has groups (patients), whole groups leave the holdout or become companions, so that no patient is
     a canary and a non-member at once. Images and coins depend on (data, config, seed, site) only, and not on one
-    another. Call this before :func:`~fedkr.data.split.toss_coins`: which images canaries are made from must not
-    depend on the coins of the others.
+    another; of ``config`` its ``canary_toss`` changes the coins alone. Call this before
+    :func:`~fedkr.data.split.toss_coins`: which images canaries are made from must not depend on the coins of the others.
 
     Returns:
         The site with its planted canaries as the last images of ``train``; the same data if none are asked for.
@@ -63,7 +63,8 @@ def plant_canaries(data: SiteData, config: AuditConfig, seed: int, site: str) ->
         # A stream of their own: other kinds are the same beside them as without them.
         _outliers(data.train, wanted[3], labels, numpy_rng(seed, site, "outliers")),
     ]
-    canaries = _canary_set(joined(made), kinds, len(companions), data, numpy_rng(seed, site, "canary coins"))
+    toss = (config.canary_toss,) if config.canary_toss else ()
+    canaries = _canary_set(joined(made), kinds, len(companions), data, numpy_rng(seed, site, "canary coins", *toss))
     included = np.flatnonzero(canaries.included)
     planted = ImageSet(canaries.images, canaries.labels, data.train.classes, canaries.groups).subset(included)
     return dataclasses.replace(data, train=joined([members, companions, planted]), holdout=holdout, canaries=canaries)

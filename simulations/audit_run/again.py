@@ -27,7 +27,7 @@ SHIM = "simulations.audit_run.shim"
 # A light audit is what the run itself did; whoever asks again asks for more.
 PRESET = "full"
 # They decide what the sites train on.
-OF_THE_DATA = ("canaries", "canary_kinds", "coins")
+OF_THE_DATA = ("canaries", "canary_kinds", "canary_toss", "coins")
 
 
 def audit_again(run: Path, overrides: Sequence[str]) -> Path:

@@ -55,7 +55,7 @@ OPTIONS = {
     "privacy": {"mode": ["off", "dp"], "epsilon": (1e-320, 100.0), "delta": (1e-320, 0.01)},
     "audit": {"enabled": bool, "attacks": [str], "headline": str, "targets": [str], "fprs": [SHARE]}
     | {"bootstrap": (1, 100_000), "direct_references": (0, 1024), "pipeline_references": (0, 1024)}
-    | {"queries": (1, 100), "gamma": (1.0, 1e9), "canaries": (0, 100_000)}
+    | {"queries": (1, 100), "gamma": (1.0, 1e9), "canaries": (0, 100_000), "canary_toss": (0, 1_000_000)}
     | {"canary_kinds": [["mislabelled", "noise", "near-duplicate", "outlier"]], "coins": bool, "guesses": NATURAL}
     | {"delta": (0.0, 1.0), "permutations": (0, 100_000), "features": ["pixels", "efficientnet-lite0"]},
     "backend": {"kind": ["inline", "ray", "deploy"], "cpus_per_site": COUNT, "gpus_per_site": NOT_NEGATIVE}

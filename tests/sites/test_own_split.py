@@ -131,6 +131,7 @@ def test_studies_with_other_seeds_and_splits_see_the_same_four_sets(hospital, st
         ({"canaries": 2}, "audit.canary_kinds"),
         ({"canaries": 2, "canary_kinds": ["mislabelled"]}, "audit.canary_kinds"),
         ({"canaries": 2, "canary_kinds": ["outlier"]}, "audit.canary_kinds"),
+        ({"canaries": 2, "canary_kinds": ["noise"], "canary_toss": 1}, "audit.canary_toss"),
     ],
 )
 def test_an_audit_that_would_move_images_is_refused_before_data_are_opened(ask, study, audit, option, tmp_path):

@@ -105,6 +105,18 @@ def test_canaries_are_the_same_for_one_seed_and_site_and_others_elsewhere():
     assert digest(0, "site-0")[2] != digest(0, "site-1")[2]
 
 
+def test_another_toss_plants_others_of_the_same_canaries_and_changes_nothing_else():
+    kinds = ["mislabelled", "noise", "near-duplicate", "outlier"]
+    first, second = (
+        planted(config=AuditConfig(canaries=32, canary_kinds=kinds, canary_toss=toss))[1] for toss in (0, 3)
+    )
+    np.testing.assert_array_equal(first.canaries.images, second.canaries.images)
+    np.testing.assert_array_equal(first.canaries.labels, second.canaries.labels)
+    assert (first.canaries.included != second.canaries.included).any()
+    np.testing.assert_array_equal(first.members.images, second.members.images)
+    np.testing.assert_array_equal(first.holdout.images, second.holdout.images)
+
+
 def test_coins_are_fair_and_independent_of_the_kind():
     included = np.array([planted(seed=seed)[1].canaries.included for seed in range(60)])
     assert abs(included.mean() - 0.5) < 4 * 0.5 / np.sqrt(included.size)
