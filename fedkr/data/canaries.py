@@ -34,8 +34,9 @@ def plant_canaries(data: SiteData, config: AuditConfig, seed: int, site: str) ->
     The first three show what leaks through labels, the last what leaks through images (``config.CANARY_CHANNELS``).
     Where the site has groups (patients), whole groups leave the holdout or become companions, so that no patient is
     a canary and a non-member at once. Images and coins depend on (data, config, seed, site) only, and not on one
-    another; of ``config`` its ``canary_toss`` changes the coins alone. Call this before
-    :func:`~fedkr.data.split.toss_coins`: which images canaries are made from must not depend on the coins of the others.
+    another; ``config.canary_toss`` changes the coins alone. Call this before
+    :func:`~fedkr.data.split.toss_coins`: which images canaries are made from must not depend on the coins of the
+    others.
 
     Returns:
         The site with its planted canaries as the last images of ``train``; the same data if none are asked for.
