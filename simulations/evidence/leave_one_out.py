@@ -37,6 +37,20 @@ def release_attacks(signals: Floats, membership: Bools, labels: Labels, target: 
     return {name: _spread_out(scores, known) for name, scores in found.items()}
 
 
+def distance_scores(nearness: Floats, membership: Bools, target: int) -> Floats:
+    """Return float64 ``[N]``: how near the release of ``target`` lies to each image, less how near the others do.
+
+    Args:
+        nearness: ``[M, N]``, higher for nearer.
+        membership: ``[M, N]``, who trained on which image.
+        target: 0 to M - 1.
+    """
+    rest, known = _references(membership, target)
+    seen = Observed(nearness[target][known, None], nearness[rest][:, known, None], membership[rest][:, known])
+    # Every image has references of both kinds, so that its class is not asked for.
+    return _spread_out(calibrated(seen, np.zeros(int(known.sum()), np.int64))[:, 0], known)
+
+
 def rmia_scores(
     logits: NDArray[np.float32],
     labels: Labels,
