@@ -74,7 +74,7 @@ class Releases:
     def seen(self) -> dict[str, BySite]:
         """What the students of all other sites see in a site's images."""
         return {
-            site: {p: _softmax(self.judges.logits(p, part.images)) for p in self.sets if p != site}
+            site: {p: softmax(self.judges.logits(p, part.images)) for p in self.sets if p != site}
             for site, part in self.sets.items()
         }
 
@@ -85,7 +85,7 @@ class Releases:
         model = Target.read(self.folder, row).model
         assert model is not None
         network = load_classifier(self.study.student, self.judges.shape, model.tensors, self.job.runtime)
-        return {site: _softmax(predict_logits(network, s.images, self.job.runtime)) for site, s in self.sets.items()}
+        return {site: softmax(predict_logits(network, s.images, self.job.runtime)) for site, s in self.sets.items()}
 
     def student(self, labels: BySite, seed: int, balanced: bool = False, longer: int = 1) -> dict[str, float | None]:
         """Return the figures of a student of the union with other labels, or other shares or steps."""
@@ -104,7 +104,8 @@ class Releases:
         return SoftSet(self.sets[site].images[part], labels[part].astype(np.float16))
 
 
-def _softmax(logits: Floats) -> Floats:
+def softmax(logits: Floats) -> Floats:
+    """Return logits ``[N, K]`` as probabilities."""
     return np.asarray(scipy.special.softmax(logits.astype(np.float64), axis=1))
 
 
