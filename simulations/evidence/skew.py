@@ -50,8 +50,10 @@ Floats = NDArray[np.floating]
 BySite = dict[str, Floats]
 Row = dict[str, Any]
 # Small classifiers and short schedules, so that all of it fits.
-USUAL = ("federation.sites=5", "budget=quick", "student.arch=resnet8", "student.width=8")
-USUAL += ("teacher.arch=resnet8", "teacher.width=8")
+USUAL = (
+    *("federation.sites=5", "budget=quick", "student.arch=resnet8", "student.width=8"),
+    *("teacher.arch=resnet8", "teacher.width=8"),
+)
 # A teacher is sure of a class as far as n / (n + KNOWN) of its n images of it go.
 KNOWN = 20.0
 ENSEMBLE = 3
