@@ -88,6 +88,8 @@ def check_shares(split: SplitConfig, where: str) -> None:
 
 
 def _check_strategy(strategy: StrategyConfig) -> None:
+    if not strategy.compare:
+        raise UserError("strategy.compare=[]: nothing would be trained or compared; name a contestant, such as fedkr")
     for name in strategy.compare:
         if strategy.compare.count(name) > 1:
             raise UserError(f"strategy.compare: {name!r} is named twice")

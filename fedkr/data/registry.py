@@ -39,6 +39,8 @@ BUILT_IN = {
 LEAST_CONTRAST = 16
 # Their files are decoded one by one, which a cache spares later processes.
 OF_SINGLE_FILES = ("folder", "table")
+# Their values may have more than 8 bits, and each says itself what becomes of them.
+OF_FILES = ("npz", *OF_SINGLE_FILES)
 
 
 @dataclass(frozen=True)
@@ -177,8 +179,16 @@ def _load_once(wanted: _Wanted) -> Source:
     _check(source, config)
     source = _without_leaks(_limited(source, config.limit), config)
     leaks = source.leaks.warnings() if source.leaks else []
-    warnings = [*source.warnings, *_class_warnings(source), *_contrast_warnings(source), *leaks]
+    warnings = [*source.warnings, *_told_unused(config), *_class_warnings(source), *_contrast_warnings(source), *leaks]
     return dataclasses.replace(source, warnings=warnings)
+
+
+def _told_unused(config: DataConfig) -> list[str]:
+    """Return a line where the images have 8 bits in any case, and an option for more of them was set."""
+    of_files = config.name in OF_FILES or "." in config.name
+    if of_files or not (config.range or config.scale == "image"):
+        return []
+    return [f"{config.name}: 8 bits, so data.range and data.scale change nothing"]
 
 
 def find_loader(name: str) -> Callable[..., Source]:

@@ -11,7 +11,13 @@ from fedkr.audit.verdict import CHANCE, TO_BE_FOUND, VERDICTS
 from fedkr.config import BACKENDS
 from fedkr.report.audit_fields import AuditRow
 from fedkr.report.results import Results, StrategyDifference, StrategyResult
-from fedkr.report.selection import headline_rows, paired_differences, strategy_by_name, verdict_rows
+from fedkr.report.selection import (
+    headline_rows,
+    paired_differences,
+    release_guarantees,
+    strategy_by_name,
+    verdict_rows,
+)
 from fedkr.report.wording import (
     attack_with_references,
     decimal,
@@ -129,6 +135,10 @@ def audit_verdict(results: Results) -> str:
     """Return what the headline attacks found on the student and the released images, and if they can find anything."""
     rows = headline_rows(results)
     if not rows:
+        if release_guarantees(results):
+            return (
+                "No audit was run: of what these models reveal, no more is known than what is proven of the releases."
+            )
         return "No audit was run: nothing is known about what these models reveal."
     known = [row for row in rows if row.get("auc") is not None]
     if not known:

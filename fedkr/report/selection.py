@@ -13,7 +13,16 @@ from fedkr.audit.statistics.pooling import pooled_rows
 from fedkr.audit.targets import CONTROLS, adversary_of
 from fedkr.audit.verdict import Blind, site_verdicts
 from fedkr.report.audit_fields import AuditRow, PatientRow, VerdictRow
-from fedkr.report.results import Candidate, Results, SiteResult, SiteScores, StrategyDifference, StrategyResult, Tuning
+from fedkr.report.results import (
+    Candidate,
+    Guarantee,
+    Results,
+    SiteResult,
+    SiteScores,
+    StrategyDifference,
+    StrategyResult,
+    Tuning,
+)
 from fedkr.site_name import ALL_SITES
 
 OUTSIDER, SERVER, OWNER = ADVERSARIES = ("outsider", "server", "owner")
@@ -303,6 +312,13 @@ def verdicts_by_site(results: Results) -> dict[str, dict[str, str]]:
     for row in verdict_rows(results):
         found[row["target"]][row["site"]] = row["verdict"]
     return found
+
+
+def release_guarantees(results: Results) -> list[Guarantee]:
+    """Return what is proven of each site's release; nothing where any of them has no guarantee."""
+    sites = results.get("recycling", {}).values()
+    known = [site["privacy"] for site in sites if "privacy" in site]
+    return known if len(known) == len(sites) else []
 
 
 def target_kinds(results: Results) -> set[str]:

@@ -18,6 +18,7 @@ from fedkr.report.selection import (
     audited_targets,
     headline_by_target,
     headline_patients,
+    release_guarantees,
     verdict_counts,
     verdicts_by_site,
     void_sites,
@@ -64,9 +65,8 @@ def left_the_sites(results: Results) -> list[str]:
 def guarantees(results: Results) -> list[str]:
     """Return what is proven of the releases, and of what it is not."""
     weights = [*_of_weights(results)]
-    sites = results.get("recycling", {})
-    known = [site["privacy"] for site in sites.values() if "privacy" in site]
-    if not known or len(known) < len(sites):
+    known = release_guarantees(results)
+    if not known:
         rest = "No differential privacy of anything else" if weights else "No differential privacy"
         return [f"{rest}: no proof bounds what attacks other than those below could learn."]
     told = dict.fromkeys(f"({p['epsilon']:g}, {p['delta']:g}) for one {p['unit']} more or less" for p in known)

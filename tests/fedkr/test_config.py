@@ -106,6 +106,7 @@ def test_a_whole_number_is_taken_for_a_real_one() -> None:
         ("split.holdout", 0.0),
         ("split.val", 1.0),
         ("strategy.lrs", []),
+        ("strategy.compare", []),
         ("strategy.compare", ["fedprox", "fedprox"]),
         ("strategy.compare", ["../fedprox"]),
         ("strategy.options", {"fedporx": {}}),

@@ -123,3 +123,10 @@ def test_classes_that_are_of_no_use_are_told(monkeypatch, pool, test, told):
 def test_a_limit_that_loses_a_class_says_so():
     (warning,) = load_source(DataConfig(limit=9)).warnings
     assert warning.startswith("classes that have test images but none to train on")
+
+
+@pytest.mark.parametrize("options", [{"range": [0, 100]}, {"scale": "image"}])
+def test_an_option_for_more_than_8_bits_is_told_to_change_nothing_where_there_are_no_more(options):
+    plain, set_so = load_source(DataConfig()), load_source(DataConfig(**options))
+    assert not plain.warnings and plain.identity == set_so.identity
+    assert set_so.warnings == ["digits: 8 bits, so data.range and data.scale change nothing"]

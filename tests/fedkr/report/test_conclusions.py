@@ -98,6 +98,15 @@ def test_no_audit_is_said_so(results):
     assert most_exposed(results) is None
 
 
+def test_without_an_audit_a_guarantee_of_all_releases_is_what_is_known(results):
+    results["audit"] = []
+    guarantee = {"epsilon": 8.0, "delta": 1e-5, "unit": "image", "mechanism": "gaussian"}
+    results["recycling"] = {"site-0": {"images": 9, "privacy": guarantee}, "site-1": {"images": 9}}
+    assert "nothing is known" in audit_verdict(results), "one site released without"
+    results["recycling"]["site-1"]["privacy"] = guarantee
+    assert "no more is known than what is proven of the releases" in audit_verdict(results)
+
+
 def test_uncertainty_of_the_test_set_is_given_in_points(results):
     assert "360 test images" in uncertainty(results)
     assert wilson_half_width(0.5, 100) == pytest.approx(0.0962, abs=1e-4)
