@@ -150,7 +150,8 @@ class SiteAudit:
         if isinstance(model, PooledRounds):
             predict = AskedRounds(partial(self._predict, model.before), predict)
         subject, flip = self._subject(target, kind), self.study.data.flip
-        return audit_model(predict, subject, references, population, flip, self._describe)
+        progress = self.site.pipeline.job.progress
+        return audit_model(predict, subject, references, population, flip, self._describe, progress)
 
     def _describe(self, population: ImageSet, candidates: ImageSet) -> Described:
         """Return what images show, described once for all targets: each comes with a message of its own."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,9 +22,11 @@ from fedkr.audit.targets import attacks_on, row_key
 from fedkr.config import QUANTILE, QUERY_ATTACKS, REFERENCE_ATTACKS, ROUND_ATTACK
 from fedkr.data.images import CanarySet, ImageSet
 from fedkr.errors import UserError
+from fedkr.progress import Progress, SilentProgress
 from fedkr.seeds import numpy_rng
 
 Predict = Callable[[NDArray[np.uint8]], Logits]
+SILENT = SilentProgress()
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,7 @@ def audit_model(
     population: ImageSet | None = None,
     flip: str = "none",
     describe: Describe = describe_images,
+    progress: Progress = SILENT,
 ) -> AuditReport:
     """Attack a model with every attack of ``config.attacks``.
 
@@ -56,7 +59,7 @@ def audit_model(
     kind ``rounds`` it is :class:`AskedRounds`. The images of the
     ``population``, which no model trained on, are needed with references and for ``quantile``; ``flip`` allows mirror
     images among the views, as the references saw them. ``describe`` tells ``quantile`` what images show; one that
-    remembers serves several models.
+    remembers serves several models. ``progress`` is told after each attack.
 
     Raises:
         UserError: an unknown attack, a model whose logits are not finite, or references that do not fit.
@@ -64,19 +67,22 @@ def audit_model(
     try:
         queries = Queries(subject.config.queries if references else 1, flip)
         asked = _Asked(predict, subject, population, queries, describe)
-        scores = {
-            row_key(name, "none"): asked.score(name)
+        attacks: dict[str, Callable[[], NDArray[np.float64]]] = {
+            row_key(name, "none"): partial(asked.score, name)
             for name in attacks_on(subject.kind, subject.config.attacks)
             if name not in REFERENCE_ATTACKS
         }
-        scores |= {
-            row_key(name, signals.kind): reference_attack_score(
-                name, asked.candidates, asked.population, signals, subject.config.gamma
-            )
+        attacks |= {
+            row_key(name, signals.kind): partial(asked.score_by, name, signals)
             for name in subject.config.attacks
             if name in REFERENCE_ATTACKS
             for signals in references
         }
+        scores, stage = dict[str, NDArray[np.float64]](), f"attacks on {subject.target}"
+        for key, attack in attacks.items():
+            scores[key] = attack()
+            progress.update(stage, len(scores), len(attacks), unit="attack")
+        progress.finish(stage)
         return report_from_scores(scores, subject, {signals.kind: signals.others for signals in references})
     except UserError as error:
         raise UserError(f"audit of {subject.target} at {subject.site}: {error}") from None
@@ -114,6 +120,10 @@ class _Asked:
             return attack_score(name, self.candidates.logits[0], self.candidates.labels)
         check_answers(self.candidates.logits[0], self.candidates.labels)
         return self._quantile() if name == QUANTILE else self._label_only()
+
+    def score_by(self, name: str, signals: ReferenceSignals) -> NDArray[np.float64]:
+        """Return the scores ``[N]`` of an attack by the reference models of one kind."""
+        return reference_attack_score(name, self.candidates, self.population, signals, self.subject.config.gamma)
 
     def _gain(self) -> NDArray[np.float64]:
         """Return how much surer of the true class the rounds made the model: the difference of the class's log-odds.

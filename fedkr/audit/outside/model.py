@@ -199,7 +199,7 @@ class OutsideAuditor:
     def _attack(self, predict: Predict, target: str, references: list[ReferenceSignals]) -> AuditReport:
         subject = Subject(target, self.data.name, self.data.challenge, self.config, self.seed)
         population = self.data.population if subject.config.uses_population else None
-        return audit_model(predict, subject, references, population, self.job.flip)
+        return audit_model(predict, subject, references, population, self.job.flip, progress=self.job.progress)
 
     def _signals(self) -> ReferenceSignals:
         images, count = candidates(self.data.challenge), self.config.direct_references
