@@ -68,14 +68,14 @@ def test_attacks_by_further_queries_need_no_references_and_detect_it_too():
 
 
 def test_each_attack_is_told_as_it_ends_and_then_that_all_are_over():
-    class Told:
-        calls = []
+    told = []
 
+    class Told:
         def update(self, stage, done, total, unit="step", **numbers):
-            self.calls.append((stage, done, total, unit))
+            told.append((stage, done, total, unit))
 
         def finish(self, stage):
-            self.calls.append(stage)
+            told.append(stage)
 
     rng = np.random.default_rng(0)
     challenge = build_challenge(random_images(rng, 30), random_images(rng, 30))
@@ -83,7 +83,7 @@ def test_each_attack_is_told_as_it_ends_and_then_that_all_are_over():
     subject = Subject("student", "site-1", challenge, config, 0)
     audit_model(lambda batch: rng.normal(size=(len(batch), 3)), subject, progress=Told())
     stage = "attacks on student"
-    assert Told.calls == [(stage, 1, 2, "attack"), (stage, 2, 2, "attack"), stage]
+    assert told == [(stage, 1, 2, "attack"), (stage, 2, 2, "attack"), stage]
 
 
 def test_a_model_trained_on_other_data_gives_intervals_that_cover_one_half():
