@@ -195,8 +195,13 @@ class ClassifierConfig:
 
 @dataclass
 class TeacherConfig(ClassifierConfig):
-    """The classifier that a site trains on its own private images to label what its generator draws."""
+    """The classifier that a site trains on its own private images to label what its generator draws.
 
+    ``logit_adjustment`` is the power of the class shares behind which it is trained
+    (:class:`fedkr.recycle.teacher.TeacherTraining`).
+    """
+
+    logit_adjustment: Annotated[NonNegative, at_most(10)] = 0.0
     patience: Count = 4
     evaluations: Annotated[Count, at_most(10_000)] = 10
     keep_by: Annotated[str, OneOf(*KEEP_RULES)] = "accuracy"

@@ -82,6 +82,10 @@ class ClassifierTraining:
         """Return what the model learns for the augmented ``inputs [B, C, H, W]``: by default ``labels [B, K]``."""
         return labels
 
+    def trained(self, logits: Tensor) -> Tensor:
+        """Return the logits ``[B, K]`` whose loss is taken: by default the model's own."""
+        return logits
+
     def penalty(self) -> Tensor | None:
         """Return what is added to the loss, a scalar; by default nothing."""
         return None
@@ -97,7 +101,7 @@ class ClassifierTraining:
         labels = self.targets(inputs, labels)
         if config.label_smoothing:
             labels = labels.lerp(torch.full_like(labels, 1 / labels.shape[1]), config.label_smoothing)
-        loss = soft_label_loss(self.launch(inputs), labels, getattr(config, "loss", "cross_entropy"))
+        loss = soft_label_loss(self.trained(self.launch(inputs)), labels, getattr(config, "loss", "cross_entropy"))
         penalty = self.penalty()
         return loss if penalty is None else loss + penalty
 

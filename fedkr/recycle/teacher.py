@@ -62,6 +62,25 @@ def build_teacher(config: TeacherConfig, data: SiteData, *seed: object) -> nn.Mo
     return ConstantClassifier(int(present[0]), len(train.classes))
 
 
+class TeacherTraining(ClassifierTraining):
+    """A teacher on its way.
+
+    With ``config.logit_adjustment`` it is trained behind its images' class shares to that power, and by itself knows
+    none (Menon et al. 2021, equation 10): what is rare at a site is not called by a common class's name for that.
+    Classes that the site has no image of are not adjusted, or the teacher would know less of what it never met.
+    """
+
+    def __init__(self, model: nn.Module, config: TeacherConfig, data: ImageSet, job: Job) -> None:
+        super().__init__(model, config, real_batches(data, config.batch, *job.seed), job)
+        counts = torch.from_numpy(data.class_counts()).double()
+        shares = torch.where(counts > 0, counts / counts.sum(), 1.0)
+        self.log_shares = (config.logit_adjustment * shares.log()).float().to(job.runtime.device)
+
+    def trained(self, logits: Tensor) -> Tensor:
+        """Return the logits ``[B, K]`` as they are where a class is met as often as at the site."""
+        return logits + self.log_shares
+
+
 def train_teacher(config: TeacherConfig, data: SiteData, job: Job) -> Artifact:
     """Train the teacher; the site's val split ends training and chooses what is kept, as ``config`` has it.
 
@@ -70,7 +89,7 @@ def train_teacher(config: TeacherConfig, data: SiteData, job: Job) -> Artifact:
     model = build_teacher(config, data, *job.seed)
     if isinstance(model, ConstantClassifier):
         return Artifact(model_tensors(model), {"step": 0, "temperature": 1.0, "curve": []})
-    work = ClassifierTraining(model, config, real_batches(data.train, config.batch, *job.seed), job)
+    work = TeacherTraining(model, config, data.train, job)
     kept = train_and_keep(work, data.val, config, "teacher")
     if config.calibrate and may_choose(len(data.val)):
         work.model.load_state_dict(kept.tensors)

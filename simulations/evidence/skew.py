@@ -17,9 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
 from fedkr.config import Study
 from fedkr.data import ImageSet, SiteData, load_source, partition_sites, prepare_site
@@ -28,16 +27,14 @@ from fedkr.disk import write_json
 from fedkr.environment import provenance
 from fedkr.errors import UserError
 from fedkr.generators.base import Task
-from fedkr.learning.classifier import real_batches, train_classifier
 from fedkr.learning.job import Job
-from fedkr.learning.models import build_classifier
 from fedkr.learning.prediction import predict_logits
 from fedkr.learning.runtime import Runtime
 from fedkr.recycle.distill import distill_student
 from fedkr.recycle.drawer import class_shares, one_hot
-from fedkr.recycle.teacher import SoftLabeller
+from fedkr.recycle.teacher import SoftLabeller, TeacherTraining, build_teacher
 from fedkr.release import ReleasedSets, SoftSet
-from fedkr.seeds import derive_seed, numpy_rng
+from fedkr.seeds import numpy_rng
 from server.composition import compose_study
 from server.consensus import consensus, rows
 from server.judges import JUDGE_STEPS
@@ -110,28 +107,12 @@ CUTS = {
 }
 
 
-class LogitAdjusted(nn.Module):
-    """A classifier that is trained behind its class shares, so that by itself it knows none (Menon et al. 2021)."""
-
-    def __init__(self, classifier: nn.Module, counts: NDArray[np.int64]) -> None:
-        super().__init__()
-        self.classifier = classifier
-        self.log_shares: Tensor
-        shares = (counts + 1) / (counts + 1).sum()
-        self.register_buffer("log_shares", torch.from_numpy(np.log(shares)).float())
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the logits ``[N, K]`` that are trained."""
-        logits: Tensor = self.classifier(x)
-        return logits + self.log_shares
-
-
 @dataclass(frozen=True)
 class Way:
     """One way from the sites' images to a student.
 
     Attributes:
-        teacher: ``plain``, ``adjusted`` (:class:`LogitAdjusted`) or ``ensemble`` (the mean of three).
+        teacher: ``plain``, ``adjusted`` (``teacher.logit_adjustment=1``) or ``ensemble`` (the mean of three).
         balance: class shares of a release.
         labels: what is made of the teacher's labels, by :data:`LABELS`.
         alike: whether the student meets each class of each site equally often.
@@ -147,6 +128,8 @@ WAYS = {
     "default": Way(),
     "adjusted": Way(teacher="adjusted"),
     "adjusted+union": Way(teacher="adjusted", labels="union"),
+    "adjusted+known": Way(teacher="adjusted", labels="known"),
+    "adjusted+alike": Way(teacher="adjusted", alike=True),
     "ensemble": Way(teacher="ensemble"),
     "balanced": Way(balance="balanced"),
     "asked": Way(labels="asked"),
@@ -208,14 +191,14 @@ class Site:
     @cached_property
     def adjusted(self) -> nn.Module:
         """One that is trained behind the site's class shares."""
-        return self._trained(adjusted=True)
+        return self._trained(logit_adjustment=1.0)
 
-    def _trained(self, *seed: object, adjusted: bool = False) -> nn.Module:
-        config, job = self.study.teacher, self.job.seeded("teacher", *seed)
-        model = build_classifier(config, Shape.of(self.data.train), derive_seed(*job.seed))
-        trained = LogitAdjusted(model, self.counts) if adjusted else model
-        train_classifier(trained, config, real_batches(self.data.train, config.batch, *job.seed), job, "teacher")
-        return model.eval()
+    def _trained(self, *seed: object, logit_adjustment: float = 0.0) -> nn.Module:
+        job = self.job.seeded("teacher", *seed)
+        config = dataclasses.replace(self.study.teacher, logit_adjustment=logit_adjustment)
+        work = TeacherTraining(build_teacher(config, self.data, *job.seed), config, self.data.train, job)
+        work.advance(config.steps, "teacher")
+        return work.model.eval()
 
 
 class Federation:

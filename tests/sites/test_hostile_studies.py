@@ -38,7 +38,13 @@ OPTIONS = {
     "split": {"val": SHARE, "test": SHARE, "holdout": SHARE, "min_images": NATURAL},
     "generator": {"kind": str, "steps": (1, MILLION), "batch": (1, 65_536), "checkpoints": (1, 100), "options": dict},
     "teacher": CLASSIFIER
-    | {"patience": COUNT, "evaluations": (1, 10_000), "keep_by": ["accuracy", "loss", "last"], "calibrate": bool}
+    | {
+        "logit_adjustment": (0.0, 10.0),
+        "patience": COUNT,
+        "evaluations": (1, 10_000),
+        "keep_by": ["accuracy", "loss", "last"],
+        "calibrate": bool,
+    }
     | {"single_class": ["error", "constant"]},
     "student": CLASSIFIER | {"loss": ["cross_entropy", "kl"], "regenerate_every": COUNT, "components": (0, 128)},
     "recycle": {"search_steps": (1, MILLION), "search_images": COUNT, "search_rungs": (1, 100)}

@@ -8,11 +8,18 @@ import torch
 from scipy.special import log_softmax
 
 from fedkr.config import TeacherConfig
-from fedkr.data import SiteData
+from fedkr.data import ImageSet, SiteData
 from fedkr.errors import UserError
 from fedkr.learning.job import Job
+from fedkr.learning.prediction import predict_logits
 from fedkr.recycle import teacher as teacher_module
-from fedkr.recycle.teacher import SoftLabeller, fit_temperature, load_teacher, train_teacher
+from fedkr.recycle.teacher import (
+    SoftLabeller,
+    TeacherTraining,
+    fit_temperature,
+    load_teacher,
+    train_teacher,
+)
 
 CONFIG = TeacherConfig(arch="resnet8", width=4, steps=12, batch=16, evaluations=6, patience=2)
 
@@ -180,3 +187,39 @@ def test_a_higher_temperature_softens(labeller, pictures):
     sharp, soft = labeller(0.25)(images, "s"), labeller(8.0)(images, "s")
     assert (sharp.max(axis=1) > soft.max(axis=1)).all()
     assert np.array_equal(sharp.argmax(axis=1), soft.argmax(axis=1))
+
+
+def overlapping(counts, rng):
+    """Grey images whose brightness tells their classes apart, but not surely; the last class has none."""
+    labels = np.repeat(np.arange(len(counts)), counts)
+    images = np.clip(rng.normal(110 + 30 * labels, 25)[:, None, None, None], 0, 255) * np.ones((1, 8, 8, 1))
+    return ImageSet(images.astype(np.uint8), labels, tuple("abc"[: len(counts)]))
+
+
+def test_a_teacher_behind_its_class_shares_calls_a_rare_class_by_its_name(runtime):
+    train, test = (
+        overlapping(counts, np.random.default_rng(i)) for i, counts in enumerate([(380, 20, 0), (200, 200, 0)])
+    )
+    recalls = {}
+    for adjustment in (0.0, 1.0):
+        config = dataclasses.replace(CONFIG, steps=60, batch=64, logit_adjustment=adjustment)
+        work = TeacherTraining(
+            teacher_module.build_teacher(config, SiteData(train, train, train, train), 0), config, train, Job(runtime)
+        )
+        work.advance(60, "teacher")
+        chosen = predict_logits(work.model.eval(), test.images, runtime).argmax(1)
+        recalls[adjustment] = [(chosen == label)[test.labels == label].mean() for label in (0, 1)]
+        assert not (chosen == 2).any(), "a class that it never met"
+    plain, adjusted = recalls[0.0], recalls[1.0]
+    assert plain[1] < 0.3 and adjusted[1] > 0.7, "the rare class"
+    assert sum(adjusted) > sum(plain) + 0.2, "balanced accuracy"
+
+
+def test_a_class_without_images_is_not_adjusted(runtime, site_data):
+    train = overlapping((30, 10, 0), np.random.default_rng(0))
+    config = dataclasses.replace(CONFIG, logit_adjustment=2.0)
+    model = teacher_module.build_teacher(config, dataclasses.replace(site_data, train=train), 0)
+    work = TeacherTraining(model, config, train, Job(runtime))
+    np.testing.assert_allclose(
+        work.trained(torch.zeros(1, 3)).numpy(), [[2 * np.log(0.75), 2 * np.log(0.25), 0]], rtol=1e-6
+    )

@@ -4,13 +4,11 @@ import json
 
 import numpy as np
 import pytest
-import torch
-from torch import nn
 
 from fedkr.data import ImageSet
 from server.targets import FIGURES
 from simulations.evidence import skew, skew_summary
-from simulations.evidence.skew import CUTS, LABELS, WAYS, Cut, Federation, LogitAdjusted, Way
+from simulations.evidence.skew import CUTS, LABELS, WAYS, Cut, Federation, Way
 from simulations.evidence.skew_summary import against_default, differences, leave_one_set_out
 
 
@@ -38,13 +36,6 @@ def test_noise_gives_so_many_labels_to_other_classes_and_leaves_images_alone():
     wrong = (cut.labels != pool().labels).mean()
     assert abs(wrong - 0.25) < 0.07 and set(cut.labels) == {0, 1, 2, 3}
     assert len(Cut("any", images=60).of(pool(), 0)) == 60
-
-
-def test_an_adjusted_teacher_learns_behind_the_class_shares_and_answers_without_them():
-    inner = nn.Linear(2, 3)
-    counts = np.array([97, 0, 0])
-    seen = LogitAdjusted(inner, counts)(torch.zeros(1, 2)) - inner(torch.zeros(1, 2))
-    assert torch.allclose(seen, torch.tensor([[0.98, 0.01, 0.01]]).log(), atol=1e-6)
 
 
 def test_labels_trust_the_teacher_as_far_as_it_met_the_class(federation):
