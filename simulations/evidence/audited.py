@@ -33,6 +33,7 @@ from simulations.study.summary import common_study
 
 KEPT = ("seed", "audit_extras", "recycling", "data", "missing_sites", "backend", "hardware", "versions", "seconds")
 FIGURES = ("name", "accuracy", "balanced_accuracy", "auc", "seconds", "bytes_up", "bytes_down", "tuning")
+OF_TARGETS = ("name", "kind", "contestant")
 Row = dict[str, Any]
 
 
@@ -40,6 +41,7 @@ def kept(results: Results) -> Row:
     """Return what is published of a run: all that was measured, without curves and single steps."""
     found: Row = {name: results[name] for name in KEPT if name in results}  # type: ignore[literal-required]
     found["sites"] = results.get("sites", [])
+    found["targets"] = [{name: row[name] for name in OF_TARGETS} for row in map(dict, results.get("targets", []))]
     found["audit"] = columns([dict(row) for row in results.get("audit", [])])
     found["strategies"] = [
         {name: row[name] for name in FIGURES if name in row} for row in map(dict, results["strategies"])

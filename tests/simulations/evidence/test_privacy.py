@@ -14,6 +14,7 @@ from fedkr.report.plots.style import series_style
 from fedkr.stages import Artifact, read_artifact, write_artifact
 from server.composition import compose_study
 from simulations.evidence.privacy import bench as benches
+from simulations.evidence.privacy import sizes as sizes_module
 from simulations.evidence.privacy.answers import MODELS, SETS, answers_path, bench_path
 from simulations.evidence.privacy.bench import Settings, bench_of
 from simulations.evidence.privacy.command import main
@@ -244,3 +245,21 @@ def test_a_wrong_word_is_one_line(words, tmp_path, monkeypatch):
 def test_a_folder_without_answers_is_told(tmp_path):
     with pytest.raises(UserError, match="no answers"):
         main([f"out={tmp_path}", "summary"])
+
+
+def test_sizes_are_drawn_by_the_images_of_a_class(tmp_path):
+    def sweep(dataset, pool, auc):
+        figures = {name: {"value": auc, "low": auc - 0.1, "high": auc + 0.1} for _, name in sizes_module.PANELS}
+        return {"dataset": dataset, "counts": {"pool": pool}, "variants": [{"name": "default", "figures": figures}]}
+
+    sweeps = [sweep("digits", 600, 0.7), sweep("digits", 300, 0.8), sweep("pneumoniamnist", 2400, 0.55)]
+    assert [sizes_module.per_class(each) for each in sweeps] == [30, 15, 600]
+    axes = sizes_module.sizes(sweeps).axes
+    assert [ax.get_title(loc="left") for ax in axes] == [title for title, _ in sizes_module.PANELS]
+    digits = axes[0].containers[0]
+    assert digits.get_label() == "digits" and digits[0].get_xdata().tolist() == [15, 30]
+    files = [tmp_path / f"{index}.json" for index in range(len(sweeps))]
+    for file, each in zip(files, sweeps, strict=True):
+        file.write_text(json.dumps(each))
+    assert sizes_module.main([str(tmp_path / "out.png"), *map(str, files)]) == 0
+    assert (tmp_path / "out.png").read_bytes().startswith(b"\x89PNG")
