@@ -11,7 +11,7 @@ import fedkr
 from fedkr.config import Study
 from fedkr.report import conclusions, wording
 from fedkr.report.results import Results
-from fedkr.report.selection import data_warnings, headline_rows, site_totals, unchosen_sites
+from fedkr.report.selection import data_warnings, headline_rows, release_guarantees, site_totals, unchosen_sites
 from simulations.export.bundle import ModelDescription
 
 # For what a document may leave out.
@@ -29,6 +29,7 @@ def write_card(results: Results, study: Study, description: ModelDescription, co
         "model": description,
         # All attacks on the student; of the other models, which are not exported, the headline attack alone.
         "audit": [row for row in known["audit"] if row["target"] == "student" or row in headline],
+        "proven": release_guarantees(results),
         "command": command,
         "origin": wording.listing([f"{name} {known[name]}" for name in ORIGIN if name in results]),
         "version": fedkr.__version__,

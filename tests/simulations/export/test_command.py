@@ -96,6 +96,18 @@ def test_the_card_has_data_figures_audit_limits_and_the_command(exported):
     assert "fedkr simulate dataset=digits seed=5 student.arch=resnet8 student.width=4\n" in card
 
 
+def test_the_card_says_what_is_proven_for_whom_and_by_what(own_run, without_onnx):
+    results = json.loads((own_run / "results.json").read_text())
+    results["study"]["privacy"] = {"mode": "dp", "epsilon": 8.0, "delta": 1e-5}
+    proof = {"epsilon": 8.0, "delta": 1e-5, "unit": "patient", "mechanism": "gaussian"}
+    results["recycling"] = {"site-0": {"images": 10, "privacy": proof}}
+    (own_run / "results.json").write_text(json.dumps(results))
+    card = (export_run(own_run) / "MODEL_CARD.md").read_text()
+    assert (
+        "with epsilon 8 at delta 1e-05, for one patient more or less in its training split (gaussian mechanism)" in card
+    )
+
+
 def test_names_in_the_card_cannot_break_its_tables(exported):
     card = (exported / "MODEL_CARD.md").read_text()
     assert "a \\| &lt;b>" in card
