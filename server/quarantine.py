@@ -48,14 +48,18 @@ MOST_IMAGES = 1000
 KNOWN_RECALL = 0.7
 
 
-def judge_releases(judges: Judges) -> dict[str, str]:
-    """Return why a release must not teach, by site; sites that are missing there may."""
+def judge_releases(judges: Judges, guaranteed: bool = False) -> dict[str, str]:
+    """Return why a release must not teach, by site; sites that are missing there may.
+
+    With a guarantee others' contradictions count for nothing: noise makes honest releases of small sites contradict
+    each other as much as poisoned labels do (simulations/results/dp.md).
+    """
     sets = judges.sets
     # No site knows the others' images, so none knows which of its own are looked at.
     draw = numpy_rng("quarantine", *sorted(own.digest() for own in sets.values()))
     reasons = {site: why for site, own in sets.items() if (why := _speaks_against_itself(own, draw))}
     left = {site: Judged.of(sample(own, MOST_IMAGES, draw)) for site, own in sets.items() if site not in reasons}
-    reasons |= _by_others(left, judges) if len(left) > 1 else {}
+    reasons |= _by_others(left, judges, guaranteed) if len(left) > 1 else {}
     return {site: reasons[site] for site in sets if site in reasons}
 
 
@@ -99,7 +103,7 @@ def _is_junk(own: Judged) -> str:
     return ""
 
 
-def _by_others(judged: Mapping[str, Judged], judges: Judges) -> dict[str, str]:
+def _by_others(judged: Mapping[str, Judged], judges: Judges, guaranteed: bool) -> dict[str, str]:
     """Judge each release by the images of the others and by students of the others."""
 
     def view(site: str, images: NDArray[np.uint8]) -> Judged:
@@ -113,16 +117,16 @@ def _by_others(judged: Mapping[str, Judged], judges: Judges) -> dict[str, str]:
         # Who shares images with all others would make one party of them, so it has no say where it is judged itself.
         party = chained(judges.sharing, others)
         witnesses = [Witness(judged[name], views[name][site], known[name], party[name]) for name in others]
-        if why := _against(own, witnesses):
+        if why := _against(own, witnesses, guaranteed):
             reasons[site] = why
     return reasons
 
 
-def _against(own: Judged, witnesses: Sequence[Witness]) -> str:
+def _against(own: Judged, witnesses: Sequence[Witness], guaranteed: bool) -> str:
     """Return what most of the others say against a release."""
     if strangeness(own, witnesses) > MOST_STRANGE:
         return "its images are like none of any other site"
-    if (contradicted := contradicted_share(own, witnesses)) > MOST_CONTRADICTED:
+    if not guaranteed and (contradicted := contradicted_share(own, witnesses)) > MOST_CONTRADICTED:
         return f"students of other sites contradict {contradicted:.0%} of its labels"
     if (triggered := trigger_share(own, witnesses)) > MOST_TRIGGERED:
         return f"{triggered:.0%} of its images hold one small patch that decides their label"

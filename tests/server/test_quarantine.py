@@ -53,14 +53,14 @@ def students():
 
 @pytest.fixture
 def judge(tmp_path, students):
-    def judge(releases, slices=None):
+    def judge(releases, slices=None, guaranteed=False):
         files = {}
         for site, (images, labels) in releases.items():
             files[site] = tmp_path / f"{site}.safetensors"
             Release(images, labels, {"site": site, "slices": (slices or {}).get(site, 1)}).save(files[site])
         job = Job(Runtime.choose("cpu", "float32", 1), seed=("test",))
         keep = remembering(students, releases)
-        return judge_releases(Judges([files], STUDENT, Shape(1, 8, CLASSES), job, keep))
+        return judge_releases(Judges([files], STUDENT, Shape(1, 8, CLASSES), job, keep), guaranteed)
 
     return judge
 
@@ -122,6 +122,16 @@ def test_junk_is_found_by_itself_however_many_sites_send_it(honest, judge):
 def test_a_release_that_only_others_can_judge_is_found_and_no_other(honest, judge, poison, reason):
     found = judge(honest | {VICTIM: poison(honest[VICTIM], honest["site-0"], np.random.default_rng(1))})
     assert list(found) == [VICTIM] and reason in found[VICTIM]
+
+
+def test_with_a_guarantee_contradictions_convict_nobody_and_all_else_does(honest, judge):
+    bad = {
+        kind: kind(honest[VICTIM], honest["site-0"], np.random.default_rng(1))
+        for kind in (shifted_labels, trigger, one_image)
+    }
+    found = {kind: judge(honest | {VICTIM: release}, guaranteed=True) for kind, release in bad.items()}
+    assert found[shifted_labels] == {}
+    assert list(found[trigger]) == list(found[one_image]) == [VICTIM]
 
 
 @pytest.mark.parametrize("again", [replay, lambda own, other, rng: other])
