@@ -184,7 +184,7 @@ class FromReleases(contestant.Contestant):
 
         def judge() -> Artifact:
             """Judge the releases."""
-            return Artifact({}, {"reasons": judge_releases(judges, self.study.privacy.guaranteed)})
+            return Artifact({}, {"reasons": judge_releases(judges, guaranteed=self.study.privacy.guaranteed)})
 
         return dict(self.coordinator.stages.run("quarantine", self._key(judges.exchanges), judge).info["reasons"])
 

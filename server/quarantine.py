@@ -48,11 +48,11 @@ MOST_IMAGES = 1000
 KNOWN_RECALL = 0.7
 
 
-def judge_releases(judges: Judges, guaranteed: bool = False) -> dict[str, str]:
+def judge_releases(judges: Judges, *, guaranteed: bool) -> dict[str, str]:
     """Return why a release must not teach, by site; sites that are missing there may.
 
-    With a guarantee others' contradictions count for nothing: noise makes honest releases of small sites contradict
-    each other as much as poisoned labels do (simulations/results/dp.md).
+    With a guarantee others' contradictions count for nothing: at small sites of digits, epsilon 8, noise made honest
+    releases contradict each other as much as poisoned labels do (simulations/results/dp.md).
     """
     sets = judges.sets
     # No site knows the others' images, so none knows which of its own are looked at.

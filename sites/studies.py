@@ -73,6 +73,7 @@ BOUNDS: dict[str, list[Any]] = {
     "audit.pipeline_references": [0, 32],
     "audit.queries": [1, 16],
     "audit.canaries": [0, 1000],
+    "teacher.logit_adjustment": [0.0, 1.0],
 }
 
 

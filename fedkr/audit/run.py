@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 
@@ -78,14 +78,23 @@ def audit_model(
             if name in REFERENCE_ATTACKS
             for signals in references
         }
-        scores, stage = dict[str, NDArray[np.float64]](), f"attacks on {subject.target}"
-        for key, attack in attacks.items():
-            scores[key] = attack()
-            progress.update(stage, len(scores), len(attacks), unit="attack")
-        progress.finish(stage)
+        scores = _in_turn(attacks, progress, f"attacks on {subject.kind}")
         return report_from_scores(scores, subject, {signals.kind: signals.others for signals in references})
     except UserError as error:
         raise UserError(f"audit of {subject.target} at {subject.site}: {error}") from None
+
+
+def _in_turn(
+    attacks: Mapping[str, Callable[[], NDArray[np.float64]]], progress: Progress, stage: str
+) -> dict[str, NDArray[np.float64]]:
+    scores = dict[str, NDArray[np.float64]]()
+    try:
+        for key, attack in attacks.items():
+            scores[key] = attack()
+            progress.update(stage, len(scores), len(attacks), unit="attack")
+    finally:
+        progress.finish(stage)
+    return scores
 
 
 @dataclass(frozen=True)

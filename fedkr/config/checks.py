@@ -59,6 +59,11 @@ def check_study(study: Study) -> None:
     _check_once("recycle.tune_balances", study.recycle.tune_balances)
     _check_once("recycle.tune_filters", study.recycle.tune_filters)
     _check_privacy(study)
+    if study.teacher.calibrate and study.teacher.logit_adjustment:
+        raise UserError(
+            f"teacher.logit_adjustment={study.teacher.logit_adjustment:g} and teacher.calibrate=true: a temperature is "
+            "fitted where classes are as common as at the site, which such a teacher is not for; choose one of them"
+        )
     _check_strategy(study.strategy)
     _check_audit(study.audit, study.strategy.compare)
     _check_permutations(study.audit, study.federation.sites)

@@ -201,7 +201,7 @@ class TeacherConfig(ClassifierConfig):
     (:class:`fedkr.recycle.teacher.TeacherTraining`).
     """
 
-    logit_adjustment: Annotated[NonNegative, at_most(10)] = 0.0
+    logit_adjustment: Annotated[NonNegative, at_most(2)] = 0.0
     patience: Count = 4
     evaluations: Annotated[Count, at_most(10_000)] = 10
     keep_by: Annotated[str, OneOf(*KEEP_RULES)] = "accuracy"

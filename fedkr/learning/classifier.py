@@ -82,8 +82,8 @@ class ClassifierTraining:
         """Return what the model learns for the augmented ``inputs [B, C, H, W]``: by default ``labels [B, K]``."""
         return labels
 
-    def trained(self, logits: Tensor) -> Tensor:
-        """Return the logits ``[B, K]`` whose loss is taken: by default the model's own."""
+    def adjusted(self, logits: Tensor) -> Tensor:
+        """Return the logits ``[B, K]`` whose loss is taken, and which val judges: by default the model's own."""
         return logits
 
     def penalty(self) -> Tensor | None:
@@ -101,7 +101,7 @@ class ClassifierTraining:
         labels = self.targets(inputs, labels)
         if config.label_smoothing:
             labels = labels.lerp(torch.full_like(labels, 1 / labels.shape[1]), config.label_smoothing)
-        loss = soft_label_loss(self.trained(self.launch(inputs)), labels, getattr(config, "loss", "cross_entropy"))
+        loss = soft_label_loss(self.adjusted(self.launch(inputs)), labels, getattr(config, "loss", "cross_entropy"))
         penalty = self.penalty()
         return loss if penalty is None else loss + penalty
 

@@ -65,9 +65,10 @@ def build_teacher(config: TeacherConfig, data: SiteData, *seed: object) -> nn.Mo
 class TeacherTraining(ClassifierTraining):
     """A teacher on its way.
 
-    With ``config.logit_adjustment`` it is trained behind its images' class shares to that power, and by itself knows
-    none (Menon et al. 2021, equation 10): what is rare at a site is not called by a common class's name for that.
-    Classes that the site has no image of are not adjusted, or the teacher would know less of what it never met.
+    With ``config.logit_adjustment`` it is trained behind its images' class shares to that power (Menon et al. 2021,
+    equation 10), and at a power of 1 knows none by itself: what is rare at a site is not called by a common class's
+    name for that. Val, which has these shares too, judges it behind them. A class that the site has no image of is not
+    adjusted: it would be called by name more often for never having been met.
     """
 
     def __init__(self, model: nn.Module, config: TeacherConfig, data: ImageSet, job: Job) -> None:
@@ -76,7 +77,7 @@ class TeacherTraining(ClassifierTraining):
         shares = torch.where(counts > 0, counts / counts.sum(), 1.0)
         self.log_shares = (config.logit_adjustment * shares.log()).float().to(job.runtime.device)
 
-    def trained(self, logits: Tensor) -> Tensor:
+    def adjusted(self, logits: Tensor) -> Tensor:
         """Return the logits ``[B, K]`` as they are where a class is met as often as at the site."""
         return logits + self.log_shares
 
@@ -113,8 +114,9 @@ def train_and_keep(work: ClassifierTraining, judge: ImageSet, stopping: TeacherC
     kept, curve, since_best = Artifact(), [], 0
     try:
         for step in advance_in_parts(work, stopping.evaluations, stage):
-            logits = predict_logits(work.model, judge.images, work.job.runtime)
-            utility = measure_utility(logits, judge.labels, len(judge.classes))
+            logits = torch.from_numpy(predict_logits(work.model, judge.images, work.job.runtime))
+            seen = work.adjusted(logits.to(work.job.runtime.device)).cpu().numpy()
+            utility = measure_utility(seen, judge.labels, len(judge.classes))
             figures = {name: getattr(utility, name) for name in ("accuracy", "auc", "loss")}
             curve.append({"step": step, **figures})
             since_best += 1

@@ -135,10 +135,9 @@ def audit_verdict(results: Results) -> str:
     """Return what the headline attacks found on the student and the released images, and if they can find anything."""
     rows = headline_rows(results)
     if not rows:
-        if release_guarantees(results):
-            return (
-                "No audit was run: of what these models reveal, no more is known than what is proven of the releases."
-            )
+        weights = any("epsilon" in row.get("tuning", {}) for row in results["strategies"])
+        if weights or release_guarantees(results):
+            return "No audit was run: of what these models reveal, no more is known than what is proven of some of it."
         return "No audit was run: nothing is known about what these models reveal."
     known = [row for row in rows if row.get("auc") is not None]
     if not known:

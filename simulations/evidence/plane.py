@@ -34,7 +34,10 @@ USUAL = {
 
 def audited(path: Path) -> Results:
     """Return the first run that :mod:`simulations.evidence.audited` kept, as results with rows again."""
-    kept = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        kept = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: {error}; name a file of simulations.evidence.audited") from None
     run = kept["runs"][0]
     columns = run["audit"]
     rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
@@ -81,10 +84,10 @@ def main(words: Sequence[str]) -> int:
         runs = {
             label: with_targets(load_results(Path(run))) for label, _, run in (word.partition("=") for word in others)
         }
+        figure = plane_chart(together(audited(Path(first)), runs))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    figure = plane_chart(together(audited(Path(first)), runs))
     if figure is None:
         print(f"error: {first}: no strategy was audited", file=sys.stderr)
         return 2

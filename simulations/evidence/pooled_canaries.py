@@ -48,8 +48,10 @@ from simulations.study.command import portable
 
 FPRS = (0.1, 0.01)
 RESAMPLES = 1000
-# Of fewer, most canaries have no reference on one of both sides.
+# With three, half of the canaries have no reference on one of both sides.
 LEAST_RUNS = 4
+# What the contestant of releases leaves: its central model.
+STUDENT = "student"
 Row = dict[str, Any]
 
 
@@ -75,6 +77,10 @@ class Toss:
         """Each site's canaries."""
         found = {site: data.canaries for site, data in self.run.sites.items()}
         return {site: canaries for site, canaries in found.items() if canaries is not None}
+
+    def taught(self, site: str) -> bool:
+        """Whether a site's release was there to teach: not where it was lost, or in quarantine."""
+        return site in self.results["releases"]
 
     @property
     def models(self) -> dict[str, Callable[[str], Artifact]]:
@@ -146,11 +152,18 @@ class Pool:
         return np.concatenate(list(self.membership.values()), axis=1)
 
     def scores(self) -> Iterator[tuple[str, Floats]]:
-        """Yield each target's name and its scores ``[M, N]``, NaN where all other runs tossed a canary alike."""
+        """Yield each target's name and its scores ``[M, N]``.
+
+        NaN where all other runs tossed a canary alike, and, of what is made of releases, where a site's taught nothing.
+        """
         for name in self.tosses[0].models:
             yield name, np.concatenate([self._of_model(name, site) for site in self.canaries], axis=1)
-        if all(site in toss.results["releases"] for toss in self.tosses for site in self.canaries):
+        if all(toss.results["releases"] for toss in self.tosses):
             yield RELEASE, np.concatenate([self._of_release(site) for site in self.canaries], axis=1)
+
+    def _taught(self, site: str) -> Bools:
+        """Return bool ``[M]``: in which runs a site's release taught."""
+        return np.array([toss.taught(site) for toss in self.tosses])
 
     def _of_model(self, name: str, site: str) -> Floats:
         models = [toss.models[name](site) for toss in self.tosses]
@@ -159,19 +172,27 @@ class Pool:
             np.stack([toss.answers(model, images) for toss, model in zip(self.tosses, models, strict=True)])
             for images in (candidates, self.population)
         )
-        of = logits, candidates.labels, population, self.population.labels, self.membership[site]
-        return np.stack([rmia_scores(*of, target) for target in range(len(self.tosses))])
+        taught = self._taught(site) if name == STUDENT else np.ones(len(self.tosses), bool)
+        # Whoever taught nothing put nothing in: such a run is a reference without, and no target.
+        of = logits, candidates.labels, population, self.population.labels, self.membership[site] & taught[:, None]
+        scores = np.stack([rmia_scores(*of, target) for target in range(len(self.tosses))])
+        scores[~taught] = np.nan
+        return scores
 
     def _of_release(self, site: str) -> Floats:
-        nearness = np.stack([toss.nearness(site) for toss in self.tosses])
-        targets = range(len(self.tosses))
-        return np.stack([distance_scores(nearness, self.membership[site], target) for target in targets])
+        taught = self._taught(site)
+        scores = np.full(self.membership[site].shape, np.nan)
+        nearness = np.stack([toss.nearness(site) for toss in self.tosses if toss.taught(site)])
+        membership = self.membership[site][taught]
+        scores[taught] = [distance_scores(nearness, membership, target) for target in range(len(membership))]
+        return scores
 
 
 def figures(scores: Floats, planted: Bools, weights: tuple[Floats, Floats]) -> Row:
     """Return AUC and TPRs of scores ``[M, N]`` of all runs as one, with 95 % intervals.
 
-    ``weights`` say how often each run ``[B, M]`` and each canary ``[B, N]`` is drawn again.
+    ``weights`` say how often each run ``[B, M]`` and each canary ``[B, N]`` is drawn again; what a run is attacked by
+    stays as it is.
     """
     known, (of_runs, of_canaries) = np.isfinite(scores), weights
     members, others = known & planted, known & ~planted
@@ -204,7 +225,7 @@ def measured(pool: Pool) -> Row:
     runs, canaries = (rng.multinomial(n, np.full(n, 1 / n), size=RESAMPLES).astype(np.float64) for n in planted.shape)
     targets, scored = list[Row](), dict[str, Any]()
     for name, scores in pool.scores():
-        scored[name] = [[None if np.isnan(value) else round(float(value), 4) for value in row] for row in scores]
+        scored[name] = [[None if np.isnan(value) else float(value) for value in row] for row in scores]
         for channel in CANARY_CHANNELS:
             if (own := pool.channel(channel)).any():
                 row = figures(scores[:, own], planted[:, own], (runs, canaries[:, own]))

@@ -4,6 +4,9 @@
 of a development set to five sites, once a seed. Their images come from ``neighbours``, a stand-in that trains nothing,
 so that many ways fit into an hour: what depends on how well a generator draws is not measured here. Each way trains one
 student of all sites' images, scored on the set's test images. ``skew_summary`` reads the rows.
+
+Teachers are trained to the end of their schedule, as everywhere where val has fewer than 100 images: no cut has more at
+a site.
 """
 
 from __future__ import annotations
@@ -40,7 +43,7 @@ from server.consensus import consensus, rows
 from server.judges import JUDGE_STEPS
 from server.student import train_student
 from server.targets import measure_model
-from simulations.evidence.labels import softmax, to_union
+from simulations.evidence.labels import softmax
 from simulations.evidence.neighbours import Generator, Options
 
 Floats = NDArray[np.floating]
@@ -293,7 +296,6 @@ LABELS: Mapping[str, Callable[[Federation, Way], BySite]] = {
     "asked": asked_for,
     "known": as_far_as_known,
     "union": for_the_union,
-    "corrected": lambda f, way: to_union({site: rows(own) for site, own in released(f, way).items()}, 1.0),
     "consensus": lambda f, way: dict(consensus(released(f, way), f.seen(way))),
 }
 
@@ -309,7 +311,7 @@ def _drawn_alike(parts: Sequence[SoftSet], index: int) -> SoftSet:
 
 
 def main(words: Sequence[str]) -> int:
-    """Measure all ways on all cuts, and write the rows as they come; go on with those that are there."""
+    """Measure all ways on all cuts, and write the rows of each cut as it ends."""
     options = dict(word.split("=", 1) for word in words[1:])
     out, seeds = Path(words[0]), [int(seed) for seed in options.get("seeds", "0").split(",")]
     names, ways = (options.get(word, ",".join(of)).split(",") for word, of in (("cuts", CUTS), ("ways", WAYS)))

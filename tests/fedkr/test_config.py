@@ -217,3 +217,10 @@ def test_a_value_that_breaks_a_condition_in_its_annotation_is_one_line(values, l
     with pytest.raises(UserError) as caught:
         check_values(AnyonesOptions(**values), "here")
     assert str(caught.value) == line
+
+
+def test_an_adjusted_teacher_is_not_calibrated():
+    study = Study()
+    study.teacher.logit_adjustment, study.teacher.calibrate = 1.0, True
+    with pytest.raises(UserError, match="teacher.logit_adjustment=1 and teacher.calibrate=true"):
+        check_study(study)

@@ -60,7 +60,7 @@ def judge(tmp_path, students):
             Release(images, labels, {"site": site, "slices": (slices or {}).get(site, 1)}).save(files[site])
         job = Job(Runtime.choose("cpu", "float32", 1), seed=("test",))
         keep = remembering(students, releases)
-        return judge_releases(Judges([files], STUDENT, Shape(1, 8, CLASSES), job, keep), guaranteed)
+        return judge_releases(Judges([files], STUDENT, Shape(1, 8, CLASSES), job, keep), guaranteed=guaranteed)
 
     return judge
 
@@ -96,7 +96,9 @@ def judged_alone(release, slices, folder):
     file = folder / "release.safetensors"
     Release(*release, {"site": VICTIM, "slices": slices}).save(file)
     job = Job(Runtime.choose("cpu", "float32", 1), seed=("test",))
-    return judge_releases(Judges([{VICTIM: file}], STUDENT, Shape(1, 12, 2), job, lambda key, train: train()))
+    return judge_releases(
+        Judges([{VICTIM: file}], STUDENT, Shape(1, 12, 2), job, lambda key, train: train()), guaranteed=False
+    )
 
 
 def test_junk_is_found_by_itself_however_many_sites_send_it(honest, judge):

@@ -39,7 +39,7 @@ OPTIONS = {
     "generator": {"kind": str, "steps": (1, MILLION), "batch": (1, 65_536), "checkpoints": (1, 100), "options": dict},
     "teacher": CLASSIFIER
     | {
-        "logit_adjustment": (0.0, 10.0),
+        "logit_adjustment": (0.0, 2.0),
         "patience": COUNT,
         "evaluations": (1, 10_000),
         "keep_by": ["accuracy", "loss", "last"],

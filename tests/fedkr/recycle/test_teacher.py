@@ -221,5 +221,19 @@ def test_a_class_without_images_is_not_adjusted(runtime, site_data):
     model = teacher_module.build_teacher(config, dataclasses.replace(site_data, train=train), 0)
     work = TeacherTraining(model, config, train, Job(runtime))
     np.testing.assert_allclose(
-        work.trained(torch.zeros(1, 3)).numpy(), [[2 * np.log(0.75), 2 * np.log(0.25), 0]], rtol=1e-6
+        work.adjusted(torch.zeros(1, 3)).numpy(), [[2 * np.log(0.75), 2 * np.log(0.25), 0]], rtol=1e-6
     )
+
+
+def test_the_option_reaches_the_teacher_and_val_judges_it_behind_the_class_shares(runtime, monkeypatch):
+    train = overlapping((100, 20, 0), np.random.default_rng(0))
+    data = SiteData(train, overlapping((100, 20, 0), np.random.default_rng(1)), train, train)
+    monkeypatch.setattr(teacher_module, "predict_logits", lambda _, images, __: np.zeros((len(images), 3), np.float32))
+    found = {}
+    for adjustment in (0.0, 1.0):
+        config = dataclasses.replace(CONFIG, logit_adjustment=adjustment, keep_by="accuracy")
+        found[adjustment] = train_teacher(config, data, Job(runtime))
+    assert not equal(found[0.0].tensors, found[1.0].tensors)
+    # A class without images is not adjusted, and so the likeliest where a model tells nothing.
+    assert found[1.0].info["curve"][0]["accuracy"] == 0
+    assert found[1.0].info["curve"][0]["loss"] != found[0.0].info["curve"][0]["loss"]

@@ -47,7 +47,7 @@ def test_each_site_pays_for_its_release_and_for_the_student_that_it_gets(outcome
 
 
 def test_a_release_in_quarantine_teaches_no_student_and_is_named_in_the_results(outcome, monkeypatch):
-    monkeypatch.setattr("server.quarantine.judge_releases", lambda *_: {"site-1": "its images are noise"})
+    monkeypatch.setattr("server.quarantine.judge_releases", lambda *_, **__: {"site-1": "its images are noise"})
     taught, train = [], server.from_releases.train_student
 
     def noting(config, sets, job):
@@ -63,7 +63,7 @@ def test_a_release_in_quarantine_teaches_no_student_and_is_named_in_the_results(
 
 
 def test_images_that_two_sites_released_teach_once_and_both_are_named(outcome, release_of, monkeypatch):
-    monkeypatch.setattr("server.quarantine.judge_releases", lambda _: {})
+    monkeypatch.setattr("server.quarantine.judge_releases", lambda *_, **__: {})
     pixels = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 8, 1), dtype=np.uint8)
 
     def released(site):
@@ -106,7 +106,7 @@ def test_the_student_learns_released_labels_where_they_are_asked_for_and_where_t
     monkeypatch.setattr("server.from_releases.relabel", lambda *_: pytest.fail("relabelled"))
     released = outcome(labels="released")
     assert not any("relabelled" in row for row in released.recycling.values()) and not released.notes
-    monkeypatch.setattr("server.quarantine.judge_releases", lambda _: {"site-1": "noise", "site-2": "noise"})
+    monkeypatch.setattr("server.quarantine.judge_releases", lambda *_, **__: {"site-1": "noise", "site-2": "noise"})
     assert not any("relabelled" in row for row in outcome(labels="consensus", quarantine=True).recycling.values())
 
 

@@ -91,7 +91,7 @@ def test_an_override_of_something_else_would_be_another_study(override):
         with_overrides(Study(), [override])
 
 
-@pytest.mark.parametrize("override", ["audit.canaries=8", "audit.coins=true"])
+@pytest.mark.parametrize("override", ["audit.canaries=8", "audit.canary_toss=1", "audit.coins=true"])
 def test_what_decides_the_training_data_cannot_change(override):
     with pytest.raises(UserError, match="start a new `fedkr simulate`"):
         with_overrides(Study(), [override])

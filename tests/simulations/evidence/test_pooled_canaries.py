@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 from types import SimpleNamespace
 
 import numpy as np
@@ -99,3 +100,23 @@ def test_a_run_without_canaries_is_named(finished_run, monkeypatch, tmp_path, ca
     monkeypatch.setattr(RunFolder, "of_run", lambda _: plain)
     assert pooled_canaries.main([str(tmp_path / "out.json"), str(finished_run)]) == 2
     assert "planted no canaries; set audit.canaries" in capsys.readouterr().err
+
+
+def test_a_run_whose_release_taught_nothing_is_no_target_and_its_canaries_are_not_in(tosses, tmp_path):
+    runs = [make_copy(run, tmp_path / run.name) for run in tosses]
+    results = json.loads((runs[2] / "results.json").read_text())
+    del results["releases"]["site-0"]
+    (runs[2] / "results.json").write_text(json.dumps(results))
+    assert pooled_canaries.main([str(tmp_path / "out.json"), *map(str, runs)]) == 0
+    (study,) = json.loads((tmp_path / "out.json").read_text())["studies"]
+    for target in ("student", "release"):
+        scores = np.array(study["scores"][target], float)
+        assert np.isnan(scores[2, :24]).all() and np.isfinite(scores[2, 24:]).any()
+    planted, scores = np.array(study["planted"], bool), np.array(study["scores"]["release"], float)
+    known = np.isfinite(scores)[:, :24]
+    assert scores[:, :24][known & planted[:, :24]].min() > scores[:, :24][known & ~planted[:, :24]].max()
+
+
+def make_copy(run, folder):
+    shutil.copytree(run, folder)
+    return folder
