@@ -54,7 +54,7 @@ def labelled(results: Results, label: str) -> tuple[list[Row], list[Row], list[R
     """Return a run's strategies, targets and audit rows under names with a label."""
 
     def named(name: str) -> str:
-        return f"{name}, {label}"
+        return f"{name}, {label}" if label else name
 
     known = dict.fromkeys(row["target"] for row in results["audit"])
     owners = {target: kind_and_owner(results, target) for target in known}

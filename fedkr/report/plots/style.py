@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import zlib
 from typing import Any, Literal
 
 import matplotlib
@@ -23,9 +24,12 @@ STRATEGY_COLOURS = {
     "fedkr-dda": "#56B4E9",
     "fedkr+ft": "#009E73",
     "fedavg": "#E69F00",
+    "dp-fedavg": "#D55E00",
     "centralised": "#6b7785",
     "local": "#CC79A7",
 }
+# Of strategies that are not named here: colours that the usual comparison has not.
+OTHERS = ("#009E73", "#D55E00", "#56B4E9")
 MANY_LINES = 12
 # Characters of a name; classes, which stand side by side, have fewer.
 LONGEST = 32
@@ -39,8 +43,8 @@ _STYLE: dict[str, Any] = {
 
 
 def strategy_colour(name: str) -> str:
-    """Return the strategy's colour, the same in every figure; an unknown one shares weights and looks like FedAvg."""
-    return STRATEGY_COLOURS.get(name, STRATEGY_COLOURS["fedavg"])
+    """Return the strategy's colour, the same in every figure; an unknown one has one of few by its name."""
+    return STRATEGY_COLOURS.get(name, OTHERS[zlib.crc32(name.encode()) % len(OTHERS)])
 
 
 def text_on(colour: str) -> str:
