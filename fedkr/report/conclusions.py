@@ -12,6 +12,7 @@ from fedkr.config import BACKENDS
 from fedkr.report.audit_fields import AuditRow
 from fedkr.report.results import Results, StrategyDifference, StrategyResult
 from fedkr.report.selection import (
+    guaranteed_weights,
     headline_rows,
     paired_differences,
     release_guarantees,
@@ -135,8 +136,7 @@ def audit_verdict(results: Results) -> str:
     """Return what the headline attacks found on the student and the released images, and if they can find anything."""
     rows = headline_rows(results)
     if not rows:
-        weights = any("epsilon" in row.get("tuning", {}) for row in results["strategies"])
-        if weights or release_guarantees(results):
+        if guaranteed_weights(results) or release_guarantees(results):
             return "No audit was run: of what these models reveal, no more is known than what is proven of some of it."
         return "No audit was run: nothing is known about what these models reveal."
     known = [row for row in rows if row.get("auc") is not None]

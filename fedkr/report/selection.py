@@ -321,6 +321,11 @@ def release_guarantees(results: Results) -> list[Guarantee]:
     return known if len(known) == len(sites) else []
 
 
+def guaranteed_weights(results: Results) -> list[StrategyResult]:
+    """Return the strategies of which something is proven of the weights that sites sent."""
+    return [row for row in results["strategies"] if "epsilon" in row.get("tuning", {})]
+
+
 def target_kinds(results: Results) -> set[str]:
     """Return which kinds of targets were attacked."""
     return {kind_and_owner(results, target)[0] for target in audited_targets(results)}

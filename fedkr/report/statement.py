@@ -16,6 +16,7 @@ from fedkr.report.results import Results
 from fedkr.report.selection import (
     OWNER,
     audited_targets,
+    guaranteed_weights,
     headline_by_target,
     headline_patients,
     release_guarantees,
@@ -102,14 +103,14 @@ def _weights(results: Results) -> str:
 
 def _of_weights(results: Results) -> Iterator[str]:
     """Yield what is proven of weights that sites sent."""
-    for row in results["strategies"]:
-        if "epsilon" in (tuning := row.get("tuning", {})):
-            yield (
-                f"Differential privacy of weights: all that each site sent for {strategy_label(row['name'])} is "
-                f"({tuning['epsilon']:g}, {tuning['delta']:g}) for one image, or one patient where the data name "
-                "patients, in its training split. How many of them a site has is taken as known, and who knows the "
-                "study's seed can take the noise out."
-            )
+    for row in guaranteed_weights(results):
+        tuning = row.get("tuning", {})
+        yield (
+            f"Differential privacy of weights: all that each site sent for {strategy_label(row['name'])} is "
+            f"({tuning['epsilon']:g}, {tuning['delta']:g}) for one image, or one patient where the data name "
+            "patients, in its training split. How many of them a site has is taken as known, and who knows the "
+            "study's seed can take the noise out."
+        )
 
 
 def _figures(results: Results) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -93,7 +93,7 @@ class Releases:
 
         def read(index: int) -> SoftSet:
             parts = [self._part(site, labels[site], index) for site in self.sets]
-            return _balanced(parts, index) if balanced else SoftSet.union(parts)
+            return drawn_alike(parts, "balanced", index) if balanced else SoftSet.union(parts)
 
         job = self.job.seeded("student", *([seed] if seed else []))
         model = train_student(config, ReleasedSets(read, self.slices), job)
@@ -109,13 +109,13 @@ def softmax(logits: Floats) -> Floats:
     return np.asarray(scipy.special.softmax(logits.astype(np.float64), axis=1))
 
 
-def _balanced(parts: list[SoftSet], index: int) -> SoftSet:
+def drawn_alike(parts: Sequence[SoftSet], *seed: object) -> SoftSet:
     """Draw as many images as there are, those of each class of each site with the same chance."""
     union = SoftSet.union(parts)
     cells = np.concatenate([s * 1000 + p.soft_labels.argmax(axis=1) for s, p in enumerate(parts)])
     _, cell, counts = np.unique(cells, return_inverse=True, return_counts=True)
     chances = 1 / counts[cell]
-    drawn = numpy_rng("balanced", index).choice(len(cells), len(cells), p=chances / chances.sum())
+    drawn = numpy_rng(*seed).choice(len(cells), len(cells), p=chances / chances.sum())
     return SoftSet(union.images[drawn], union.soft_labels[drawn])
 
 

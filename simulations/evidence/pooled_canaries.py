@@ -82,7 +82,7 @@ class Toss:
         """Whether a site's release was there to teach: not where it was lost, or in quarantine."""
         return site in self.results["releases"]
 
-    @property
+    @cached_property
     def models(self) -> dict[str, Callable[[str], Artifact]]:
         """What gives the model that a site's canaries are sought in, by the name of the target."""
         found = dict[str, Callable[[str], Artifact]]()

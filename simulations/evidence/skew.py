@@ -43,7 +43,7 @@ from server.consensus import consensus, rows
 from server.judges import JUDGE_STEPS
 from server.student import train_student
 from server.targets import measure_model
-from simulations.evidence.labels import softmax
+from simulations.evidence.labels import drawn_alike, softmax
 from simulations.evidence.neighbours import Generator, Options
 
 Floats = NDArray[np.floating]
@@ -183,13 +183,18 @@ class Site:
 
     def _teachers(self, kind: str) -> list[nn.Module]:
         if kind == "ensemble":
-            return [self.plain, *(self._trained("again", number) for number in range(1, ENSEMBLE))]
+            return self.ensemble
         return [self.plain if kind == "plain" else self.adjusted]
 
     @cached_property
     def plain(self) -> nn.Module:
         """The teacher as the default has it."""
         return self._trained()
+
+    @cached_property
+    def ensemble(self) -> list[nn.Module]:
+        """It and others from other seeds."""
+        return [self.plain, *(self._trained("again", number) for number in range(1, ENSEMBLE))]
 
     @cached_property
     def adjusted(self) -> nn.Module:
@@ -226,7 +231,7 @@ class Federation:
 
         def read(index: int) -> SoftSet:
             parts = [own(index) for own in sets]
-            return _drawn_alike(parts, index) if way.alike else SoftSet.union(parts)
+            return drawn_alike(parts, "alike", index) if way.alike else SoftSet.union(parts)
 
         rounds = ReleasedSets(read, self.study.recycle.rounds)
         model = train_student(self.study.student, rounds, self.job.seeded("student"))
@@ -298,16 +303,6 @@ LABELS: Mapping[str, Callable[[Federation, Way], BySite]] = {
     "union": for_the_union,
     "consensus": lambda f, way: dict(consensus(released(f, way), f.seen(way))),
 }
-
-
-def _drawn_alike(parts: Sequence[SoftSet], index: int) -> SoftSet:
-    """Draw as many images as there are, those of each class of each site with the same chance."""
-    union = SoftSet.union(parts)
-    cells = np.concatenate([s * 1000 + p.soft_labels.argmax(axis=1) for s, p in enumerate(parts)])
-    _, cell, counts = np.unique(cells, return_inverse=True, return_counts=True)
-    chances = 1 / counts[cell]
-    drawn = numpy_rng("alike", index).choice(len(cells), len(cells), p=chances / chances.sum())
-    return SoftSet(union.images[drawn], union.soft_labels[drawn])
 
 
 def main(words: Sequence[str]) -> int:
