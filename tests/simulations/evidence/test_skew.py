@@ -5,17 +5,24 @@ import json
 import numpy as np
 import pytest
 
-from fedkr.data import ImageSet
+from fedkr.data import ImageSet, load_source, partition_sites, prepare_site
+from fedkr.disk import write_json
+from fedkr.errors import UserError
 from server.targets import FIGURES
-from simulations.evidence import skew, skew_summary
-from simulations.evidence.skew import CUTS, LABELS, WAYS, Cut, Federation, Way
-from simulations.evidence.skew_summary import against_default, differences, leave_one_set_out
+from simulations.evidence.skew import opponents, summary
+from simulations.evidence.skew.cuts import CUTS, Cut
+from simulations.evidence.skew.federation import Federation, study_of
+from simulations.evidence.skew.labels import KNOWN, LABELS
+from simulations.evidence.skew.summary import against, differences, leave_one_set_out
+from simulations.evidence.skew.ways import WAYS, Way
 
 
 @pytest.fixture(scope="module")
-def federation():
+def federation(tmp_path_factory):
     """Return five sites of few digits whose classifiers train for two steps."""
-    found = Federation("digits-60", 0, "nowhere")
+    found = Federation(
+        "digits-60", study_of("digits-60", 0, "nowhere", "quick"), False, tmp_path_factory.mktemp("none")
+    )
     found.study.teacher.steps = found.study.student.steps = 2
     return found
 
@@ -43,7 +50,7 @@ def test_labels_trust_the_teacher_as_far_as_it_met_the_class(federation):
     asked, soft = site.drawn("histogram")[0], site.soft_labels("plain", "histogram")
     known = LABELS["known"](federation, Way())[site.name]
     rare = int(np.argmin(np.where(site.counts > 1, site.counts, np.inf)))
-    share = site.counts[rare] / (site.counts[rare] + skew.KNOWN)
+    share = site.counts[rare] / (site.counts[rare] + KNOWN)
     np.testing.assert_allclose(known[asked == rare, rare], share * soft[asked == rare, rare] + 1 - share, rtol=1e-5)
     assert len(asked) == federation.study.recycle.rounds * len(site.data.train)
 
@@ -58,7 +65,8 @@ def test_the_union_gives_labels_of_adjusted_teachers_the_shares_of_all_sites(fed
 
 @pytest.mark.parametrize("way", WAYS)
 def test_every_way_ends_in_a_student(federation, way):
-    assert all(0 <= federation.figures(WAYS[way])[name] <= 1 for name in FIGURES)
+    labels = LABELS[WAYS[way].labels](federation, WAYS[way])
+    assert all(0 <= federation.figures(WAYS[way], labels)[name] <= 1 for name in FIGURES)
 
 
 def row(cut, way, balanced, seed=0):
@@ -82,11 +90,78 @@ def test_differences_are_paired_and_a_way_is_chosen_without_the_set_that_it_is_s
     lines = leave_one_set_out(rows).splitlines()[2:]
     assert [line.split(" | ")[1] for line in lines[:3]] == ["first", "second", "second"]
     assert [line.split(" | ")[3] for line in lines] == ["+0.0", "+0.0", "+0.0", "+0.0 (+0.0 to +0.0)"]
-    assert "+10.0 (-33.0 to +53.0)" in next(line for line in against_default(rows).splitlines() if "second" in line)
+    assert "+10.0 (-33.0 to +53.0)" in next(line for line in against(rows).splitlines() if "second" in line)
     (tmp_path / "rows.json").write_text(json.dumps({"rows": rows}))
-    assert skew_summary.main([str(tmp_path / "rows.json")]) == 0
-    assert "| digits-0.1 | 2 | 90.0 | 55.0 | 0.900 |" in capsys.readouterr().out
+    assert summary.main([str(tmp_path / "rows.json")]) == 0
+    assert "| digits-0.1 | 2 | 55.0 | 55.0 | 85.0 |" in capsys.readouterr().out
+
+
+def test_opponents_are_compared_with_and_never_chosen():
+    gains = {"digits-0.1": 0.1, "breast-0.5": 0.2, "blood-0.5": 0.3}
+    rows = [
+        row(cut, way, value)
+        for cut, gain in gains.items()
+        for way, value in (("default", 0.5), ("better", 0.5 + gain), ("fedavg", 0.9))
+    ]
+    assert set(differences(rows)) == {"better"}
+    assert "| better | +0.0 (+0.0 to +0.0) | -20.0 (-44.8 to +4.8) |" in against(rows, "fedavg")
+    lines = leave_one_set_out(rows).splitlines()
+    assert lines[2] == "| digits | better | +0.0 | +10.0 | +0.0 | +0.0 | -30.0 | +0.0 |"
 
 
 def test_cuts_are_of_development_sets_alone():
     assert {cut.dataset for cut in CUTS.values()} == {"digits", "breastmnist", "pneumoniamnist", "bloodmnist"}
+
+
+def test_a_cut_that_cannot_be_dealt_is_told_and_costs_itself_alone(tmp_path, capsys, monkeypatch):
+    def refusing(cut, *rest):
+        if cut == "breast-0.5":
+            raise UserError("no file is there")
+        return study_of(cut, *rest)
+
+    monkeypatch.setattr(opponents, "study_of", refusing)
+    monkeypatch.setattr(opponents, "measured", lambda cut, study, folder, *how: [{"way": how}])
+    out = tmp_path / "rows.json"
+    assert (
+        opponents.main([str(out), "seeds=3", "cuts=breast-0.5,digits-60", "contestants=local", "logit_adjustment=1"])
+        == 0
+    )
+    assert "breast-0.5 3 no file is there" in capsys.readouterr().out
+    assert json.loads(out.read_text())["rows"] == [
+        {"cut": "digits-60", "set": "digits", "seed": 3, "way": ["local", 1.0]}
+    ]
+
+
+def test_opponents_train_on_the_very_sites_of_the_ways(tmp_path, federation, monkeypatch):
+    studies = []
+
+    def run(study):
+        studies.append(study)
+        write_json(tmp_path / "results.json", {})
+        return tmp_path
+
+    rows = {"strategies": [{"name": "local", "accuracy": 0.5, "balanced_accuracy": 0.4, "auc": 0.6, "seconds": 3.0}]}
+    monkeypatch.setattr(opponents, "run_study", run)
+    monkeypatch.setattr(opponents, "load_results", lambda folder: rows)
+    found = opponents.measured("digits-60", study_of("digits-60", 0, "nowhere", "quick"), tmp_path, "local", 1.0)
+    assert found == [{"way": "local, adjusted", "accuracy": 0.5, "balanced_accuracy": 0.4, "auc": 0.6}]
+    (study,) = studies
+    pool = load_source(study.data).pool
+    for number, held in enumerate(partition_sites(pool, study)):
+        own = prepare_site(pool.subset(held), study, f"site-{number}").train
+        np.testing.assert_array_equal(own.images, federation.sites[number].data.train.images)
+        np.testing.assert_array_equal(own.labels, federation.sites[number].data.train.labels)
+    assert (study.student.arch, study.student.width, study.student.logit_adjustment) == ("resnet8", 8, 1.0)
+
+
+def test_trained_generators_draw_and_are_trained_once(tmp_path):
+    study = study_of("digits-60", 0, "nowhere", "quick", "edm")
+    study.generator.steps = 3
+    drawn, written = [], []
+    for _ in range(2):
+        federation = Federation("digits-60", study, True, tmp_path)
+        federation.sites[0].study.recycle.rounds = 1
+        drawn.append(federation.sites[0].drawn("histogram")[1])
+        written.append({path: path.stat().st_mtime_ns for path in tmp_path.rglob("generator-*")})
+    np.testing.assert_array_equal(*drawn)
+    assert written[0] == written[1] and len(written[0]) >= len(federation.sites)

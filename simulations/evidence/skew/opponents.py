@@ -1,0 +1,76 @@
+"""What local, FedAvg and centralised training reach on the cuts, under the fair rule.
+
+``python -m simulations.evidence.skew.opponents OUT.json data.root=DIR seeds=0,1,2 [cuts=CUT,...]
+[contestants=local,fedavg,centralised] [budget=quick]`` runs them as ``fedkr simulate`` does, with the same sites,
+classifiers and numbers as ``simulations.evidence.skew``: up to as many steps as FedKR takes at a site, and as many
+looks at val. With ``logit_adjustment=1`` they train behind their class shares as the student may.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from fedkr.config import Study
+from fedkr.config.schedule import numbers
+from fedkr.report.results import load_results
+from server.composition import compose_study
+from server.targets import FIGURES
+from simulations.evidence.skew.federation import SMALL, images_of, study_of
+from simulations.evidence.skew.rows import Request, Row
+from simulations.study.run import run_study
+
+
+def write_cut(name: str, usual: Study, folder: Path) -> Path:
+    """Write the images of a cut in the layout of MedMNIST; return the file's path."""
+    pool, test = images_of(name, usual)
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "cut.npz"
+    np.savez(
+        path,
+        train_images=pool.images,
+        train_labels=pool.labels,
+        test_images=test.images,
+        test_labels=test.labels,
+        classes=np.array(pool.classes),
+    )
+    return path
+
+
+def measured(name: str, usual: Study, folder: Path, contestants: str, adjustment: float) -> list[Row]:
+    """Return a row of each contestant, trained behind class shares to the power ``adjustment``."""
+    images = ["dataset=npz", f"data.path={write_cut(name, usual, folder)}", f"data.flip={usual.data.flip}"]
+    dealt = [f"seed={usual.seed}", f"partition.alpha={usual.partition.alpha}"]
+    rule = [f"{option}={number}" for option, number in numbers(usual).items()]
+    how = [
+        f"student.logit_adjustment={adjustment}",
+        "audit=off",
+        "backend=inline",
+        "device=cpu",
+        f"strategy.compare=[{contestants}]",
+        f"run_dir={folder}/run",
+    ]
+    rows = load_results(run_study(compose_study([*SMALL, *images, *dealt, *rule, *how])))["strategies"]
+    beside = ", adjusted" if adjustment else ""
+    return [
+        {"way": row["name"] + beside} | {name: value for name, value in row.items() if name in FIGURES} for row in rows
+    ]
+
+
+def main(words: list[str]) -> int:
+    """Measure what the words ask for, and write the rows as each cut ends."""
+    asked = Request.read(words, contestants="local,fedavg,centralised", budget="quick", logit_adjustment="0")
+    adjustment = float(asked.options["logit_adjustment"])
+
+    def of(cut: str, seed: int) -> list[Row]:
+        study = study_of(cut, seed, asked.root, asked.options["budget"])
+        return measured(cut, study, asked.folder(cut, seed), asked.options["contestants"], adjustment)
+
+    asked.write(of)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

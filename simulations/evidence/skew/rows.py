@@ -1,0 +1,64 @@
+"""What is asked of a measurement over cuts and seeds, and the file of its rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fedkr.disk import write_json
+from fedkr.environment import provenance
+from fedkr.errors import UserError
+from simulations.evidence.skew.cuts import CUTS
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Request:
+    """Cuts and seeds that are measured.
+
+    Attributes:
+        out: the file of the rows; what was trained is kept beside it.
+        root: where the public datasets are.
+        seeds: each deals a cut anew.
+        cuts: by name.
+        options: those that only one measurement has.
+    """
+
+    out: Path
+    root: str
+    seeds: list[int]
+    cuts: list[str]
+    options: dict[str, str]
+
+    @classmethod
+    def read(cls, words: Sequence[str], **usual: str) -> Request:
+        """Read ``OUT.json option=value ...``; ``usual`` are options of one measurement, with what they usually are."""
+        given = usual | dict(word.split("=", 1) for word in words[1:])
+        return cls(
+            out=Path(words[0]),
+            root=given.pop("data.root", "data"),
+            seeds=[int(seed) for seed in given.pop("seeds", "0").split(",")],
+            cuts=given.pop("cuts", ",".join(CUTS)).split(","),
+            options=given,
+        )
+
+    def folder(self, cut: str, seed: int) -> Path:
+        """Return where a cut keeps what was trained."""
+        return self.out.with_suffix(".stages") / f"{cut}-{seed}"
+
+    def write(self, measured: Callable[[str, int], list[Row]]) -> None:
+        """Write what is measured of each cut at each seed, as each ends; one that cannot be dealt is told."""
+        found: list[Row] = []
+        for seed in self.seeds:
+            for cut in self.cuts:
+                try:
+                    rows = measured(cut, seed)
+                except UserError as error:
+                    print(cut, seed, error, flush=True)
+                    continue
+                found += [{"cut": cut, "set": CUTS[cut].dataset, "seed": seed} | row for row in rows]
+                print(*(list(row.values()) for row in found[-len(rows) :]), sep="\n", flush=True)
+                write_json(self.out, {"rows": found} | provenance())

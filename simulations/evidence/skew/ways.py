@@ -1,0 +1,51 @@
+"""Ways from the sites' images to a student."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way from the sites' images to a student.
+
+    Attributes:
+        teacher: ``plain``, ``adjusted`` (``teacher.logit_adjustment=1``) or ``ensemble`` (the mean of three).
+        balance: class shares of a release.
+        labels: what is made of the teacher's labels, by :data:`simulations.evidence.skew.labels.LABELS`.
+        alike: whether the student meets each class of each site equally often.
+        student: ``plain`` or ``adjusted`` (``student.logit_adjustment=1``).
+        longer: so many times as many steps of the student.
+    """
+
+    teacher: str = "plain"
+    balance: str = "histogram"
+    labels: str = "released"
+    alike: bool = False
+    student: str = "plain"
+    longer: int = 1
+
+
+WAYS = {
+    "default": Way(),
+    "adjusted": Way(teacher="adjusted"),
+    "adjusted+union": Way(teacher="adjusted", labels="union"),
+    "adjusted+known": Way(teacher="adjusted", labels="known"),
+    "adjusted+alike": Way(teacher="adjusted", alike=True),
+    "student": Way(student="adjusted"),
+    "student+known": Way(student="adjusted", labels="known"),
+    "twice": Way(longer=2),
+    "five": Way(longer=5),
+    "student+twice": Way(student="adjusted", longer=2),
+    "student+five": Way(student="adjusted", longer=5),
+    "adjusted+known+five": Way(teacher="adjusted", labels="known", longer=5),
+    "ensemble": Way(teacher="ensemble"),
+    "balanced": Way(balance="balanced"),
+    "asked": Way(labels="asked"),
+    "known": Way(labels="known"),
+    "consensus": Way(labels="consensus"),
+    "alike": Way(alike=True),
+    "ensemble+asked": Way(teacher="ensemble", labels="asked"),
+    "ensemble+known": Way(teacher="ensemble", labels="known"),
+    "all": Way(teacher="ensemble", balance="tempered", labels="known", alike=True),
+}
