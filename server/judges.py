@@ -36,7 +36,7 @@ class Judges:
 
     Args:
         exchanges: for each exchange the sites' files.
-        config: the study's student, trained for a few steps.
+        config: the study's student, trained for a few steps, and as its site's images are, the rare ones too.
         shape: of images and classes.
         job: of these trainings.
         keep: gets a site and what trains its student; it may know the student from an earlier run.
@@ -51,7 +51,8 @@ class Judges:
         keep: Keep = keep_nothing,
     ) -> None:
         self.exchanges, self.shape, self.job, self.keep = exchanges, shape, job, keep
-        self.config = dataclasses.replace(config, steps=min(config.steps, JUDGE_STEPS))
+        # Behind class shares it would contradict rare classes less, and the bounds of the quarantine are of plain ones.
+        self.config = dataclasses.replace(config, steps=min(config.steps, JUDGE_STEPS), logit_adjustment=0.0)
         self._students: dict[str, nn.Module] = {}
 
     @cached_property

@@ -36,10 +36,7 @@ OF_FEDKR: dict[str, tuple[frozenset[str], str]] = {
 }
 MODULES = {
     **{name: name for name in (*OF_FEDKR, *SHARING_WEIGHTS)},
-    **{
-        f"server.strategies.{name}": name
-        for name in ("local", "fedkr", "fedkr_dda", "fedkr_ft", "dp_fedavg", *SHARING_WEIGHTS)
-    },
+    **{f"server.strategies.{name}": name for name in (*OF_FEDKR, *SHARING_WEIGHTS) if name != "centralised"},
     "simulations.study.centralised": "centralised",
 }
 

@@ -74,6 +74,7 @@ BOUNDS: dict[str, list[Any]] = {
     "audit.queries": [1, 16],
     "audit.canaries": [0, 1000],
     "teacher.logit_adjustment": [0.0, 1.0],
+    "student.logit_adjustment": [0.0, 1.0],
 }
 
 

@@ -179,7 +179,11 @@ class SplitConfig:
 
 @dataclass
 class ClassifierConfig:
-    """A classifier and its optimisation."""
+    """A classifier and its optimisation.
+
+    ``logit_adjustment`` is the power of the class shares behind which it is trained
+    (:func:`fedkr.learning.classifier.log_shares`).
+    """
 
     arch: str = "resnet14"
     width: Annotated[Count, at_most(1024)] = 16
@@ -191,17 +195,13 @@ class ClassifierConfig:
     augment: Annotated[str, OneOf("none", "standard", "strong")] = "standard"
     label_smoothing: Annotated[float, Must(lambda x: 0 <= x < 1, "a share, from 0 to below 1")] = 0.0
     mixup: NonNegative = 0.0
+    logit_adjustment: Annotated[NonNegative, at_most(2)] = 0.0
 
 
 @dataclass
 class TeacherConfig(ClassifierConfig):
-    """The classifier that a site trains on its own private images to label what its generator draws.
+    """The classifier that a site trains on its own private images to label what its generator draws."""
 
-    ``logit_adjustment`` is the power of the class shares behind which it is trained
-    (:class:`fedkr.recycle.teacher.TeacherTraining`).
-    """
-
-    logit_adjustment: Annotated[NonNegative, at_most(2)] = 0.0
     patience: Count = 4
     evaluations: Annotated[Count, at_most(10_000)] = 10
     keep_by: Annotated[str, OneOf(*KEEP_RULES)] = "accuracy"

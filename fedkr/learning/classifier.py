@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -17,19 +18,36 @@ from fedkr.learning.batches import BatchOrder
 from fedkr.learning.job import Job, Seed
 from fedkr.learning.models import build_classifier
 from fedkr.learning.one_launch import OneLaunch
-from fedkr.learning.prediction import to_model_input
+from fedkr.learning.prediction import predict_logits, to_model_input
 from fedkr.learning.training import Training, cosine
 from fedkr.seeds import derive_seed, numpy_rng, torch_rng
 
 MOMENTUM = 0.9
 WARMUP_SHARE = 0.05
+LEAST_MET = 0.5
 
 Batch = tuple[NDArray[np.uint8], NDArray[np.floating]]
-BatchSource = Callable[[int], Batch]
 
 
-def real_batches(data: ImageSet, batch: int, *seed: object) -> BatchSource:
-    """Return a function from a step to uint8 images ``[B, H, W, C]`` and one-hot labels ``[B, K]`` of real data."""
+@dataclass(frozen=True)
+class Batches:
+    """What a classifier is trained on, batch by batch.
+
+    Attributes:
+        at: from a step to uint8 images ``[B, H, W, C]`` and labels ``[B, K]``.
+        counts: float ``[K]``, images of each class among all that are drawn from; a soft label counts by its parts.
+    """
+
+    at: Callable[[int], Batch]
+    counts: NDArray[np.floating]
+
+    def __call__(self, step: int) -> Batch:
+        """Return the batch of a step."""
+        return self.at(step)
+
+
+def real_batches(data: ImageSet, batch: int, *seed: object) -> Batches:
+    """Return the batches of real data, with one-hot labels."""
     order, one_hot = BatchOrder(len(data), batch, *seed), np.eye(len(data.classes), dtype=np.float32)
 
     def at(step: int) -> Batch:
@@ -37,7 +55,17 @@ def real_batches(data: ImageSet, batch: int, *seed: object) -> BatchSource:
         chosen = order.at(step)
         return data.images[chosen], one_hot[data.labels[chosen]]
 
-    return at
+    return Batches(at, data.class_counts().astype(np.float64))
+
+
+def log_shares(counts: NDArray[np.floating], power: float) -> Tensor:
+    """Return float32 ``[..., K]``: what classes of ``counts [..., K]`` images add to logits behind them.
+
+    These are the logarithms of their shares to a power (Menon et al. 2021, equation 10; 0 adds nothing). A class of
+    less than half an image is not adjusted: it would be called by name more often for never having been met.
+    """
+    shares = np.where(counts >= LEAST_MET, counts / counts.sum(axis=-1, keepdims=True), 1.0)
+    return torch.from_numpy(power * np.log(shares)).float()
 
 
 def sgd(model: nn.Module, config: ClassifierConfig) -> torch.optim.SGD:
@@ -51,6 +79,9 @@ def sgd(model: nn.Module, config: ClassifierConfig) -> torch.optim.SGD:
 class ClassifierTraining:
     """A classifier on its way: advance it by steps, read it at any time.
 
+    With ``config.logit_adjustment`` it is trained behind the class shares of its images (:func:`log_shares`), and at a
+    power of 1 knows none by itself: what is rare is not called by a common class's name for that.
+
     Args:
         model: the classifier, on any device.
         config: optimisation and augmentation; ``config.steps`` is the end of the schedule.
@@ -63,12 +94,13 @@ class ClassifierTraining:
         self,
         model: nn.Module,
         config: ClassifierConfig,
-        batches: BatchSource,
+        batches: Batches,
         job: Job,
         factor: Callable[[int], float] | None = None,
     ) -> None:
         self.model = job.runtime.place(model)
         self.config, self.batches, self.job = config, batches, job
+        self.log_shares = log_shares(batches.counts, config.logit_adjustment).to(job.runtime.device)
         self.launch = OneLaunch(self.model, job.runtime)
         warmup = int(WARMUP_SHARE * config.steps)
         schedule = factor or (lambda step: cosine(step, config.steps, warmup))
@@ -82,9 +114,9 @@ class ClassifierTraining:
         """Return what the model learns for the augmented ``inputs [B, C, H, W]``: by default ``labels [B, K]``."""
         return labels
 
-    def adjusted(self, logits: Tensor) -> Tensor:
-        """Return the logits ``[B, K]`` whose loss is taken, and which val judges: by default the model's own."""
-        return logits
+    def logits_as_met(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Return float32 ``[N, K]`` of uint8 ``images [N, H, W, C]``, where classes are as common as in training."""
+        return predict_logits(self.model, images, self.job.runtime) + self.log_shares.cpu().numpy()
 
     def penalty(self) -> Tensor | None:
         """Return what is added to the loss, a scalar; by default nothing."""
@@ -101,7 +133,7 @@ class ClassifierTraining:
         labels = self.targets(inputs, labels)
         if config.label_smoothing:
             labels = labels.lerp(torch.full_like(labels, 1 / labels.shape[1]), config.label_smoothing)
-        loss = soft_label_loss(self.adjusted(self.launch(inputs)), labels, getattr(config, "loss", "cross_entropy"))
+        loss = soft_label_loss(self.launch(inputs) + self.log_shares, labels, getattr(config, "loss", "cross_entropy"))
         penalty = self.penalty()
         return loss if penalty is None else loss + penalty
 
@@ -123,9 +155,7 @@ def mix(inputs: Tensor, labels: Tensor, alpha: float, step: int, seed: Seed) -> 
     return inputs.lerp(inputs.flip(0), 1 - weight), labels.lerp(labels.flip(0), 1 - weight)
 
 
-def train_classifier(
-    model: nn.Module, config: ClassifierConfig, batches: BatchSource, job: Job, stage: str
-) -> nn.Module:
+def train_classifier(model: nn.Module, config: ClassifierConfig, batches: Batches, job: Job, stage: str) -> nn.Module:
     """Train a classifier for ``config.steps`` steps; return it in evaluation mode."""
     work = ClassifierTraining(model, config, batches, job)
     work.advance(config.steps, stage)

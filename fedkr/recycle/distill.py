@@ -4,22 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 from torch import nn
 
 from fedkr.config import StudentConfig
 from fedkr.data.images import Shape
 from fedkr.learning.batches import BatchOrder
-from fedkr.learning.classifier import Batch, BatchSource, train_classifier
+from fedkr.learning.classifier import Batch, Batches, train_classifier
 from fedkr.learning.job import Job
 from fedkr.learning.models import build_student
 from fedkr.release import SoftSet
 from fedkr.seeds import derive_seed
 
 
-def regenerated_batches(
-    draw: Callable[[int], SoftSet], regenerate_every: int, batch: int, *seed: object
-) -> BatchSource:
-    """Return a function from a step to a batch of the synthetic set of that step's round.
+def regenerated_batches(draw: Callable[[int], SoftSet], regenerate_every: int, batch: int, *seed: object) -> Batches:
+    """Return the batches of synthetic sets, of each step's round; classes are counted in the first.
 
     ``draw`` gives the set of round 0, 1, ..., of which only the current one is kept. A set serves ``regenerate_every``
     epochs, counted by the size of the first; ``seed`` is that of the order.
@@ -30,7 +29,7 @@ def regenerated_batches(
         return drawn, BatchOrder(len(drawn[0]), batch, *seed)
 
     held = {0: ordered(0)}
-    first = held[0][1]
+    counts, first = held[0][0][1].sum(axis=0, dtype=np.float64), held[0][1]
 
     def at(step: int) -> Batch:
         """Return the batch of a step, drawing its set when the set before is done with."""
@@ -43,7 +42,7 @@ def regenerated_batches(
         chosen = order.at(step)
         return images[chosen], labels[chosen]
 
-    return at
+    return Batches(at, counts)
 
 
 def distill_student(config: StudentConfig, draw: Callable[[int], SoftSet], job: Job, stage: str) -> nn.Module:

@@ -24,7 +24,6 @@ from fedkr.learning.classifier import ClassifierTraining
 from fedkr.learning.evaluation import Utility, measure_utility
 from fedkr.learning.job import Job
 from fedkr.learning.models import build_student
-from fedkr.learning.prediction import predict_logits
 from fedkr.progress import SilentProgress
 from fedkr.recycle.distill import regenerated_batches
 from fedkr.recycle.drawer import Drawer, Labeller
@@ -167,8 +166,9 @@ class StudentTrial:
         """Train the student up to step ``until`` and return its score on the judge's images."""
         self.work.advance(until, self.stage)
         self.work.job.progress.finish(self.stage)
-        logits = predict_logits(self.work.model, self.judge.images, self.work.job.runtime)
-        utility = measure_utility(logits, self.judge.labels, len(self.judge.classes))
+        utility = measure_utility(
+            self.work.logits_as_met(self.judge.images), self.judge.labels, len(self.judge.classes)
+        )
         score = Score.of(utility, self.recycle.metric)
         return dataclasses.replace(score, leakage=self.leakage, weight=self.recycle.leakage_weight)
 

@@ -62,26 +62,6 @@ def build_teacher(config: TeacherConfig, data: SiteData, *seed: object) -> nn.Mo
     return ConstantClassifier(int(present[0]), len(train.classes))
 
 
-class TeacherTraining(ClassifierTraining):
-    """A teacher on its way.
-
-    With ``config.logit_adjustment`` it is trained behind its images' class shares to that power (Menon et al. 2021,
-    equation 10), and at a power of 1 knows none by itself: what is rare at a site is not called by a common class's
-    name for that. Val, which has these shares too, judges it behind them. A class that the site has no image of is not
-    adjusted: it would be called by name more often for never having been met.
-    """
-
-    def __init__(self, model: nn.Module, config: TeacherConfig, data: ImageSet, job: Job) -> None:
-        super().__init__(model, config, real_batches(data, config.batch, *job.seed), job)
-        counts = torch.from_numpy(data.class_counts()).double()
-        shares = torch.where(counts > 0, counts / counts.sum(), 1.0)
-        self.log_shares = (config.logit_adjustment * shares.log()).float().to(job.runtime.device)
-
-    def adjusted(self, logits: Tensor) -> Tensor:
-        """Return the logits ``[B, K]`` as they are where a class is met as often as at the site."""
-        return logits + self.log_shares
-
-
 def train_teacher(config: TeacherConfig, data: SiteData, job: Job) -> Artifact:
     """Train the teacher; the site's val split ends training and chooses what is kept, as ``config`` has it.
 
@@ -90,7 +70,7 @@ def train_teacher(config: TeacherConfig, data: SiteData, job: Job) -> Artifact:
     model = build_teacher(config, data, *job.seed)
     if isinstance(model, ConstantClassifier):
         return Artifact(model_tensors(model), {"step": 0, "temperature": 1.0, "curve": []})
-    work = TeacherTraining(model, config, data.train, job)
+    work = ClassifierTraining(model, config, real_batches(data.train, config.batch, *job.seed), job)
     kept = train_and_keep(work, data.val, config, "teacher")
     if config.calibrate and may_choose(len(data.val)):
         work.model.load_state_dict(kept.tensors)
@@ -114,9 +94,7 @@ def train_and_keep(work: ClassifierTraining, judge: ImageSet, stopping: TeacherC
     kept, curve, since_best = Artifact(), [], 0
     try:
         for step in advance_in_parts(work, stopping.evaluations, stage):
-            logits = torch.from_numpy(predict_logits(work.model, judge.images, work.job.runtime))
-            seen = work.adjusted(logits.to(work.job.runtime.device)).cpu().numpy()
-            utility = measure_utility(seen, judge.labels, len(judge.classes))
+            utility = measure_utility(work.logits_as_met(judge.images), judge.labels, len(judge.classes))
             figures = {name: getattr(utility, name) for name in ("accuracy", "auc", "loss")}
             curve.append({"step": step, **figures})
             since_best += 1

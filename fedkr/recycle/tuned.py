@@ -16,7 +16,6 @@ from fedkr.learning.classifier import ClassifierTraining, real_batches
 from fedkr.learning.evaluation import measure_utility
 from fedkr.learning.job import Job
 from fedkr.learning.models import build_classifier
-from fedkr.learning.prediction import predict_logits
 from fedkr.learning.training import DivergedError
 from fedkr.recycle.search import DIVERGED, Score
 from fedkr.recycle.teacher import train_and_keep
@@ -98,5 +97,4 @@ def _score(work: ClassifierTraining, until: int, val: ImageSet, metric: str, sta
     except DivergedError:
         return DIVERGED
     work.job.progress.finish(f"{stage}, lr {work.config.lr:g}")
-    logits = predict_logits(work.model, val.images, work.job.runtime)
-    return Score.of(measure_utility(logits, val.labels, len(val.classes)), metric).order()
+    return Score.of(measure_utility(work.logits_as_met(val.images), val.labels, len(val.classes)), metric).order()

@@ -18,7 +18,7 @@ COUNT, NATURAL, POSITIVE, NOT_NEGATIVE = (1, MOST), (0, MOST), (1e-320, 1e38), (
 SHARE, BELOW_ONE = (1e-320, 1 - 1e-16), (0.0, 1 - 1e-16)
 CLASSIFIER = {"arch": str, "width": (1, 1024), "norm": ["batch", "group"], "steps": (1, MILLION), "batch": (1, 65_536)}
 CLASSIFIER |= {"lr": POSITIVE, "weight_decay": NOT_NEGATIVE, "augment": ["none", "standard", "strong"]}
-CLASSIFIER |= {"label_smoothing": BELOW_ONE, "mixup": NOT_NEGATIVE}
+CLASSIFIER |= {"label_smoothing": BELOW_ONE, "mixup": NOT_NEGATIVE, "logit_adjustment": (0.0, 2.0)}
 SEARCH = {"rounds": (1, 10_000), "search_rounds": (0, 10_000), "lrs": [POSITIVE], "local_epochs": [(1, 1000)]}
 SEARCH |= {"steps": NATURAL, "norms": [["batch", "group"]]}
 BALANCES = ["histogram", "balanced", "tempered"]
@@ -39,7 +39,6 @@ OPTIONS = {
     "generator": {"kind": str, "steps": (1, MILLION), "batch": (1, 65_536), "checkpoints": (1, 100), "options": dict},
     "teacher": CLASSIFIER
     | {
-        "logit_adjustment": (0.0, 2.0),
         "patience": COUNT,
         "evaluations": (1, 10_000),
         "keep_by": ["accuracy", "loss", "last"],

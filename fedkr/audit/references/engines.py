@@ -17,7 +17,7 @@ from fedkr.data.images import Shape
 from fedkr.fingerprint import array_digest
 from fedkr.learning.augment import augment
 from fedkr.learning.batches import BatchOrder
-from fedkr.learning.classifier import WARMUP_SHARE, Batch, sgd, train_classifier
+from fedkr.learning.classifier import WARMUP_SHARE, Batch, Batches, log_shares, sgd, train_classifier
 from fedkr.learning.job import Job
 from fedkr.learning.models import build_classifier, build_student
 from fedkr.learning.models.resnet import SmallResNet
@@ -75,6 +75,10 @@ class ReferenceTask:
         """Return the job of one model."""
         return self.job.seeded("reference", index)
 
+    def counts(self, index: int) -> NDArray[np.float64]:
+        """Return float64 ``[K]``: how many images of each class a model trains on."""
+        return self.targets[self.chosen[index]].sum(axis=0, dtype=np.float64)
+
     def fresh(self, index: int) -> nn.Module:
         """Build one model with its first weights."""
         seed = derive_seed(*self.job_of(index).seed)
@@ -97,10 +101,11 @@ def train_alone(task: ReferenceTask, index: int, progress: Progress) -> nn.Modul
     own, job = task.chosen[index], replace(task.job_of(index), progress=progress)
     order = BatchOrder(len(own), task.config.batch, *job.seed)
 
-    def batches(step: int) -> Batch:
+    def at(step: int) -> Batch:
         rows = own[order.at(step)]
         return task.images[rows], task.targets[rows]
 
+    batches = Batches(at, task.counts(index))
     return train_classifier(task.fresh(index), task.config, batches, job, f"reference model {index}")
 
 
@@ -128,6 +133,8 @@ class StackedTraining:
         self.images = torch.tensor(task.images, device=device)
         self.targets = torch.tensor(task.targets, device=device)
         self.rows = torch.from_numpy(self._rows()).to(device)
+        counts = np.stack([task.counts(index) for index in indices])
+        self.log_shares = log_shares(counts, config.logit_adjustment).to(device)
 
     def _rows(self) -> NDArray[np.int64]:
         """Return ``[steps, B, M]``: which images each model sees at each step."""
@@ -163,7 +170,7 @@ class StackedTraining:
             labels = labels.lerp(torch.full_like(labels, 1 / labels.shape[2]), config.label_smoothing)
         logits = self.launch(inputs.flatten(1, 2).contiguous(memory_format=torch.channels_last))
         # KL divergence, another recipe's loss, differs by the labels' entropy: the gradients are the same.
-        losses = -(labels * logits.float().log_softmax(2)).sum(2).mean(0)
+        losses = -(labels * (logits.float() + self.log_shares).log_softmax(2)).sum(2).mean(0)
         self.losses = losses.detach()
         return losses.sum()
 

@@ -5,10 +5,18 @@ import pytest
 import torch
 
 from fedkr.config import StudentConfig
+from fedkr.learning.classifier import log_shares
 from fedkr.learning.job import Job
 from fedkr.learning.prediction import predict_logits
 from fedkr.recycle.distill import distill_student, regenerated_batches
 from fedkr.release import SoftSet
+
+
+def overlapping(counts, seed):
+    """Grey squares of two kinds that are hard to tell apart, with their labels."""
+    labels = np.repeat(np.arange(2), counts)
+    grey = np.clip(np.random.default_rng(seed).normal(110 + 30 * labels, 25), 0, 255)
+    return (grey[:, None, None, None] * np.ones((1, 8, 8, 1))).astype(np.uint8), labels
 
 
 class Sets:
@@ -64,3 +72,25 @@ def test_a_student_takes_the_labels_that_it_is_given(pictures, runtime):
     assert not student.training
     assert (predict_logits(student, data.images, runtime).argmax(axis=1) == 1 - data.labels).mean() > 0.9
     assert all(torch.isfinite(p).all() for p in student.parameters())
+
+
+def test_classes_are_counted_by_the_parts_of_the_first_sets_labels():
+    soft = np.array([[0.75, 0.25, 0], [0.5, 0.5, 0], [1, 0, 0]], np.float16)
+    batches = regenerated_batches(lambda _: SoftSet(np.zeros((3, 4, 4, 1), np.uint8), soft), 1, 2, "s")
+    np.testing.assert_allclose(batches.counts, [2.25, 0.75, 0])
+    # Half an image is the least that counts as met.
+    np.testing.assert_allclose(log_shares(batches.counts, 0.5), np.log([0.75**0.5, 0.25**0.5, 1]), rtol=1e-6)
+    np.testing.assert_allclose(log_shares(np.array([99.6, 0.4]), 1.0), [np.log(0.996), 0], rtol=1e-6)
+
+
+def test_a_student_behind_its_class_shares_calls_a_rare_class_by_its_name(runtime):
+    (images, labels), (new, truth) = overlapping((380, 20), 0), overlapping((200, 200), 1)
+    released = SoftSet(images, np.eye(2, dtype=np.float16)[labels])
+    recalls = {}
+    for adjustment in (0.0, 1.0):
+        config = StudentConfig(arch="resnet8", width=4, steps=60, batch=64, lr=0.05, logit_adjustment=adjustment)
+        student = distill_student(config, lambda _: released, Job(runtime, seed=("s",)), "student")
+        chosen = predict_logits(student, new, runtime).argmax(axis=1)
+        recalls[adjustment] = [(chosen == k)[truth == k].mean() for k in (0, 1)]
+    assert recalls[0.0][1] < 0.3 and recalls[1.0][1] > 0.7, "the rare class"
+    assert sum(recalls[1.0]) > sum(recalls[0.0]) + 0.2, "balanced accuracy"

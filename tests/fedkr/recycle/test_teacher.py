@@ -10,12 +10,13 @@ from scipy.special import log_softmax
 from fedkr.config import TeacherConfig
 from fedkr.data import ImageSet, SiteData
 from fedkr.errors import UserError
+from fedkr.learning import classifier
+from fedkr.learning.classifier import ClassifierTraining, real_batches
 from fedkr.learning.job import Job
 from fedkr.learning.prediction import predict_logits
 from fedkr.recycle import teacher as teacher_module
 from fedkr.recycle.teacher import (
     SoftLabeller,
-    TeacherTraining,
     fit_temperature,
     load_teacher,
     train_teacher,
@@ -47,7 +48,7 @@ def scripted(monkeypatch):
             shown = np.where(np.arange(len(labels)) < right, labels, (labels + 1) % classes)
             return ((margins or {}).get(index, 5.0) * np.eye(classes)[shown]).astype(np.float32)
 
-        monkeypatch.setattr(teacher_module, "predict_logits", predict)
+        monkeypatch.setattr(classifier, "predict_logits", predict)
         return seen
 
     return script
@@ -196,6 +197,11 @@ def overlapping(counts, rng):
     return ImageSet(images.astype(np.uint8), labels, tuple("abc"[: len(counts)]))
 
 
+def teacher_on_its_way(config, data, runtime):
+    model = teacher_module.build_teacher(config, data, 0)
+    return ClassifierTraining(model, config, real_batches(data.train, config.batch, 0), Job(runtime))
+
+
 def test_a_teacher_behind_its_class_shares_calls_a_rare_class_by_its_name(runtime):
     train, test = (
         overlapping(counts, np.random.default_rng(i)) for i, counts in enumerate([(380, 20, 0), (200, 200, 0)])
@@ -203,9 +209,7 @@ def test_a_teacher_behind_its_class_shares_calls_a_rare_class_by_its_name(runtim
     recalls = {}
     for adjustment in (0.0, 1.0):
         config = dataclasses.replace(CONFIG, steps=60, batch=64, logit_adjustment=adjustment)
-        work = TeacherTraining(
-            teacher_module.build_teacher(config, SiteData(train, train, train, train), 0), config, train, Job(runtime)
-        )
+        work = teacher_on_its_way(config, SiteData(train, train, train, train), runtime)
         work.advance(60, "teacher")
         chosen = predict_logits(work.model.eval(), test.images, runtime).argmax(1)
         recalls[adjustment] = [(chosen == label)[test.labels == label].mean() for label in (0, 1)]
@@ -218,17 +222,16 @@ def test_a_teacher_behind_its_class_shares_calls_a_rare_class_by_its_name(runtim
 def test_a_class_without_images_is_not_adjusted(runtime, site_data):
     train = overlapping((30, 10, 0), np.random.default_rng(0))
     config = dataclasses.replace(CONFIG, logit_adjustment=2.0)
-    model = teacher_module.build_teacher(config, dataclasses.replace(site_data, train=train), 0)
-    work = TeacherTraining(model, config, train, Job(runtime))
-    np.testing.assert_allclose(
-        work.adjusted(torch.zeros(1, 3)).numpy(), [[2 * np.log(0.75), 2 * np.log(0.25), 0]], rtol=1e-6
-    )
+    work = teacher_on_its_way(config, dataclasses.replace(site_data, train=train), runtime)
+    np.testing.assert_allclose(work.log_shares.numpy(), [2 * np.log(0.75), 2 * np.log(0.25), 0], rtol=1e-6)
+    alone = predict_logits(work.model, train.images, runtime)
+    np.testing.assert_allclose(work.logits_as_met(train.images), alone + work.log_shares.numpy(), rtol=1e-6)
 
 
 def test_the_option_reaches_the_teacher_and_val_judges_it_behind_the_class_shares(runtime, monkeypatch):
     train = overlapping((100, 20, 0), np.random.default_rng(0))
     data = SiteData(train, overlapping((100, 20, 0), np.random.default_rng(1)), train, train)
-    monkeypatch.setattr(teacher_module, "predict_logits", lambda _, images, __: np.zeros((len(images), 3), np.float32))
+    monkeypatch.setattr(classifier, "predict_logits", lambda _, images, __: np.zeros((len(images), 3), np.float32))
     found = {}
     for adjustment in (0.0, 1.0):
         config = dataclasses.replace(CONFIG, logit_adjustment=adjustment, keep_by="accuracy")

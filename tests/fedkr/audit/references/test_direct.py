@@ -118,13 +118,20 @@ def test_halves_of_an_odd_number_of_references_are_refused(models):
 
 
 @pytest.mark.parametrize("convolution", ENGINES[1:])
-@pytest.mark.parametrize("label_smoothing", [0.0, 0.1])
-def test_references_trained_together_are_those_trained_alone(task, convolution, label_smoothing):
-    work = task(dataclasses.replace(PLAIN, label_smoothing=label_smoothing))
+@pytest.mark.parametrize("recipe", [{}, {"label_smoothing": 0.1}, {"logit_adjustment": 1.0}])
+def test_references_trained_together_are_those_trained_alone(task, convolution, recipe):
+    work = task(dataclasses.replace(PLAIN, **recipe))
     alone = [train_alone(work, index, SilentProgress()) for index in (1, 2, 3)]
     together = StackedTraining(work, (1, 2, 3), convolution)
     together.advance(PLAIN.steps, SilentProgress(), "references")
     assert_same(alone, together.finished(), atol=2e-5, rtol=1e-3)
+
+
+def test_a_reference_trains_behind_the_class_shares_of_its_own_images(task):
+    plain, adjusted = task(), task(dataclasses.replace(PLAIN, logit_adjustment=2.0))
+    assert len({tuple(plain.counts(index)) for index in range(4)}) > 1
+    with pytest.raises(AssertionError):
+        assert_same(*([train_alone(work, 1, SilentProgress())] for work in (plain, adjusted)))
 
 
 def test_a_recipe_of_kl_divergence_gives_the_same_references_alone_and_together(task):
