@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from fedkr.errors import UserError
 from fedkr.learning.prediction import to_model_input
-from fedkr.stages import read_artifact
+from fedkr.stages import read_artifact, write_artifact
 from server.composition import compose_study
 from simulations.export import onnx_file
 from simulations.export.bundle import ImageClassifier, ModelDescription
@@ -106,6 +106,16 @@ def test_the_card_says_what_is_proven_for_whom_and_by_what(own_run, without_onnx
     assert (
         "with epsilon 8 at delta 1e-05, for one patient more or less in its training split (gaussian mechanism)" in card
     )
+
+
+def test_the_card_says_whether_the_student_knows_how_common_classes_are(exported, own_run, without_onnx):
+    path = own_run / "models" / "student.safetensors"
+    student = read_artifact(path)
+    student.info["classifier"]["logit_adjustment"] = 1.0
+    write_artifact(path, student)
+    card = (export_run(own_run) / "MODEL_CARD.md").read_text()
+    assert "behind the class shares of its images to the power 1, so that at 1 it takes all classes for" in card
+    assert "behind the class shares" not in (exported / "MODEL_CARD.md").read_text()
 
 
 def test_names_in_the_card_cannot_break_its_tables(exported):
