@@ -163,8 +163,8 @@ class Federation:
             parts = [own(index) for own in sets]
             return drawn_alike(parts, "alike", index) if way.alike else SoftSet.union(parts)
 
-        usual, adjustment = self.study.student, float(way.student == "adjusted")
-        config = dataclasses.replace(usual, steps=way.longer * usual.steps, logit_adjustment=adjustment)
+        usual = self.study.student
+        config = dataclasses.replace(usual, steps=way.longer * usual.steps, logit_adjustment=way.adjustment)
         model = train_student(config, ReleasedSets(read, self.study.recycle.rounds), self.job.seeded("student"))
         return measure_model(self.study, model, self.test, self.job.runtime)
 

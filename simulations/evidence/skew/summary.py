@@ -116,7 +116,7 @@ def leave_one_set_out(rows: Sequence[Row]) -> str:
         own = differences([*left_out, *(row for row in rows if row["way"] == base)], base)
         columns += [by_set(means(own["left out"], figure), set_of) for figure in FIGURES]
     for left, way in chosen.items():
-        lines.append([left, way, *(f"{100 * column[left]:+.1f}" for column in columns)])
+        lines.append([left, way, *(f"{100 * column[left]:+.1f}" if left in column else "" for column in columns)])
     lines.append(["mean", "", *(over(list(column.values())) for column in columns)])
     return _markdown(lines)
 

@@ -14,7 +14,7 @@ class Way:
         balance: class shares of a release.
         labels: what is made of the teacher's labels, by :data:`simulations.evidence.skew.labels.LABELS`.
         alike: whether the student meets each class of each site equally often.
-        student: ``plain`` or ``adjusted`` (``student.logit_adjustment=1``).
+        adjustment: the power of the class shares behind which the student is trained (``student.logit_adjustment``).
         longer: so many times as many steps of the student.
     """
 
@@ -22,7 +22,7 @@ class Way:
     balance: str = "histogram"
     labels: str = "released"
     alike: bool = False
-    student: str = "plain"
+    adjustment: float = 0.0
     longer: int = 1
 
 
@@ -32,12 +32,13 @@ WAYS = {
     "adjusted+union": Way(teacher="adjusted", labels="union"),
     "adjusted+known": Way(teacher="adjusted", labels="known"),
     "adjusted+alike": Way(teacher="adjusted", alike=True),
-    "student": Way(student="adjusted"),
-    "student+known": Way(student="adjusted", labels="known"),
+    "student": Way(adjustment=1),
+    "student+known": Way(adjustment=1, labels="known"),
+    "half+five": Way(adjustment=0.5, longer=5),
     "twice": Way(longer=2),
     "five": Way(longer=5),
-    "student+twice": Way(student="adjusted", longer=2),
-    "student+five": Way(student="adjusted", longer=5),
+    "student+twice": Way(adjustment=1, longer=2),
+    "student+five": Way(adjustment=1, longer=5),
     "adjusted+known+five": Way(teacher="adjusted", labels="known", longer=5),
     "ensemble": Way(teacher="ensemble"),
     "balanced": Way(balance="balanced"),
