@@ -36,7 +36,7 @@ class Judges:
 
     Args:
         exchanges: for each exchange the sites' files.
-        config: the study's student, trained for a few steps, and as its site's images are, the rare ones too.
+        config: the study's student, trained for a few steps, and never behind class shares.
         shape: of images and classes.
         job: of these trainings.
         keep: gets a site and what trains its student; it may know the student from an earlier run.

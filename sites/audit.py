@@ -38,9 +38,18 @@ from fedkr.audit.statistics.blind import blind_baseline
 from fedkr.audit.statistics.class_shares import class_shares_p_value
 from fedkr.audit.statistics.paired import PairedDifference, paired_difference
 from fedkr.audit.subject import Subject
-from fedkr.audit.targets import CONTROL, OF_ONE_SITE, OF_RELEASES, PLANTED_CONTROL, RELEASE, RELEASED, row_key
+from fedkr.audit.targets import (
+    CONTROL,
+    OF_ONE_SITE,
+    OF_RELEASES,
+    OF_WEIGHTS,
+    PLANTED_CONTROL,
+    RELEASE,
+    RELEASED,
+    row_key,
+)
 from fedkr.audit.verdict import NEEDS_PIPELINE
-from fedkr.config import Study
+from fedkr.config import StudentConfig, Study
 from fedkr.data import ImageSet, content_digest
 from fedkr.data.images import Shape
 from fedkr.errors import UserError
@@ -58,6 +67,8 @@ from sites.workspace import Site
 
 logger = logging.getLogger(__name__)
 REPORT_FILE = "audit.html"
+# What kinds of models differ in, of the student's recipe.
+BY_KIND = ("components", "logit_adjustment")
 
 
 class SiteAudit:
@@ -342,13 +353,10 @@ class SiteAudit:
         # One regeneration round: in an epoch the target saw as many of the others' images.
         count, extra = self.config.direct_references, None if others is None else others(0)
         more = 0 if extra is None else len(extra.images)
-        # Students of releases may see images otherwise than all other models do.
-        config = self.study.student
-        if kind not in (*OF_RELEASES, PLANTED_CONTROL):
-            config = dataclasses.replace(config, components=0)
+        config = self._recipe(kind)
         images = len(self.candidates) // 2 + more
         steps = scaled_steps(config.steps, images, len(self.site.data.train) + more)
-        key = self._key(count, others) | {"steps": steps, "components": config.components}
+        key = self._key(count, others) | {"steps": steps} | {name: getattr(config, name) for name in BY_KIND}
 
         def train() -> ReferenceModels:
             job, recipe = self.pipeline.job.seeded("references"), dataclasses.replace(config, steps=steps)
@@ -356,6 +364,18 @@ class SiteAudit:
             return train_references(task, self.stages, key)
 
         return self._signals("direct", key, train, others is not None)
+
+    def _recipe(self, kind: str) -> StudentConfig:
+        """Return the student's recipe as a kind of model is trained by it."""
+        config = self.study.student
+        if kind not in (*OF_RELEASES, PLANTED_CONTROL):
+            # Students of releases may see images otherwise than all other models do.
+            config = dataclasses.replace(config, components=0)
+        if kind == "teacher":
+            return dataclasses.replace(config, logit_adjustment=self.study.teacher.logit_adjustment)
+        if kind in OF_WEIGHTS:
+            return dataclasses.replace(config, logit_adjustment=0.0)
+        return config
 
     def _pipeline(self, others: ReleasedSets | None) -> ReferenceSignals:
         count, choice = self.config.pipeline_references, self.pipeline.choose()

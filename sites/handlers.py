@@ -131,7 +131,10 @@ def train_weights(site: Site, request: wire.Request) -> RecordDict:
 def _train_round(site: Site, model: nn.Module, request: wire.Request) -> dict[str, torch.Tensor]:
     if "contestant" in request.settings:
         return _train_privately(site, model, request)
-    config, train, round_number = site.study.student, site.data.train, int(request.setting("server-round"))
+    # Never behind class shares: classes that a site has not would be kept down by it, and are by no other, which cost
+    # the averaged model up to 18 points of balanced accuracy where sites are skewed (simulations/results/skew.md).
+    config = dataclasses.replace(site.study.student, logit_adjustment=0.0)
+    train, round_number = site.data.train, int(request.setting("server-round"))
     steps = max(1, math.ceil(int(request.setting("local-epochs")) * len(train) / config.batch))
     job = site.pipeline.job.seeded("weights", request.setting("candidate"), round_number)
     work = LocalTraining(

@@ -35,6 +35,8 @@ RELEASE_HEADLINES = (
 )
 # Kinds of what is trained on one site's images alone, directly or by its releases: so are their references.
 OF_ONE_SITE = frozenset({"teacher", "local", "site-student", RELEASE, *CONTROLS})
+# Kinds that come of weight sharing.
+OF_WEIGHTS = frozenset({"weights", "update", ROUNDS})
 # Kinds that come of nothing but what sites released: an image of a class that none was drawn of does not count for
 # them, though the teacher that labelled the rest may have learnt it.
 OF_RELEASES = frozenset({"student", "site-student", RELEASE})

@@ -64,6 +64,12 @@ def check_study(study: Study) -> None:
             f"teacher.logit_adjustment={study.teacher.logit_adjustment:g} and teacher.calibrate=true: a temperature is "
             "fitted where classes are as common as at the site, which such a teacher is not for; choose one of them"
         )
+    for name, classifier in (("teacher", study.teacher), ("student", study.student)):
+        if classifier.logit_adjustment and classifier.label_smoothing:
+            raise UserError(
+                f"{name}.logit_adjustment={classifier.logit_adjustment:g} and {name}.label_smoothing="
+                f"{classifier.label_smoothing:g}: smoothed labels have other class shares than the images; choose one"
+            )
     _check_strategy(study.strategy)
     _check_audit(study.audit, study.strategy.compare)
     _check_permutations(study.audit, study.federation.sites)

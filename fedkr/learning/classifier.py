@@ -24,7 +24,6 @@ from fedkr.seeds import derive_seed, numpy_rng, torch_rng
 
 MOMENTUM = 0.9
 WARMUP_SHARE = 0.05
-LEAST_MET = 0.5
 
 Batch = tuple[NDArray[np.uint8], NDArray[np.floating]]
 
@@ -35,7 +34,7 @@ class Batches:
 
     Attributes:
         at: from a step to uint8 images ``[B, H, W, C]`` and labels ``[B, K]``.
-        counts: float ``[K]``, images of each class among all that are drawn from; a soft label counts by its parts.
+        counts: float ``[K]``, images of each class among all that are drawn from (:func:`soft_counts`).
     """
 
     at: Callable[[int], Batch]
@@ -58,13 +57,22 @@ def real_batches(data: ImageSet, batch: int, *seed: object) -> Batches:
     return Batches(at, data.class_counts().astype(np.float64))
 
 
+def soft_counts(labels: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Return float64 ``[K]``: how many images of each class ``labels [N, K]`` come to, a soft label by its parts.
+
+    A class that is no label's first choice was not met: what labels leave over for it would make it a very rare one.
+    """
+    met = np.bincount(labels.argmax(axis=1), minlength=labels.shape[1]) > 0
+    return labels.sum(axis=0, dtype=np.float64) * met
+
+
 def log_shares(counts: NDArray[np.floating], power: float) -> Tensor:
     """Return float32 ``[..., K]``: what classes of ``counts [..., K]`` images add to logits behind them.
 
-    These are the logarithms of their shares to a power (Menon et al. 2021, equation 10; 0 adds nothing). A class of
-    less than half an image is not adjusted: it would be called by name more often for never having been met.
+    These are the logarithms of their shares to a power (Menon et al. 2021, equation 10; 0 adds nothing). To a class
+    that was not met nothing is added, so that training keeps it down: it must not be named for never having been met.
     """
-    shares = np.where(counts >= LEAST_MET, counts / counts.sum(axis=-1, keepdims=True), 1.0)
+    shares = np.where(counts > 0, counts / counts.sum(axis=-1, keepdims=True), 1.0)
     return torch.from_numpy(power * np.log(shares)).float()
 
 

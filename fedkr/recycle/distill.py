@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import numpy as np
 from torch import nn
 
 from fedkr.config import StudentConfig
 from fedkr.data.images import Shape
 from fedkr.learning.batches import BatchOrder
-from fedkr.learning.classifier import Batch, Batches, train_classifier
+from fedkr.learning.classifier import Batch, Batches, soft_counts, train_classifier
 from fedkr.learning.job import Job
 from fedkr.learning.models import build_student
 from fedkr.release import SoftSet
@@ -29,7 +28,7 @@ def regenerated_batches(draw: Callable[[int], SoftSet], regenerate_every: int, b
         return drawn, BatchOrder(len(drawn[0]), batch, *seed)
 
     held = {0: ordered(0)}
-    counts, first = held[0][0][1].sum(axis=0, dtype=np.float64), held[0][1]
+    counts, first = soft_counts(held[0][0][1]), held[0][1]
 
     def at(step: int) -> Batch:
         """Return the batch of a step, drawing its set when the set before is done with."""

@@ -38,11 +38,6 @@ class Contestant(WeightSharing):
             )
         if len(search.lrs) > 1 or len(search.local_epochs) > 1:
             raise UserError(f"{where}: each setting that is tried costs privacy; name one of lrs and of local_epochs")
-        if study.student.logit_adjustment:
-            raise UserError(
-                f"student.logit_adjustment={study.student.logit_adjustment:g}: it trains behind a site's class shares, "
-                f"of which {name} promises nothing; set 0"
-            )
 
     @classmethod
     def make(cls, name: str, options: Mapping[str, Any], sites: int) -> Strategy:

@@ -219,6 +219,15 @@ def test_a_value_that_breaks_a_condition_in_its_annotation_is_one_line(values, l
     assert str(caught.value) == line
 
 
+@pytest.mark.parametrize("name", ["teacher", "student"])
+def test_smoothed_labels_have_no_class_shares_to_train_behind(name):
+    study = Study()
+    classifier = getattr(study, name)
+    classifier.logit_adjustment, classifier.label_smoothing = 1.0, 0.1
+    with pytest.raises(UserError, match=rf"{name}\.logit_adjustment=1 and {name}\.label_smoothing=0\.1"):
+        check_study(study)
+
+
 def test_an_adjusted_teacher_is_not_calibrated():
     study = Study()
     study.teacher.logit_adjustment, study.teacher.calibrate = 1.0, True

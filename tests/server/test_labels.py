@@ -1,5 +1,7 @@
 """Relabelling of saved releases: whom it asks about which images, and that its labels fit the files."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -50,6 +52,13 @@ def test_each_student_is_trained_once_and_sees_only_images_of_other_sites(judges
     relabel(judges(keep=lambda site, train: trained.append(site) or train()), SITES)
     assert sorted(trained) == sorted(SITES)
     assert asked == {(judge, site) for judge in SITES for site in SITES if judge != site}
+
+
+def test_judges_are_not_trained_behind_class_shares(judges, exchanges):
+    config = dataclasses.replace(STUDENT, logit_adjustment=1.0)
+    behind = Judges(exchanges, config, Shape(1, 8, 3), Job(Runtime.choose("cpu", "float32", 1), seed=("test",)))
+    images = next(iter(behind.sets.values())).arrays()[0].images
+    np.testing.assert_array_equal(behind.logits(SITES[0], images), judges().logits(SITES[0], images))
 
 
 def test_the_same_releases_get_the_same_labels_bit_by_bit(judges):

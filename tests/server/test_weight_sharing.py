@@ -414,13 +414,6 @@ def test_dp_fedavg_refuses_what_its_guarantee_has_no_place_for(options, said):
         check_contestants(study)
 
 
-def test_dp_fedavg_refuses_to_train_behind_class_shares(study):
-    private(study)
-    study.student.logit_adjustment = 1.0
-    with pytest.raises(UserError, match=r"student\.logit_adjustment=1: it trains behind a site's class shares"):
-        check_contestants(study)
-
-
 @pytest.mark.parametrize(
     ("module", "flower"),
     [(fedavg, FedAvg), (fedprox, FedProx), (fedadam, FedAdam), (fedyogi, FedYogi), (fedmedian, FedMedian)],

@@ -70,6 +70,29 @@ def kinds(work, target):
     return [(signals.kind, signals.others) for signals in work.train_references(target)]
 
 
+@pytest.mark.parametrize(
+    ("kind", "components", "adjustment"),
+    [
+        *(("student", 16, 1.0), ("site-student", 16, 1.0), ("control-student", 16, 1.0)),
+        *(("local", 0, 1.0), ("oracle", 0, 1.0), ("personal", 0, 1.0), ("control", 0, 1.0)),
+        *(("teacher", 0, 0.5), ("weights", 0, 0.0), ("update", 0, 0.0), ("rounds", 0, 0.0)),
+    ],
+)
+def test_references_are_trained_by_the_recipe_of_their_kind(site, kind, components, adjustment, monkeypatch):
+    site.study.student.components, site.study.student.logit_adjustment = 16, 1.0
+    site.study.teacher.logit_adjustment = 0.5
+    recipes = []
+
+    def reference_task(recipe, *_):
+        recipes.append((recipe.components, recipe.logit_adjustment))
+        raise InterruptedError
+
+    monkeypatch.setattr("sites.audit.reference_task", reference_task)
+    with pytest.raises(InterruptedError):
+        SiteAudit(site).train_references(kind)
+    assert recipes == [(components, adjustment)]
+
+
 def test_each_target_is_attacked_with_references_that_went_its_way(site, others):
     work = SiteAudit(site)
     work.keep_others(others)

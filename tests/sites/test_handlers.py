@@ -206,6 +206,13 @@ def test_a_proximal_term_that_the_server_asks_for_holds_the_weights_back(site, a
     assert moved[1] < moved[0] / 2
 
 
+def test_shared_weights_are_never_trained_behind_class_shares(site, ask, study):
+    plain = weights_in(ask(site(), wire.TRAIN, **one_round(study)))
+    study.student.logit_adjustment = 1.0
+    behind = weights_in(ask(site(), wire.TRAIN, **one_round(study)))
+    assert all(torch.equal(plain[name], behind[name]) for name in plain)
+
+
 def test_averaged_weights_in_float64_are_taken(site, ask, study):
     weights = {name: value.double() for name, value in model(study).state_dict().items()}
     assert wire.read_metrics(ask(site(), wire.EVALUATE, weights))["test/accuracy"] >= 0

@@ -17,7 +17,7 @@ from fedkr.data.images import Shape
 from fedkr.fingerprint import array_digest
 from fedkr.learning.augment import augment
 from fedkr.learning.batches import BatchOrder
-from fedkr.learning.classifier import WARMUP_SHARE, Batch, Batches, log_shares, sgd, train_classifier
+from fedkr.learning.classifier import WARMUP_SHARE, Batch, Batches, log_shares, sgd, soft_counts, train_classifier
 from fedkr.learning.job import Job
 from fedkr.learning.models import build_classifier, build_student
 from fedkr.learning.models.resnet import SmallResNet
@@ -77,7 +77,7 @@ class ReferenceTask:
 
     def counts(self, index: int) -> NDArray[np.float64]:
         """Return float64 ``[K]``: how many images of each class a model trains on."""
-        return self.targets[self.chosen[index]].sum(axis=0, dtype=np.float64)
+        return soft_counts(self.targets[self.chosen[index]])
 
     def fresh(self, index: int) -> nn.Module:
         """Build one model with its first weights."""

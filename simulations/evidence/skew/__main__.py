@@ -18,6 +18,7 @@ from simulations.evidence.skew.federation import STAND_IN, Federation, study_of
 from simulations.evidence.skew.labels import LABELS
 from simulations.evidence.skew.rows import Request, Row
 from simulations.evidence.skew.ways import WAYS
+from simulations.exits import guarded
 
 
 def main(words: list[str]) -> int:
@@ -39,4 +40,4 @@ def main(words: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(guarded(lambda: main(sys.argv[1:])))

@@ -3,7 +3,7 @@
 ``python -m simulations.evidence.skew.opponents OUT.json data.root=DIR seeds=0,1,2 [cuts=CUT,...]
 [contestants=local,fedavg,centralised] [budget=quick]`` runs them as ``fedkr simulate`` does, with the same sites,
 classifiers and numbers as ``simulations.evidence.skew``: up to as many steps as FedKR takes at a site, and as many
-looks at val. With ``logit_adjustment=1`` they train behind their class shares as the student may.
+looks at val. Ways with longer students take more steps than are counted here.
 """
 
 from __future__ import annotations
@@ -39,34 +39,26 @@ def write_cut(name: str, usual: Study, folder: Path) -> Path:
     return path
 
 
-def measured(name: str, usual: Study, folder: Path, contestants: str, adjustment: float) -> list[Row]:
-    """Return a row of each contestant, trained behind class shares to the power ``adjustment``."""
+def measured(name: str, usual: Study, folder: Path, contestants: str) -> list[Row]:
+    """Return a row of each contestant."""
     images = ["dataset=npz", f"data.path={write_cut(name, usual, folder)}", f"data.flip={usual.data.flip}"]
     dealt = [f"seed={usual.seed}", f"partition.alpha={usual.partition.alpha}"]
     rule = [f"{option}={number}" for option, number in numbers(usual).items()]
-    how = [
-        f"student.logit_adjustment={adjustment}",
-        "audit=off",
-        "backend=inline",
-        "device=cpu",
-        f"strategy.compare=[{contestants}]",
-        f"run_dir={folder}/run",
-    ]
+    how = ["audit=off", "backend=inline", "device=cpu", f"strategy.compare=[{contestants}]", f"run_dir={folder}/run"]
     rows = load_results(run_study(compose_study([*SMALL, *images, *dealt, *rule, *how])))["strategies"]
-    beside = ", adjusted" if adjustment else ""
+    known = {"opponent": True, "budget": usual.budget}
     return [
-        {"way": row["name"] + beside} | {name: value for name, value in row.items() if name in FIGURES} for row in rows
+        known | {"way": row["name"]} | {name: value for name, value in row.items() if name in FIGURES} for row in rows
     ]
 
 
 def main(words: list[str]) -> int:
     """Measure what the words ask for, and write the rows as each cut ends."""
-    asked = Request.read(words, contestants="local,fedavg,centralised", budget="quick", logit_adjustment="0")
-    adjustment = float(asked.options["logit_adjustment"])
+    asked = Request.read(words, contestants="local,fedavg,centralised", budget="quick")
 
     def of(cut: str, seed: int) -> list[Row]:
         study = study_of(cut, seed, asked.root, asked.options["budget"])
-        return measured(cut, study, asked.folder(cut, seed), asked.options["contestants"], adjustment)
+        return measured(cut, study, asked.folder(cut, seed), asked.options["contestants"])
 
     asked.write(of)
     return 0

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fedkr.config import one_of
 from fedkr.disk import write_json
 from fedkr.environment import provenance
-from fedkr.errors import UserError
+from fedkr.errors import StudyFailedError, UserError
 from simulations.evidence.skew.cuts import CUTS
 
 Row = dict[str, Any]
@@ -36,12 +37,19 @@ class Request:
     @classmethod
     def read(cls, words: Sequence[str], **usual: str) -> Request:
         """Read ``OUT.json option=value ...``; ``usual`` are options of one measurement, with what they usually are."""
-        given = usual | dict(word.split("=", 1) for word in words[1:])
+        if not words:
+            raise UserError("name the file of the rows first, as in OUT.json data.root=DIR seeds=0")
+        known = {"data.root": "data", "seeds": "0", "cuts": ",".join(CUTS)} | usual
+        given = known | dict(word.partition("=")[::2] for word in words[1:])
+        for option in given:
+            one_of("option", option, tuple(known))
+        for cut in given["cuts"].split(","):
+            one_of("cuts", cut, tuple(CUTS))
         return cls(
             out=Path(words[0]),
-            root=given.pop("data.root", "data"),
-            seeds=[int(seed) for seed in given.pop("seeds", "0").split(",")],
-            cuts=given.pop("cuts", ",".join(CUTS)).split(","),
+            root=given.pop("data.root"),
+            seeds=[int(seed) for seed in given.pop("seeds").split(",")],
+            cuts=given.pop("cuts").split(","),
             options=given,
         )
 
@@ -50,15 +58,17 @@ class Request:
         return self.out.with_suffix(".stages") / f"{cut}-{seed}"
 
     def write(self, measured: Callable[[str, int], list[Row]]) -> None:
-        """Write what is measured of each cut at each seed, as each ends; one that cannot be dealt is told."""
+        """Write what is measured of each cut at each seed, as each ends, and which could not be, and why."""
         found: list[Row] = []
+        lost: list[Row] = []
         for seed in self.seeds:
             for cut in self.cuts:
                 try:
                     rows = measured(cut, seed)
-                except UserError as error:
+                except (UserError, StudyFailedError) as error:
                     print(cut, seed, error, flush=True)
+                    lost.append({"cut": cut, "seed": seed, "why": str(error)})
                     continue
                 found += [{"cut": cut, "set": CUTS[cut].dataset, "seed": seed} | row for row in rows]
                 print(*(list(row.values()) for row in found[-len(rows) :]), sep="\n", flush=True)
-                write_json(self.out, {"rows": found} | provenance())
+                write_json(self.out, {"rows": found, "lost": lost} | provenance())

@@ -1,10 +1,10 @@
 """What the rows of this package say: each way against the default, leave-one-set-out, and against opponents.
 
-``python -m simulations.evidence.skew.summary ROWS.json ...`` prints tables in Markdown. A difference is paired by cut
-and seed; its interval is of Student's t over the cuts' means, over the sets', as cuts of one set share its images, and
-over the seeds' means of these very cuts.
-Leave-one-set-out: the way with the best balanced accuracy on all other sets, each of which counts once however many
-cuts it has, and what that way is worth on the cuts of the set that was left out.
+``python -m simulations.evidence.skew.summary ROWS.json ...`` prints tables in Markdown, of one generator and budget. A
+difference is paired by cut and seed; its interval is of Student's t over the cuts' means, over the sets', as cuts of
+one set share its images, and over the seeds' means of these very cuts. Leave-one-set-out: the way with the best
+balanced accuracy on all other sets, each of which counts once however many cuts it has, and what that way is worth on
+the cuts of the set that was left out. Ways that miss a cut cannot be chosen.
 """
 
 from __future__ import annotations
@@ -19,23 +19,36 @@ from typing import Any
 import numpy as np
 from scipy.stats import t as student_t
 
+from fedkr.errors import UserError
 from server.targets import FIGURES
+from simulations.exits import guarded
 
 DEFAULT, CHOSEN_BY = "default", "balanced_accuracy"
-OPPONENTS = ("local", "fedavg", "centralised", "local, adjusted", "fedavg, adjusted", "centralised, adjusted")
 Row = Mapping[str, Any]
-# By cut, each figure's difference from another row's in each seed.
-Differences = dict[str, list[dict[str, float]]]
+# By cut and seed, each figure's difference from another row's.
+Differences = dict[str, dict[int, dict[str, float]]]
+
+
+def check(rows: Sequence[Row]) -> None:
+    """Raise :class:`UserError` for rows that cannot stand in one table."""
+    names = [(row["cut"], row["seed"], row["way"]) for row in rows]
+    for name in names:
+        if names.count(name) > 1:
+            raise UserError(f"{name}: measured twice; name files of which each has other cuts, seeds or ways")
+    for field in ("generator", "budget"):
+        known = sorted({row[field] for row in rows if field in row})
+        if len(known) > 1:
+            raise UserError(f"{field}: rows of {' and '.join(known)}; a table is of one")
 
 
 def differences(rows: Sequence[Row], base: str = DEFAULT) -> dict[str, Differences]:
-    """Return by way and cut, for each seed, a way's figures less those of ``base`` of the same cut and seed."""
+    """Return by way, cut and seed a way's figures less those of ``base``."""
     usual = {(row["cut"], row["seed"]): row for row in rows if row["way"] == base}
-    found = defaultdict[str, Differences](lambda: defaultdict(list))
+    found = defaultdict[str, Differences](lambda: defaultdict(dict))
     for row in rows:
         beside = usual.get((row["cut"], row["seed"]))
-        if beside is not None and row["way"] not in (base, *OPPONENTS):
-            found[row["way"]][row["cut"]].append({name: row[name] - beside[name] for name in FIGURES})
+        if beside is not None and row["way"] != base and not row.get("opponent"):
+            found[row["way"]][row["cut"]][row["seed"]] = {name: row[name] - beside[name] for name in FIGURES}
     return dict(found)
 
 
@@ -50,14 +63,13 @@ def over(groups: Sequence[float]) -> str:
 
 def means(own: Differences, figure: str) -> dict[str, float]:
     """Return by cut the mean over seeds."""
-    return {cut: float(np.mean([seed[figure] for seed in seeds])) for cut, seeds in own.items()}
+    return {cut: float(np.mean([figures[figure] for figures in seeds.values()])) for cut, seeds in own.items()}
 
 
-def by_seed(rows: Sequence[Row], way: str, base: str, figure: str) -> list[float]:
-    """Return for each seed a way's figure less that of ``base``, in the mean over the cuts that all seeds have."""
-    own = differences(rows, base)[way]
-    most = max(map(len, own.values()))
-    return [float(np.mean([cut[n][figure] for cut in own.values() if len(cut) == most])) for n in range(most)]
+def by_seed(own: Differences, figure: str) -> list[float]:
+    """Return for each seed that every cut has the mean over the cuts."""
+    shared = set.intersection(*(set(seeds) for seeds in own.values()))
+    return [float(np.mean([seeds[seed][figure] for seeds in own.values()])) for seed in sorted(shared)]
 
 
 def by_set(of_cuts: Mapping[str, float], set_of: Mapping[str, str]) -> dict[str, float]:
@@ -73,6 +85,11 @@ def sets_of(rows: Sequence[Row]) -> dict[str, str]:
     return {row["cut"]: row["set"] for row in rows}
 
 
+def bases_of(rows: Sequence[Row]) -> list[str]:
+    """Return what ways are compared with: the default, and each opponent."""
+    return list(dict.fromkeys([DEFAULT, *(row["way"] for row in rows if row.get("opponent"))]))
+
+
 def against(rows: Sequence[Row], base: str = DEFAULT) -> str:
     """Return a line a way: how much more than ``base`` it has, over cuts, and balanced over sets and seeds, by cut."""
     set_of = sets_of(rows)
@@ -82,8 +99,9 @@ def against(rows: Sequence[Row], base: str = DEFAULT) -> str:
         of_cuts = {figure: means(own, figure) for figure in FIGURES}
         overall = {figure: over(list(values.values())) for figure, values in of_cuts.items()}
         sets = over(list(by_set(of_cuts[CHOSEN_BY], set_of).values()))
-        seeds = over(by_seed(rows, way, base, CHOSEN_BY))
+        of_seeds = by_seed(own, CHOSEN_BY)
         single = [f"{100 * of_cuts[CHOSEN_BY][cut]:+.1f}" if cut in own else "" for cut in set_of]
+        seeds = over(of_seeds) if of_seeds else ""
         lines.append([way, overall["accuracy"], overall[CHOSEN_BY], sets, seeds, overall["auc"], *single])
     return _markdown(lines)
 
@@ -91,12 +109,13 @@ def against(rows: Sequence[Row], base: str = DEFAULT) -> str:
 def chosen_without(rows: Sequence[Row]) -> dict[str, str]:
     """Return by set the way that all other sets choose."""
     set_of, found, chosen = sets_of(rows), differences(rows), {}
+    cuts = {row["cut"] for row in rows if row["way"] == DEFAULT}
     for left in dict.fromkeys(set_of.values()):
         scores = {DEFAULT: 0.0}
         for way, own in found.items():
-            scores[way] = float(
-                np.mean([v for name, v in by_set(means(own, CHOSEN_BY), set_of).items() if name != left])
-            )
+            if set(own) == cuts:
+                values = by_set(means(own, CHOSEN_BY), set_of)
+                scores[way] = float(np.mean([value for name, value in values.items() if name != left]))
         chosen[left] = max(scores, key=lambda way: scores[way])
     return chosen
 
@@ -104,32 +123,43 @@ def chosen_without(rows: Sequence[Row]) -> dict[str, str]:
 def leave_one_set_out(rows: Sequence[Row]) -> str:
     """Return a line a set: the way that all others choose, and what it is worth on the set's own cuts.
 
-    First against the default, then against each opponent that there are rows of.
+    First against the default, then against each opponent. A mean is over all sets, or there is none.
     """
-    chosen, set_of = chosen_without(rows), sets_of(rows)
+    chosen, set_of, bases = chosen_without(rows), sets_of(rows), bases_of(rows)
     left_out = [{**row, "way": "left out"} for row in rows if row["way"] == chosen[row["set"]]]
-    bases = [DEFAULT, *(name for name in OPPONENTS if any(row["way"] == name for row in rows))]
     lines = [["left out", "chosen by the others", *(f"{figure} less {base}" for base in bases for figure in FIGURES)]]
     lines.append(["---"] * len(lines[0]))
     columns = []
     for base in bases:
-        own = differences([*left_out, *(row for row in rows if row["way"] == base)], base)
-        columns += [by_set(means(own["left out"], figure), set_of) for figure in FIGURES]
+        own = differences([*left_out, *(row for row in rows if row["way"] == base)], base).get("left out", {})
+        columns += [by_set(means(own, figure), set_of) for figure in FIGURES]
     for left, way in chosen.items():
         lines.append([left, way, *(f"{100 * column[left]:+.1f}" if left in column else "" for column in columns)])
-    lines.append(["mean", "", *(over(list(column.values())) for column in columns)])
+    whole = [over(list(column.values())) if len(column) == len(chosen) else "" for column in columns]
+    lines.append(["mean", "", *whole])
     return _markdown(lines)
 
 
 def absolute(rows: Sequence[Row]) -> str:
-    """Return a line a cut: balanced accuracy of each way and opponent, mean over seeds, in percent."""
+    """Return a line a cut: balanced accuracy of each way and opponent in percent, and of how many seeds if not of all.
+
+    All are those of the default.
+    """
     ways = list(dict.fromkeys(row["way"] for row in rows))
     lines = [["cut", "seeds", *ways], ["---"] * (len(ways) + 2)]
     for cut in sets_of(rows):
         own = {way: [row[CHOSEN_BY] for row in rows if (row["cut"], row["way"]) == (cut, way)] for way in ways}
-        seeds = len({row["seed"] for row in rows if row["cut"] == cut})
-        lines.append([cut, str(seeds), *(f"{100 * np.mean(v):.1f}" if v else "" for v in own.values())])
+        seeds = len(own[DEFAULT])
+        cells = [
+            f"{100 * np.mean(v):.1f}" + (f" ({len(v)})" if len(v) != seeds else "") if v else "" for v in own.values()
+        ]
+        lines.append([cut, str(seeds), *cells])
     return _markdown(lines)
+
+
+def _cell(values: Sequence[float], seeds: int) -> str:
+    few = f" ({len(values)})" if len(values) != seeds else ""
+    return f"{100 * np.mean(values):.1f}{few}" if values else ""
 
 
 def _markdown(lines: Sequence[Sequence[str]]) -> str:
@@ -139,10 +169,10 @@ def _markdown(lines: Sequence[Sequence[str]]) -> str:
 def main(files: Sequence[str]) -> int:
     """Print all tables."""
     rows = [row for file in files for row in json.loads(Path(file).read_text(encoding="utf-8"))["rows"]]
-    bases = [DEFAULT, *(name for name in OPPONENTS if any(row["way"] == name for row in rows))]
-    print(absolute(rows), *(against(rows, base) for base in bases), leave_one_set_out(rows), sep="\n\n")
+    check(rows)
+    print(absolute(rows), *(against(rows, base) for base in bases_of(rows)), leave_one_set_out(rows), sep="\n\n")
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(guarded(lambda: main(sys.argv[1:])))

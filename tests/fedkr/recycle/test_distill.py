@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from fedkr.config import StudentConfig
-from fedkr.learning.classifier import log_shares
+from fedkr.learning.classifier import log_shares, soft_counts
 from fedkr.learning.job import Job
 from fedkr.learning.prediction import predict_logits
 from fedkr.recycle.distill import distill_student, regenerated_batches
@@ -75,12 +75,15 @@ def test_a_student_takes_the_labels_that_it_is_given(pictures, runtime):
 
 
 def test_classes_are_counted_by_the_parts_of_the_first_sets_labels():
-    soft = np.array([[0.75, 0.25, 0], [0.5, 0.5, 0], [1, 0, 0]], np.float16)
+    soft = np.array([[0.75, 0.25, 0], [0.25, 0.5, 0.25], [1, 0, 0]], np.float16)
     batches = regenerated_batches(lambda _: SoftSet(np.zeros((3, 4, 4, 1), np.uint8), soft), 1, 2, "s")
-    np.testing.assert_allclose(batches.counts, [2.25, 0.75, 0])
-    # Half an image is the least that counts as met.
-    np.testing.assert_allclose(log_shares(batches.counts, 0.5), np.log([0.75**0.5, 0.25**0.5, 1]), rtol=1e-6)
-    np.testing.assert_allclose(log_shares(np.array([99.6, 0.4]), 1.0), [np.log(0.996), 0], rtol=1e-6)
+    np.testing.assert_allclose(batches.counts, [2, 0.75, 0])
+    np.testing.assert_allclose(log_shares(batches.counts, 0.5), [*np.log([2 / 2.75, 0.75 / 2.75]) / 2, 0], rtol=1e-6)
+
+
+def test_a_class_that_is_no_labels_first_choice_is_not_met_however_much_of_it_labels_hold():
+    soft = np.array([[0.6, 0.0, 0.4], [0.0, 0.6, 0.4]] * 10, np.float32)
+    np.testing.assert_allclose(soft_counts(soft), [6, 6, 0], rtol=1e-6)
 
 
 def test_a_student_behind_its_class_shares_calls_a_rare_class_by_its_name(runtime):

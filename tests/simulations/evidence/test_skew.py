@@ -13,7 +13,8 @@ from simulations.evidence.skew import opponents, summary
 from simulations.evidence.skew.cuts import CUTS, Cut
 from simulations.evidence.skew.federation import Federation, study_of
 from simulations.evidence.skew.labels import KNOWN, LABELS
-from simulations.evidence.skew.summary import against, differences, leave_one_set_out
+from simulations.evidence.skew.rows import Request
+from simulations.evidence.skew.summary import against, by_seed, check, chosen_without, differences, leave_one_set_out
 from simulations.evidence.skew.ways import WAYS, Way
 
 
@@ -86,7 +87,7 @@ def test_differences_are_paired_and_a_way_is_chosen_without_the_set_that_it_is_s
         for seed in (0, 1)
     ]
     found = differences(rows)["second"]["digits-0.1"]
-    assert [seed["balanced_accuracy"] for seed in found] == pytest.approx([0.3, 0.3]), "whatever the seed"
+    assert [own["balanced_accuracy"] for own in found.values()] == pytest.approx([0.3, 0.3]), "whatever the seed"
     lines = leave_one_set_out(rows).splitlines()[2:]
     assert [line.split(" | ")[1] for line in lines[:3]] == ["first", "second", "second"]
     assert [line.split(" | ")[3] for line in lines] == ["+0.0", "+0.0", "+0.0", "+0.0 (+0.0 to +0.0)"]
@@ -99,18 +100,57 @@ def test_differences_are_paired_and_a_way_is_chosen_without_the_set_that_it_is_s
 def test_opponents_are_compared_with_and_never_chosen():
     gains = {"digits-0.1": 0.1, "breast-0.5": 0.2, "blood-0.5": 0.3}
     rows = [
-        row(cut, way, value)
+        row(cut, way, value) | ({"opponent": True} if way == "fedprox" else {})
         for cut, gain in gains.items()
-        for way, value in (("default", 0.5), ("better", 0.5 + gain), ("fedavg", 0.9))
+        for way, value in (("default", 0.5), ("better", 0.5 + gain), ("fedprox", 0.9))
     ]
     assert set(differences(rows)) == {"better"}
-    assert "| better | +0.0 (+0.0 to +0.0) | -20.0 (-44.8 to +4.8) |" in against(rows, "fedavg")
+    assert "| better | +0.0 (+0.0 to +0.0) | -20.0 (-44.8 to +4.8) |" in against(rows, "fedprox")
     lines = leave_one_set_out(rows).splitlines()
     assert lines[2] == "| digits | better | +0.0 | +10.0 | +0.0 | +0.0 | -30.0 | +0.0 |"
 
 
 def test_cuts_are_of_development_sets_alone():
     assert {cut.dataset for cut in CUTS.values()} == {"digits", "breastmnist", "pneumoniamnist", "bloodmnist"}
+
+
+def test_seeds_are_paired_by_their_numbers_and_count_where_every_cut_has_them():
+    values = {("digits-0.1", 0): 0.1, ("digits-0.1", 1): 0.3, ("breast-0.5", 1): 0.5, ("breast-0.5", 2): 0.7}
+    rows = [
+        row(cut, way, 0.2 + gain, seed)
+        for (cut, seed), more in values.items()
+        for way, gain in (("default", 0.0), ("other", more))
+    ]
+    assert by_seed(differences(rows)["other"], "balanced_accuracy") == pytest.approx([0.4])
+    assert by_seed(differences(rows[::-1])["other"], "balanced_accuracy") == pytest.approx([0.4])
+
+
+def test_a_set_counts_once_however_many_cuts_it_has_and_a_way_that_misses_a_cut_is_not_chosen():
+    gains = {"a": (0.1, 0.0, 0.9), "b": (0.1, 0.0, 0.9), "c": (0.0, 0.15, 0.9), "d": (0.0, 0.15, None)}
+    set_of = {"a": "digits", "b": "digits", "c": "breastmnist", "d": "bloodmnist"}
+    rows = [
+        row("digits-0.1", way, 0.5 + gain) | {"cut": cut, "set": set_of[cut]}
+        for cut, by_way in gains.items()
+        for way, gain in zip(("default", "many", "few", "partial"), (0.0, *by_way), strict=True)
+        if gain is not None
+    ]
+    assert set(chosen_without(rows).values()) == {"few"}
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [({}, "measured twice"), ({"seed": 1, "budget": "standard"}, "budget: rows of quick and standard; a table is of")],
+)
+def test_rows_that_cannot_stand_in_one_table_are_refused(more, said):
+    first = row("digits-0.1", "default", 0.5) | {"budget": "quick"}
+    with pytest.raises(UserError, match=said):
+        check([first, first | more])
+
+
+@pytest.mark.parametrize("word", ["seed=1", "cuts=digits-6"])
+def test_a_word_that_is_not_known_is_refused(word, tmp_path):
+    with pytest.raises(UserError, match=r"digits-60|seeds"):
+        Request.read([str(tmp_path / "rows.json"), word])
 
 
 def test_a_cut_that_cannot_be_dealt_is_told_and_costs_itself_alone(tmp_path, capsys, monkeypatch):
@@ -120,16 +160,13 @@ def test_a_cut_that_cannot_be_dealt_is_told_and_costs_itself_alone(tmp_path, cap
         return study_of(cut, *rest)
 
     monkeypatch.setattr(opponents, "study_of", refusing)
-    monkeypatch.setattr(opponents, "measured", lambda cut, study, folder, *how: [{"way": how}])
+    monkeypatch.setattr(opponents, "measured", lambda cut, study, folder, names: [{"way": names}])
     out = tmp_path / "rows.json"
-    assert (
-        opponents.main([str(out), "seeds=3", "cuts=breast-0.5,digits-60", "contestants=local", "logit_adjustment=1"])
-        == 0
-    )
+    assert opponents.main([str(out), "seeds=3", "cuts=breast-0.5,digits-60", "contestants=local"]) == 0
     assert "breast-0.5 3 no file is there" in capsys.readouterr().out
-    assert json.loads(out.read_text())["rows"] == [
-        {"cut": "digits-60", "set": "digits", "seed": 3, "way": ["local", 1.0]}
-    ]
+    found = json.loads(out.read_text())
+    assert found["rows"] == [{"cut": "digits-60", "set": "digits", "seed": 3, "way": "local"}]
+    assert found["lost"] == [{"cut": "breast-0.5", "seed": 3, "why": "no file is there"}]
 
 
 def test_opponents_train_on_the_very_sites_of_the_ways(tmp_path, federation, monkeypatch):
@@ -143,15 +180,16 @@ def test_opponents_train_on_the_very_sites_of_the_ways(tmp_path, federation, mon
     rows = {"strategies": [{"name": "local", "accuracy": 0.5, "balanced_accuracy": 0.4, "auc": 0.6, "seconds": 3.0}]}
     monkeypatch.setattr(opponents, "run_study", run)
     monkeypatch.setattr(opponents, "load_results", lambda folder: rows)
-    found = opponents.measured("digits-60", study_of("digits-60", 0, "nowhere", "quick"), tmp_path, "local", 1.0)
-    assert found == [{"way": "local, adjusted", "accuracy": 0.5, "balanced_accuracy": 0.4, "auc": 0.6}]
+    found = opponents.measured("digits-60", study_of("digits-60", 0, "nowhere", "quick"), tmp_path, "local")
+    known = {"opponent": True, "budget": "quick", "way": "local"}
+    assert found == [known | {"accuracy": 0.5, "balanced_accuracy": 0.4, "auc": 0.6}]
     (study,) = studies
     pool = load_source(study.data).pool
     for number, held in enumerate(partition_sites(pool, study)):
         own = prepare_site(pool.subset(held), study, f"site-{number}").train
         np.testing.assert_array_equal(own.images, federation.sites[number].data.train.images)
         np.testing.assert_array_equal(own.labels, federation.sites[number].data.train.labels)
-    assert (study.student.arch, study.student.width, study.student.logit_adjustment) == ("resnet8", 8, 1.0)
+    assert (study.student.arch, study.student.width) == ("resnet8", 8)
 
 
 def test_trained_generators_draw_and_are_trained_once(tmp_path):

@@ -114,7 +114,7 @@ def test_the_card_says_whether_the_student_knows_how_common_classes_are(exported
     student.info["classifier"]["logit_adjustment"] = 1.0
     write_artifact(path, student)
     card = (export_run(own_run) / "MODEL_CARD.md").read_text()
-    assert "behind the class shares of its images to the power 1, so that at 1 it takes all classes for" in card
+    assert "behind the class shares of its images to the power 1: it takes all classes for equally common" in card
     assert "behind the class shares" not in (exported / "MODEL_CARD.md").read_text()
 
 
