@@ -59,6 +59,18 @@ def check_study(study: Study) -> None:
     _check_once("recycle.tune_balances", study.recycle.tune_balances)
     _check_once("recycle.tune_filters", study.recycle.tune_filters)
     _check_privacy(study)
+    _check_adjustment(study)
+    _check_strategy(study.strategy)
+    _check_audit(study.audit, study.strategy.compare)
+    _check_permutations(study.audit, study.federation.sites)
+    if study.backend.address and study.backend.kind != "ray":
+        raise UserError(
+            f"backend.address={study.backend.address!r}: only backend=ray takes one (an existing Ray cluster); "
+            "for a SuperLink of your own use `flwr run`, see sites/README.md"
+        )
+
+
+def _check_adjustment(study: Study) -> None:
     if study.teacher.calibrate and study.teacher.logit_adjustment:
         raise UserError(
             f"teacher.logit_adjustment={study.teacher.logit_adjustment:g} and teacher.calibrate=true: a temperature is "
@@ -70,14 +82,6 @@ def check_study(study: Study) -> None:
                 f"{name}.logit_adjustment={classifier.logit_adjustment:g} and {name}.label_smoothing="
                 f"{classifier.label_smoothing:g}: smoothed labels have other class shares than the images; choose one"
             )
-    _check_strategy(study.strategy)
-    _check_audit(study.audit, study.strategy.compare)
-    _check_permutations(study.audit, study.federation.sites)
-    if study.backend.address and study.backend.kind != "ray":
-        raise UserError(
-            f"backend.address={study.backend.address!r}: only backend=ray takes one (an existing Ray cluster); "
-            "for a SuperLink of your own use `flwr run`, see sites/README.md"
-        )
 
 
 def _check_privacy(study: Study) -> None:

@@ -20,6 +20,7 @@ from server.composition import compose_study
 from server.targets import FIGURES
 from simulations.evidence.skew.federation import SMALL, images_of, study_of
 from simulations.evidence.skew.rows import Request, Row
+from simulations.exits import guarded
 from simulations.study.run import run_study
 
 
@@ -65,4 +66,4 @@ def main(words: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(guarded(lambda: main(sys.argv[1:])))

@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.stats import t as student_t
 
 from fedkr.errors import UserError
 from server.targets import FIGURES
 from simulations.exits import guarded
+from simulations.study.summary import half_width
 
 DEFAULT, CHOSEN_BY = "default", "balanced_accuracy"
 Row = Mapping[str, Any]
@@ -54,11 +54,11 @@ def differences(rows: Sequence[Row], base: str = DEFAULT) -> dict[str, Differenc
 
 def over(groups: Sequence[float]) -> str:
     """Return the mean of some values with a 95 % t interval, in points."""
-    values = 100 * np.array(groups)
-    if len(values) < 2:
-        return f"{values.mean():+.1f}"
-    half = student_t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / len(values) ** 0.5
-    return f"{values.mean():+.1f} ({values.mean() - half:+.1f} to {values.mean() + half:+.1f})"
+    mean = 100 * float(np.mean(groups))
+    if len(groups) < 2:
+        return f"{mean:+.1f}"
+    half = 100 * half_width(groups)
+    return f"{mean:+.1f} ({mean - half:+.1f} to {mean + half:+.1f})"
 
 
 def means(own: Differences, figure: str) -> dict[str, float]:
@@ -150,10 +150,7 @@ def absolute(rows: Sequence[Row]) -> str:
     for cut in sets_of(rows):
         own = {way: [row[CHOSEN_BY] for row in rows if (row["cut"], row["way"]) == (cut, way)] for way in ways}
         seeds = len(own[DEFAULT])
-        cells = [
-            f"{100 * np.mean(v):.1f}" + (f" ({len(v)})" if len(v) != seeds else "") if v else "" for v in own.values()
-        ]
-        lines.append([cut, str(seeds), *cells])
+        lines.append([cut, str(seeds), *(_cell(values, seeds) for values in own.values())])
     return _markdown(lines)
 
 

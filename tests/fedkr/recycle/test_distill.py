@@ -12,13 +12,6 @@ from fedkr.recycle.distill import distill_student, regenerated_batches
 from fedkr.release import SoftSet
 
 
-def overlapping(counts, seed):
-    """Grey squares of two kinds that are hard to tell apart, with their labels."""
-    labels = np.repeat(np.arange(2), counts)
-    grey = np.clip(np.random.default_rng(seed).normal(110 + 30 * labels, 25), 0, 255)
-    return (grey[:, None, None, None] * np.ones((1, 8, 8, 1))).astype(np.uint8), labels
-
-
 class Sets:
     """Synthetic sets whose pixels and labels name their round; remembers what was drawn."""
 
@@ -86,14 +79,14 @@ def test_a_class_that_is_no_labels_first_choice_is_not_met_however_much_of_it_la
     np.testing.assert_allclose(soft_counts(soft), [6, 6, 0], rtol=1e-6)
 
 
-def test_a_student_behind_its_class_shares_calls_a_rare_class_by_its_name(runtime):
-    (images, labels), (new, truth) = overlapping((380, 20), 0), overlapping((200, 200), 1)
-    released = SoftSet(images, np.eye(2, dtype=np.float16)[labels])
+def test_a_student_behind_its_class_shares_calls_a_rare_class_by_its_name(runtime, overlapping):
+    train, test = overlapping((380, 20), 0), overlapping((200, 200), 1)
+    released = SoftSet(train.images, np.eye(2, dtype=np.float16)[train.labels])
     recalls = {}
     for adjustment in (0.0, 1.0):
         config = StudentConfig(arch="resnet8", width=4, steps=60, batch=64, lr=0.05, logit_adjustment=adjustment)
         student = distill_student(config, lambda _: released, Job(runtime, seed=("s",)), "student")
-        chosen = predict_logits(student, new, runtime).argmax(axis=1)
-        recalls[adjustment] = [(chosen == k)[truth == k].mean() for k in (0, 1)]
+        chosen = predict_logits(student, test.images, runtime).argmax(axis=1)
+        recalls[adjustment] = [(chosen == k)[test.labels == k].mean() for k in (0, 1)]
     assert recalls[0.0][1] < 0.3 and recalls[1.0][1] > 0.7, "the rare class"
     assert sum(recalls[1.0]) > sum(recalls[0.0]) + 0.2, "balanced accuracy"

@@ -8,7 +8,7 @@ import torch
 from scipy.special import log_softmax
 
 from fedkr.config import TeacherConfig
-from fedkr.data import ImageSet, SiteData
+from fedkr.data import SiteData
 from fedkr.errors import UserError
 from fedkr.learning import classifier
 from fedkr.learning.classifier import ClassifierTraining, real_batches
@@ -190,22 +190,13 @@ def test_a_higher_temperature_softens(labeller, pictures):
     assert np.array_equal(sharp.argmax(axis=1), soft.argmax(axis=1))
 
 
-def overlapping(counts, rng):
-    """Grey images whose brightness tells their classes apart, but not surely; the last class has none."""
-    labels = np.repeat(np.arange(len(counts)), counts)
-    images = np.clip(rng.normal(110 + 30 * labels, 25)[:, None, None, None], 0, 255) * np.ones((1, 8, 8, 1))
-    return ImageSet(images.astype(np.uint8), labels, tuple("abc"[: len(counts)]))
-
-
 def teacher_on_its_way(config, data, runtime):
     model = teacher_module.build_teacher(config, data, 0)
     return ClassifierTraining(model, config, real_batches(data.train, config.batch, 0), Job(runtime))
 
 
-def test_a_teacher_behind_its_class_shares_calls_a_rare_class_by_its_name(runtime):
-    train, test = (
-        overlapping(counts, np.random.default_rng(i)) for i, counts in enumerate([(380, 20, 0), (200, 200, 0)])
-    )
+def test_a_teacher_behind_its_class_shares_calls_a_rare_class_by_its_name(runtime, overlapping):
+    train, test = overlapping((380, 20, 0), 0), overlapping((200, 200, 0), 1)
     recalls = {}
     for adjustment in (0.0, 1.0):
         config = dataclasses.replace(CONFIG, steps=60, batch=64, logit_adjustment=adjustment)
@@ -219,8 +210,8 @@ def test_a_teacher_behind_its_class_shares_calls_a_rare_class_by_its_name(runtim
     assert sum(adjusted) > sum(plain) + 0.2, "balanced accuracy"
 
 
-def test_a_class_without_images_is_not_adjusted(runtime, site_data):
-    train = overlapping((30, 10, 0), np.random.default_rng(0))
+def test_a_class_without_images_is_not_adjusted(runtime, site_data, overlapping):
+    train = overlapping((30, 10, 0), 0)
     config = dataclasses.replace(CONFIG, logit_adjustment=2.0)
     work = teacher_on_its_way(config, dataclasses.replace(site_data, train=train), runtime)
     np.testing.assert_allclose(work.log_shares.numpy(), [2 * np.log(0.75), 2 * np.log(0.25), 0], rtol=1e-6)
@@ -228,9 +219,9 @@ def test_a_class_without_images_is_not_adjusted(runtime, site_data):
     np.testing.assert_allclose(work.logits_as_met(train.images), alone + work.log_shares.numpy(), rtol=1e-6)
 
 
-def test_the_option_reaches_the_teacher_and_val_judges_it_behind_the_class_shares(runtime, monkeypatch):
-    train = overlapping((100, 20, 0), np.random.default_rng(0))
-    data = SiteData(train, overlapping((100, 20, 0), np.random.default_rng(1)), train, train)
+def test_the_option_reaches_the_teacher_and_val_judges_it_behind_the_class_shares(runtime, monkeypatch, overlapping):
+    train = overlapping((100, 20, 0), 0)
+    data = SiteData(train, overlapping((100, 20, 0), 1), train, train)
     monkeypatch.setattr(classifier, "predict_logits", lambda _, images, __: np.zeros((len(images), 3), np.float32))
     found = {}
     for adjustment in (0.0, 1.0):

@@ -103,7 +103,7 @@ def test_a_run_without_canaries_is_named(finished_run, monkeypatch, tmp_path, ca
 
 
 def test_a_run_whose_release_taught_nothing_is_no_target_and_its_canaries_are_not_in(tosses, tmp_path):
-    runs = [make_copy(run, tmp_path / run.name) for run in tosses]
+    runs = [shutil.copytree(run, tmp_path / run.name) for run in tosses]
     results = json.loads((runs[2] / "results.json").read_text())
     del results["releases"]["site-0"]
     (runs[2] / "results.json").write_text(json.dumps(results))
@@ -115,8 +115,3 @@ def test_a_run_whose_release_taught_nothing_is_no_target_and_its_canaries_are_no
     planted, scores = np.array(study["planted"], bool), np.array(study["scores"]["release"], float)
     known = np.isfinite(scores)[:, :24]
     assert scores[:, :24][known & planted[:, :24]].min() > scores[:, :24][known & ~planted[:, :24]].max()
-
-
-def make_copy(run, folder):
-    shutil.copytree(run, folder)
-    return folder
