@@ -26,6 +26,7 @@ SETS = {
     "views": "recycle.views",
     "mixup": "teacher.mixup",
     "smoothing": "teacher.label_smoothing",
+    "adjustment": "student.logit_adjustment",
 }
 # The option that a knob multiplies by its number.
 TIMES = {"steps": "generator.steps", "teacher": "teacher.steps", "student": "student.steps"}

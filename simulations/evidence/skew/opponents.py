@@ -1,9 +1,9 @@
 """What local, FedAvg and centralised training reach on the cuts, under the fair rule.
 
 ``python -m simulations.evidence.skew.opponents OUT.json data.root=DIR seeds=0,1,2 [cuts=CUT,...]
-[contestants=local,fedavg,centralised] [budget=quick]`` runs them as ``fedkr simulate`` does, with the same sites,
-classifiers and numbers as ``simulations.evidence.skew``: up to as many steps as FedKR takes at a site, and as many
-looks at val. Ways with longer students take more steps than are counted here.
+[contestants=local,fedavg,centralised] [budget=quick] [longer=1]`` runs them as ``fedkr simulate`` does, with the same
+sites, classifiers and numbers as ``simulations.evidence.skew``: up to as many steps as FedKR takes at a site, with a
+student so many times ``longer``, and as many looks at val.
 """
 
 from __future__ import annotations
@@ -40,14 +40,15 @@ def write_cut(name: str, usual: Study, folder: Path) -> Path:
     return path
 
 
-def measured(name: str, usual: Study, folder: Path, contestants: str) -> list[Row]:
-    """Return a row of each contestant."""
+def measured(name: str, usual: Study, folder: Path, contestants: str, longer: int) -> list[Row]:
+    """Return a row of each contestant, with the steps of FedKR and a student so many times longer."""
     images = ["dataset=npz", f"data.path={write_cut(name, usual, folder)}", f"data.flip={usual.data.flip}"]
     dealt = [f"seed={usual.seed}", f"partition.alpha={usual.partition.alpha}"]
-    rule = [f"{option}={number}" for option, number in numbers(usual).items()]
+    own = numbers(usual) | {"student.steps": longer * usual.student.steps}
+    rule = [f"{option}={number}" for option, number in own.items()]
     how = ["audit=off", "backend=inline", "device=cpu", f"strategy.compare=[{contestants}]", f"run_dir={folder}/run"]
     rows = load_results(run_study(compose_study([*SMALL, *images, *dealt, *rule, *how])))["strategies"]
-    known = {"opponent": True, "budget": usual.budget}
+    known = {"opponent": True, "budget": usual.budget, "longer": longer}
     return [
         known | {"way": row["name"]} | {name: value for name, value in row.items() if name in FIGURES} for row in rows
     ]
@@ -55,11 +56,11 @@ def measured(name: str, usual: Study, folder: Path, contestants: str) -> list[Ro
 
 def main(words: list[str]) -> int:
     """Measure what the words ask for, and write the rows as each cut ends."""
-    asked = Request.read(words, contestants="local,fedavg,centralised", budget="quick")
+    asked = Request.read(words, contestants="local,fedavg,centralised", budget="quick", longer="1")
 
     def of(cut: str, seed: int) -> list[Row]:
         study = study_of(cut, seed, asked.root, asked.options["budget"])
-        return measured(cut, study, asked.folder(cut, seed), asked.options["contestants"])
+        return measured(cut, study, asked.folder(cut, seed), asked.options["contestants"], int(asked.options["longer"]))
 
     asked.write(of)
     return 0

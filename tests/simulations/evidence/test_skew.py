@@ -160,12 +160,14 @@ def test_a_cut_that_cannot_be_dealt_is_told_and_costs_itself_alone(tmp_path, cap
         return study_of(cut, *rest)
 
     monkeypatch.setattr(opponents, "study_of", refusing)
-    monkeypatch.setattr(opponents, "measured", lambda cut, study, folder, names: [{"way": names}])
+    monkeypatch.setattr(
+        opponents, "measured", lambda cut, study, folder, names, longer: [{"way": names, "longer": longer}]
+    )
     out = tmp_path / "rows.json"
-    assert opponents.main([str(out), "seeds=3", "cuts=breast-0.5,digits-60", "contestants=local"]) == 0
+    assert opponents.main([str(out), "seeds=3", "cuts=breast-0.5,digits-60", "contestants=local", "longer=5"]) == 0
     assert "breast-0.5 3 no file is there" in capsys.readouterr().out
     found = json.loads(out.read_text())
-    assert found["rows"] == [{"cut": "digits-60", "set": "digits", "seed": 3, "way": "local"}]
+    assert found["rows"] == [{"cut": "digits-60", "set": "digits", "seed": 3, "way": "local", "longer": 5}]
     assert found["lost"] == [{"cut": "breast-0.5", "seed": 3, "why": "no file is there"}]
 
 
@@ -180,10 +182,12 @@ def test_opponents_train_on_the_very_sites_of_the_ways(tmp_path, federation, mon
     rows = {"strategies": [{"name": "local", "accuracy": 0.5, "balanced_accuracy": 0.4, "auc": 0.6, "seconds": 3.0}]}
     monkeypatch.setattr(opponents, "run_study", run)
     monkeypatch.setattr(opponents, "load_results", lambda folder: rows)
-    found = opponents.measured("digits-60", study_of("digits-60", 0, "nowhere", "quick"), tmp_path, "local")
-    known = {"opponent": True, "budget": "quick", "way": "local"}
+    usual = study_of("digits-60", 0, "nowhere", "quick")
+    found = opponents.measured("digits-60", usual, tmp_path, "local", 5)
+    known = {"opponent": True, "budget": "quick", "longer": 5, "way": "local"}
     assert found == [known | {"accuracy": 0.5, "balanced_accuracy": 0.4, "auc": 0.6}]
     (study,) = studies
+    assert (study.student.steps, study.teacher.steps) == (5 * usual.student.steps, usual.teacher.steps)
     pool = load_source(study.data).pool
     for number, held in enumerate(partition_sites(pool, study)):
         own = prepare_site(pool.subset(held), study, f"site-{number}").train
