@@ -34,7 +34,7 @@ from server.targets import measure_model
 from simulations.evidence import neighbours
 from simulations.evidence.labels import drawn_alike, softmax
 from simulations.evidence.skew.cuts import CUTS
-from simulations.evidence.skew.ways import Way
+from simulations.evidence.skew.ways import Draw, Way
 
 Floats = NDArray[np.floating]
 BySite = dict[str, Floats]
@@ -65,33 +65,33 @@ class Site:
     def __init__(self, name: str, data: SiteData, study: Study, job: Job, generator: Generator) -> None:
         self.name, self.data, self.study, self.job = name, data, study, job.seeded(name)
         self.generator, self.counts = generator, data.train.class_counts()
-        self._drawn = dict[str, tuple[NDArray[np.int64], NDArray[np.uint8]]]()
-        self._labels = dict[tuple[str, str], Floats]()
+        self._drawn = dict[Draw, tuple[NDArray[np.int64], NDArray[np.uint8]]]()
+        self._labels = dict[tuple[str, Draw], Floats]()
 
-    def drawn(self, balance: str) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
+    def drawn(self, draw: Draw) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
         """Return the classes asked for and the images of all slices, drawn once."""
-        if balance not in self._drawn:
+        if draw not in self._drawn:
             recycle, rng = self.study.recycle, numpy_rng(*self.job.seed, "classes")
             count = len(self.data.train)
-            slices = [
-                class_shares(self.counts, count, balance, recycle.min_class_count, rng) for _ in range(recycle.rounds)
-            ]
+            # Where no class has as many, the commonest is drawn alone.
+            least = min(draw.least or recycle.min_class_count, int(self.counts.max()))
+            slices = [class_shares(self.counts, count, draw.balance, least, rng) for _ in range(recycle.rounds)]
             asked = np.concatenate(slices)
             knobs = self.generator.default_knobs()
             images = np.concatenate(list(self.generator.sample(asked, knobs, *self.job.seed, "images")))
-            self._drawn[balance] = asked, images
-        return self._drawn[balance]
+            self._drawn[draw] = asked, images
+        return self._drawn[draw]
 
-    def soft_labels(self, teacher: str, balance: str) -> Floats:
+    def soft_labels(self, teacher: str, draw: Draw) -> Floats:
         """Return what a teacher says of the drawn images, float ``[N, K]``."""
-        if (teacher, balance) not in self._labels:
-            own, images = self.study, self.drawn(balance)[1]
+        if (teacher, draw) not in self._labels:
+            own, images = self.study, self.drawn(draw)[1]
             labels = [
                 SoftLabeller(model, 1.0, own.recycle.views, own.teacher.augment, self.job)(images, *self.job.seed)
                 for model in self._teachers(teacher)
             ]
-            self._labels[teacher, balance] = np.mean(labels, axis=0)
-        return self._labels[teacher, balance]
+            self._labels[teacher, draw] = np.mean(labels, axis=0)
+        return self._labels[teacher, draw]
 
     def _teachers(self, kind: str) -> list[nn.Module]:
         if kind == "ensemble":
@@ -157,7 +157,7 @@ class Federation:
 
     def figures(self, way: Way, labels: BySite) -> dict[str, Any]:
         """Return the headline figures, on the test images, of the student of a way with its labels."""
-        sets = [self.sets_of(site, way.balance, labels[site.name]) for site in self.sites]
+        sets = [self.sets_of(site, way.draw, labels[site.name]) for site in self.sites]
 
         def read(index: int) -> SoftSet:
             parts = [own(index) for own in sets]
@@ -168,9 +168,9 @@ class Federation:
         model = train_student(config, ReleasedSets(read, self.study.recycle.rounds), self.job.seeded("student"))
         return measure_model(self.study, model, self.test, self.job.runtime)
 
-    def sets_of(self, site: Site, balance: str, labels: Floats) -> ReleasedSets:
+    def sets_of(self, site: Site, draw: Draw, labels: Floats) -> ReleasedSets:
         """Return a site's images slice by slice, with other labels than its own."""
-        rounds, images = self.study.recycle.rounds, site.drawn(balance)[1]
+        rounds, images = self.study.recycle.rounds, site.drawn(draw)[1]
         return ReleasedSets.of_arrays(images, labels.astype(np.float16), [len(images) // rounds] * rounds)
 
     def seen(self, way: Way) -> dict[str, BySite]:
@@ -179,7 +179,7 @@ class Federation:
         judges = {
             site.name: distill_student(
                 config,
-                self.sets_of(site, way.balance, site.soft_labels(way.teacher, way.balance)),
+                self.sets_of(site, way.draw, site.soft_labels(way.teacher, way.draw)),
                 self.job.seeded("judge", site.name),
                 "judge",
             )
@@ -187,7 +187,7 @@ class Federation:
         }
         return {
             site.name: {
-                peer: softmax(predict_logits(judge, site.drawn(way.balance)[1], self.job.runtime))
+                peer: softmax(predict_logits(judge, site.drawn(way.draw)[1], self.job.runtime))
                 for peer, judge in judges.items()
                 if peer != site.name
             }

@@ -18,7 +18,7 @@ KNOWN = 20.0
 
 def released(federation: Federation, way: Way) -> BySite:
     """The teacher's soft labels."""
-    return {site.name: site.soft_labels(way.teacher, way.balance) for site in federation.sites}
+    return {site.name: site.soft_labels(way.teacher, way.draw) for site in federation.sites}
 
 
 def asked_for(federation: Federation, way: Way) -> BySite:
@@ -34,9 +34,9 @@ def as_far_as_known(federation: Federation, way: Way) -> BySite:
 def _mixed(federation: Federation, way: Way, trust: Callable[[Site, NDArray[np.int64]], NDArray[np.float64]]) -> BySite:
     mixed = dict[str, Floats]()
     for site in federation.sites:
-        classes = site.drawn(way.balance)[0]
+        classes = site.drawn(way.draw)[0]
         own = trust(site, classes)[:, None]
-        mixed[site.name] = own * site.soft_labels(way.teacher, way.balance) + (1 - own) * one_hot(
+        mixed[site.name] = own * site.soft_labels(way.teacher, way.draw) + (1 - own) * one_hot(
             classes, len(site.counts)
         )
     return mixed

@@ -6,12 +6,25 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
+class Draw:
+    """What a site draws for its release.
+
+    Attributes:
+        balance: class shares of a release.
+        least: classes of fewer images at the site are not drawn; 0 leaves it to ``recycle.min_class_count``.
+    """
+
+    balance: str = "histogram"
+    least: int = 0
+
+
+@dataclass(frozen=True)
 class Way:
     """One way from the sites' images to a student.
 
     Attributes:
         teacher: ``plain``, ``adjusted`` (``teacher.logit_adjustment=1``) or ``ensemble`` (the mean of three).
-        balance: class shares of a release.
+        draw: what each site draws.
         labels: what is made of the teacher's labels, by :data:`simulations.evidence.skew.labels.LABELS`.
         alike: whether the student meets each class of each site equally often.
         adjustment: the power of the class shares behind which the student is trained (``student.logit_adjustment``).
@@ -19,7 +32,7 @@ class Way:
     """
 
     teacher: str = "plain"
-    balance: str = "histogram"
+    draw: Draw = Draw()
     labels: str = "released"
     alike: bool = False
     adjustment: float = 0.0
@@ -41,12 +54,16 @@ WAYS = {
     "student+five": Way(adjustment=1, longer=5),
     "adjusted+known+five": Way(teacher="adjusted", labels="known", longer=5),
     "ensemble": Way(teacher="ensemble"),
-    "balanced": Way(balance="balanced"),
+    "balanced": Way(draw=Draw("balanced")),
+    "few+five": Way(draw=Draw(least=10), longer=5),
+    "half+few+five": Way(draw=Draw(least=10), adjustment=0.5, longer=5),
+    "balanced+five": Way(draw=Draw("balanced"), longer=5),
+    "tempered+five": Way(draw=Draw("tempered"), longer=5),
     "asked": Way(labels="asked"),
     "known": Way(labels="known"),
     "consensus": Way(labels="consensus"),
     "alike": Way(alike=True),
     "ensemble+asked": Way(teacher="ensemble", labels="asked"),
     "ensemble+known": Way(teacher="ensemble", labels="known"),
-    "all": Way(teacher="ensemble", balance="tempered", labels="known", alike=True),
+    "all": Way(teacher="ensemble", draw=Draw("tempered"), labels="known", alike=True),
 }

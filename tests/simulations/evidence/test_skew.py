@@ -15,7 +15,7 @@ from simulations.evidence.skew.federation import Federation, study_of
 from simulations.evidence.skew.labels import KNOWN, LABELS
 from simulations.evidence.skew.rows import Request
 from simulations.evidence.skew.summary import against, by_seed, check, chosen_without, differences, leave_one_set_out
-from simulations.evidence.skew.ways import WAYS, Way
+from simulations.evidence.skew.ways import WAYS, Draw, Way
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +48,7 @@ def test_noise_gives_so_many_labels_to_other_classes_and_leaves_images_alone():
 
 def test_labels_trust_the_teacher_as_far_as_it_met_the_class(federation):
     site = federation.sites[0]
-    asked, soft = site.drawn("histogram")[0], site.soft_labels("plain", "histogram")
+    asked, soft = site.drawn(Draw())[0], site.soft_labels("plain", Draw())
     known = LABELS["known"](federation, Way())[site.name]
     rare = int(np.argmin(np.where(site.counts > 1, site.counts, np.inf)))
     share = site.counts[rare] / (site.counts[rare] + KNOWN)
@@ -62,6 +62,15 @@ def test_the_union_gives_labels_of_adjusted_teachers_the_shares_of_all_sites(fed
     shares = np.sum([site.counts for site in federation.sites], axis=0) + 1.0
     odds = [labels["site-0"][:, 0] / labels["site-0"][:, 1] for labels in (found, released)]
     np.testing.assert_allclose(odds[0], odds[1] * shares[0] / shares[1], rtol=0.02)
+
+
+def test_a_class_of_few_images_is_not_drawn_where_others_have_enough(federation):
+    site = federation.sites[0]
+    least = int(np.sort(site.counts)[-2])
+    asked = site.drawn(Draw(least=least))[0]
+    assert set(asked) == set(np.flatnonzero(site.counts >= least))
+    assert len(asked) == len(site.drawn(Draw())[0])
+    assert set(site.drawn(Draw(least=10**6))[0]) == set(np.flatnonzero(site.counts == site.counts.max()))
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -203,7 +212,7 @@ def test_trained_generators_draw_and_are_trained_once(tmp_path):
     for _ in range(2):
         federation = Federation("digits-60", study, True, tmp_path)
         federation.sites[0].study.recycle.rounds = 1
-        drawn.append(federation.sites[0].drawn("histogram")[1])
+        drawn.append(federation.sites[0].drawn(Draw())[1])
         written.append({path: path.stat().st_mtime_ns for path in tmp_path.rglob("generator-*")})
     np.testing.assert_array_equal(*drawn)
     assert written[0] == written[1] and len(written[0]) >= len(federation.sites)
