@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import log_softmax, logsumexp
 from torch import nn
 
 from fedkr.config import Study
@@ -17,6 +18,7 @@ from fedkr.data.images import Shape
 from fedkr.generators import Generator
 from fedkr.generators.base import Task
 from fedkr.learning.classifier import ClassifierTraining, real_batches
+from fedkr.learning.evaluation import measure_utility
 from fedkr.learning.job import Job
 from fedkr.learning.prediction import predict_logits
 from fedkr.learning.runtime import Runtime
@@ -30,7 +32,7 @@ from fedkr.stages import StageStore
 from server.composition import compose_study
 from server.judges import JUDGE_STEPS
 from server.student import train_student
-from server.targets import measure_model
+from server.targets import figures_of, predict
 from simulations.evidence import neighbours
 from simulations.evidence.labels import drawn_alike, softmax
 from simulations.evidence.skew.cuts import CUTS
@@ -156,7 +158,7 @@ class Federation:
         return found
 
     def figures(self, way: Way, labels: BySite) -> dict[str, Any]:
-        """Return the headline figures, on the test images, of the student of a way with its labels."""
+        """Return the headline figures, on the test images, of the students of a way with its labels."""
         sets = [self.sets_of(site, way.draw, labels[site.name]) for site in self.sites]
 
         def read(index: int) -> SoftSet:
@@ -165,8 +167,14 @@ class Federation:
 
         usual = self.study.student
         config = dataclasses.replace(usual, steps=way.longer * usual.steps, logit_adjustment=way.adjustment)
-        model = train_student(config, ReleasedSets(read, self.study.recycle.rounds), self.job.seeded("student"))
-        return measure_model(self.study, model, self.test, self.job.runtime)
+        union = ReleasedSets(read, self.study.recycle.rounds)
+        said = list[Floats]()
+        for number in range(way.students):
+            again = (number,) if number else ()
+            model = train_student(config, union, self.job.seeded("student", *again))
+            said.append(log_softmax(predict(self.study, model, self.test, self.job.runtime), axis=1))
+        together = logsumexp(said, axis=0)
+        return figures_of(dataclasses.asdict(measure_utility(together, self.test.labels, len(self.test.classes))))
 
     def sets_of(self, site: Site, draw: Draw, labels: Floats) -> ReleasedSets:
         """Return a site's images slice by slice, with other labels than its own."""

@@ -29,6 +29,7 @@ class Way:
         alike: whether the student meets each class of each site equally often.
         adjustment: the power of the class shares behind which the student is trained (``student.logit_adjustment``).
         longer: so many times as many steps of the student.
+        students: how many are trained, from other seeds; what they say is averaged.
     """
 
     teacher: str = "plain"
@@ -37,6 +38,7 @@ class Way:
     alike: bool = False
     adjustment: float = 0.0
     longer: int = 1
+    students: int = 1
 
 
 WAYS = {
@@ -50,6 +52,8 @@ WAYS = {
     "half+five": Way(adjustment=0.5, longer=5),
     "twice": Way(longer=2),
     "five": Way(longer=5),
+    "three": Way(students=3),
+    "three+five": Way(students=3, longer=5),
     "student+twice": Way(adjustment=1, longer=2),
     "student+five": Way(adjustment=1, longer=5),
     "adjusted+known+five": Way(teacher="adjusted", labels="known", longer=5),

@@ -8,6 +8,7 @@ import pytest
 from fedkr.data import ImageSet, load_source, partition_sites, prepare_site
 from fedkr.disk import write_json
 from fedkr.errors import UserError
+from fedkr.learning.evaluation import Utility
 from server.targets import FIGURES
 from simulations.evidence.skew import opponents, summary
 from simulations.evidence.skew.cuts import CUTS, Cut
@@ -71,6 +72,23 @@ def test_a_class_of_few_images_is_not_drawn_where_others_have_enough(federation)
     assert set(asked) == set(np.flatnonzero(site.counts >= least))
     assert len(asked) == len(site.drawn(Draw())[0])
     assert set(site.drawn(Draw(least=10**6))[0]) == set(np.flatnonzero(site.counts == site.counts.max()))
+
+
+def test_students_of_other_seeds_are_averaged_where_a_way_has_several(federation, monkeypatch):
+    said = iter(np.log([[0.9, 0.1], [0.4, 0.6], [0.4, 0.6]])[:, None, :])
+    monkeypatch.setattr("simulations.evidence.skew.federation.predict", lambda *given: next(said))
+    seeds = []
+    monkeypatch.setattr(
+        "simulations.evidence.skew.federation.train_student", lambda *given: seeds.append(given[2].seed)
+    )
+    seen = []
+    monkeypatch.setattr(
+        "simulations.evidence.skew.federation.measure_utility",
+        lambda logits, labels, classes: seen.append(logits) or Utility(0.5, 0.5, 0.5, 0.5, [1], 1),
+    )
+    federation.figures(Way(students=3), LABELS["released"](federation, Way()))
+    np.testing.assert_allclose(np.exp(seen[0]), [[1.7, 1.3]], rtol=1e-6)
+    assert len(set(seeds)) == 3 and seeds[0][-1] == "student", "the first is the student of every other way"
 
 
 @pytest.mark.parametrize("way", WAYS)
