@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 from fedkr.config import OneOf, read_dataclass
 from fedkr.errors import StudyFailedError
+from fedkr.recycle.distill import for_union
 from fedkr.release import ReleasedSets
 from fedkr.stages import Artifact, read_artifact
 from server import contestant
@@ -126,10 +127,11 @@ class FromReleases(contestant.Contestant):
     def student(self, released: Released) -> Artifact:
         """Train the central student on all that teaches, or read it where it was trained before."""
         sets = released.sets([list(exchange.values()) for exchange in released.teaching])
+        config = for_union(self.study.student, len({site for exchange in released.teaching for site in exchange}))
         return self.coordinator.stages.run(
             "student",
             self._key(released.teaching),
-            lambda: train_student(self.study.student, sets, self.federation.job.seeded("student")),
+            lambda: train_student(config, sets, self.federation.job.seeded("student")),
         )
 
     def _released(self, files: Sequence[Mapping[str, Path]]) -> Released:

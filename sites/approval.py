@@ -94,13 +94,13 @@ def _work(study: Study) -> Iterator[str]:
             f"{study.privacy.delta:g} for one patient (without groups: image) of the training split: no teacher, no "
             "choice by real images"
         )
-        yield f"trains a student ({student} steps)"
+        yield f"lets the server train a student ({student} steps for each site)"
         if GUARANTEED_GENERATORS[generator.kind] == DP_SGD:
             yield f"trains a generator ({generator.kind}, {generator.steps} steps of {generator.batch}) by DP-SGD"
         else:
             yield f"measures a generator ({generator.kind}) once"
     else:
-        yield f"trains a teacher ({teacher} steps) and a student ({student})"
+        yield f"trains a teacher ({teacher} steps), and lets the server train a student ({student} steps for each site)"
         yield f"trains a generator ({generator.kind}, {generator.steps} steps, {generator.checkpoints} checkpoints)"
     yield (
         f"releases in {recycle.exchanges} messages {recycle.rounds} x {recycle.ratio:g} times as many images as the "

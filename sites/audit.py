@@ -56,7 +56,7 @@ from fedkr.errors import UserError
 from fedkr.learning.models import load_classifier
 from fedkr.learning.prediction import predict_logits
 from fedkr.learning.public_features import features_by
-from fedkr.recycle.distill import distill_student
+from fedkr.recycle.distill import distill_student, for_union
 from fedkr.release import Release, ReleasedSets, SoftSet
 from fedkr.seeds import derive_seed, numpy_rng
 from fedkr.stages import Artifact, StageStore, model_tensors, read_artifact, write_artifact
@@ -353,7 +353,7 @@ class SiteAudit:
         # One regeneration round: in an epoch the target saw as many of the others' images.
         count, extra = self.config.direct_references, None if others is None else others(0)
         more = 0 if extra is None else len(extra.images)
-        config = self._recipe(kind)
+        config = self._recipe(kind) if others is None else for_union(self._recipe(kind), self.study.federation.sites)
         images = len(self.candidates) // 2 + more
         steps = scaled_steps(config.steps, images, len(self.site.data.train) + more)
         key = self._key(count, others) | {"steps": steps} | {name: getattr(config, name) for name in BY_KIND}

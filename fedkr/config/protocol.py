@@ -31,10 +31,10 @@ def search_looks(study: Study) -> int:
 
 
 def pipeline_steps(study: Study, val: int) -> int:
-    """Return the optimisation steps of ``fedkr`` for a site: generator, teacher, search and student, each in full.
+    """Return the optimisation steps of ``fedkr`` for a site: generator, teacher, search, and its part of the student.
 
     With too few ``val`` images to choose by, its search scores one candidate, to tell a collapse. The student is
-    trained once at the server, but counted for each site: that favours the opponents.
+    trained once at the server, for as many steps as are counted here for all sites together.
     """
     search = (search_looks(study) if may_choose(val) else 1) * study.recycle.search_steps
     return study.generator.steps + study.teacher.steps + search + study.student.steps

@@ -213,6 +213,7 @@ class TeacherConfig(ClassifierConfig):
 class StudentConfig(ClassifierConfig):
     """The classifier under study: the recipe of every strategy in the comparison.
 
+    ``steps`` are for one site's images: a student of several sites' releases takes as many for each of them.
     ``components`` is of students of releases alone: so many of an image's lowest frequencies are all that
     they see, of colours half as many in each axis.
     """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 
 from torch import nn
@@ -42,6 +43,14 @@ def regenerated_batches(draw: Callable[[int], SoftSet], regenerate_every: int, b
         return images[chosen], labels[chosen]
 
     return Batches(at, counts)
+
+
+def for_union(config: StudentConfig, sites: int) -> StudentConfig:
+    """Return the recipe of a student of so many sites' releases, which takes ``config.steps`` for each of them.
+
+    So it passes through their union as often as a student of one site through that site's.
+    """
+    return dataclasses.replace(config, steps=sites * config.steps)
 
 
 def distill_student(config: StudentConfig, draw: Callable[[int], SoftSet], job: Job, stage: str) -> nn.Module:

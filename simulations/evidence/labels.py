@@ -7,7 +7,6 @@ set's test images; beside it stands how far the labels are from what the central
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -27,6 +26,7 @@ from fedkr.learning.job import Job
 from fedkr.learning.models import load_classifier
 from fedkr.learning.prediction import predict_logits
 from fedkr.learning.runtime import Runtime
+from fedkr.recycle.distill import for_union
 from fedkr.release import ReleasedSets, SoftSet, slice_count
 from fedkr.seeds import numpy_rng
 from server.consensus import consensus, rows
@@ -89,7 +89,7 @@ class Releases:
 
     def student(self, labels: BySite, seed: int, balanced: bool = False, longer: int = 1) -> dict[str, float | None]:
         """Return the figures of a student of the union with other labels, or other shares or steps."""
-        config = dataclasses.replace(self.study.student, steps=self.study.student.steps * longer)
+        config = for_union(self.study.student, longer * len(self.sets))
 
         def read(index: int) -> SoftSet:
             parts = [self._part(site, labels[site], index) for site in self.sets]

@@ -25,6 +25,7 @@ from fedkr.learning.job import Job
 from fedkr.learning.runtime import Runtime
 from fedkr.progress import SilentProgress
 from fedkr.recycle import SitePipeline
+from fedkr.recycle.distill import for_union
 from fedkr.recycle.personal import Personal
 from fedkr.recycle.pipeline import site_job
 from fedkr.release import ReleasedSets, SoftSet
@@ -58,7 +59,7 @@ class Bench:
         sets = list(self.released.values())
         union = ReleasedSets(lambda i: SoftSet.union([each(i) for each in sets]), max(map(len, sets)))
         job = Job(self.runtime, SilentProgress(), study.data.flip, (study.seed, "server", "student"))
-        self.student = train_student(study.student, union, job)
+        self.student = train_student(for_union(study.student, len(sets)), union, job)
 
     def row(self, site: str, data: SiteData) -> Row:
         """Return a site's figures of each contestant, its choice, and processor seconds of each training."""

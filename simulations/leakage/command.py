@@ -30,7 +30,7 @@ from fedkr.learning.models import load_classifier
 from fedkr.learning.prediction import predict_logits
 from fedkr.learning.runtime import Runtime
 from fedkr.progress import FileProgress
-from fedkr.recycle.distill import distill_student
+from fedkr.recycle.distill import distill_student, for_union
 from fedkr.release import ReleasedSets
 from fedkr.stages import Artifact, StageStore, model_tensors
 from simulations.leakage.figures import as_csv, as_png
@@ -126,6 +126,7 @@ class LeakageCurve:
         opened = [open_site({"partition-id": i}, study) for i in range(study.federation.sites)]
         self.audits = [SiteAudit(site) for site in opened]
         self.test = opened[0].global_test
+        self.recipe = for_union(study.student, len(opened))
 
     def results(self, points: Sequence[CurvePoint]) -> dict[str, Any]:
         """Return the figures of every point, and of the same classifier trained on the sites' real images."""
@@ -153,14 +154,14 @@ class LeakageCurve:
         key = self._key | {"slices": [audit.pipeline.choice_key() for audit in self.audits], **vars(trained)}
 
         stage = f"student of {trained.labels} labels, {trained.sweep} {trained.value:g}"
-        train = partial(distill_student, self.study.student, sets, self.job.seeded("student"), stage)
+        train = partial(distill_student, self.recipe, sets, self.job.seeded("student"), stage)
         network = self._network("student", key, train)
         return vars(point) | {"images_a_set": len(sets(0)[0])} | self._figures(network)
 
     def real(self) -> Row:
         """Return the figures of the classifier trained on all sites' training images: what leaks without recycling."""
         data = pooled(audit.site.data for audit in self.audits)
-        train = partial(train_on_real, self.study.student, data, self.job.seeded("real"), "student of real images")
+        train = partial(train_on_real, self.recipe, data, self.job.seeded("real"), "student of real images")
         return self._figures(self._network("real", self._key | {"train": content_digest(data)}, train))
 
     def _network(self, stage: str, key: dict[str, Any], train: Callable[[], nn.Module]) -> nn.Module:

@@ -26,7 +26,7 @@ from fedkr.learning.job import Job
 from fedkr.learning.models import load_classifier
 from fedkr.progress import RelayedProgress
 from fedkr.recycle import SitePipeline, pipeline_class
-from fedkr.recycle.distill import distill_student
+from fedkr.recycle.distill import distill_student, for_union
 from fedkr.recycle.pipeline import site_job
 from fedkr.recycle.terms import Terms
 from fedkr.release import ReleasedSets
@@ -106,8 +106,9 @@ class PipelineShadows:
         extra = 0 if others is None else len(others(0).images)
         # The target's share of the union, by which its epochs are counted.
         _, usual = self.target.slices(self.max_images)
-        steps = scaled_steps(study.student.steps, len(own(0).images) + extra, usual + extra)
-        config = dataclasses.replace(study.student, steps=steps)
+        target = study.student if others is None else for_union(study.student, study.federation.sites)
+        steps = scaled_steps(target.steps, len(own(0).images) + extra, usual + extra)
+        config = dataclasses.replace(target, steps=steps)
         model = distill_student(config, own.united(others), self._job(m).seeded("student"), "student")
         return Artifact(model_tensors(model))
 

@@ -15,12 +15,12 @@ from fedkr.data.distances import small_pixels
 from fedkr.environment import provenance
 from fedkr.learning.prediction import predict_logits
 from fedkr.recycle import SitePipeline
-from fedkr.recycle.distill import distill_student
+from fedkr.recycle.distill import distill_student, for_union
 from fedkr.recycle.leakage import surroundings
 from fedkr.recycle.teacher import load_teacher
 from fedkr.release import ReleasedSets
 from fedkr.stages import Artifact, read_artifact, write_artifact
-from simulations.evidence.privacy.bench import Bench, counts
+from simulations.evidence.privacy.bench import SITES, Bench, counts
 from simulations.evidence.privacy.variants import Variant
 
 TEACHER, STUDENT, UNION = "teacher", "student", "union"
@@ -78,9 +78,9 @@ def _models(
         released = bench.pipeline(variant, peer).releases(None)
         everything = everything.united(ReleasedSets.of_releases(released))
     found = {TEACHER: load_teacher(study.teacher, pipeline.data, pipeline.teacher(), job.runtime)}
-    for name, sets in ((STUDENT, own), (UNION, everything)):
+    for name, sets, sites in ((STUDENT, own, 1), (UNION, everything, SITES)):
         started = time.perf_counter()
-        found[name] = distill_student(study.student, sets, job.seeded("student"), name)
+        found[name] = distill_student(for_union(study.student, sites), sets, job.seeded("student"), name)
         seconds[name] = time.perf_counter() - started
     return found
 
