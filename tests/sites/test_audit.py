@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import math
 
 import numpy as np
 import pytest
@@ -101,6 +102,23 @@ def test_each_target_is_attacked_with_references_that_went_its_way(site, others)
     assert kinds(work, "student") == [("direct", True), ("pipeline", True)]
     assert kinds(work, "site-student") == kinds(work, "control-student") == [("direct", False), ("pipeline", False)]
     assert kinds(work, "release") == [("pipeline", False)]
+
+
+@pytest.mark.parametrize("passed_on", [False, True])
+def test_direct_references_see_an_image_as_often_as_the_target_does(site, others, passed_on, monkeypatch):
+    work, taken = SiteAudit(site), []
+    work.keep_others(others if passed_on else None)
+
+    def reference_task(recipe, *_):
+        taken.append(recipe.steps)
+        raise InterruptedError
+
+    monkeypatch.setattr("sites.audit.reference_task", reference_task)
+    with pytest.raises(InterruptedError):
+        work.train_references("student")
+    own, half, more = len(site.data.train), len(work.candidates) // 2, len(others(0).images) if passed_on else 0
+    target = site.study.student.steps * (site.study.federation.sites if passed_on else 1)
+    assert taken == [math.ceil(target * (half + more) / (own + more))]
 
 
 def test_every_candidate_is_in_half_of_the_references(site):

@@ -62,6 +62,20 @@ def test_a_release_in_quarantine_teaches_no_student_and_is_named_in_the_results(
     assert set(found.costs) == {"site-0", "site-1", "site-2"}
 
 
+def test_the_student_takes_its_steps_for_each_site_that_teaches_it(outcome, monkeypatch):
+    taken, train = [], server.from_releases.train_student
+
+    def noting(config, sets, job):
+        taken.append(config.steps)
+        return train(config, sets, job)
+
+    monkeypatch.setattr("server.from_releases.train_student", noting)
+    found = outcome()
+    monkeypatch.setattr("server.quarantine.judge_releases", lambda *_, **__: {"site-1": "its images are noise"})
+    outcome(quarantine=True)
+    assert sorted(found.costs) == ["site-0", "site-1", "site-2"] and taken == [3 * 3, 2 * 3]
+
+
 def test_images_that_two_sites_released_teach_once_and_both_are_named(outcome, release_of, monkeypatch):
     monkeypatch.setattr("server.quarantine.judge_releases", lambda *_, **__: {})
     pixels = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 8, 1), dtype=np.uint8)

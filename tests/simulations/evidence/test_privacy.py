@@ -10,6 +10,7 @@ from matplotlib.colors import to_hex
 
 from fedkr.audit.references.direct import balanced_membership
 from fedkr.errors import UserError
+from fedkr.recycle.distill import distill_student
 from fedkr.report.plots.style import series_style
 from fedkr.stages import Artifact, read_artifact, write_artifact
 from server.composition import compose_study
@@ -146,6 +147,19 @@ def test_a_pipelines_answers_are_kept_once_and_done_again_for_other_settings(set
     assert "answers hard 0" not in plan(bench_of(settings), [variant])
     other = dataclasses.replace(settings, options=(*TINY, "student.lr=0.05"))
     assert "answers hard 0" in plan(bench_of(other), [variant])
+
+
+def test_a_student_of_all_sites_takes_the_steps_of_each(settings, monkeypatch):
+    trained = {}
+
+    def distill(config, sets, job, name):
+        trained[name] = config.steps, len(sets(0)[0])
+        return distill_student(config, sets, job, name)
+
+    monkeypatch.setattr("simulations.evidence.privacy.answers.distill_student", distill)
+    do(settings, Task(ANSWERS, read_variant("hard"), 0))
+    assert (trained["student"][0], trained["union"][0]) == (2, 6)
+    assert trained["union"][1] > 2.5 * trained["student"][1]
 
 
 def test_a_mark_in_a_release_is_found_there_and_nowhere_else():
