@@ -1,9 +1,9 @@
 """The comparison's protocol: how often each contestant may look at val, and how many steps it may train.
 
 What ``fedkr`` does at a site bounds what its opponents may do: as many settings are tried as its search tries, and no
-more optimisation steps are taken than its generator, teacher, scoring students and student take, a step counting as
-one whatever its batch. Val chooses among settings and evaluations only where it is large enough to; else the first
-setting is trained to the end of its schedule.
+more optimisation steps are taken than its generator, teacher, scoring students and the site's part of the student take,
+a step counting as one whatever its batch. Val chooses among settings and evaluations only where it is large enough to;
+else the first setting is trained to the end of its schedule.
 """
 
 from __future__ import annotations

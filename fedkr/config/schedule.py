@@ -9,7 +9,7 @@ Each law multiplies powers of facts. They were fitted by hand to the schedules t
 (digits, BreastMNIST, PneumoniaMNIST and BloodMNIST at three sites), and looked at on the eleven other sets that had
 some: ``simulations/results/schedule.md`` has them all beside the rule. The cube root of the images says that a site
 with eight times as many sees each image a quarter as often; classes, colours and pixels add what there is to tell
-apart.
+apart. The student's steps are for one site's images: where several sites' releases teach it, it takes as many for each.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ class Way:
         labels: what is made of the teacher's labels, by :data:`simulations.evidence.skew.labels.LABELS`.
         alike: whether the student meets each class of each site equally often.
         adjustment: the power of the class shares behind which the student is trained (``student.logit_adjustment``).
-        longer: so many times as many steps of the student.
+        longer: so many times ``student.steps``; of five sites the product's student takes them five times.
         students: how many are trained, from other seeds; what they say is averaged.
     """
 
@@ -41,6 +41,7 @@ class Way:
     students: int = 1
 
 
+# ``default``, with which all others are compared, was the default until students took their steps for each site.
 WAYS = {
     "default": Way(),
     "adjusted": Way(teacher="adjusted"),
