@@ -2,9 +2,9 @@
 
 ``python -m simulations.evidence.skew.opponents OUT.json data.root=DIR seeds=0,1,2 [cuts=CUT,...]
 [contestants=local,fedavg,centralised] [budget=quick] [longer=1]`` runs them as ``fedkr simulate`` does, with the same
-sites, classifiers and numbers as ``simulations.evidence.skew``: up to as many steps as FedKR's rule allots a site, and as many
-looks at val. ``longer`` multiplies the part of the student in them: by the number of sites, a site may take as many
-steps as FedKR does there, and all of the student's.
+sites, classifiers and numbers as ``simulations.evidence.skew``: up to as many steps as FedKR's rule allots a site, and
+as many looks at val. ``longer`` multiplies the part of the student in them: by the number of sites, a site may take as
+many steps as FedKR does there, and all of the student's.
 """
 
 from __future__ import annotations
