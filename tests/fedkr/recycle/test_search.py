@@ -13,7 +13,16 @@ from fedkr.learning.evaluation import Utility
 from fedkr.learning.job import Job
 from fedkr.learning.runtime import Runtime
 from fedkr.recycle.drawer import class_shares
-from fedkr.recycle.search import CandidateScorer, Score, best_of, chance_auc, choose_checkpoint, halve, standard_error
+from fedkr.recycle.search import (
+    CandidateScorer,
+    Score,
+    StudentTrial,
+    best_of,
+    chance_auc,
+    choose_checkpoint,
+    halve,
+    standard_error,
+)
 from fedkr.report.search import Candidate, pareto_front
 
 
@@ -190,6 +199,23 @@ def test_nobody_measures_leakage_where_it_counts_for_nothing_or_nothing_is_chose
     assert gauge is not None and gauge(pictures([8] * 4, seed=2).images) == gauge(pictures([8] * 4, seed=2).images)
     monkeypatch.setattr("fedkr.config.protocol.LEAST_TO_CHOOSE", 21)
     assert scorer(tiny_study, pictures, leakage_weight=0.1).gauge is None
+
+
+def test_a_trial_is_scored_by_the_logits_that_its_student_is_trained_with(tiny_study, pictures, runtime):
+    judge = pictures((6, 4, 2))
+
+    class Work:
+        """A training without a model, which is right behind its class shares."""
+
+        job = Job(runtime)
+
+        def advance(self, until, stage):
+            """Train for no time."""
+
+        def logits_as_met(self, images):
+            return np.eye(len(judge.classes), dtype=np.float32)[judge.labels]
+
+    assert StudentTrial(Work(), judge, tiny_study.recycle, "trial", None).advance(1).value == 1.0
 
 
 def test_the_last_can_be_spared_from_being_dropped():

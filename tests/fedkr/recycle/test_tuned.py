@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import numpy as np
 import pytest
 import torch
 
@@ -30,6 +31,16 @@ def test_the_learning_rate_is_the_best_on_val_and_all_steps_are_counted(tune, ti
     assert (found.info["lr"], found.info["looks"], found.info["by_val"]) == (0.05, 2, True)
     assert found.info["steps"] <= 60
     assert found.info["accuracy"] > 0.8
+
+
+def test_val_judges_settings_by_the_logits_that_they_are_trained_with(tune, tiny_study, site_data, monkeypatch):
+    """With ``logit_adjustment`` those are behind class shares: here they alone are right, of one rate."""
+    right = 10 * np.eye(len(site_data.val.classes), dtype=np.float32)[site_data.val.labels]
+    tiny_study.student.lr = 1e-9
+    monkeypatch.setattr(
+        ClassifierTraining, "logits_as_met", lambda self, images: right if self.config.lr == 1e-9 else -right
+    )
+    assert tune(lrs=[0.05], steps=60).info["lr"] == 1e-9
 
 
 def test_a_learning_rate_that_diverges_is_not_chosen(tune):
