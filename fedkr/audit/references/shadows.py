@@ -18,7 +18,7 @@ import numpy as np
 
 from fedkr.audit.attacks.observed import Bools
 from fedkr.audit.references.direct import References
-from fedkr.config import Study
+from fedkr.config import StudentConfig, Study
 from fedkr.data.images import ImageSet, Shape, SiteData, content_digest
 from fedkr.errors import UserError
 from fedkr.fingerprint import array_digest, fingerprint
@@ -73,7 +73,7 @@ class PipelineShadows:
         config, shape, runtime = self.target.study.student, Shape.of(self.candidates), self.target.job.runtime
         models = []
         for m in range(len(self.membership)):
-            key = self._key(m) | {"others": others and others.digest()}
+            key = self._key(m) | {"others": others and others.digest(), "steps": self._union(others).steps}
             student = self.target.stages.run(f"shadow-{m}-student", key, partial(self._train_student, m, others))
             models.append(load_classifier(config, shape, student.tensors, runtime))
         return References(models, self.membership, runtime)
@@ -102,15 +102,19 @@ class PipelineShadows:
         return ReleasedSets.from_artifact(found)
 
     def _train_student(self, m: int, others: ReleasedSets | None) -> Artifact:
-        own, study = self.release(m), self.target.study
+        own, target = self.release(m), self._union(others)
         extra = 0 if others is None else len(others(0).images)
         # The target's share of the union, by which its epochs are counted.
         _, usual = self.target.slices(self.max_images)
-        target = study.student if others is None else for_union(study.student, study.federation.sites)
         steps = scaled_steps(target.steps, len(own(0).images) + extra, usual + extra)
         config = dataclasses.replace(target, steps=steps)
         model = distill_student(config, own.united(others), self._job(m).seeded("student"), "student")
         return Artifact(model_tensors(model))
+
+    def _union(self, others: ReleasedSets | None) -> StudentConfig:
+        """Return the recipe of the target's student, of its site alone or of the union with ``others``."""
+        study = self.target.study
+        return study.student if others is None else for_union(study.student, study.federation.sites)
 
     def _pipeline(self, m: int, stages: StageStore) -> SitePipeline:
         target, choice = self.target, self.target.choose()
