@@ -90,11 +90,11 @@ class Release:
 class ReleasedSets:
     """Soft-labelled sets in the order in which a student turns to them, one a regeneration round; then again.
 
-    ``read`` gives the set of round 0, 1, ..., up to ``count``.
+    ``read`` gives the set of round 0, 1, ..., up to ``count``; they are of so many ``sites``.
     """
 
-    def __init__(self, read: Callable[[int], SoftSet], count: int) -> None:
-        self.read, self.count = read, count
+    def __init__(self, read: Callable[[int], SoftSet], count: int, sites: int = 1) -> None:
+        self.read, self.count, self.sites = read, count, sites
 
     def __len__(self) -> int:
         return self.count
@@ -132,7 +132,7 @@ class ReleasedSets:
             files = exchanges[index % len(exchanges)]
             return SoftSet.union([part(path, index // len(exchanges)) for path in files])
 
-        return ReleasedSets(read, len(exchanges) * slices)
+        return ReleasedSets(read, len(exchanges) * slices, max(map(len, exchanges)))
 
     @staticmethod
     def of_releases(releases: Sequence[Release]) -> ReleasedSets:
@@ -143,7 +143,9 @@ class ReleasedSets:
         )
 
     @staticmethod
-    def of_arrays(images: NDArray[np.uint8], soft_labels: NDArray[np.floating], sizes: Sequence[int]) -> ReleasedSets:
+    def of_arrays(
+        images: NDArray[np.uint8], soft_labels: NDArray[np.floating], sizes: Sequence[int], sites: int = 1
+    ) -> ReleasedSets:
         """Return sets that lie one after the other in two arrays (:meth:`arrays`)."""
         starts = np.cumsum([0, *sizes])
 
@@ -151,7 +153,7 @@ class ReleasedSets:
             part = slice(starts[index], starts[index + 1])
             return SoftSet(images[part], soft_labels[part])
 
-        return ReleasedSets(read, len(sizes))
+        return ReleasedSets(read, len(sizes), sites)
 
     def arrays(self) -> tuple[SoftSet, list[int]]:
         """Return all sets one after the other, soft labels as float16, and how many images each has."""
@@ -163,7 +165,11 @@ class ReleasedSets:
         """Return the unions of both sides' sets, round by round."""
         if other is None:
             return self
-        return ReleasedSets(lambda index: SoftSet.union([self(index), other(index)]), max(self.count, other.count))
+        return ReleasedSets(
+            lambda index: SoftSet.union([self(index), other(index)]),
+            max(self.count, other.count),
+            self.sites + other.sites,
+        )
 
     def digest(self) -> str:
         """Return what names these sets in a stage's key."""
@@ -173,13 +179,13 @@ class ReleasedSets:
         """Return the sets as a stage keeps them."""
         (images, labels), sizes = self.arrays()
         tensors = {"images": torch.from_numpy(images), "soft-labels": torch.from_numpy(labels)}
-        return Artifact(tensors, {"sizes": sizes})
+        return Artifact(tensors, {"sizes": sizes, "sites": self.sites})
 
     @staticmethod
     def from_artifact(artifact: Artifact) -> ReleasedSets:
         """Read what :meth:`as_artifact` made."""
         images, labels = artifact.tensors["images"].numpy(), artifact.tensors["soft-labels"].numpy()
-        return ReleasedSets.of_arrays(images, labels, artifact.info["sizes"])
+        return ReleasedSets.of_arrays(images, labels, artifact.info["sizes"], artifact.info["sites"])
 
 
 def check_release(release: Release, shape: Shape, max_images: int | None = None, where: str = "release") -> None:

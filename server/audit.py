@@ -165,7 +165,8 @@ class ServerAudit:
             content = wire.request_content(self.coordinator.study_json, kinds=kinds)
             if others is not None:
                 shared, sizes = others.arrays()
-                content = wire.request_content(self.coordinator.study_json, shared=shared, sizes=sizes, kinds=kinds)
+                study, sites = self.coordinator.study_json, others.sites
+                content = wire.request_content(study, shared=shared, sizes=sizes, sites=sites, kinds=kinds)
             about = fingerprint([kinds, others and others.digest()])
             composed = self.coordinator.compose("references", wire.REFERENCES, {site: content}, about, lost)
             pending.append(self.coordinator.send(composed))

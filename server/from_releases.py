@@ -127,7 +127,7 @@ class FromReleases(contestant.Contestant):
     def student(self, released: Released) -> Artifact:
         """Train the central student on all that teaches, or read it where it was trained before."""
         sets = released.sets([list(exchange.values()) for exchange in released.teaching])
-        config = for_union(self.study.student, len({site for exchange in released.teaching for site in exchange}))
+        config = for_union(self.study.student, sets.sites)
         return self.coordinator.stages.run(
             "student",
             self._key(released.teaching),

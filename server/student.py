@@ -12,7 +12,7 @@ from fedkr.stages import Artifact, model_tensors
 
 
 def train_student(config: StudentConfig, sets: ReleasedSets, job: Job, stage: str = "student") -> Artifact:
-    """Train a student on released sets; ``info`` holds the seconds that it took."""
+    """Train a student on released sets; ``info`` holds the ``seconds`` and ``steps`` that it took."""
     started = time.perf_counter()
     model = distill_student(config, sets, job, stage)
-    return Artifact(model_tensors(model), {"seconds": time.perf_counter() - started})
+    return Artifact(model_tensors(model), {"seconds": time.perf_counter() - started, "steps": config.steps})

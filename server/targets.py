@@ -60,11 +60,10 @@ class Target:
         about = {name: card[name] for name in ("channels", "size", "classes")}
 
         def write(name: str, model: Artifact) -> str:
-            path, recipe = (
-                RunFiles(run_dir).model(name),
-                dataclasses.replace(study.student, norm=norm_of(model.tensors)),
-            )
-            classifier = {"classifier": dataclasses.asdict(recipe)}
+            path, usual = RunFiles(run_dir).model(name), study.student
+            # A student of several sites' releases takes its steps for each.
+            own = {"norm": norm_of(model.tensors), "steps": model.info.get("steps", usual.steps)}
+            classifier = {"classifier": dataclasses.asdict(dataclasses.replace(usual, **own))}
             write_artifact(path, Artifact(model.tensors, model.info | about | classifier))
             return str(path.relative_to(run_dir))
 

@@ -30,7 +30,7 @@ from fedkr.audit.counted import Counted, Uncounted
 from fedkr.audit.document import Pair
 from fedkr.audit.findings import AuditReport, Row
 from fedkr.audit.references.direct import reference_halves, reference_task, train_references
-from fedkr.audit.references.shadows import PipelineShadows, scaled_steps
+from fedkr.audit.references.shadows import PipelineShadows, scaled_steps, sites_with
 from fedkr.audit.rounds import PooledRounds
 from fedkr.audit.run import AskedRounds, Predict, answers_of, audit_model
 from fedkr.audit.run_release import ReferenceReleases, audit_release
@@ -353,7 +353,7 @@ class SiteAudit:
         # One regeneration round: in an epoch the target saw as many of the others' images.
         count, extra = self.config.direct_references, None if others is None else others(0)
         more = 0 if extra is None else len(extra.images)
-        config = self._recipe(kind) if others is None else for_union(self._recipe(kind), self.study.federation.sites)
+        config = for_union(self._recipe(kind), sites_with(others))
         images = len(self.candidates) // 2 + more
         steps = scaled_steps(config.steps, images, len(self.site.data.train) + more)
         key = self._key(count, others) | {"steps": steps} | {name: getattr(config, name) for name in BY_KIND}
@@ -410,6 +410,7 @@ class SiteAudit:
             "references": count,
             "candidates": content_digest(self.candidates),
             "others": None if others is None else others.digest(),
+            "sites": sites_with(others),
         }
 
     def _halves(self, kind: str, count: int) -> Bools:

@@ -221,12 +221,14 @@ def received_others(site: Site, request: wire.Request) -> ReleasedSets | None:
     """Return the other sites' releases of a request, checked as a server checks them; None where there are none."""
     if request.shared is None:
         return None
-    sizes = request.setting("sizes")
+    sizes, sites, most = request.setting("sizes"), request.setting("sites"), site.study.federation.sites - 1
+    if type(sites) is not int or not 1 <= sites <= most:
+        raise UserError(f"the other sites' releases: sites={brief(sites)}, where this study has {most} other sites")
     check_release(Release(*request.shared, {}), Shape.of(site.data.train), where="the other sites' releases")
     whole = isinstance(sizes, list) and all(type(size) is int and size > 0 for size in sizes)
     if not whole or sum(sizes) != len(request.shared[0]):
         raise UserError(f"the other sites' releases: sizes={brief(sizes)} are not of {len(request.shared[0])} images")
-    return ReleasedSets.of_arrays(*request.shared, sizes)
+    return ReleasedSets.of_arrays(*request.shared, sizes, sites)
 
 
 def audit(site: Site, request: wire.Request) -> RecordDict:

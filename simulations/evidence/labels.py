@@ -7,6 +7,7 @@ set's test images; beside it stands how far the labels are from what the central
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -89,7 +90,8 @@ class Releases:
 
     def student(self, labels: BySite, seed: int, balanced: bool = False, longer: int = 1) -> dict[str, float | None]:
         """Return the figures of a student of the union with other labels, or other shares or steps."""
-        config = for_union(self.study.student, longer * len(self.sets))
+        usual = for_union(self.study.student, len(self.sets))
+        config = dataclasses.replace(usual, steps=longer * usual.steps)
 
         def read(index: int) -> SoftSet:
             parts = [self._part(site, labels[site], index) for site in self.sets]

@@ -122,11 +122,11 @@ class LeakageCurve:
         self.stages = StageStore(folder / "stages")
         self.job = Job(self.runtime, FileProgress(folder), study.data.flip, (study.seed, FOLDER))
         self._key = {"seed": study.seed, "threads": study.threads, **self.job.describe()}
-        self._key["student"] = dataclasses.asdict(study.student)
         opened = [open_site({"partition-id": i}, study) for i in range(study.federation.sites)]
         self.audits = [SiteAudit(site) for site in opened]
         self.test = opened[0].global_test
         self.recipe = for_union(study.student, len(opened))
+        self._key["student"] = dataclasses.asdict(self.recipe)
 
     def results(self, points: Sequence[CurvePoint]) -> dict[str, Any]:
         """Return the figures of every point, and of the same classifier trained on the sites' real images."""

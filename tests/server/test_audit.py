@@ -178,7 +178,7 @@ def test_each_site_is_sent_the_others_releases_and_never_its_own(audit, sites, f
         request = wire.read_request(a_message(content))
         shown = {value // 100 for value in request.shared[0][:, 0, 0, 0].tolist()}
         assert shown == {0, 1, 2} - {int(site[-1])}
-        assert request.settings["sizes"] == [8, 8]
+        assert (request.settings["sizes"], request.settings["sites"]) == ([8, 8], 2)
         assert {"student", "weights", "oracle"} <= set(request.settings["kinds"])
 
 

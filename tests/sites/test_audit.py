@@ -104,10 +104,11 @@ def test_each_target_is_attacked_with_references_that_went_its_way(site, others)
     assert kinds(work, "release") == [("pipeline", False)]
 
 
-@pytest.mark.parametrize("passed_on", [False, True])
-def test_direct_references_see_an_image_as_often_as_the_target_does(site, others, passed_on, monkeypatch):
-    work, taken = SiteAudit(site), []
-    work.keep_others(others if passed_on else None)
+@pytest.mark.parametrize("count", [0, 1, 2])
+def test_direct_references_take_a_students_steps_for_each_site_that_they_learn_from(site, others, count, monkeypatch):
+    """Some sites may not pass theirs on, be lost or in quarantine: what is sent counts, not the study's sites."""
+    others.sites, work, taken = count, SiteAudit(site), []
+    work.keep_others(others if count else None)
 
     def reference_task(recipe, *_):
         taken.append(recipe.steps)
@@ -116,8 +117,8 @@ def test_direct_references_see_an_image_as_often_as_the_target_does(site, others
     monkeypatch.setattr("sites.audit.reference_task", reference_task)
     with pytest.raises(InterruptedError):
         work.train_references("student")
-    own, half, more = len(site.data.train), len(work.candidates) // 2, len(others(0).images) if passed_on else 0
-    target = site.study.student.steps * (site.study.federation.sites if passed_on else 1)
+    own, half, more = len(site.data.train), len(work.candidates) // 2, len(others(0).images) if count else 0
+    target = (1 + count) * site.study.student.steps
     assert taken == [math.ceil(target * (half + more) / (own + more))]
 
 
@@ -136,7 +137,7 @@ def test_without_references_or_attacks_that_need_them_nothing_is_trained(hospita
 
 
 def test_references_are_trained_once_and_the_answer_is_counts_only(site, study, others, monkeypatch):
-    asked = request(study, shared=others.arrays()[0], sizes=[4, 5], kinds=["student", "teacher"])
+    asked = request(study, shared=others.arrays()[0], sizes=[4, 5], sites=1, kinds=["student", "teacher"])
     metrics = metrics_of(site, wire.REFERENCES, asked)
     assert {name: value for name, value in metrics.items() if name != "seconds"} == {
         "direct": 4,
@@ -175,6 +176,7 @@ def test_other_sites_releases_are_forgotten_when_the_server_sends_none(site, oth
     [
         ({"sizes": [4, 4]}, r"sizes=\[4, 4\] are not of 9 images"),
         ({"sizes": [10, -1]}, "are not of 9 images"),
+        *(({"sites": bad}, rf"sites={bad}, where this study has 2 other sites") for bad in (0, 3, -1, True, 1.5)),
         ({"labels": np.full((9, 2), 0.5, np.float16)}, "soft labels must be float16"),
         ({"images": np.zeros((9, 9, 9, 1), np.uint8)}, "images must be uint8"),
     ],
@@ -183,7 +185,10 @@ def test_other_sites_releases_that_do_not_fit_are_refused(site, study, others, c
     images, labels = others.arrays()[0]
     shared = changed.get("images", images), changed.get("labels", labels)
     with pytest.raises(UserError, match=line):
-        received_others(site, request(study, shared=shared, sizes=changed.get("sizes", [4, 5])))
+        settings = {"sizes": [4, 5], "sites": 1} | {
+            name: changed[name] for name in ("sizes", "sites") if name in changed
+        }
+        received_others(site, request(study, shared=shared, **settings))
 
 
 def test_an_audit_has_rows_of_every_kind_of_references_and_names_none_of_the_scores(site, study):
@@ -302,7 +307,7 @@ def test_a_release_is_attacked_without_a_model_and_checked_for_copies(quick_site
 
 
 def test_a_release_is_calibrated_by_other_releases_and_beside_a_student_of_its_own_images(site, study, others):
-    asked = request(study, shared=others.arrays()[0], sizes=[4, 5], kinds=["release"])
+    asked = request(study, shared=others.arrays()[0], sizes=[4, 5], sites=1, kinds=["release"])
     metrics_of(site, wire.REFERENCES, asked)
     found = document_of(site, wire.AUDIT, request(study, target="release"))
     rows = keyed(found["audit"])

@@ -304,8 +304,9 @@ def test_every_message_type_of_the_wire_has_a_handler():
         (wire.TRAIN, {"server_round": 1, "local_epochs": 1, "candidate": "c"}),
         (wire.REFERENCES, {}),
         (wire.REFERENCES, {"kinds": ["student"], "shared": True}),
-        (wire.REFERENCES, {"kinds": ["student"], "shared": True, "sizes": 6}),
-        (wire.REFERENCES, {"kinds": ["student"], "shared": True, "sizes": [True] * 6}),
+        (wire.REFERENCES, {"kinds": ["student"], "shared": True, "sizes": [6]}),
+        (wire.REFERENCES, {"kinds": ["student"], "shared": True, "sizes": 6, "sites": 1}),
+        (wire.REFERENCES, {"kinds": ["student"], "shared": True, "sizes": [True] * 6, "sites": 1}),
     ],
 )
 def test_a_request_without_what_its_answer_needs_is_refused_in_one_line(site, ask, study, message_type, settings):

@@ -120,7 +120,7 @@ def messages(study):
         wire.RELEASE: {"round": 1},
         wire.TRAIN: {"weights": model} | round_settings,
         wire.EVALUATE: {"weights": model, "split": "val"},
-        wire.REFERENCES: {"kinds": ["student", "teacher"], "shared": (images, labels), "sizes": [4, 2]},
+        wire.REFERENCES: {"kinds": ["student", "teacher"], "shared": (images, labels), "sizes": [4, 2], "sites": 2},
         wire.AUDIT: {"weights": model, "target": "student", "kind": "student"},
         wire.COMPARE: {"pairs": pairs},
         wire.FINETUNE: {"weights": model, "contestant": "fedkr+ft"},
@@ -197,6 +197,8 @@ def is_request(kind, content, usual):
     }
     needs_model = kind in (wire.TRAIN, wire.EVALUATE, wire.FINETUNE)
     if needs_model and not is_model(content[wire.ARRAYS], usual[wire.ARRAYS]):
+        return False
+    if kind == wire.REFERENCES and wire.SHARED in content and not whole(settings["sites"], 2):
         return False
     if kind == wire.REFERENCES and wire.SHARED in content and not is_shared(content[wire.SHARED], settings["sizes"]):
         return False

@@ -18,7 +18,7 @@ import numpy as np
 
 from fedkr.audit.attacks.observed import Bools
 from fedkr.audit.references.direct import References
-from fedkr.config import StudentConfig, Study
+from fedkr.config import Study
 from fedkr.data.images import ImageSet, Shape, SiteData, content_digest
 from fedkr.errors import UserError
 from fedkr.fingerprint import array_digest, fingerprint
@@ -73,7 +73,7 @@ class PipelineShadows:
         config, shape, runtime = self.target.study.student, Shape.of(self.candidates), self.target.job.runtime
         models = []
         for m in range(len(self.membership)):
-            key = self._key(m) | {"others": others and others.digest(), "steps": self._union(others).steps}
+            key = self._key(m) | {"others": others and others.digest(), "sites": sites_with(others)}
             student = self.target.stages.run(f"shadow-{m}-student", key, partial(self._train_student, m, others))
             models.append(load_classifier(config, shape, student.tensors, runtime))
         return References(models, self.membership, runtime)
@@ -102,7 +102,7 @@ class PipelineShadows:
         return ReleasedSets.from_artifact(found)
 
     def _train_student(self, m: int, others: ReleasedSets | None) -> Artifact:
-        own, target = self.release(m), self._union(others)
+        own, target = self.release(m), for_union(self.target.study.student, sites_with(others))
         extra = 0 if others is None else len(others(0).images)
         # The target's share of the union, by which its epochs are counted.
         _, usual = self.target.slices(self.max_images)
@@ -110,11 +110,6 @@ class PipelineShadows:
         config = dataclasses.replace(target, steps=steps)
         model = distill_student(config, own.united(others), self._job(m).seeded("student"), "student")
         return Artifact(model_tensors(model))
-
-    def _union(self, others: ReleasedSets | None) -> StudentConfig:
-        """Return the recipe of the target's student, of its site alone or of the union with ``others``."""
-        study = self.target.study
-        return study.student if others is None else for_union(study.student, study.federation.sites)
 
     def _pipeline(self, m: int, stages: StageStore) -> SitePipeline:
         target, choice = self.target, self.target.choose()
@@ -158,6 +153,11 @@ class PipelineShadows:
                 "half": array_digest([self.membership[m]]),
             }
         )
+
+
+def sites_with(others: ReleasedSets | None) -> int:
+    """Return of how many sites the releases are that a target learns from: one's own and ``others``."""
+    return 1 if others is None else 1 + others.sites
 
 
 def scaled_steps(steps: int, images: int, usual: int) -> int:

@@ -3,8 +3,8 @@
 ``python -m simulations.evidence.skew.opponents OUT.json data.root=DIR seeds=0,1,2 [cuts=CUT,...]
 [contestants=local,fedavg,centralised] [budget=quick] [longer=1]`` runs them as ``fedkr simulate`` does, with the same
 sites, classifiers and numbers as ``simulations.evidence.skew``: up to as many steps as FedKR's rule allots a site, and
-as many looks at val. ``longer`` multiplies the part of the student in them: by the number of sites, a site may take as
-many steps as FedKR does there, and all of the student's.
+as many looks at val. ``longer`` multiplies the part of the student in them: by the number of sites, a site of ``local``
+or ``fedavg`` may take as many steps as FedKR does there, and all of the student's.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import numpy as np
 
 from fedkr.config import Study
 from fedkr.config.schedule import numbers
+from fedkr.errors import UserError
 from fedkr.report.results import load_results
 from server.composition import compose_study
 from server.targets import FIGURES
@@ -58,6 +59,8 @@ def measured(name: str, usual: Study, folder: Path, contestants: str, longer: in
 def main(words: list[str]) -> int:
     """Measure what the words ask for, and write the rows as each cut ends."""
     asked = Request.read(words, contestants="local,fedavg,centralised", budget="quick", longer="1")
+    if asked.options["longer"] != "1" and "centralised" in asked.options["contestants"]:
+        raise UserError(f"longer={asked.options['longer']}: centralised may take all of the student's steps anyway")
 
     def of(cut: str, seed: int) -> list[Row]:
         study = study_of(cut, seed, asked.root, asked.options["budget"])

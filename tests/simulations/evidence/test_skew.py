@@ -180,6 +180,11 @@ def test_a_word_that_is_not_known_is_refused(word, tmp_path):
         Request.read([str(tmp_path / "rows.json"), word])
 
 
+def test_centralised_training_takes_no_student_in_full_again(tmp_path):
+    with pytest.raises(UserError, match=r"^longer=5: centralised may take all"):
+        opponents.main([str(tmp_path / "rows.json"), "longer=5"])
+
+
 def test_a_cut_that_cannot_be_dealt_is_told_and_costs_itself_alone(tmp_path, capsys, monkeypatch):
     def refusing(cut, *rest):
         if cut == "breast-0.5":

@@ -131,12 +131,11 @@ def test_students_answer_for_every_shadow_and_are_trained_once(shadows, target, 
     assert np.array_equal(again.logits(candidates.images), students.logits(candidates.images))
 
 
-@pytest.mark.parametrize("sites", [1, 3])
+@pytest.mark.parametrize("others", [0, 2])
 def test_where_the_policy_cuts_all_releases_alike_a_shadows_student_takes_the_targets_steps(
-    target, candidates, monkeypatch, sites
+    target, candidates, monkeypatch, others
 ):
     trained, train = [], pipeline_shadows.distill_student
-    target.study.federation.sites = 3
 
     def watched(config, *args, **settings):
         trained.append(config.steps)
@@ -144,10 +143,9 @@ def test_where_the_policy_cuts_all_releases_alike_a_shadows_student_takes_the_ta
 
     monkeypatch.setattr(pipeline_shadows, "distill_student", watched)
     membership = balanced_membership(2, len(candidates), np.random.default_rng(1))
-    # Other sites' releases are as large as the target's, which is cut to so many images.
-    others = draws(16, 16) if sites > 1 else None
-    PipelineShadows(target, candidates, membership, max_images=16).students(others)
-    assert trained == [sites * target.study.student.steps] * 2
+    sent = ReleasedSets(draws(16, 16), 2, others) if others else None
+    PipelineShadows(target, candidates, membership, max_images=16).students(sent)
+    assert trained == [(1 + others) * target.study.student.steps] * 2
 
 
 def test_students_with_other_sites_releases_are_other_students_of_the_same_shadows(shadows, candidates, monkeypatch):
