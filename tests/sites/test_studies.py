@@ -291,6 +291,7 @@ def test_what_is_approved_is_said_in_plain_words(site_file, study, tmp_path):
         "contestant fedprox: weights of a model trained here, after each of at most 200 rounds",
         "contestant fedkr: releases of synthetic images with soft labels",
         "releases in 1 messages 2 x 1 times as many images as the training split has",
+        "and lets the server train a student (resnet8, 3 steps for each site)",
         "trains a generator (edm, 2 steps, 1 checkpoints)",
         "plants 4 canaries",
         "imports my.attack (audit.attacks); refused until studies.modules names it",
