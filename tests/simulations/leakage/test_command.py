@@ -57,6 +57,11 @@ def test_one_round_and_a_fixed_set_of_ratio_one_are_one_student(curve):
     assert {**rows[1], "sweep": ""} == {**rows[2], "sweep": ""}
 
 
+def test_students_and_the_real_ones_take_their_steps_for_each_site(curve):
+    _, study, _ = curve
+    assert leakage.LeakageCurve(study).recipe.steps == 2 * 20
+
+
 def test_what_is_finished_is_not_computed_again(curve):
     _, study, folder = curve
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*.safetensors")}
