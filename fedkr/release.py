@@ -17,7 +17,7 @@ from fedkr.config.reading import brief
 from fedkr.data.images import Shape
 from fedkr.documents import DOCUMENTS
 from fedkr.errors import UserError
-from fedkr.fingerprint import array_digest
+from fedkr.fingerprint import array_digest, fingerprint
 from fedkr.stages import Artifact, read_artifact, read_info, write_artifact
 
 # float16 rounds each of up to some hundred probabilities by 0.05 %.
@@ -173,7 +173,8 @@ class ReleasedSets:
 
     def digest(self) -> str:
         """Return what names these sets in a stage's key."""
-        return array_digest(array for index in range(self.count) for array in self(index))
+        arrays = array_digest(array for index in range(self.count) for array in self(index))
+        return fingerprint([self.sites, arrays])
 
     def as_artifact(self) -> Artifact:
         """Return the sets as a stage keeps them."""

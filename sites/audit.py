@@ -410,7 +410,6 @@ class SiteAudit:
             "references": count,
             "candidates": content_digest(self.candidates),
             "others": None if others is None else others.digest(),
-            "sites": sites_with(others),
         }
 
     def _halves(self, kind: str, count: int) -> Bools:

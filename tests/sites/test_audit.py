@@ -104,6 +104,12 @@ def test_each_target_is_attacked_with_references_that_went_its_way(site, others)
     assert kinds(work, "release") == [("pipeline", False)]
 
 
+def test_the_same_images_of_another_number_of_sites_are_other_releases(others):
+    before = others.digest()
+    others.sites += 1
+    assert others.digest() != before
+
+
 @pytest.mark.parametrize("count", [0, 1, 2])
 def test_direct_references_take_a_students_steps_for_each_site_that_they_learn_from(site, others, count, monkeypatch):
     """Some sites may not pass theirs on, be lost or in quarantine: what is sent counts, not the study's sites."""

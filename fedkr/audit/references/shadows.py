@@ -73,7 +73,7 @@ class PipelineShadows:
         config, shape, runtime = self.target.study.student, Shape.of(self.candidates), self.target.job.runtime
         models = []
         for m in range(len(self.membership)):
-            key = self._key(m) | {"others": others and others.digest(), "sites": sites_with(others)}
+            key = self._key(m) | {"others": others and others.digest()}
             student = self.target.stages.run(f"shadow-{m}-student", key, partial(self._train_student, m, others))
             models.append(load_classifier(config, shape, student.tensors, runtime))
         return References(models, self.membership, runtime)

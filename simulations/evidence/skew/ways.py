@@ -53,7 +53,6 @@ WAYS = {
     "half+five": Way(adjustment=0.5, longer=5),
     "twice": Way(longer=2),
     "five": Way(longer=5),
-    "three": Way(students=3),
     "three+five": Way(students=3, longer=5),
     "student+twice": Way(adjustment=1, longer=2),
     "student+five": Way(adjustment=1, longer=5),
