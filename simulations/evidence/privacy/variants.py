@@ -27,6 +27,7 @@ SETS = {
     "mixup": "teacher.mixup",
     "smoothing": "teacher.label_smoothing",
     "adjustment": "student.logit_adjustment",
+    "mixing": "student.mixup",
 }
 # The option that a knob multiplies by its number.
 TIMES = {"steps": "generator.steps", "teacher": "teacher.steps", "student": "student.steps"}
