@@ -28,7 +28,7 @@ from fedkr.generators.edm.layout import check_channels, layout_for
 from fedkr.generators.edm.network import GROUPS, RawOutput, denoising, noise_input, reset_weights
 from fedkr.generators.edm.samplers import SOLVERS, Sampler
 from fedkr.generators.pixels import mirror, to_uint8
-from fedkr.learning.batches import BatchOrder
+from fedkr.learning.batches import BatchOrder, by_class_power
 from fedkr.learning.job import Seed
 from fedkr.learning.one_launch import OneLaunch
 from fedkr.learning.prediction import to_model_input
@@ -45,6 +45,7 @@ COUNTED = ("counts", "count_noise")
 CHURN = 5.0
 
 Probability = Annotated[float, Must(lambda x: 0 <= x < 1, "a probability, from 0 to below 1")]
+Power = Annotated[float, Must(lambda x: 0 <= x <= 1, "a power from 0 to 1")]
 
 
 @dataclass
@@ -56,10 +57,12 @@ class Options:
     blocks: Annotated[Count, at_most(16)] = 1
     levels: Annotated[Natural, at_most(16)] = 0
     attention: Annotated[Natural, at_most(64)] = 0
+    scale_shift: bool = False
     lr: Positive = 2e-3
     lr_decay: Annotated[float, Must(lambda x: 0 < x <= 1, "a share of the steps, above 0 and up to 1")] = 0.2
     ema: Decay = 0.995
     drop_class: Probability = 0.1
+    class_power: Power = 1.0
     augment: Probability = 0.0
     sigma_data: Positive = 0.5
     p_mean: float = -1.2
@@ -88,6 +91,11 @@ class Generator(CheckpointedGenerator):
             raise UserError(f"{where}.sigma_max={sigmas[1]}: must be above sigma_min={sigmas[0]}")
         if task.privacy.guaranteed and options.augment:
             raise UserError(f"{where}.augment={options.augment}: privacy.mode=dp trains on images as they are; set 0")
+        if task.privacy.guaranteed and options.class_power != 1:
+            raise UserError(
+                f"{where}.class_power={options.class_power}: privacy.mode=dp takes each image as often as all others; "
+                "set 1"
+            )
         self.folded = Shape(image.channels * self.layout.fold**2, self.layout.side, image.classes)
 
     @cached_property
@@ -97,7 +105,8 @@ class Generator(CheckpointedGenerator):
 
         o = self.options
         channels = list(self.layout.channels(o.width, o.multiplier))
-        net = build_unet(self.folded, self.layout, channels, o.blocks, CONDITIONS if o.augment else 0)
+        conditions = CONDITIONS if o.augment else 0
+        net = build_unet(self.folded, self.layout, channels, o.blocks, conditions, o.scale_shift)
         return self.task.runtime.place(net)
 
     def begin(self, data: ImageSet, seed: Seed) -> Work:
@@ -115,12 +124,13 @@ class Generator(CheckpointedGenerator):
         return LossWork(training, self._loss(data, seed), steps)
 
     def _loss(self, data: ImageSet, seed: tuple[object, ...]) -> Callable[[int], Tensor]:
-        order = BatchOrder(len(data), self.task.config.batch, *seed)
+        examples = by_class_power(data.labels, self.options.class_power)
+        order = BatchOrder(len(examples), self.task.config.batch, *seed)
         network = OneLaunch(RawOutput(self.net), self.task.runtime)
 
         def at(step: int) -> Tensor:
             """Return the loss of the images, noise levels and noise of ``step``."""
-            chosen, rng = order.at(step), torch_rng(*seed, "noise", step)
+            chosen, rng = examples[order.at(step)], torch_rng(*seed, "noise", step)
             images = mirror(to_model_input(torch.from_numpy(data.images[chosen])), self.task.flip, rng)
             parameters = None
             if self.options.augment:

@@ -45,13 +45,14 @@ class Upsample(nn.Module):
 
 
 def build_unet(
-    shape: Shape, layout: Layout, channels: Sequence[int], blocks: int, conditions: int = 0
+    shape: Shape, layout: Layout, channels: Sequence[int], blocks: int, conditions: int = 0, scale_shift: bool = False
 ) -> ChannelsLastUNet:
     """Return the UNet for folded images of ``shape``, with one more class: the null class of guidance.
 
     The null class is number ``shape.classes``. Levels and attention are those of ``layout``, whose levels have so many
     feature ``channels`` and residual ``blocks`` each; beside its class an image is described with so many
-    ``conditions`` (:class:`Conditioning`).
+    ``conditions`` (:class:`Conditioning`). With ``scale_shift`` what it is described with scales features too, and
+    does not only shift them (adaptive group normalisation, Dhariwal & Nichol 2021, section 4.3).
     """
     attends = layout.attends()
     net = ChannelsLastUNet(
@@ -64,6 +65,7 @@ def build_unet(
         up_block_types=tuple("AttnUpBlock2D" if one else "UpBlock2D" for one in reversed(attends)),
         norm_num_groups=GROUPS,
         num_class_embeds=shape.classes + 1,
+        resnet_time_scale_shift="scale_shift" if scale_shift else "default",
         add_attention=attends[-1],
         attention_head_dim=math.gcd(channels[0], MOST_OF_HEAD),
     )

@@ -17,6 +17,7 @@ SETS = {
     "augment": "generator.options.augment",
     "width": "generator.options.width",
     "ema": "generator.options.ema",
+    "classes": "generator.options.class_power",
     "churn": "generator.options.churn",
     "guidance": "generator.options.guidance",
     "slices": "recycle.rounds",

@@ -181,6 +181,30 @@ def test_larger_images_are_learnt_and_drawn_in_either_precision(pictures, size, 
     assert drawn(generator, [0, 1], "s", steps=1).shape == (2, size, size, 1)
 
 
+def test_rare_classes_are_met_by_a_power_of_their_counts(build, pictures, monkeypatch):
+    met, data = [], pictures((36, 4))
+
+    def partly_dropped(self, labels, rng):
+        met.append(labels)
+        return labels
+
+    monkeypatch.setattr("fedkr.generators.edm.generator.Generator.partly_dropped", partly_dropped)
+    for power, share in ((1.0, 4 / 40), (0.5, 12 / 48), (0.0, 36 / 72)):
+        met.clear()
+        trained(build, data, steps=60, checkpoints=1, class_power=power)
+        assert float(torch.cat(met).float().mean()) == pytest.approx(share, abs=0.03)
+
+
+def test_a_class_may_scale_features_as_well_as_shift_them(build, pictures):
+    generator, saved = trained(build, pictures((9, 8, 7)), scale_shift=True)
+    shifted, scaled = build().net, generator.net
+    name = "down_blocks.0.resnets.0.time_emb_proj"
+    assert scaled.get_submodule(name).out_features == 2 * shifted.get_submodule(name).out_features
+    fresh = build(scale_shift=True)
+    fresh.load(saved[6])
+    assert drawn(fresh, [0, 1], "s", steps=2).shape == (2, 8, 8, 1)
+
+
 def test_a_pruned_checkpoint_samples_as_the_generator_that_saved_it(build, pictures):
     generator, saved = trained(build, pictures((9, 8, 7)))
     pruned = generator.prune(saved[6])
@@ -246,6 +270,7 @@ def test_the_network_computes_the_numbers_of_diffusers_own(build, size, side):
         ({"width": 12}, "generator.options.width=12: must be a multiple of 8"),
         ({"solver": "huen"}, "generator.options.solver='huen': unknown solver; did you mean 'heun'"),
         ({"augment": 1.5}, "generator.options.augment=1.5: a probability, from 0 to below 1"),
+        ({"class_power": -1.0}, "generator.options.class_power=-1.0: a power from 0 to 1"),
         ({"lr_decay": 0.0}, "generator.options.lr_decay=0.0: a share of the steps, above 0 and up to 1"),
         ({"lr_decay": 1.5}, "generator.options.lr_decay=1.5: a share"),
         ({"drop_class": 1.0}, "generator.options.drop_class=1.0: a probability, from 0 to below 1"),

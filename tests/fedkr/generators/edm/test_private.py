@@ -98,8 +98,8 @@ def test_one_image_more_moves_a_step_by_the_limit_at_most(begun, two_colours):
 def test_with_hardly_any_noise_it_learns_the_classes(private, two_colours, fit, draw):
     options = {"width": 8, "private_draws": 1, "steps_sample": 5, "lr": 0.02, "ema": 0.9}
     many = two_colours.subset(np.tile(np.arange(64), 2))
-    generator = private(epsilon=100.0, options=options, steps=40, batch=1000, checkpoints=1)
-    generator.load(generator.prune(fit(generator, many)[40]))
+    generator = private(epsilon=100.0, options=options, steps=80, batch=1000, checkpoints=1)
+    generator.load(generator.prune(fit(generator, many)[80]))
     images = draw(generator, [0] * 20 + [1] * 20)
     assert images[:20].mean() + 40 < images[20:].mean()
 
@@ -155,3 +155,8 @@ def test_images_are_neither_mirrored_nor_augmented(private, begun):
     )
     with pytest.raises(UserError, match=r"generator.options.augment=0.1: privacy.mode=dp trains on images as they are"):
         private(options={"augment": 0.1})
+
+
+def test_rare_classes_are_not_met_more_often_than_the_mechanism_says(private):
+    with pytest.raises(UserError, match=r"generator.options.class_power=0.5: privacy.mode=dp takes each image"):
+        private(options={"class_power": 0.5})
