@@ -28,7 +28,7 @@ CHOICES = [(group, file.stem) for group in GROUPS for file in sorted((ROOT / gro
 # Own images, those of hospitals, and a set that is refused.
 WITHOUT_FACTS = ("npz", "folder", "table", "none", "chestmnist")
 # Of generators: the kind that a file sets up.
-PRESETS = {"edm-dp": "edm"}
+PRESETS = {"edm-dp": "edm", "edm-rare": "edm"}
 MEDMNIST = "path derma oct pneumonia retina breast blood tissue organa organc organs"
 
 
@@ -131,9 +131,13 @@ def test_a_generators_file_lists_just_the_options_that_its_module_has(kind: str)
 
 
 def test_a_preset_has_all_options_of_its_kind_and_changes_some() -> None:
-    usual, preset = (compose_study([f"generator={name}", "dataset=digits"]).generator for name in ("edm", "edm-dp"))
-    assert usual.options.keys() == preset.options.keys()
-    assert (preset.steps, preset.batch, preset.options["width"]) == (400, 512, 16)
+    usual, private, rare = (
+        compose_study([f"generator={name}", "dataset=digits"]).generator for name in ("edm", "edm-dp", "edm-rare")
+    )
+    assert usual.options.keys() == private.options.keys() == rare.options.keys()
+    assert (private.steps, private.batch, private.options["width"]) == (400, 512, 16)
+    changed = {"scale_shift": True, "class_power": 0.5, "guidance": 2.0}
+    assert (rare.steps, rare.options) == (usual.steps, usual.options | changed)
 
 
 def test_students_with_a_guarantee_see_what_their_releases_are_drawn_of() -> None:
@@ -222,7 +226,7 @@ def test_each_contestant_of_the_server_has_a_file() -> None:
         ("strategy=fedprox", "strategy=...: not a choice of one; name any number in strategy.compare=[local,fedprox,"),
         ("strategy.compare=[fedprx]", "strategy.compare: 'fedprx': unknown strategy; did you mean 'fedprox'?"),
         ("strategy.options.fedavgg.lrs=[1]", "strategy.options='fedavgg': unknown value; did you mean 'fedavg'?"),
-        ("generator=gan", "generator=gan: no such choice; one of: biggan_deep, edm, edm-dp, mixture"),
+        ("generator=gan", "generator=gan: no such choice; one of: biggan_deep, edm, edm-dp, edm-rare"),
         ("generator.options.widht=3", "generator.options.widht: no such option; did you mean 'width'?"),
         ("+partition.alhpa=1", "partition.alhpa: no such option; did you mean 'alpha'?"),
         ("partition.alpha=abc", "partition.alpha: Value 'abc' of type 'str' could not be converted to Float"),

@@ -1,6 +1,7 @@
 """What the rows of this package say: each way against the default, leave-one-set-out, and against opponents.
 
-``python -m simulations.evidence.skew.summary ROWS.json ...`` prints tables in Markdown, of one generator and budget. A
+``python -m simulations.evidence.skew.summary ROWS.json ...`` prints tables in Markdown, of one budget. Ways of another
+generator than the first row's are named with it, and compared with the same default. A
 difference is paired by cut and seed; its interval is of Student's t over the cuts' means, over the sets', as cuts of
 one set share its images, and over the seeds' means of these very cuts. Leave-one-set-out: the way with the best
 balanced accuracy on all other sets, each of which counts once however many cuts it has, and what that way is worth on
@@ -29,16 +30,24 @@ Row = Mapping[str, Any]
 Differences = dict[str, dict[int, dict[str, float]]]
 
 
+def by_generator(rows: Sequence[Row]) -> list[Row]:
+    """Return rows whose way also names its generator, where that is not the first row's; opponents have none."""
+    usual = rows[0].get("generator")
+    return [
+        row if row.get("generator", usual) == usual else {**row, "way": f"{row['way']} of {row['generator']}"}
+        for row in rows
+    ]
+
+
 def check(rows: Sequence[Row]) -> None:
     """Raise :class:`UserError` for rows that cannot stand in one table."""
     names = [(row["cut"], row["seed"], row["way"]) for row in rows]
     for name in names:
         if names.count(name) > 1:
             raise UserError(f"{name}: measured twice; name files of which each has other cuts, seeds or ways")
-    for field in ("generator", "budget"):
-        known = sorted({row[field] for row in rows if field in row})
-        if len(known) > 1:
-            raise UserError(f"{field}: rows of {' and '.join(known)}; a table is of one")
+    known = sorted({row["budget"] for row in rows if "budget" in row})
+    if len(known) > 1:
+        raise UserError(f"budget: rows of {' and '.join(known)}; a table is of one")
 
 
 def differences(rows: Sequence[Row], base: str = DEFAULT) -> dict[str, Differences]:
@@ -165,7 +174,7 @@ def _markdown(lines: Sequence[Sequence[str]]) -> str:
 
 def main(files: Sequence[str]) -> int:
     """Print all tables."""
-    rows = [row for file in files for row in json.loads(Path(file).read_text(encoding="utf-8"))["rows"]]
+    rows = by_generator([row for file in files for row in json.loads(Path(file).read_text(encoding="utf-8"))["rows"]])
     check(rows)
     print(absolute(rows), *(against(rows, base) for base in bases_of(rows)), leave_one_set_out(rows), sep="\n\n")
     return 0

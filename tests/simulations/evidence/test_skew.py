@@ -15,7 +15,15 @@ from simulations.evidence.skew.cuts import CUTS, Cut
 from simulations.evidence.skew.federation import Federation, study_of
 from simulations.evidence.skew.labels import KNOWN, LABELS
 from simulations.evidence.skew.rows import Request
-from simulations.evidence.skew.summary import against, by_seed, check, chosen_without, differences, leave_one_set_out
+from simulations.evidence.skew.summary import (
+    against,
+    by_generator,
+    by_seed,
+    check,
+    chosen_without,
+    differences,
+    leave_one_set_out,
+)
 from simulations.evidence.skew.ways import WAYS, Draw, Way
 
 
@@ -172,6 +180,18 @@ def test_rows_that_cannot_stand_in_one_table_are_refused(more, said):
     first = row("digits-0.1", "default", 0.5) | {"budget": "quick"}
     with pytest.raises(UserError, match=said):
         check([first, first | more])
+
+
+def test_ways_of_another_generator_are_compared_with_the_first_ones_default():
+    rows = [
+        row("digits-0.1", "default", 0.5) | {"generator": "edm"},
+        row("digits-0.1", "default", 0.75) | {"generator": "edm-rare"},
+        row("digits-0.1", "fedavg", 0.9) | {"opponent": True},
+    ]
+    named = by_generator(rows)
+    assert [one["way"] for one in named] == ["default", "default of edm-rare", "fedavg"]
+    found = differences(named)["default of edm-rare"]["digits-0.1"][0]
+    assert found["balanced_accuracy"] == pytest.approx(0.25)
 
 
 @pytest.mark.parametrize("word", ["seed=1", "cuts=digits-6"])
