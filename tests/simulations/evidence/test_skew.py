@@ -14,6 +14,7 @@ from simulations.evidence.skew import opponents, summary
 from simulations.evidence.skew.cuts import CUTS, Cut
 from simulations.evidence.skew.federation import Federation, study_of
 from simulations.evidence.skew.labels import KNOWN, LABELS
+from simulations.evidence.skew.recognised import by_number, judge_of, recognised
 from simulations.evidence.skew.rows import Request
 from simulations.evidence.skew.summary import (
     against,
@@ -259,3 +260,38 @@ def test_trained_generators_draw_and_are_trained_once(tmp_path):
         written.append({path: path.stat().st_mtime_ns for path in tmp_path.rglob("generator-*")})
     np.testing.assert_array_equal(*drawn)
     assert written[0] == written[1] and len(written[0]) >= len(federation.sites)
+
+
+class Drawing:
+    """A generator that draws every class but one as that one's images are."""
+
+    def __init__(self, images):
+        self.images = images
+
+    def default_knobs(self):
+        return {}
+
+    def sample(self, labels, knobs, *seed):
+        yield np.stack([self.images[max(label, 1)] for label in labels])
+
+
+def test_a_drawn_image_counts_for_a_class_where_a_model_of_all_real_images_sees_that_class(tmp_path):
+    study = study_of("digits-60", 0, "", "quick")
+    federation = Federation("digits-60", study, False, tmp_path)
+    study.student.steps = 40
+    site = federation.sites[0]
+    real = site.data.train
+    site.generator = Drawing({k: real.images[real.labels == k][0] for k in range(1, 10) if (real.labels == k).any()})
+    site.counts = np.array([3, *(2 if k in site.generator.images else 0 for k in range(1, 10))])
+    rows = recognised(federation, site, judge_of(federation))
+    shares = {row["class"]: row["recognised"] for row in rows}
+    assert len(rows) == 1 + len(site.generator.images) and rows[0]["images"] == 3
+    assert shares.pop("0") < 0.5 < np.mean(list(shares.values()))
+
+
+def test_classes_are_grouped_by_their_numbers_of_images():
+    rows = [{"images": n, "recognised": share} for n, share in ((2, 0.0), (4, 0.5), (30, 1.0))]
+    assert by_number(rows) == [
+        "2 images and more: 2 classes of sites, recognised 25 %",
+        "20 images and more: 1 classes of sites, recognised 100 %",
+    ]

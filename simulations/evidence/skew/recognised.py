@@ -1,0 +1,91 @@
+"""How often what a site draws of a class is of that class, by its number of images.
+
+``python -m simulations.evidence.skew.recognised OUT.json data.root=DIR seeds=0,1,2 [cuts=CUT,...] [generator=edm]
+[budget=standard]``. The judge is a classifier of all sites' real images, trained behind their class shares and as long
+as a student of all sites: nobody has such a one, so nothing is chosen by it. Each row is a class at a site that has
+images enough of it to release it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedkr.data.images import joined
+from fedkr.recycle.distill import for_union
+from fedkr.recycle.drawer import one_hot
+from fedkr.release import ReleasedSets
+from fedkr.stages import Artifact
+from server.student import train_student
+from server.targets import predict
+from simulations.evidence.skew.federation import Federation, Site, study_of
+from simulations.evidence.skew.rows import Request, Row
+from simulations.exits import guarded
+
+DRAWN = 48
+# Numbers of a class's images at a site, as tables group them.
+GROUPS = ((2, 4), (5, 19), (20, 10**9))
+
+
+def judge_of(federation: Federation) -> Artifact:
+    """Return a classifier of all sites' real images, to which no class is the likelier for being common."""
+    real = joined([site.data.train for site in federation.sites])
+    labels = one_hot(real.labels, len(real.classes)).astype(np.float16)
+    config = for_union(federation.study.student, len(federation.sites))
+    union = ReleasedSets.of_arrays(real.images, labels, [len(real)])
+    return train_student(dataclasses.replace(config, logit_adjustment=1.0), union, federation.job.seeded("judge"))
+
+
+def recognised(federation: Federation, site: Site, judge: Artifact) -> list[Row]:
+    """Return for each class that a site draws its number of images, and of what it draws the share that is of it."""
+    classes = np.flatnonzero(site.counts >= federation.study.recycle.min_class_count)
+    asked = np.repeat(classes, DRAWN)
+    images = np.concatenate(
+        list(site.generator.sample(asked, site.generator.default_knobs(), *site.job.seed, "recognised"))
+    )
+    told = dataclasses.replace(federation.test, images=images, labels=asked, groups=None)
+    right: NDArray[np.bool_] = predict(federation.study, judge, told, federation.job.runtime).argmax(axis=1) == asked
+    return [
+        {
+            "site": site.name,
+            "class": federation.test.classes[k],
+            "images": int(site.counts[k]),
+            "recognised": float(right[asked == k].mean()),
+        }
+        for k in classes
+    ]
+
+
+def by_number(rows: Sequence[Row]) -> list[str]:
+    """Return a line for each group of numbers of images: of how many classes of sites, and the mean share."""
+    lines = []
+    for least, most in GROUPS:
+        own = [row["recognised"] for row in rows if least <= row["images"] <= most]
+        if own:
+            lines.append(f"{least} images and more: {len(own)} classes of sites, recognised {100 * np.mean(own):.0f} %")
+    return lines
+
+
+def main(words: list[str]) -> int:
+    """Measure what the words ask for, and write the rows as each cut ends."""
+    asked = Request.read(words, generator="edm", budget="standard")
+    generator, budget = asked.options["generator"], asked.options["budget"]
+
+    def measured(cut: str, seed: int) -> list[Row]:
+        study = study_of(cut, seed, asked.root, budget, generator)
+        federation = Federation(cut, study, True, asked.folder(cut, seed))
+        judge = judge_of(federation)
+        found = [row for site in federation.sites for row in recognised(federation, site, judge)]
+        print(*by_number(found), sep="\n", flush=True)
+        return [{"generator": generator, "budget": budget} | row for row in found]
+
+    asked.write(measured)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(guarded(lambda: main(sys.argv[1:])))
