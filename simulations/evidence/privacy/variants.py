@@ -36,6 +36,8 @@ TIMES = {"steps": "generator.steps", "teacher": "teacher.steps", "student": "stu
 MOMENTS, GUARANTEED = "moments", "dp"
 OF_MOMENTS: Mapping[str, Any] = {"generator.kind": "moments", "generator.options": {}, "recycle.views": 1}
 OF_GUARANTEED: Mapping[str, Any] = {"privacy.mode": "dp", "student.components": Options().components}
+# A knob without a number: the class scales the generator's features, too.
+SCALED = "scaled"
 # How many classes of a soft label keep their mass: what a site's policy calls ``label_classes``.
 TOP, HARD = "top", "hard"
 WHOLE = ("width", "slices", "views", "top")
@@ -70,6 +72,8 @@ def read_variant(name: str) -> Variant:
         knob, number = _parts(part, name)
         if knob in SETS:
             sets[SETS[knob]] = number
+        elif knob == SCALED:
+            sets["generator.options.scale_shift"] = True
         elif knob == MOMENTS:
             sets |= OF_MOMENTS
         elif knob == GUARANTEED:
@@ -83,7 +87,7 @@ def read_variant(name: str) -> Variant:
 
 def _parts(part: str, name: str) -> tuple[str, float]:
     known = {*SETS, *TIMES, TOP, GUARANTEED}
-    alone: dict[str, tuple[str, float]] = {HARD: (TOP, 1), MOMENTS: (MOMENTS, 0)}
+    alone: dict[str, tuple[str, float]] = {HARD: (TOP, 1), MOMENTS: (MOMENTS, 0), SCALED: (SCALED, 0)}
     if part in alone:
         return alone[part]
     found = re.fullmatch(r"([a-z]+)([0-9.]+)", part)
