@@ -48,6 +48,8 @@ BOUNDS: dict[str, list[Any]] = {
     "generator.options.sigma_max": [10.0, 200.0],
     "generator.options.sigma_data": [0.1, 1.0],
     "generator.options.guidance": [0.5, 5.0],
+    # Below it, the few images of a rare class are met as often as all of a common one.
+    "generator.options.class_power": [0.5, 1.0],
     "generator.options.churn": [0.0, 100.0],
     "generator.options.private_draws": [1, 16],
     "teacher.steps": [1, 20_000],

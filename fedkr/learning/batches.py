@@ -14,7 +14,8 @@ def by_class_power(labels: NDArray[np.int64], power: float) -> NDArray[np.int64]
     """Return int64 ``[M]``, the examples of int64 ``labels [N]``, those of rare classes several times.
 
     So classes come about as often as their counts to a power from 0 to 1: 1 leaves all as they are, 0 makes classes
-    nearly equal. An example stands there a whole number of times, so it is exact for no other.
+    nearly equal. An example stands there a whole number of times: at 0.5 a class with more than four ninths of the
+    commonest's images stays as it is.
     """
     counts = np.bincount(labels)
     times = np.rint((counts.max() / np.maximum(counts, 1)) ** (1 - power)).astype(np.int64)

@@ -413,6 +413,12 @@ def test_an_option_that_kinds_of_generators_take_differently_is_bounded_either_w
     assert read_site_file(site_file(modules=["my.module"], bounds={"generator.options.mine": [0, 1]}))
 
 
+def test_a_study_that_meets_the_images_of_rare_classes_most_often_is_outside_the_bounds(study):
+    for power, outside in ((0.0, True), (0.5, False)):
+        study.generator.options |= {"class_power": power}
+        assert any("generator.options.class_power" in line for line in StudyRules().outside(study)) is outside
+
+
 def test_records_that_cannot_be_read_let_no_study_run(ask, tmp_path):
     (tmp_path / "site-records").mkdir(exist_ok=True)
     (tmp_path / "site-records" / "approved.json").write_text("{")

@@ -51,8 +51,8 @@ def build_unet(
 
     The null class is number ``shape.classes``. Levels and attention are those of ``layout``, whose levels have so many
     feature ``channels`` and residual ``blocks`` each; beside its class an image is described with so many
-    ``conditions`` (:class:`Conditioning`). With ``scale_shift`` what it is described with scales features too, and
-    does not only shift them (adaptive group normalisation, Dhariwal & Nichol 2021, section 4.3).
+    ``conditions`` (:class:`Conditioning`). With ``scale_shift`` all that and the noise level scale features too, and
+    do not only shift them (adaptive group normalisation, Dhariwal & Nichol 2021).
     """
     attends = layout.attends()
     net = ChannelsLastUNet(
@@ -66,6 +66,8 @@ def build_unet(
         norm_num_groups=GROUPS,
         num_class_embeds=shape.classes + 1,
         resnet_time_scale_shift="scale_shift" if scale_shift else "default",
+        # As it is by default, but diffusers would leave it out of the middle with scale and shift.
+        attn_norm_num_groups=GROUPS,
         add_attention=attends[-1],
         attention_head_dim=math.gcd(channels[0], MOST_OF_HEAD),
     )

@@ -17,7 +17,7 @@ SETS = {
     "augment": "generator.options.augment",
     "width": "generator.options.width",
     "ema": "generator.options.ema",
-    "classes": "generator.options.class_power",
+    "power": "generator.options.class_power",
     "churn": "generator.options.churn",
     "guidance": "generator.options.guidance",
     "slices": "recycle.rounds",
@@ -28,7 +28,7 @@ SETS = {
     "mixup": "teacher.mixup",
     "smoothing": "teacher.label_smoothing",
     "adjustment": "student.logit_adjustment",
-    "mixing": "student.mixup",
+    "studentmixup": "student.mixup",
 }
 # The option that a knob multiplies by its number.
 TIMES = {"steps": "generator.steps", "teacher": "teacher.steps", "student": "student.steps"}

@@ -1,4 +1,4 @@
-"""How often what a site draws of a class is of that class, by its number of images.
+"""How often what a site draws of a class is of that class, by how many images of it the site has.
 
 ``python -m simulations.evidence.skew.recognised OUT.json data.root=DIR seeds=0,1,2 [cuts=CUT,...] [generator=edm]
 [budget=standard]``. The judge is a classifier of all sites' real images, trained behind their class shares and as long
@@ -21,14 +21,14 @@ from fedkr.recycle.drawer import one_hot
 from fedkr.release import ReleasedSets
 from fedkr.stages import Artifact
 from server.student import train_student
-from server.targets import predict
-from simulations.evidence.skew.federation import Federation, Site, study_of
+from server.targets import measure_model, predict
+from simulations.evidence.skew.federation import STAND_IN, Federation, Site, study_of
 from simulations.evidence.skew.rows import Request, Row
 from simulations.exits import guarded
 
 DRAWN = 48
 # Numbers of a class's images at a site, as tables group them.
-GROUPS = ((2, 4), (5, 19), (20, 10**9))
+GROUPS = {"1 to 4": (1, 4), "5 to 19": (5, 19), "20 and more": (20, 10**9)}
 
 
 def judge_of(federation: Federation) -> Artifact:
@@ -43,6 +43,8 @@ def judge_of(federation: Federation) -> Artifact:
 def recognised(federation: Federation, site: Site, judge: Artifact) -> list[Row]:
     """Return for each class that a site draws its number of images, and of what it draws the share that is of it."""
     classes = np.flatnonzero(site.counts >= federation.study.recycle.min_class_count)
+    if not len(classes):
+        return []
     asked = np.repeat(classes, DRAWN)
     images = np.concatenate(
         list(site.generator.sample(asked, site.generator.default_knobs(), *site.job.seed, "recognised"))
@@ -63,10 +65,10 @@ def recognised(federation: Federation, site: Site, judge: Artifact) -> list[Row]
 def by_number(rows: Sequence[Row]) -> list[str]:
     """Return a line for each group of numbers of images: of how many classes of sites, and the mean share."""
     lines = []
-    for least, most in GROUPS:
+    for name, (least, most) in GROUPS.items():
         own = [row["recognised"] for row in rows if least <= row["images"] <= most]
         if own:
-            lines.append(f"{least} images and more: {len(own)} classes of sites, recognised {100 * np.mean(own):.0f} %")
+            lines.append(f"{name} images: {len(own)} classes of sites, recognised {100 * np.mean(own):.0f} %")
     return lines
 
 
@@ -77,11 +79,12 @@ def main(words: list[str]) -> int:
 
     def measured(cut: str, seed: int) -> list[Row]:
         study = study_of(cut, seed, asked.root, budget, generator)
-        federation = Federation(cut, study, True, asked.folder(cut, seed))
+        federation = Federation(cut, study, generator != STAND_IN, asked.folder(cut, seed))
         judge = judge_of(federation)
         found = [row for site in federation.sites for row in recognised(federation, site, judge)]
         print(*by_number(found), sep="\n", flush=True)
-        return [{"generator": generator, "budget": budget} | row for row in found]
+        sure = measure_model(federation.study, judge, federation.test, federation.job.runtime)["balanced_accuracy"]
+        return [{"generator": generator, "budget": budget, "judge": sure} | row for row in found]
 
     asked.write(measured)
     return 0

@@ -1,7 +1,7 @@
 """What the rows of this package say: each way against the default, leave-one-set-out, and against opponents.
 
 ``python -m simulations.evidence.skew.summary ROWS.json ...`` prints tables in Markdown, of one budget. Ways of another
-generator than the first row's are named with it, and compared with the same default. A
+generator than the first one's are named with it, compared with the same default, and with the same way of the first. A
 difference is paired by cut and seed; its interval is of Student's t over the cuts' means, over the sets', as cuts of
 one set share its images, and over the seeds' means of these very cuts. Leave-one-set-out: the way with the best
 balanced accuracy on all other sets, each of which counts once however many cuts it has, and what that way is worth on
@@ -25,18 +25,31 @@ from simulations.exits import guarded
 from simulations.study.summary import half_width
 
 DEFAULT, CHOSEN_BY = "default", "balanced_accuracy"
+# Between a way and a generator that is not the usual one.
+OF = " of "
 Row = Mapping[str, Any]
 # By cut and seed, each figure's difference from another row's.
 Differences = dict[str, dict[int, dict[str, float]]]
 
 
 def by_generator(rows: Sequence[Row]) -> list[Row]:
-    """Return rows whose way also names its generator, where that is not the first row's; opponents have none."""
-    usual = rows[0].get("generator")
+    """Return rows whose way also names its generator, where that is not the first one named; opponents have none."""
+    usual = next((row["generator"] for row in rows if "generator" in row), None)
     return [
-        row if row.get("generator", usual) == usual else {**row, "way": f"{row['way']} of {row['generator']}"}
+        row if row.get("generator", usual) == usual else {**row, "way": f"{row['way']}{OF}{row['generator']}"}
         for row in rows
     ]
+
+
+def against_the_usual(rows: Sequence[Row]) -> list[str]:
+    """Return for each way that another generator has, too, a table of how much more that one has than the usual one."""
+    ways = list(dict.fromkeys(row["way"] for row in rows))
+    tables = []
+    for way in ways:
+        own = [name for name in ways if name == way or name.startswith(f"{way}{OF}")]
+        if len(own) > 1:
+            tables.append(against([row for row in rows if row["way"] in own], way))
+    return tables
 
 
 def check(rows: Sequence[Row]) -> None:
@@ -176,7 +189,8 @@ def main(files: Sequence[str]) -> int:
     """Print all tables."""
     rows = by_generator([row for file in files for row in json.loads(Path(file).read_text(encoding="utf-8"))["rows"]])
     check(rows)
-    print(absolute(rows), *(against(rows, base) for base in bases_of(rows)), leave_one_set_out(rows), sep="\n\n")
+    of_bases = [against(rows, base) for base in bases_of(rows)]
+    print(absolute(rows), *of_bases, *against_the_usual(rows), leave_one_set_out(rows), sep="\n\n")
     return 0
 
 

@@ -144,12 +144,15 @@ def trained(build, data, state=None, kill_at=None, **settings):
     return generator, saved
 
 
-@pytest.mark.parametrize(("size", "third"), [(8, 3), (16, 3), (50, 1)])
+@pytest.mark.parametrize(
+    ("size", "third", "options"),
+    [(8, 3, {}), (16, 3, {}), (50, 1, {}), (8, 3, {"class_power": 0.5, "scale_shift": True})],
+)
 def test_training_resumed_from_a_checkpoint_on_disk_gives_the_same_weights_bit_by_bit(
-    build, pictures, tmp_path, size, third
+    build, pictures, tmp_path, size, third, options
 ):
     data = pictures((9, 8, 7), size=size)
-    settings = {"steps": 3 * third, "checkpoints": 3, "size": size, "flip": "horizontal"}
+    settings = {"steps": 3 * third, "checkpoints": 3, "size": size, "flip": "horizontal", **options}
     _, whole = trained(build, data, **settings)
     _, first = trained(build, data, kill_at=2 * third, **settings)
     assert sorted(first) == [third, 2 * third]

@@ -75,7 +75,7 @@ def test_a_variants_name_says_what_differs_from_the_default():
     assert found.sets == {"generator.options.augment": 0.12, "recycle.rounds": 2}
     assert (found.times, found.classes) == ({"generator.steps": 1.5}, 1)
     assert all(read_variant(name).name == name for name in USUAL)
-    rare = read_variant("scaled+classes0.5+guidance2").sets
+    rare = read_variant("scaled+power0.5+guidance2").sets
     assert rare == {
         "generator.options.scale_shift": True,
         "generator.options.class_power": 0.5,

@@ -18,6 +18,7 @@ from simulations.evidence.skew.recognised import by_number, judge_of, recognised
 from simulations.evidence.skew.rows import Request
 from simulations.evidence.skew.summary import (
     against,
+    against_the_usual,
     by_generator,
     by_seed,
     check,
@@ -191,6 +192,9 @@ def test_ways_of_another_generator_are_compared_with_the_first_ones_default():
     ]
     named = by_generator(rows)
     assert [one["way"] for one in named] == ["default", "default of edm-rare", "fedavg"]
+    assert [one["way"] for one in by_generator(rows[::-1])] == ["fedavg", "default", "default of edm"]
+    (table,) = against_the_usual(named)
+    assert "less default" in table and "+25.0" in table
     found = differences(named)["default of edm-rare"]["digits-0.1"][0]
     assert found["balanced_accuracy"] == pytest.approx(0.25)
 
@@ -263,7 +267,7 @@ def test_trained_generators_draw_and_are_trained_once(tmp_path):
 
 
 class Drawing:
-    """A generator that draws every class but one as that one's images are."""
+    """A generator that draws an image of class 1 where it is asked for class 0."""
 
     def __init__(self, images):
         self.images = images
@@ -292,6 +296,6 @@ def test_a_drawn_image_counts_for_a_class_where_a_model_of_all_real_images_sees_
 def test_classes_are_grouped_by_their_numbers_of_images():
     rows = [{"images": n, "recognised": share} for n, share in ((2, 0.0), (4, 0.5), (30, 1.0))]
     assert by_number(rows) == [
-        "2 images and more: 2 classes of sites, recognised 25 %",
-        "20 images and more: 1 classes of sites, recognised 100 %",
+        "1 to 4 images: 2 classes of sites, recognised 25 %",
+        "20 and more images: 1 classes of sites, recognised 100 %",
     ]

@@ -164,3 +164,8 @@ def test_a_network_that_cannot_be_is_one_line(runtime, size, options, line):
     with pytest.raises(UserError) as caught:
         build_generator(GeneratorConfig(options=options), Shape(1, size, 2), Job(runtime))
     assert str(caught.value) == line
+
+
+def test_features_that_a_class_scales_leave_attention_as_it_is(net):
+    usual, scaled = ({n for n in net(64, **o).state_dict() if "attentions" in n} for o in ({}, {"scale_shift": True}))
+    assert any("mid_block" in name and "group_norm" in name for name in usual) and usual == scaled
