@@ -32,12 +32,12 @@ SETS = {
 }
 # The option that a knob multiplies by its number.
 TIMES = {"steps": "generator.steps", "teacher": "teacher.steps", "student": "student.steps"}
-# Generators without training, of the mechanisms that ``privacy.mode=dp`` has; the number is epsilon.
-MOMENTS, GUARANTEED = "moments", "dp"
+# A generator without training, of the mechanism that ``privacy.mode=dp`` has, which ``dp`` asks for with its epsilon.
+GUARANTEED = "dp"
 OF_MOMENTS: Mapping[str, Any] = {"generator.kind": "moments", "generator.options": {}, "recycle.views": 1}
 OF_GUARANTEED: Mapping[str, Any] = {"privacy.mode": "dp", "student.components": Options().components}
-# A knob without a number: the class scales the generator's features, too.
-SCALED = "scaled"
+# What a knob without a number sets.
+WORDS: Mapping[str, Mapping[str, Any]] = {"moments": OF_MOMENTS, "scaled": {"generator.options.scale_shift": True}}
 # How many classes of a soft label keep their mass: what a site's policy calls ``label_classes``.
 TOP, HARD = "top", "hard"
 WHOLE = ("width", "slices", "views", "top")
@@ -72,10 +72,8 @@ def read_variant(name: str) -> Variant:
         knob, number = _parts(part, name)
         if knob in SETS:
             sets[SETS[knob]] = number
-        elif knob == SCALED:
-            sets["generator.options.scale_shift"] = True
-        elif knob == MOMENTS:
-            sets |= OF_MOMENTS
+        elif knob in WORDS:
+            sets |= WORDS[knob]
         elif knob == GUARANTEED:
             sets |= {**OF_MOMENTS, **OF_GUARANTEED, "privacy.epsilon": number}
         elif knob in TIMES:
@@ -87,7 +85,7 @@ def read_variant(name: str) -> Variant:
 
 def _parts(part: str, name: str) -> tuple[str, float]:
     known = {*SETS, *TIMES, TOP, GUARANTEED}
-    alone: dict[str, tuple[str, float]] = {HARD: (TOP, 1), MOMENTS: (MOMENTS, 0), SCALED: (SCALED, 0)}
+    alone: dict[str, tuple[str, float]] = {HARD: (TOP, 1), **{word: (word, 0) for word in WORDS}}
     if part in alone:
         return alone[part]
     found = re.fullmatch(r"([a-z]+)([0-9.]+)", part)

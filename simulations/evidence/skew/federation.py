@@ -79,10 +79,13 @@ class Site:
             least = min(draw.least or recycle.min_class_count, int(self.counts.max()))
             slices = [class_shares(self.counts, count, draw.balance, least, rng) for _ in range(recycle.rounds)]
             asked = np.concatenate(slices)
-            knobs = self.generator.default_knobs()
-            images = np.concatenate(list(self.generator.sample(asked, knobs, *self.job.seed, "images")))
-            self._drawn[draw] = asked, images
+            self._drawn[draw] = asked, self.sample(asked, "images")
         return self._drawn[draw]
+
+    def sample(self, asked: NDArray[np.int64], *seed: object) -> NDArray[np.uint8]:
+        """Return an image of each class of ``asked [N]``, uint8 ``[N, H, W, C]``, by the generator's own knobs."""
+        knobs = self.generator.default_knobs()
+        return np.concatenate(list(self.generator.sample(asked, knobs, *self.job.seed, *seed)))
 
     def soft_labels(self, teacher: str, draw: Draw) -> Floats:
         """Return what a teacher says of the drawn images, float ``[N, K]``."""

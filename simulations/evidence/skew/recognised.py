@@ -13,15 +13,13 @@ import sys
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
+from torch import nn
 
 from fedkr.data.images import joined
+from fedkr.learning.classifier import train_on_real
+from fedkr.learning.evaluation import measure_utility
+from fedkr.learning.prediction import predict_logits
 from fedkr.recycle.distill import for_union
-from fedkr.recycle.drawer import one_hot
-from fedkr.release import ReleasedSets
-from fedkr.stages import Artifact
-from server.student import train_student
-from server.targets import measure_model, predict
 from simulations.evidence.skew.federation import STAND_IN, Federation, Site, study_of
 from simulations.evidence.skew.rows import Request, Row
 from simulations.exits import guarded
@@ -31,30 +29,24 @@ DRAWN = 48
 GROUPS = {"1 to 4": (1, 4), "5 to 19": (5, 19), "20 and more": (20, 10**9)}
 
 
-def judge_of(federation: Federation) -> Artifact:
+def judge_of(federation: Federation) -> nn.Module:
     """Return a classifier of all sites' real images, to which no class is the likelier for being common."""
     real = joined([site.data.train for site in federation.sites])
-    labels = one_hot(real.labels, len(real.classes)).astype(np.float16)
-    config = for_union(federation.study.student, len(federation.sites))
-    union = ReleasedSets.of_arrays(real.images, labels, [len(real)])
-    return train_student(dataclasses.replace(config, logit_adjustment=1.0), union, federation.job.seeded("judge"))
+    config = dataclasses.replace(for_union(federation.study.student, len(federation.sites)), logit_adjustment=1.0)
+    return train_on_real(config, real, federation.job.seeded("judge"), "judge")
 
 
-def recognised(federation: Federation, site: Site, judge: Artifact) -> list[Row]:
+def recognised(site: Site, judge: nn.Module) -> list[Row]:
     """Return for each class that a site draws its number of images, and of what it draws the share that is of it."""
-    classes = np.flatnonzero(site.counts >= federation.study.recycle.min_class_count)
+    classes = np.flatnonzero(site.counts >= site.study.recycle.min_class_count)
     if not len(classes):
         return []
     asked = np.repeat(classes, DRAWN)
-    images = np.concatenate(
-        list(site.generator.sample(asked, site.generator.default_knobs(), *site.job.seed, "recognised"))
-    )
-    told = dataclasses.replace(federation.test, images=images, labels=asked, groups=None)
-    right: NDArray[np.bool_] = predict(federation.study, judge, told, federation.job.runtime).argmax(axis=1) == asked
+    right = predict_logits(judge, site.sample(asked, "recognised"), site.job.runtime).argmax(axis=1) == asked
     return [
         {
             "site": site.name,
-            "class": federation.test.classes[k],
+            "class": site.data.train.classes[k],
             "images": int(site.counts[k]),
             "recognised": float(right[asked == k].mean()),
         }
@@ -81,9 +73,11 @@ def main(words: list[str]) -> int:
         study = study_of(cut, seed, asked.root, budget, generator)
         federation = Federation(cut, study, generator != STAND_IN, asked.folder(cut, seed))
         judge = judge_of(federation)
-        found = [row for site in federation.sites for row in recognised(federation, site, judge)]
+        found = [row for site in federation.sites for row in recognised(site, judge)]
         print(*by_number(found), sep="\n", flush=True)
-        sure = measure_model(federation.study, judge, federation.test, federation.job.runtime)["balanced_accuracy"]
+        test = federation.test
+        logits = predict_logits(judge, test.images, federation.job.runtime)
+        sure = measure_utility(logits, test.labels, len(test.classes)).balanced_accuracy
         return [{"generator": generator, "budget": budget, "judge": sure} | row for row in found]
 
     asked.write(measured)

@@ -15,6 +15,7 @@ from simulations.evidence.skew.cuts import CUTS, Cut
 from simulations.evidence.skew.federation import Federation, study_of
 from simulations.evidence.skew.labels import KNOWN, LABELS
 from simulations.evidence.skew.recognised import by_number, judge_of, recognised
+from simulations.evidence.skew.recognised import main as recognised_main
 from simulations.evidence.skew.rows import Request
 from simulations.evidence.skew.summary import (
     against,
@@ -287,10 +288,25 @@ def test_a_drawn_image_counts_for_a_class_where_a_model_of_all_real_images_sees_
     real = site.data.train
     site.generator = Drawing({k: real.images[real.labels == k][0] for k in range(1, 10) if (real.labels == k).any()})
     site.counts = np.array([3, *(2 if k in site.generator.images else 0 for k in range(1, 10))])
-    rows = recognised(federation, site, judge_of(federation))
+    rows = recognised(site, judge_of(federation))
     shares = {row["class"]: row["recognised"] for row in rows}
     assert len(rows) == 1 + len(site.generator.images) and rows[0]["images"] == 3
     assert shares.pop("0") < 0.5 < np.mean(list(shares.values()))
+
+
+def test_each_class_of_a_site_is_a_row_beside_what_the_judge_reaches(tmp_path, capsys, monkeypatch):
+    def short(*words):
+        study = study_of(*words)
+        study.student.steps = 2
+        return study
+
+    monkeypatch.setattr("simulations.evidence.skew.recognised.study_of", short)
+    out = tmp_path / "rows.json"
+    assert recognised_main([str(out), "cuts=digits-60", "generator=neighbours", "budget=quick"]) == 0
+    rows = json.loads(out.read_text())["rows"]
+    assert {row["site"] for row in rows} == {f"site-{number}" for number in range(5)}
+    assert all(0 < row["judge"] < 1 and row["images"] >= 2 and 0 <= row["recognised"] <= 1 for row in rows)
+    assert "images: " in capsys.readouterr().out
 
 
 def test_classes_are_grouped_by_their_numbers_of_images():
