@@ -91,7 +91,7 @@ def write_bench(bench: Bench) -> None:
     expected_by = surroundings(small_pixels(bench.pool.images), bench.pool)
     tensors = {"membership": torch.from_numpy(bench.membership), "surroundings": torch.from_numpy(expected_by)} | labels
     settings = bench.settings
-    about = {name: getattr(settings, name) for name in ("dataset", "members", "pipelines", "seed", "options")}
+    about = {name: getattr(settings, name) for name in ("dataset", "members", "tail", "pipelines", "seed", "options")}
     write_artifact(
         bench_path(Path(settings.out)),
         Artifact(tensors, about | {"shared": bench.shared, "counts": counts(bench)} | provenance()),

@@ -30,6 +30,7 @@ from fedkr.recycle.terms import Terms
 from fedkr.seeds import numpy_rng
 from fedkr.stages import StageStore, code_version
 from server.composition import compose_study
+from simulations.evidence.long_tail import long_tail
 from simulations.evidence.privacy.variants import Variant
 
 # Candidates, of which each pipeline trains on half, and val images; all others are the population.
@@ -56,6 +57,7 @@ class Settings:
         options: of the study, as ``group.option=value``, for all variants.
         stages: folder of everything that is trained.
         out: folder of what the pipelines' models answered, and of the results.
+        tail: the last class has so many times fewer images than the first, the others lie between.
     """
 
     dataset: str
@@ -68,6 +70,7 @@ class Settings:
     options: tuple[str, ...]
     stages: str
     out: str
+    tail: float = 1.0
 
 
 class Bench:
@@ -87,7 +90,10 @@ class Bench:
 
     def _dealt(self, source: Source) -> list[ImageSet]:
         size, val = SIZES[self.settings.dataset]
-        members, everything = self.settings.members or size // 2, source.pool
+        members, everything, tail = self.settings.members or size // 2, source.pool, self.settings.tail
+        if tail > 1:
+            order = numpy_rng(self.settings.seed, "tail").permutation(len(everything))
+            everything = everything.subset(order[long_tail(everything.labels[order], len(everything.classes), tail)])
         counts = [2 * members, *[members] * PEERS, val]
         if sum(counts) >= len(everything):
             most = (len(everything) - val - 1) // (2 + PEERS)

@@ -6,6 +6,7 @@ command again goes on where it was stopped. Others:
 - ``dataset=digits|pneumoniamnist|breastmnist``, ``data_root=DIR`` (files of MedMNIST; nothing is downloaded);
 - ``variants=NAME,NAME``, as in the module ``variants``; the usual ones where none are named;
 - ``members=N``, images that a pipeline trains on, and schedules for sites of so many; else each dataset's usual number;
+- ``tail=N``, the last class has N times fewer images than the first, and the others lie between;
 - ``pipelines=8``, ``processes=N``, ``seed=0``, ``device=auto|cpu|cuda``, ``precision=auto|float32|bfloat16``;
 - ``stages=DIR``, where the trained models lie (``out``'s folder ``stages``);
 - ``group.option=value``, options of the study for all variants;
@@ -22,7 +23,7 @@ from fedkr.config import nearest
 from fedkr.errors import UserError
 
 WORDS = (
-    *("out", "dataset", "data_root", "members", "variants", "pipelines", "processes", "seed"),
+    *("out", "dataset", "data_root", "members", "tail", "variants", "pipelines", "processes", "seed"),
     *("device", "precision", "stages"),
 )
 SUMMARY = "summary"
@@ -62,6 +63,7 @@ def _run(own: dict[str, str], options: list[str]) -> None:
         options=tuple(options),
         stages=str(Path(own.get("stages", out / "stages")).absolute()),
         out=str(out),
+        tail=_count(own, "tail", 1),
     )
     if settings.pipelines < LEAST_PIPELINES or settings.pipelines % 2:
         raise UserError(f"pipelines={settings.pipelines}: an even number, {LEAST_PIPELINES} or more")

@@ -34,6 +34,8 @@ NOISE_DRAWS = 50
 RELEASE, FEATURES, RAW, FUSED = "release", "release_features", "release_raw", "fused"
 # What ``recycle.leakage_weight`` lets the search count.
 STATISTIC = "statistic"
+# The release's, of classes of fewer images than so many at a pipeline, in the mean.
+OF_RARE, RARE = "release_rare", 20
 Values = TypeVar("Values", Floats, NDArray[np.float32])
 OF_RELEASE = {RELEASE: CALIBRATED_ATTACKS[0], FEATURES: CALIBRATED_ATTACKS[1], FUSED: FUSED_ATTACK}
 
@@ -156,7 +158,15 @@ def attack_scores(left: Left, subject: Subject, references: Left) -> dict[str, F
             found[model].append(rmia_scores(*of, subject.membership, target))
     # As if a pipeline's val held the other half of the pool.
     statistic = np.stack([unexpected(signal, subject.surroundings) for signal in left.signals[:, :, 0]])
-    return {name: np.stack(scores) for name, scores in found.items()} | {RAW: left.nearest, STATISTIC: statistic}
+    by_name = {name: np.stack(scores) for name, scores in found.items()} | {RAW: left.nearest, STATISTIC: statistic}
+    rare = of_rare_classes(subject)
+    return by_name | ({OF_RARE: np.where(rare, by_name[RELEASE], np.nan)} if rare.any() else {})
+
+
+def of_rare_classes(subject: Subject) -> Bools:
+    """Return bool ``[N]``: whether an image of the pool is of a class that pipelines have few images of."""
+    members = subject.membership.sum(axis=1).mean() / len(subject.labels)
+    return members * np.bincount(subject.labels)[subject.labels] < RARE
 
 
 def _signals(left: Left, subject: Subject) -> Floats:

@@ -10,6 +10,7 @@ COLUMNS = {
     "accuracy, one site": "student_accuracy",
     "accuracy, 3 sites": "union_accuracy",
     "release AUC": "release_auc",
+    "of rare classes": "release_rare_auc",
     "raw nearest": "release_raw_auc",
     "search's statistic": "statistic_auc",
     "fused": "fused_auc",
@@ -27,9 +28,10 @@ BY_REFERENCES = ("release AUC", "fused", "student RMIA", "3 sites RMIA")
 
 def table(results: Mapping[str, Any]) -> str:
     """Return all variants as rows; an asterisk marks a difference from the default's that is one among all (Holm)."""
-    head = ["variant", *COLUMNS, "seconds"]
+    columns = {title: name for title, name in COLUMNS.items() if name in results["variants"][0]["figures"]}
+    head = ["variant", *columns, "seconds"]
     lines = [" | ".join(head), " | ".join(["---"] * len(head))]
-    lines += [" | ".join(_cells(row, results["pipelines"])) for row in results["variants"]]
+    lines += [" | ".join(_cells(row, columns, results["pipelines"])) for row in results["variants"]]
     body = "".join(f"| {line} |\n" for line in lines)
     guessing = results["guessing"]
     return (
@@ -71,10 +73,10 @@ def _counts(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{name} {count}" for name, count in counts.items())
 
 
-def _cells(row: Mapping[str, Any], pipelines: int) -> list[str]:
+def _cells(row: Mapping[str, Any], columns: Mapping[str, str], pipelines: int) -> list[str]:
     name = row["name"] if row["pipelines"] == pipelines else f"{row['name']} ({row['pipelines']} pipelines)"
     seconds = sum(value or 0.0 for value in row["seconds"].values())
-    return [name, *(_cell(row["figures"][key], key.endswith(IN_PERCENT)) for key in COLUMNS.values()), f"{seconds:.0f}"]
+    return [name, *(_cell(row["figures"][key], key.endswith(IN_PERCENT)) for key in columns.values()), f"{seconds:.0f}"]
 
 
 def _cell(figure: Mapping[str, Any], percent: bool) -> str:

@@ -6,10 +6,10 @@ import dataclasses
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fedkr.data import ImageSet
 from fedkr.seeds import numpy_rng
+from simulations.evidence.long_tail import long_tail
 
 
 @dataclass(frozen=True)
@@ -35,18 +35,12 @@ class Cut:
         rng = numpy_rng("cut", seed)
         order = rng.permutation(len(pool))
         if self.tail > 1:
-            order = np.concatenate([self._of_class(order, pool, k) for k in range(len(pool.classes))])
-            order = rng.permutation(order)
+            order = rng.permutation(order[long_tail(pool.labels[order], len(pool.classes), self.tail)])
         kept = pool.subset(np.sort(order[: self.images or None]))
         wrong = np.flatnonzero(rng.random(len(kept)) < self.noise)
         labels, classes = kept.labels.copy(), len(kept.classes)
         labels[wrong] = (labels[wrong] + rng.integers(1, classes, len(wrong))) % classes
         return dataclasses.replace(kept, labels=labels)
-
-    def _of_class(self, order: NDArray[np.int64], pool: ImageSet, k: int) -> NDArray[np.int64]:
-        own = order[pool.labels[order] == k]
-        share = self.tail ** (-k / (len(pool.classes) - 1))
-        return own[: max(1, round(share * len(own)))]
 
 
 CUTS = {

@@ -27,6 +27,7 @@ from simulations.evidence.privacy.figures import (
     attack_figures,
     figures_of,
     guessing_aucs,
+    of_rare_classes,
 )
 from simulations.evidence.privacy.picture import plane
 from simulations.evidence.privacy.schedule import ANSWERS, GENERATOR, RELEASE, TEACHER, Task, do, plan
@@ -128,6 +129,26 @@ def test_other_sizes_have_their_own_images_and_schedules(settings):
 def test_more_images_than_a_dataset_has_are_refused(settings):
     with pytest.raises(UserError, match=r"members=500: digits has images for \d+ at most"):
         bench_of(dataclasses.replace(settings, members=500))
+
+
+def test_a_pool_may_have_a_long_tail(settings):
+    bench = bench_of(dataclasses.replace(settings, members=60, tail=10.0))
+    classes = np.bincount(bench.pool.labels)
+    assert (np.diff(classes) <= 1).all() and 6 < classes[0] / classes[-1] < 15
+    images = [{image.tobytes() for image in part.images} for part in (bench.pool, *bench.peers, bench.val)]
+    assert not any(images[0] & other for other in images[1:])
+
+
+def test_images_of_rare_classes_are_attacked_apart():
+    of = subject()
+    found = figures_of(left(of, 3.0), of, Resamples(of))
+    # Some twenty images of each class at each pipeline: which of the three are rare hangs on the draw.
+    rare = of_rare_classes(of)
+    assert 0 < rare.sum() < IMAGES and found["release_rare_auc"].value > 0.9
+    low, high = (found[name].interval for name in ("release_auc", "release_rare_auc"))
+    assert high[1] - high[0] > low[1] - low[0]
+    common = dataclasses.replace(of, labels=np.zeros_like(of.labels))
+    assert not of_rare_classes(common).any()
 
 
 def test_a_variant_with_a_guarantee_is_that_of_the_product(settings):
