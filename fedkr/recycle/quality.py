@@ -69,7 +69,8 @@ def poor(quality: Mapping[str, Any], classes: Sequence[str]) -> list[str]:
     if unseen:
         lines.append(
             f"of the images drawn for {', '.join(map(repr, unseen[:5]))} your teacher takes fewer than half for it: "
-            "add images of it, or leave it out (recycle.min_class_count)"
+            "add images of it, or ask for a generator that draws rare classes, as generator=edm-rare does; left out "
+            "(recycle.min_class_count), it is learned from other sites alone"
         )
     return lines
 

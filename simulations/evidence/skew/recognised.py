@@ -37,18 +37,25 @@ def judge_of(federation: Federation) -> nn.Module:
 
 
 def recognised(site: Site, judge: nn.Module) -> list[Row]:
-    """Return for each class that a site draws its number of images, and of what it draws the share that is of it."""
+    """Return for each class that a site draws its number of images, and of what it draws the share that is of it.
+
+    ``teacher`` is the share that the site's own teacher takes for it, which is what the site can know.
+    """
     classes = np.flatnonzero(site.counts >= site.study.recycle.min_class_count)
     if not len(classes):
         return []
     asked = np.repeat(classes, DRAWN)
-    right = predict_logits(judge, site.sample(asked, "recognised"), site.job.runtime).argmax(axis=1) == asked
+    images = site.sample(asked, "recognised")
+    of_judge, of_teacher = (
+        predict_logits(model, images, site.job.runtime).argmax(axis=1) == asked for model in (judge, site.plain)
+    )
     return [
         {
             "site": site.name,
             "class": site.data.train.classes[k],
             "images": int(site.counts[k]),
-            "recognised": float(right[asked == k].mean()),
+            "recognised": float(of_judge[asked == k].mean()),
+            "teacher": float(of_teacher[asked == k].mean()),
         }
         for k in classes
     ]
