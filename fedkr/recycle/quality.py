@@ -69,8 +69,8 @@ def poor(quality: Mapping[str, Any], classes: Sequence[str]) -> list[str]:
     if unseen:
         lines.append(
             f"of the images drawn for {', '.join(map(repr, unseen[:5]))} your teacher takes fewer than half for it: "
-            "add images of it, or ask for a generator that draws rare classes, as generator=edm-rare does; left out "
-            "(recycle.min_class_count), it is learned from other sites alone"
+            "add images of them; where they are few, generator=edm-rare may draw them better, and give more of them "
+            "away; left out (recycle.min_class_count), they are learned only from other sites that have them"
         )
     return lines
 

@@ -1,4 +1,4 @@
-"""Sets whose classes fall in equal steps from the commonest to the rarest."""
+"""Sets of which the first class keeps all images and the last a few."""
 
 from __future__ import annotations
 

@@ -57,7 +57,7 @@ class Settings:
         options: of the study, as ``group.option=value``, for all variants.
         stages: folder of everything that is trained.
         out: folder of what the pipelines' models answered, and of the results.
-        tail: the last class has so many times fewer images than the first, the others lie between.
+        tail: the last class keeps so many times fewer of its images than the first, which keeps all.
     """
 
     dataset: str
@@ -97,7 +97,8 @@ class Bench:
         counts = [2 * members, *[members] * PEERS, val]
         if sum(counts) >= len(everything):
             most = (len(everything) - val - 1) // (2 + PEERS)
-            raise UserError(f"members={members}: {self.settings.dataset} has images for {most} at most")
+            left = f" with tail={tail:g}" if tail > 1 else ""
+            raise UserError(f"members={members}: {self.settings.dataset} has images for {most} at most{left}")
         shares = [count / len(everything) for count in counts]
         parts = deal(everything.labels, [*shares, 1 - sum(shares)], numpy_rng(self.settings.seed, "privacy"))
         return [everything.subset(part) for part in parts]

@@ -6,7 +6,7 @@ command again goes on where it was stopped. Others:
 - ``dataset=digits|pneumoniamnist|breastmnist``, ``data_root=DIR`` (files of MedMNIST; nothing is downloaded);
 - ``variants=NAME,NAME``, as in the module ``variants``; the usual ones where none are named;
 - ``members=N``, images that a pipeline trains on, and schedules for sites of so many; else each dataset's usual number;
-- ``tail=N``, the last class has N times fewer images than the first, and the others lie between;
+- ``tail=N``, the last class keeps N times fewer of its images than the first, which keeps all; give ``members``;
 - ``pipelines=8``, ``processes=N``, ``seed=0``, ``device=auto|cpu|cuda``, ``precision=auto|float32|bfloat16``;
 - ``stages=DIR``, where the trained models lie (``out``'s folder ``stages``);
 - ``group.option=value``, options of the study for all variants;
@@ -65,6 +65,8 @@ def _run(own: dict[str, str], options: list[str]) -> None:
         out=str(out),
         tail=_count(own, "tail", 1),
     )
+    if settings.tail < 1:
+        raise UserError(f"tail={settings.tail:g}: 1, which is none, or more")
     if settings.pipelines < LEAST_PIPELINES or settings.pipelines % 2:
         raise UserError(f"pipelines={settings.pipelines}: an even number, {LEAST_PIPELINES} or more")
     variants = [read_variant(name) for name in own.get("variants", ",".join(USUAL)).split(",")]

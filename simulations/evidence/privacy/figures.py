@@ -34,8 +34,9 @@ NOISE_DRAWS = 50
 RELEASE, FEATURES, RAW, FUSED = "release", "release_features", "release_raw", "fused"
 # What ``recycle.leakage_weight`` lets the search count.
 STATISTIC = "statistic"
-# The release's, of classes of fewer images than so many at a pipeline, in the mean.
-OF_RARE, RARE = "release_rare", 20
+# The release's, of classes of fewer images than so many at a pipeline, in the mean; of a pool with fewer than so many
+# of them there is none, as a resample might hold no member or no other.
+OF_RARE, RARE, LEAST_OF_RARE = "release_rare", 20, 80
 Values = TypeVar("Values", Floats, NDArray[np.float32])
 OF_RELEASE = {RELEASE: CALIBRATED_ATTACKS[0], FEATURES: CALIBRATED_ATTACKS[1], FUSED: FUSED_ATTACK}
 
@@ -97,7 +98,7 @@ class Figure:
         """
         found = Figure(self.value - other.value, self.resampled - other.resampled, self.pipelines)
         error = float(found.resampled.std(ddof=1))
-        return found, float(2 * student_t.sf(abs(found.value) / error, self.pipelines - 1)) if error else 1.0
+        return found, float(2 * student_t.sf(abs(found.value) / error, self.pipelines - 1)) if error > 0 else 1.0
 
 
 class Resamples:
@@ -159,14 +160,17 @@ def attack_scores(left: Left, subject: Subject, references: Left) -> dict[str, F
     # As if a pipeline's val held the other half of the pool.
     statistic = np.stack([unexpected(signal, subject.surroundings) for signal in left.signals[:, :, 0]])
     by_name = {name: np.stack(scores) for name, scores in found.items()} | {RAW: left.nearest, STATISTIC: statistic}
-    rare = of_rare_classes(subject)
-    return by_name | ({OF_RARE: np.where(rare, by_name[RELEASE], np.nan)} if rare.any() else {})
+    rare = of_rare_classes(subject.labels)
+    apart = LEAST_OF_RARE <= rare.sum() < len(rare)
+    return by_name | ({OF_RARE: np.where(rare, by_name[RELEASE], np.nan)} if apart else {})
 
 
-def of_rare_classes(subject: Subject) -> Bools:
-    """Return bool ``[N]``: whether an image of the pool is of a class that pipelines have few images of."""
-    members = subject.membership.sum(axis=1).mean() / len(subject.labels)
-    return members * np.bincount(subject.labels)[subject.labels] < RARE
+def of_rare_classes(labels: NDArray[np.int64]) -> Bools:
+    """Return bool ``[N]``: whether an image of the pool, by its int64 ``labels [N]``, is of a rare class.
+
+    That is by the whole pool, of which each pipeline has half, so that it is the same whichever pipelines are done.
+    """
+    return np.bincount(labels)[labels] / 2 < RARE
 
 
 def _signals(left: Left, subject: Subject) -> Floats:

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from simulations.evidence.privacy.figures import RARE
+
+RARE_TITLE = "of rare classes"
 # Figure by title; accuracies and rates in per cent.
 COLUMNS = {
     "accuracy, one site": "student_accuracy",
     "accuracy, 3 sites": "union_accuracy",
     "release AUC": "release_auc",
-    "of rare classes": "release_rare_auc",
+    RARE_TITLE: "release_rare_auc",
     "raw nearest": "release_raw_auc",
     "search's statistic": "statistic_auc",
     "fused": "fused_auc",
@@ -40,6 +43,7 @@ def table(results: Mapping[str, Any]) -> str:
         "over pipelines and images together. `*`: differs from the default's (paired, 5 % over all variants of the "
         f"column, Holm). Guessing has a release AUC of {guessing['release_auc']['mean']:.3f} and a TPR of "
         f"{100 * guessing['tpr']:.1f} %. Seconds are of generator, release and student; all share their teachers.\n"
+        + (f"Rare classes: of fewer than {RARE} images at a pipeline, in the mean.\n" if RARE_TITLE in columns else "")
         + _ranks(results["statistic_ranks"])
         + _by_references(results["variants"])
         + "".join(f"Unfinished: {name} ({count} pipelines).\n" for name, count in results["unfinished"].items())

@@ -15,11 +15,13 @@ from fedkr.report.plots.style import series_style
 from fedkr.stages import Artifact, read_artifact, write_artifact
 from server.composition import compose_study
 from simulations.evidence.privacy import bench as benches
+from simulations.evidence.privacy import figures
 from simulations.evidence.privacy import sizes as sizes_module
 from simulations.evidence.privacy.answers import MODELS, SETS, answers_path, bench_path
 from simulations.evidence.privacy.bench import Settings, bench_of
 from simulations.evidence.privacy.command import main
 from simulations.evidence.privacy.figures import (
+    RARE,
     Figure,
     Left,
     Resamples,
@@ -135,20 +137,29 @@ def test_a_pool_may_have_a_long_tail(settings):
     bench = bench_of(dataclasses.replace(settings, members=60, tail=10.0))
     classes = np.bincount(bench.pool.labels)
     assert (np.diff(classes) <= 1).all() and 6 < classes[0] / classes[-1] < 15
-    images = [{image.tobytes() for image in part.images} for part in (bench.pool, *bench.peers, bench.val)]
-    assert not any(images[0] & other for other in images[1:])
+    parts = (bench.pool, *bench.peers, bench.val, bench.population)
+    images = [{image.tobytes() for image in part.images} for part in parts]
+    assert sum(map(len, images)) == len(set.union(*images))
+    with pytest.raises(UserError, match=r"members=300: .* at most with tail=10"):
+        bench_of(dataclasses.replace(settings, members=300, tail=10.0))
 
 
-def test_images_of_rare_classes_are_attacked_apart():
-    of = subject()
-    found = figures_of(left(of, 3.0), of, Resamples(of))
-    # Some twenty images of each class at each pipeline: which of the three are rare hangs on the draw.
-    rare = of_rare_classes(of)
-    assert 0 < rare.sum() < IMAGES and found["release_rare_auc"].value > 0.9
-    low, high = (found[name].interval for name in ("release_auc", "release_rare_auc"))
-    assert high[1] - high[0] > low[1] - low[0]
-    common = dataclasses.replace(of, labels=np.zeros_like(of.labels))
-    assert not of_rare_classes(common).any()
+def test_images_of_rare_classes_are_attacked_apart(monkeypatch):
+    labels = np.repeat([0, 1, 2], [2 * RARE, 2 * RARE - 1, 2 * RARE + 1])
+    of = dataclasses.replace(subject(), labels=labels)
+    rare = of_rare_classes(labels)
+    assert (rare == (labels == 1)).all()
+    unmarked, marked = left(of, 0.0), left(of, 3.0)
+    of_rare = dataclasses.replace(unmarked, signals=np.where(rare[:, None], marked.signals, unmarked.signals))
+    assert "release_rare_auc" not in figures_of(of_rare, of, Resamples(of))
+    monkeypatch.setattr(figures, "LEAST_OF_RARE", 30)
+    found = figures_of(of_rare, of, Resamples(of))
+    assert found["release_auc"].value < 0.8 and found["release_rare_auc"].value > 0.9
+    # What is done of a sweep changes nothing of who is rare.
+    some = of.of(range(PIPELINES - 1))
+    answered = Left(of_rare.signals[:-1], of_rare.nearest[:-1], {k: v[:-1] for k, v in of_rare.logits.items()})
+    assert figures_of(answered, some, Resamples(some)).keys() == found.keys()
+    assert of_rare_classes(np.zeros(2 * RARE, int)).sum() == 0
 
 
 def test_a_variant_with_a_guarantee_is_that_of_the_product(settings):
@@ -276,7 +287,9 @@ def test_few_pipelines_are_told_apart_as_seldom_as_the_level_says():
     assert 0.02 < np.mean(np.array(p_values) < 0.05) < 0.08
 
 
-@pytest.mark.parametrize("words", [[], ["out=x", "pipelines=5"], ["out=x", "variant=default"], ["out=x", "seed=-1"]])
+@pytest.mark.parametrize(
+    "words", [[], ["out=x", "pipelines=5"], ["out=x", "variant=default"], ["out=x", "seed=-1"], ["out=x", "tail=0"]]
+)
 def test_a_wrong_word_is_one_line(words, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError):
