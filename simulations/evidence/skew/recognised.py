@@ -77,6 +77,7 @@ def main(words: list[str]) -> int:
     generator, budget = asked.options["generator"], asked.options["budget"]
 
     def measured(cut: str, seed: int) -> list[Row]:
+        """Return the rows of a cut and a seed, and print them by numbers of images."""
         study = study_of(cut, seed, asked.root, budget, generator)
         federation = Federation(cut, study, generator != STAND_IN, asked.folder(cut, seed))
         judge = judge_of(federation)
