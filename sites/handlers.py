@@ -95,7 +95,8 @@ def train_release(site: Site, request: wire.Request) -> RecordDict:
         )
     release = site.pipeline.release(int(request.setting("round")), site.most_images)
     quality = site.pipeline.quality(int(request.setting("round")), site.most_images)
-    for line in poor(quality, site.data.train.classes):
+    meets_rare = float(site.study.generator.options.get("class_power", 1)) < 1
+    for line in poor(quality, site.data.train.classes, meets_rare):
         logger.warning("%s: %s", site.name, line)
     made = release.manifest | ({"quality": quality} if quality else {})
     manifest = public_manifest(site, made, own_name(site.study, RELEASE))

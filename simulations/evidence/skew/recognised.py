@@ -62,12 +62,14 @@ def recognised(site: Site, judge: nn.Module) -> list[Row]:
 
 
 def by_number(rows: Sequence[Row]) -> list[str]:
-    """Return a line for each group of numbers of images: of how many classes of sites, and the mean share."""
+    """Return a line for each group of numbers of images: of how many classes of sites, and the mean shares."""
     lines = []
     for name, (least, most) in GROUPS.items():
-        own = [row["recognised"] for row in rows if least <= row["images"] <= most]
+        own = [row for row in rows if least <= row["images"] <= most]
         if own:
-            lines.append(f"{name} images: {len(own)} classes of sites, recognised {100 * np.mean(own):.0f} %")
+            known, taken = (100 * np.mean([row[share] for row in own]) for share in ("recognised", "teacher"))
+            shares = f"recognised {known:.0f} %, by teachers {taken:.0f} %"
+            lines.append(f"{name} images: {len(own)} classes of sites, {shares}")
     return lines
 
 

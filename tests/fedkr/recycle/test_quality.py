@@ -68,3 +68,4 @@ def test_a_poor_release_is_told_with_what_to_do():
     lines = poor(bad, ["a", "b"])
     assert "score 0.70 on val, those of your images 0.90" in lines[0]
     assert "'a'" in lines[1] and "generator=edm-rare" in lines[1]
+    assert "generator=edm-rare" not in poor(bad, ["a", "b"], meets_rare=True)[1]

@@ -311,8 +311,8 @@ def test_each_class_of_a_site_is_a_row_beside_what_the_judge_reaches(tmp_path, c
 
 
 def test_classes_are_grouped_by_their_numbers_of_images():
-    rows = [{"images": n, "recognised": share} for n, share in ((2, 0.0), (4, 0.5), (30, 1.0))]
+    rows = [{"images": n, "recognised": share, "teacher": 1 - share} for n, share in ((2, 0.0), (4, 0.5), (30, 1.0))]
     assert by_number(rows) == [
-        "1 to 4 images: 2 classes of sites, recognised 25 %",
-        "20 and more images: 1 classes of sites, recognised 100 %",
+        "1 to 4 images: 2 classes of sites, recognised 25 %, by teachers 75 %",
+        "20 and more images: 1 classes of sites, recognised 100 %, by teachers 0 %",
     ]
