@@ -90,10 +90,9 @@ def _check_privacy(study: Study) -> None:
     if study.generator.kind not in GUARANTEED_GENERATORS:
         known = ", ".join(GUARANTEED_GENERATORS)
         raise UserError(f"privacy.mode=dp: generator.kind={study.generator.kind!r} has no guarantee; one of: {known}")
-    if study.recycle.filter:
-        raise UserError(
-            f"recycle.filter={study.recycle.filter}: privacy.mode=dp has no teacher of real images to ask; set 0"
-        )
+    for name in ("doubt", "filter"):
+        if asked := getattr(study.recycle, name):
+            raise UserError(f"recycle.{name}={asked}: privacy.mode=dp has no teacher of real images to ask; set 0")
 
 
 def check_shares(split: SplitConfig, where: str) -> None:

@@ -253,6 +253,7 @@ class RecycleConfig:
     views: Annotated[Count, at_most(100)] = 4
     temperature: Annotated[Positive, at_most(1000)] = 1.0
     balance: Balance = "histogram"
+    doubt: Confidence = 0.0
     filter: Confidence = 0.0
     min_class_count: Count = 2
     refuse_collapsed: bool = True

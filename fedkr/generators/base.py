@@ -73,6 +73,10 @@ class Generator(Protocol):
     def knob_candidates(self) -> list[Knobs]:
         """Return the knob settings that tuning tries, most promising first."""
 
+    def firmer_knobs(self, knobs: Knobs) -> Knobs:
+        """Return knobs that draw nearer to the class asked for than ``knobs``; the same where there are none."""
+        return knobs
+
     def prune(self, artifact: Artifact) -> Artifact:
         """Return a checkpoint without what only continued training needs."""
 

@@ -109,6 +109,14 @@ class Generator:
                     seen.append(default | knobs)
         return seen
 
+    def firmer_knobs(self, knobs: Knobs) -> Knobs:
+        """The members' firmer knobs; of one that several have, the first one's."""
+        firmer: Knobs = {}
+        for member in reversed(self.members):
+            own = {name: knobs.get(name, default) for name, default in member.default_knobs().items()}
+            firmer |= {name: v for name, v in member.firmer_knobs(own).items() if v != own.get(name)}
+        return knobs | firmer
+
     def sample(self, labels: NDArray[np.int64], knobs: Knobs, *seed: object) -> Iterator[NDArray[np.uint8]]:
         """Yield uint8 ``[B, H, W, C]`` for ``labels``, each image by the member that :func:`shares` names."""
         owners = shares(labels, len(self.members))

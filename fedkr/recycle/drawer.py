@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from fedkr.config import RecycleConfig
 from fedkr.generators.base import Generator, Knobs
 from fedkr.learning.job import Job
+from fedkr.recycle.quality import recognised
 from fedkr.release import SoftSet
 
 STAGE = "regenerate"
@@ -33,7 +34,7 @@ class Drawer:
         generator: with the weights of the checkpoint.
         knobs: of the sampling, and of the set: ``balance`` and ``filter`` override those of ``recycle``.
         counts: int64 ``[K]``, the training images of each class, which the classes of a set follow.
-        recycle: ``balance``, ``filter`` and ``min_class_count``.
+        recycle: ``balance``, ``doubt``, ``filter`` and ``min_class_count``.
         labeller: labels what was drawn; None labels each image with the class that it was drawn for.
         job: progress, and the seed that every set's own parts are added to.
     """
@@ -53,23 +54,49 @@ class Drawer:
     def draw(self, asked: NDArray[np.int64], *seed: object) -> SoftSet:
         """Return an image for each class of ``asked [N]``, with its label; the set's noise comes from ``seed``.
 
+        A class of which the teacher takes less than ``recycle.doubt`` of the images for it is drawn again, by the
+        generator's firmer knobs: of few images a generator draws mostly other classes.
+
         Where a filter is set (GaFi's, Lampis et al. 2023), what the teacher does not recognise is drawn again: an image
         stays when the first choice of its label is the class that it was drawn for, with more than the threshold.
         What is still rejected after ``REDRAWS`` draws stays as well, so that the set keeps its size and class shares.
         """
-        images, soft = self._draw_once(asked, *seed)
+        images, soft = self._draw_by(own_knobs(self.knobs), asked, *seed)
+        doubted = self._doubted(asked, soft)
+        again = np.flatnonzero(np.isin(asked, doubted))
+        if len(again):
+            images[again], soft[again] = self._draw_once(asked[again], doubted, *seed, "firmer")
         threshold = self.knobs.get("filter", self.recycle.filter)
         for attempt in range(REDRAWS if threshold else 0):
             rejected = np.flatnonzero((soft.argmax(1) != asked) | (soft.max(1) <= threshold))
             if not len(rejected):
                 break
-            images[rejected], soft[rejected] = self._draw_once(asked[rejected], *seed, "again", attempt)
+            images[rejected], soft[rejected] = self._draw_once(asked[rejected], doubted, *seed, "again", attempt)
         self.job.progress.finish(STAGE)
         return SoftSet(images, soft)
 
-    def _draw_once(self, asked: NDArray[np.int64], *seed: object) -> SoftSet:
+    def _doubted(self, asked: NDArray[np.int64], soft: NDArray[np.floating]) -> list[int]:
+        """Return the classes that are drawn by firmer knobs, if there are such."""
+        doubt, own = self.recycle.doubt, own_knobs(self.knobs)
+        if not doubt or self.labeller is None or self.generator.firmer_knobs(own) == own:
+            return []
+        shares = recognised(asked, soft, len(self.counts))
+        return [k for k, share in enumerate(shares) if share is not None and share < doubt]
+
+    def _draw_once(self, asked: NDArray[np.int64], doubted: list[int], *seed: object) -> SoftSet:
+        firm, own = np.isin(asked, doubted), own_knobs(self.knobs)
+        if not firm.any():
+            return self._draw_by(own, asked, *seed)
+        drawn = self._draw_by(self.generator.firmer_knobs(own), asked[firm], *seed)
+        if firm.all():
+            return drawn
+        images, soft = self._draw_by(own, asked[~firm], *seed, "others")
+        order = np.argsort(np.concatenate([np.flatnonzero(firm), np.flatnonzero(~firm)]))
+        return SoftSet(np.concatenate([drawn.images, images])[order], np.concatenate([drawn.soft_labels, soft])[order])
+
+    def _draw_by(self, knobs: Knobs, asked: NDArray[np.int64], *seed: object) -> SoftSet:
         images, soft, done = [], [], 0
-        for batch in self.generator.sample(asked, own_knobs(self.knobs), *self.job.seed, *seed):
+        for batch in self.generator.sample(asked, knobs, *self.job.seed, *seed):
             images.append(batch)
             soft.append(self._label(batch, asked[done : done + len(batch)], *seed, done))
             done += len(batch)

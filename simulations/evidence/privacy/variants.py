@@ -23,6 +23,7 @@ SETS = {
     "slices": "recycle.rounds",
     "temperature": "recycle.temperature",
     "ratio": "recycle.ratio",
+    "doubt": "recycle.doubt",
     "filter": "recycle.filter",
     "views": "recycle.views",
     "mixup": "teacher.mixup",

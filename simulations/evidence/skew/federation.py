@@ -23,7 +23,7 @@ from fedkr.learning.job import Job
 from fedkr.learning.prediction import predict_logits
 from fedkr.learning.runtime import Runtime
 from fedkr.recycle.distill import distill_student
-from fedkr.recycle.drawer import class_shares
+from fedkr.recycle.drawer import Drawer, class_shares
 from fedkr.recycle.pipeline import SitePipeline
 from fedkr.recycle.teacher import SoftLabeller, build_teacher
 from fedkr.release import ReleasedSets, SoftSet
@@ -79,7 +79,10 @@ class Site:
             least = min(draw.least or recycle.min_class_count, int(self.counts.max()))
             slices = [class_shares(self.counts, count, draw.balance, least, rng) for _ in range(recycle.rounds)]
             asked = np.concatenate(slices)
-            self._drawn[draw] = asked, self.sample(asked, "images")
+            recycle, labeller = dataclasses.replace(recycle, doubt=draw.doubt), self._labeller(self.plain)
+            knobs = self.generator.default_knobs()
+            drawer = Drawer(self.generator, knobs, self.counts, recycle, labeller, self.job)
+            self._drawn[draw] = asked, drawer.draw(asked, "images").images
         return self._drawn[draw]
 
     def sample(self, asked: NDArray[np.int64], *seed: object) -> NDArray[np.uint8]:
@@ -90,13 +93,13 @@ class Site:
     def soft_labels(self, teacher: str, draw: Draw) -> Floats:
         """Return what a teacher says of the drawn images, float ``[N, K]``."""
         if (teacher, draw) not in self._labels:
-            own, images = self.study, self.drawn(draw)[1]
-            labels = [
-                SoftLabeller(model, 1.0, own.recycle.views, own.teacher.augment, self.job)(images, *self.job.seed)
-                for model in self._teachers(teacher)
-            ]
+            images = self.drawn(draw)[1]
+            labels = [self._labeller(model)(images, *self.job.seed) for model in self._teachers(teacher)]
             self._labels[teacher, draw] = np.mean(labels, axis=0)
         return self._labels[teacher, draw]
+
+    def _labeller(self, teacher: nn.Module) -> SoftLabeller:
+        return SoftLabeller(teacher, 1.0, self.study.recycle.views, self.study.teacher.augment, self.job)
 
     def _teachers(self, kind: str) -> list[nn.Module]:
         if kind == "ensemble":

@@ -12,10 +12,12 @@ class Draw:
     Attributes:
         balance: class shares of a release.
         least: classes of fewer images at the site are not drawn; 0 leaves it to ``recycle.min_class_count``.
+        doubt: ``recycle.doubt``, of the plain teacher.
     """
 
     balance: str = "histogram"
     least: int = 0
+    doubt: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,8 @@ WAYS = {
     "balanced": Way(draw=Draw("balanced")),
     "few+five": Way(draw=Draw(least=10), longer=5),
     "half+few+five": Way(draw=Draw(least=10), adjustment=0.5, longer=5),
+    "doubt+five": Way(draw=Draw(doubt=0.5), longer=5),
+    "half+doubt+five": Way(draw=Draw(doubt=0.5), adjustment=0.5, longer=5),
     "balanced+five": Way(draw=Draw("balanced"), longer=5),
     "tempered+five": Way(draw=Draw("tempered"), longer=5),
     "asked": Way(labels="asked"),

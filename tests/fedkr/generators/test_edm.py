@@ -247,6 +247,13 @@ def test_tuning_begins_with_the_default_knobs_and_tries_each_setting_once(build)
     assert any(knobs["churn"] for knobs in tried)
 
 
+def test_firmer_knobs_guide_more_where_there_is_something_to_guide_away_from(build):
+    assert build().firmer_knobs({"steps": 5, "guidance": 1.5}) == {"steps": 5, "guidance": 2.0}
+    assert build().firmer_knobs({"steps": 5}) == {"steps": 5, "guidance": 2.0}
+    assert build().firmer_knobs({"guidance": 3.0}) == {"guidance": 3.0}
+    assert build(drop_class=0.0).firmer_knobs({"guidance": 1.0}) == {"guidance": 1.0}
+
+
 def test_a_knob_that_is_not_named_has_its_default(build):
     generator = build(steps_sample=3)
     some, every = ({"guidance": 1.0}, {"guidance": 1.0, "steps": 3, "churn": 0.0})

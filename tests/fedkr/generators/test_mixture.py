@@ -34,6 +34,9 @@ class Counting:
     def knob_candidates(self):
         return [{self.options.knob: value} for value in (0.0, 1.0)]
 
+    def firmer_knobs(self, knobs):
+        return {name: value + 2.0 for name, value in knobs.items()}
+
     def sample(self, labels, knobs, *seed):
         assert list(knobs) == [self.options.knob]
         images = np.full((len(labels), 2, 2, 1), self.options.grey, np.uint8)
@@ -102,6 +105,7 @@ def test_knobs_are_shared_and_those_of_other_kinds_added(build, counting):
     assert mixture.default_knobs() == {"grey": 0.0, "other": 0.0}
     candidates = [{"grey": 0.0, "other": 0.0}, {"grey": 1.0, "other": 0.0}, {"grey": 0.0, "other": 1.0}]
     assert mixture.knob_candidates() == candidates
+    assert mixture.firmer_knobs({"grey": 0.0, "other": 0.5}) == {"grey": 2.0, "other": 2.5}
 
 
 def test_a_checkpoint_holds_the_corresponding_ones_of_members_trained_alone(

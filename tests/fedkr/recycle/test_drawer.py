@@ -83,6 +83,70 @@ def test_a_class_that_is_never_recognised_does_not_draw_for_ever(drawer):
     assert len(drawn.images) == 4
 
 
+class Firmer(Counting):
+    """Has firmer knobs."""
+
+    def firmer_knobs(self, knobs):
+        return knobs | {"guidance": 2.0}
+
+
+def doubting(drawer, asked, right, **recycle):
+    """Return a set of ``asked``, and what was asked of the generator.
+
+    ``right`` says of each image, by its number, whether the teacher takes it for its class; those drawn again are of
+    class 1 but for the last.
+    """
+    classes = [*asked.tolist(), *[1] * 6, 0]
+
+    def teacher(images, *seed):
+        numbers = images[:, 0, 0, 0]
+        told = [classes[n] if n >= len(right) or right[n] else 1 - classes[n] for n in numbers]
+        return np.eye(2, dtype=np.float32)[told]
+
+    generator = Firmer()
+    asking = dataclasses.replace(
+        drawer,
+        generator=generator,
+        labeller=teacher,
+        recycle=RecycleConfig(**recycle),
+        knobs={"steps": 8, "balance": 0.0},
+    )
+    return asking.draw(asked, "set"), generator.calls
+
+
+def test_a_class_that_the_teacher_doubts_is_drawn_again_by_firmer_knobs(drawer):
+    asked = np.array([1, 0] * 5)
+    # Two of five images asked for class 1 are taken for it, all of class 0.
+    drawn, calls = doubting(drawer, asked, [True] * 4 + [False, True] * 3, doubt=0.5)
+    assert [call[:2] for call in calls] == [
+        (asked.tolist(), {"steps": 8}),
+        ([1] * 5, {"steps": 8, "guidance": 2.0}),
+    ]
+    assert numbers(drawn) == [10, 1, 11, 3, 12, 5, 13, 7, 14, 9]
+    assert drawn.soft_labels.argmax(1).tolist() == asked.tolist()
+
+
+@pytest.mark.parametrize(
+    ("asked", "doubt"), [(np.array([1, 0] * 5), 0.4), (np.array([1, 0] * 5), 0.0), (np.array([1, 0] * 4), 0.5)]
+)
+def test_no_class_is_drawn_again_that_is_doubted_no_more_than_that_or_has_few_images(drawer, asked, doubt):
+    drawn, calls = doubting(drawer, asked, [True] * 4 + [False, True] * 3, doubt=doubt)
+    assert len(calls) == 1 and numbers(drawn) == list(range(len(asked)))
+
+
+def test_the_filter_draws_a_doubted_class_by_firmer_knobs_too(drawer):
+    # Image 9, of class 0, is not taken for it, nor is the first that is drawn again.
+    asked, right = np.array([1, 0] * 5), [True] * 4 + [False, True] * 2 + [False, False] + [False]
+    drawn, calls = doubting(drawer, asked, right, doubt=0.5, filter=0.1)
+    assert [call[:2] for call in calls[1:]] == [
+        ([1] * 5, {"steps": 8, "guidance": 2.0}),
+        ([1], {"steps": 8, "guidance": 2.0}),
+        ([0], {"steps": 8}),
+    ]
+    assert numbers(drawn) == [15, 1, 11, 3, 12, 5, 13, 7, 14, 16]
+    assert drawn.soft_labels.argmax(1).tolist() == asked.tolist()
+
+
 @pytest.mark.parametrize(("name", "power"), [("histogram", 1.0), ("tempered", 0.5), ("balanced", 0.0)])
 def test_class_shares_can_be_named_or_given_as_the_power_of_the_counts(name, power):
     data = np.array([64, 16, 4, 0])

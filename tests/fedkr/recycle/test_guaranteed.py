@@ -225,9 +225,10 @@ def test_a_study_that_promises_what_it_cannot_keep_is_refused(dp_study, change, 
     assert line in str(refused.value)
 
 
-def test_a_filter_would_ask_a_teacher(dp_study):
-    dp_study.recycle.filter = 0.5
-    with pytest.raises(UserError, match=r"recycle.filter=0.5: privacy.mode=dp has no teacher"):
+@pytest.mark.parametrize("option", ["doubt", "filter"])
+def test_a_filter_or_doubt_would_ask_a_teacher(dp_study, option):
+    setattr(dp_study.recycle, option, 0.5)
+    with pytest.raises(UserError, match=rf"recycle.{option}=0.5: privacy.mode=dp has no teacher"):
         check_study(dp_study)
 
 
