@@ -23,6 +23,7 @@ from fedkr.config import dp_sgd, own_search
 from fedkr.config.reading import brief
 from fedkr.data.images import Shape
 from fedkr.errors import UserError
+from fedkr.generators.base import parts_of
 from fedkr.learning.classifier import ClassifierTraining, real_batches
 from fedkr.learning.models import load_classifier, norm_of
 from fedkr.learning.private_training import Mechanism, PrivateTraining, steps_of, units_of
@@ -95,7 +96,8 @@ def train_release(site: Site, request: wire.Request) -> RecordDict:
         )
     release = site.pipeline.release(int(request.setting("round")), site.most_images)
     quality = site.pipeline.quality(int(request.setting("round")), site.most_images)
-    meets_rare = float(site.study.generator.options.get("class_power", 1)) < 1
+    kinds = parts_of(site.study.generator)
+    meets_rare = any(part.kind == "edm" and float(part.options.get("class_power", 1)) < 1 for part in kinds)
     for line in poor(quality, site.data.train.classes, meets_rare):
         logger.warning("%s: %s", site.name, line)
     made = release.manifest | ({"quality": quality} if quality else {})

@@ -73,10 +73,6 @@ class Generator(Protocol):
     def knob_candidates(self) -> list[Knobs]:
         """Return the knob settings that tuning tries, most promising first."""
 
-    def firmer_knobs(self, knobs: Knobs) -> Knobs:
-        """Return knobs that draw nearer to the class asked for than ``knobs``; the same where there are none."""
-        return knobs
-
     def prune(self, artifact: Artifact) -> Artifact:
         """Return a checkpoint without what only continued training needs."""
 
@@ -104,17 +100,32 @@ def known_options() -> dict[str, list[Any]]:
     return found
 
 
+def firmer_knobs(generator: Generator, knobs: Knobs) -> Knobs:
+    """Return knobs that draw nearer to the class asked for than ``knobs``, by the generator's method of this name.
+
+    They are the same where there are none, or no such method, which a generator may leave out.
+    """
+    own = getattr(generator, "firmer_knobs", None)
+    return knobs if own is None else cast(Knobs, own(knobs))
+
+
+def parts_of(config: GeneratorConfig) -> list[GeneratorConfig]:
+    """Return the generators of a mixture, mixtures among them taken apart; of any other kind ``config`` alone."""
+    if config.kind != "mixture":
+        return [config]
+    # Its members, or the one kind that it has copies of; what is no such options is refused when it is built.
+    parts = [p for p in config.options.get("members") or [config.options] if isinstance(p, dict)]
+    members = [replace(config, kind=str(p.get("kind", "")), options=p.get("options") or {}) for p in parts]
+    return [part for member in members for part in parts_of(member)]
+
+
 def foreign_code(config: GeneratorConfig) -> list[str]:
     """Return a digest of the source of each generator that is not of this package, a mixture's members included.
 
     Stage keys hold it beside the version of fedkr's own code.
     """
-    if config.kind == "mixture":
-        # Its members, or the one kind that it has copies of; what is no such options is refused when it is built.
-        parts = [p for p in config.options.get("members") or [config.options] if isinstance(p, dict)]
-        members = [replace(config, kind=str(p.get("kind", "")), options=p.get("options") or {}) for p in parts]
-        return [digest for member in members for digest in foreign_code(member)]
-    return [module_digest(_load_module(config.kind, "generator"))] if "." in config.kind else []
+    kinds = [part.kind for part in parts_of(config)]
+    return [module_digest(_load_module(kind, "generator")) for kind in kinds if "." in kind]
 
 
 def _load_module(kind: str, where: str) -> Any:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from fedkr.config import Count, at_most, no_longer_than
 from fedkr.data.images import ImageSet
-from fedkr.generators.base import Knobs, Task, generator_for
+from fedkr.generators.base import Knobs, Task, firmer_knobs, generator_for
 from fedkr.generators.checkpointed import STAGE
 from fedkr.learning.job import Job
 from fedkr.learning.training import DivergedError
@@ -110,12 +110,14 @@ class Generator:
         return seen
 
     def firmer_knobs(self, knobs: Knobs) -> Knobs:
-        """The members' firmer knobs; of one that several have, the first one's."""
-        firmer: Knobs = {}
+        """The members' firmer knobs, the first one's of those that several have; what one member keeps, all keep."""
+        firmer, kept = Knobs(), set[str]()
         for member in reversed(self.members):
             own = {name: knobs.get(name, default) for name, default in member.default_knobs().items()}
-            firmer |= {name: v for name, v in member.firmer_knobs(own).items() if v != own.get(name)}
-        return knobs | firmer
+            changed = firmer_knobs(member, own)
+            firmer |= changed
+            kept |= {name for name, value in own.items() if changed[name] == value}
+        return knobs | {name: value for name, value in firmer.items() if name not in kept}
 
     def sample(self, labels: NDArray[np.int64], knobs: Knobs, *seed: object) -> Iterator[NDArray[np.uint8]]:
         """Yield uint8 ``[B, H, W, C]`` for ``labels``, each image by the member that :func:`shares` names."""

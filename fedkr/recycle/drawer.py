@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fedkr.config import RecycleConfig
-from fedkr.generators.base import Generator, Knobs
+from fedkr.generators.base import Generator, Knobs, firmer_knobs
 from fedkr.learning.job import Job
-from fedkr.recycle.quality import recognised
 from fedkr.release import SoftSet
 
 STAGE = "regenerate"
@@ -19,6 +19,8 @@ STAGE = "regenerate"
 BALANCES = {"histogram": 1.0, "tempered": 0.5, "balanced": 0.0}
 # Knobs that tuning sets beside the generator's own: they act on what is drawn, not on the drawing.
 SET_KNOBS = frozenset({"balance", "filter"})
+# Images of each class by which a teacher doubts it: none of them is in a set.
+PILOT = 20
 # A class that the teacher hardly recognises must not keep the generator drawing for ever.
 REDRAWS = 4
 
@@ -54,45 +56,53 @@ class Drawer:
     def draw(self, asked: NDArray[np.int64], *seed: object) -> SoftSet:
         """Return an image for each class of ``asked [N]``, with its label; the set's noise comes from ``seed``.
 
-        A class of which the teacher takes less than ``recycle.doubt`` of the images for it is drawn again, by the
-        generator's firmer knobs: of few images a generator draws mostly other classes.
-
         Where a filter is set (GaFi's, Lampis et al. 2023), what the teacher does not recognise is drawn again: an image
         stays when the first choice of its label is the class that it was drawn for, with more than the threshold.
         What is still rejected after ``REDRAWS`` draws stays as well, so that the set keeps its size and class shares.
         """
-        images, soft = self._draw_by(own_knobs(self.knobs), asked, *seed)
-        doubted = self._doubted(asked, soft)
-        again = np.flatnonzero(np.isin(asked, doubted))
-        if len(again):
-            images[again], soft[again] = self._draw_once(asked[again], doubted, *seed, "firmer")
+        images, soft = self._draw_once(asked, *seed)
         threshold = self.knobs.get("filter", self.recycle.filter)
         for attempt in range(REDRAWS if threshold else 0):
             rejected = np.flatnonzero((soft.argmax(1) != asked) | (soft.max(1) <= threshold))
             if not len(rejected):
                 break
-            images[rejected], soft[rejected] = self._draw_once(asked[rejected], doubted, *seed, "again", attempt)
+            images[rejected], soft[rejected] = self._draw_once(asked[rejected], *seed, "again", attempt)
         self.job.progress.finish(STAGE)
         return SoftSet(images, soft)
 
-    def _doubted(self, asked: NDArray[np.int64], soft: NDArray[np.floating]) -> list[int]:
-        """Return the classes that are drawn by firmer knobs, if there are such."""
-        doubt, own = self.recycle.doubt, own_knobs(self.knobs)
-        if not doubt or self.labeller is None or self.generator.firmer_knobs(own) == own:
-            return []
-        shares = recognised(asked, soft, len(self.counts))
-        return [k for k, share in enumerate(shares) if share is not None and share < doubt]
+    @cached_property
+    def firm(self) -> frozenset[int]:
+        """The classes that are drawn by the generator's firmer knobs, which draw nearer to the class.
 
-    def _draw_once(self, asked: NDArray[np.int64], doubted: list[int], *seed: object) -> SoftSet:
-        firm, own = np.isin(asked, doubted), own_knobs(self.knobs)
+        Of few images a generator draws mostly other classes. Where the teacher takes less than ``recycle.doubt`` of a
+        class's images for it, and not fewer of those by firmer knobs, these are taken, in every set alike.
+        """
+        own = own_knobs(self.knobs)
+        firmer = firmer_knobs(self.generator, own)
+        if not self.recycle.doubt or self.labeller is None or firmer == own:
+            return frozenset()
+        usual = self._taken(own, np.flatnonzero(self.counts >= self.recycle.min_class_count))
+        doubted = [k for k, share in usual.items() if share < self.recycle.doubt]
+        return frozenset(k for k, share in self._taken(firmer, doubted).items() if share >= usual[k])
+
+    def _taken(self, knobs: Knobs, classes: Sequence[int] | NDArray[np.intp]) -> dict[int, float]:
+        """Return of each class the share of images drawn for it that the teacher takes for it."""
+        if not len(classes):
+            return {}
+        asked = np.repeat(np.asarray(classes, np.int64), PILOT)
+        seen = self._draw_by(knobs, asked, "doubt").soft_labels.argmax(1) == asked
+        return {int(k): float(seen[asked == k].mean()) for k in classes}
+
+    def _draw_once(self, asked: NDArray[np.int64], *seed: object) -> SoftSet:
+        own, firm = own_knobs(self.knobs), np.isin(asked, list(self.firm))
         if not firm.any():
             return self._draw_by(own, asked, *seed)
-        drawn = self._draw_by(self.generator.firmer_knobs(own), asked[firm], *seed)
-        if firm.all():
-            return drawn
-        images, soft = self._draw_by(own, asked[~firm], *seed, "others")
-        order = np.argsort(np.concatenate([np.flatnonzero(firm), np.flatnonzero(~firm)]))
-        return SoftSet(np.concatenate([drawn.images, images])[order], np.concatenate([drawn.soft_labels, soft])[order])
+        parts = [self._draw_by(firmer_knobs(self.generator, own), asked[firm], *seed, "firm")]
+        if not firm.all():
+            parts.append(self._draw_by(own, asked[~firm], *seed))
+        order = np.argsort(np.argsort(~firm, kind="stable"))
+        images, soft = SoftSet.union(parts)
+        return SoftSet(images[order], soft[order])
 
     def _draw_by(self, knobs: Knobs, asked: NDArray[np.int64], *seed: object) -> SoftSet:
         images, soft, done = [], [], 0

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import logging
 import time
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,7 @@ from fedkr.release import Release
 from fedkr.seeds import numpy_rng
 from fedkr.stages import Artifact, StageStore, read_artifact, write_artifact
 
+logger = logging.getLogger(__name__)
 # In standard deviations of chance: no checkpoint above the first while the teacher is above the second is a collapse.
 COLLAPSED, LEARNED = 2.0, 3.0
 # What decides which images a site has and what it does with its models: of the images themselves the keys have digests,
@@ -305,6 +307,9 @@ class SitePipeline:
         (images, soft), counted = self.terms.draw(drawer, asked, round_number)
         found = self.stages.path("near-copies", self._release_key(round_number, max_images))
         write_artifact(found, Artifact({}, vars(counted)))
+        if drawer.firm:
+            names = ", ".join(repr(self.data.train.classes[k]) for k in sorted(drawer.firm))
+            logger.info("%s: your teacher doubts images drawn for %s, so they are drawn nearer to it", self.site, names)
         slices, _ = self.slices(max_images)
         manifest = self.manifest() | {"round": round_number, "slices": slices, "count": len(images)}
         return Release(images, self.terms.labels(soft), manifest)

@@ -58,10 +58,6 @@ class Generator:
         """Return no settings."""
         return []
 
-    def firmer_knobs(self, knobs: Knobs) -> Knobs:
-        """Return the same: there are none."""
-        return knobs
-
     def sample(self, labels: NDArray[np.int64], knobs: Knobs, *seed: object) -> Iterator[NDArray[np.uint8]]:
         """Yield images on the way, at most half of it, from an image to one of its neighbours, shifted by a pixel."""
         near = {label: self._near(int(label)) for label in np.unique(labels)}

@@ -202,7 +202,7 @@ class Generator(CheckpointedGenerator):
         return [knobs for i, knobs in enumerate(candidates) if knobs not in candidates[:i]]
 
     def firmer_knobs(self, knobs: Knobs) -> Knobs:
-        """More guidance, where the training left out the class often enough to be guided away from."""
+        """Return them with more guidance, where the training left out the class at times, to be guided away from."""
         guidance = knobs.get("guidance", self.options.guidance)
         return knobs | {"guidance": FIRM} if self.options.drop_class and guidance < FIRM else knobs
 

@@ -79,7 +79,8 @@ class Site:
             least = min(draw.least or recycle.min_class_count, int(self.counts.max()))
             slices = [class_shares(self.counts, count, draw.balance, least, rng) for _ in range(recycle.rounds)]
             asked = np.concatenate(slices)
-            recycle, labeller = dataclasses.replace(recycle, doubt=draw.doubt), self._labeller(self.plain)
+            recycle = dataclasses.replace(recycle, doubt=draw.doubt)
+            labeller = self._labeller(self.plain) if draw.doubt else None
             knobs = self.generator.default_knobs()
             drawer = Drawer(self.generator, knobs, self.counts, recycle, labeller, self.job)
             self._drawn[draw] = asked, drawer.draw(asked, "images").images

@@ -105,7 +105,15 @@ def test_knobs_are_shared_and_those_of_other_kinds_added(build, counting):
     assert mixture.default_knobs() == {"grey": 0.0, "other": 0.0}
     candidates = [{"grey": 0.0, "other": 0.0}, {"grey": 1.0, "other": 0.0}, {"grey": 0.0, "other": 1.0}]
     assert mixture.knob_candidates() == candidates
+
+
+def test_firmer_knobs_of_a_mixture_are_those_that_every_member_has(build, counting):
+    mixture = build("mixture", counting({}, {}, {"knob": "other"}))
     assert mixture.firmer_knobs({"grey": 0.0, "other": 0.5}) == {"grey": 2.0, "other": 2.5}
+    assert mixture.firmer_knobs({"grey": 0.0}) == {"grey": 2.0, "other": 2.0}
+    members = [{"kind": "edm", "options": {"drop_class": 0.0}}, {"kind": "edm"}]
+    assert build("mixture", {"members": members}).firmer_knobs({"guidance": 1.0})["guidance"] == 1.0
+    assert build("mixture", {"members": members[1:] * 2}).firmer_knobs({"guidance": 1.0})["guidance"] == 2.0
 
 
 def test_a_checkpoint_holds_the_corresponding_ones_of_members_trained_alone(

@@ -8,7 +8,7 @@ import pytest
 from fedkr.data import ImageSet
 from fedkr.data.registry import Source
 from fedkr.progress import SilentProgress
-from fedkr.recycle.ablation import ABLATION, FIXED, FULL, SingleSite, Variant, figures, official_splits
+from fedkr.recycle.ablation import ABLATION, FIXED, FULL, SingleSite, SyntheticSource, Variant, figures, official_splits
 
 
 @pytest.fixture
@@ -49,6 +49,14 @@ def test_a_fixed_set_is_drawn_once_and_a_fresh_one_again_and_again(site):
     fixed, fresh = site.student(FIXED), site.student(FULL)
     assert fixed["sets"] == 1
     assert fresh["sets"] > 1
+
+
+@pytest.mark.parametrize("option", ["doubt", "filter"])
+def test_the_teacher_is_asked_what_to_draw_whatever_labels_the_student_learns(site, option):
+    hard = Variant("hard labels", labels="hard")
+    assert SyntheticSource(hard, site.pipeline, site.job).drawer.labeller is None
+    setattr(site.pipeline.study.recycle, option, 0.5)
+    assert SyntheticSource(hard, site.pipeline, site.job).drawer.labeller is not None
 
 
 @pytest.mark.parametrize(("ratio", "images"), [(0.5, 25), (1.0, 50), (3.0, 150)])

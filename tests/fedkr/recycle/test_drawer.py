@@ -7,7 +7,7 @@ import pytest
 
 from fedkr.config import RecycleConfig
 from fedkr.learning.job import Job
-from fedkr.recycle.drawer import REDRAWS, Drawer, class_shares, own_knobs
+from fedkr.recycle.drawer import PILOT, REDRAWS, Drawer, class_shares, own_knobs
 
 ASKED = np.array([0, 1, 0, 1])
 # Sure and right, sure and wrong, right but unsure, right and sure.
@@ -84,67 +84,72 @@ def test_a_class_that_is_never_recognised_does_not_draw_for_ever(drawer):
 
 
 class Firmer(Counting):
-    """Has firmer knobs."""
+    """Draws each image in its class's own grey, lighter by firmer knobs."""
+
+    def sample(self, labels, knobs, *seed):
+        self.calls.append((labels.tolist(), dict(knobs), seed))
+        greys = labels + (100 if knobs["guidance"] > 1 else 0)
+        yield np.broadcast_to(greys.astype(np.uint8)[:, None, None, None], (len(labels), 2, 2, 1)).copy()
 
     def firmer_knobs(self, knobs):
         return knobs | {"guidance": 2.0}
 
 
-def doubting(drawer, asked, right, **recycle):
-    """Return a set of ``asked``, and what was asked of the generator.
-
-    ``right`` says of each image, by its number, whether the teacher takes it for its class; those drawn again are of
-    class 1 but for the last.
-    """
-    classes = [*asked.tolist(), *[1] * 6, 0]
+def taking(shares):
+    """Return a teacher that takes so much of the images of a grey for their class, the first ones of a batch."""
 
     def teacher(images, *seed):
-        numbers = images[:, 0, 0, 0]
-        told = [classes[n] if n >= len(right) or right[n] else 1 - classes[n] for n in numbers]
-        return np.eye(2, dtype=np.float32)[told]
+        greys = images[:, 0, 0, 0].astype(int)
+        soft = np.zeros((len(greys), 3), np.float32)
+        for grey in np.unique(greys):
+            rows = np.flatnonzero(greys == grey)
+            taken = np.arange(len(rows)) < shares.get(grey, 1.0) * len(rows)
+            soft[rows, np.where(taken, grey % 100, (grey + 1) % 100 % 3)] = 1
+        return soft
 
-    generator = Firmer()
-    asking = dataclasses.replace(
-        drawer,
-        generator=generator,
-        labeller=teacher,
-        recycle=RecycleConfig(**recycle),
-        knobs={"steps": 8, "balance": 0.0},
-    )
-    return asking.draw(asked, "set"), generator.calls
+    return teacher
 
 
-def test_a_class_that_the_teacher_doubts_is_drawn_again_by_firmer_knobs(drawer):
-    asked = np.array([1, 0] * 5)
-    # Two of five images asked for class 1 are taken for it, all of class 0.
-    drawn, calls = doubting(drawer, asked, [True] * 4 + [False, True] * 3, doubt=0.5)
-    assert [call[:2] for call in calls] == [
-        (asked.tolist(), {"steps": 8}),
-        ([1] * 5, {"steps": 8, "guidance": 2.0}),
+def doubting(drawer, shares, **recycle):
+    parts = {"generator": Firmer(), "labeller": taking(shares), "counts": np.array([6, 6, 1])}
+    options = RecycleConfig(**{"doubt": 0.5} | recycle)
+    return dataclasses.replace(drawer, **parts, recycle=options, knobs={"guidance": 1.0, "balance": 0.0})
+
+
+def test_a_class_that_the_teacher_doubts_is_drawn_by_firmer_knobs_in_every_set_alike(drawer):
+    asking = doubting(drawer, {1: 0.4, 0: 0.6})
+    asked = np.array([1, 0, 0, 1, 0])
+    drawn = asking.draw(asked, "set")
+    # Class 2 has fewer images than are released.
+    assert asking.generator.calls == [
+        ([0] * PILOT + [1] * PILOT, {"guidance": 1.0}, ("study", "doubt")),
+        ([1] * PILOT, {"guidance": 2.0}, ("study", "doubt")),
+        ([1, 1], {"guidance": 2.0}, ("study", "set", "firm")),
+        ([0, 0, 0], {"guidance": 1.0}, ("study", "set")),
     ]
-    assert numbers(drawn) == [10, 1, 11, 3, 12, 5, 13, 7, 14, 9]
-    assert drawn.soft_labels.argmax(1).tolist() == asked.tolist()
+    assert numbers(drawn) == [101, 0, 0, 101, 0] and drawn.soft_labels.argmax(1)[[0, 3]].tolist() == [1, 1]
+    # However few images the next set has, its classes are drawn as in the first.
+    assert numbers(asking.draw(np.array([1]), "next")) == [101]
+    assert asking.generator.calls[4:] == [([1], {"guidance": 2.0}, ("study", "next", "firm"))]
 
 
-@pytest.mark.parametrize(
-    ("asked", "doubt"), [(np.array([1, 0] * 5), 0.4), (np.array([1, 0] * 5), 0.0), (np.array([1, 0] * 4), 0.5)]
-)
-def test_no_class_is_drawn_again_that_is_doubted_no_more_than_that_or_has_few_images(drawer, asked, doubt):
-    drawn, calls = doubting(drawer, asked, [True] * 4 + [False, True] * 3, doubt=doubt)
-    assert len(calls) == 1 and numbers(drawn) == list(range(len(asked)))
+@pytest.mark.parametrize(("shares", "recycle"), [({1: 0.5}, {}), ({1: 0.2}, {"doubt": 0.0}), ({1: 0.4, 101: 0.3}, {})])
+def test_a_class_stays_as_it_is_without_doubt_or_where_firmer_knobs_are_no_better(drawer, shares, recycle):
+    asking = doubting(drawer, shares, **recycle)
+    assert numbers(asking.draw(np.array([1, 0]), "set")) == [1, 0]
+    assert asking.generator.calls[-1] == ([1, 0], {"guidance": 1.0}, ("study", "set"))
+
+
+def test_what_has_no_firmer_knobs_or_no_teacher_draws_no_pilot(drawer):
+    without = dataclasses.replace(drawer, recycle=RecycleConfig(doubt=0.5))
+    assert not without.firm and not dataclasses.replace(doubting(drawer, {1: 0.0}), labeller=None).firm
+    assert without.generator.calls == []
 
 
 def test_the_filter_draws_a_doubted_class_by_firmer_knobs_too(drawer):
-    # Image 9, of class 0, is not taken for it, nor is the first that is drawn again.
-    asked, right = np.array([1, 0] * 5), [True] * 4 + [False, True] * 2 + [False, False] + [False]
-    drawn, calls = doubting(drawer, asked, right, doubt=0.5, filter=0.1)
-    assert [call[:2] for call in calls[1:]] == [
-        ([1] * 5, {"steps": 8, "guidance": 2.0}),
-        ([1], {"steps": 8, "guidance": 2.0}),
-        ([0], {"steps": 8}),
-    ]
-    assert numbers(drawn) == [15, 1, 11, 3, 12, 5, 13, 7, 14, 16]
-    assert drawn.soft_labels.argmax(1).tolist() == asked.tolist()
+    asking = doubting(drawer, {1: 0.4, 101: 0.5}, filter=0.1)
+    asking.draw(np.array([1, 1, 0]), "set")
+    assert ([1], {"guidance": 2.0}, ("study", "set", "again", 0, "firm")) in asking.generator.calls
 
 
 @pytest.mark.parametrize(("name", "power"), [("histogram", 1.0), ("tempered", 0.5), ("balanced", 0.0)])

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+import torch
 
 from fedkr.data import ImageSet, load_source, partition_sites, prepare_site
 from fedkr.disk import write_json
@@ -100,6 +101,20 @@ def test_students_of_other_seeds_are_averaged_where_a_way_has_several(federation
     federation.figures(Way(students=3), LABELS["released"](federation, Way()))
     np.testing.assert_allclose(np.exp(seen[0]), [[1.7, 1.3]], rtol=1e-6)
     assert len(set(seeds)) == 3 and seeds[0][-1] == "student", "the first is the student of every other way"
+
+
+def test_a_draw_that_doubts_asks_the_plain_teacher(federation, monkeypatch):
+    site, told = next(site for site in federation.sites if min(site.counts) > 1), []
+    usual = site.generator.sample
+    monkeypatch.setattr(site.generator, "firmer_knobs", lambda knobs: knobs | {"firm": 1.0}, raising=False)
+    monkeypatch.setattr(site.generator, "sample", lambda *given: told.append(given[1]) or usual(*given))
+    # Whatever the teacher is shown, it is one class.
+    monkeypatch.setattr(site, "plain", lambda inputs: torch.eye(2)[torch.zeros(len(inputs), dtype=torch.int64)])
+    site.drawn(Draw(doubt=0.5))
+    assert told == [{}, {"firm": 1.0}, {"firm": 1.0}, {}]
+    told.clear()
+    site.drawn(Draw(balance="tempered"))
+    assert told == [{}]
 
 
 @pytest.mark.parametrize("way", WAYS)
