@@ -19,7 +19,7 @@ from fedkr import wire
 from fedkr.audit.document import audit_document
 from fedkr.audit.rounds import ROLES, PooledRounds, unpacked
 from fedkr.audit.targets import CONTROLS, PERSONAL, RELEASE, ROUNDS
-from fedkr.config import dp_sgd, own_search
+from fedkr.config import Study, dp_sgd, own_search
 from fedkr.config.reading import brief
 from fedkr.data.images import Shape
 from fedkr.errors import UserError
@@ -96,13 +96,18 @@ def train_release(site: Site, request: wire.Request) -> RecordDict:
         )
     release = site.pipeline.release(int(request.setting("round")), site.most_images)
     quality = site.pipeline.quality(int(request.setting("round")), site.most_images)
-    kinds = parts_of(site.study.generator)
-    meets_rare = any(part.kind == "edm" and float(part.options.get("class_power", 1)) < 1 for part in kinds)
-    for line in poor(quality, site.data.train.classes, meets_rare):
+    for line in poor(quality, site.data.train.classes, _untried(site.study)):
         logger.warning("%s: %s", site.name, line)
     made = release.manifest | ({"quality": quality} if quality else {})
     manifest = public_manifest(site, made, own_name(site.study, RELEASE))
     return wire.release_reply(dataclasses.replace(release, manifest=manifest), seconds_since(site, started))
+
+
+def _untried(study: Study) -> list[str]:
+    """Return the options that may draw rare classes better, which the study does not have."""
+    kinds = parts_of(study.generator)
+    rare = any(part.kind == "edm" and float(part.options.get("class_power", 1)) < 1 for part in kinds)
+    return [*([] if study.recycle.doubt else ["recycle.doubt=0.5"]), *([] if rare else ["generator=edm-rare"])]
 
 
 def train_weights(site: Site, request: wire.Request) -> RecordDict:

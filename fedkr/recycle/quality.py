@@ -26,7 +26,6 @@ NEIGHBOURS = 3
 LEAST_RECOGNISED = 0.5
 # Of a class; the share of fewer is luck.
 LEAST_OF_CLASS = 5
-RARER = "where they are few, generator=edm-rare may draw them better, and give more of them away; "
 
 
 @dataclass(frozen=True)
@@ -56,10 +55,10 @@ class Quality:
         return known | {"recognised": list(self.recognised)}
 
 
-def poor(quality: Mapping[str, Any], classes: Sequence[str], meets_rare: bool = False) -> list[str]:
+def poor(quality: Mapping[str, Any], classes: Sequence[str], untried: Sequence[str] = ()) -> list[str]:
     """Return why a release is poor, a line each, from what :meth:`fedkr.recycle.pipeline.SitePipeline.quality` has.
 
-    ``meets_rare`` says that the generator met rare classes more often already.
+    ``untried`` are options that may draw rare classes better, which the study does not have.
     """
     lines, real = [], quality.get("real", {})
     if real.get("clear"):
@@ -71,11 +70,11 @@ def poor(quality: Mapping[str, Any], classes: Sequence[str], meets_rare: bool = 
     shares = zip(classes, quality.get("recognised", ()), strict=False)
     unseen = [name for name, share in shares if share is not None and share < LEAST_RECOGNISED]
     if unseen:
-        remedy = "" if meets_rare else RARER
+        better = f"where they are few, {' or '.join(untried)} may draw them better, and give more of them away; "
         lines.append(
             f"of the images drawn for {', '.join(map(repr, unseen[:5]))} your teacher takes fewer than half for it: "
-            f"add images of them; {remedy}left out (recycle.min_class_count), they are learned only from other sites "
-            "that have them"
+            f"add images of them; {better if untried else ''}left out (recycle.min_class_count), they are learned only "
+            "from other sites that have them"
         )
     return lines
 

@@ -167,11 +167,15 @@ def test_a_site_is_told_of_its_poor_release_before_it_sends_it(site, ask, caplog
     monkeypatch.setattr(type(opened.pipeline), "quality", lambda *_: poor)
     assert wire.read_release(ask(opened, wire.RELEASE, round=1)).manifest["quality"] == poor
     assert f"of the images drawn for {opened.data.train.classes[0]!r} your teacher takes fewer than half" in caplog.text
-    assert "generator=edm-rare may" in caplog.text
+    assert "recycle.doubt=0.5 or generator=edm-rare may" in caplog.text
     caplog.clear()
     opened.study.generator.options["class_power"] = 0.5
     ask(opened, wire.RELEASE, round=1)
-    assert "your teacher takes" in caplog.text and "generator=edm-rare" not in caplog.text
+    assert "where they are few, recycle.doubt=0.5 may" in caplog.text
+    caplog.clear()
+    opened.study.recycle.doubt = 0.5
+    ask(opened, wire.RELEASE, round=1)
+    assert "your teacher takes" in caplog.text and "may draw them better" not in caplog.text
 
 
 def test_a_weights_round_scores_the_received_model_and_returns_one_of_the_same_shape(site, ask, study):

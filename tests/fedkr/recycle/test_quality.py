@@ -67,5 +67,5 @@ def test_a_poor_release_is_told_with_what_to_do():
     bad = good | {"recognised": [0.4, None], "real": {"score": 0.9, "less": 0.2, "clear": 1}}
     lines = poor(bad, ["a", "b"])
     assert "score 0.70 on val, those of your images 0.90" in lines[0]
-    assert "'a'" in lines[1] and "generator=edm-rare" in lines[1]
-    assert "generator=edm-rare" not in poor(bad, ["a", "b"], meets_rare=True)[1]
+    assert "'a'" in lines[1] and "may draw them better" not in lines[1]
+    assert "where they are few, x=1 or y=2 may draw them better" in poor(bad, ["a", "b"], ["x=1", "y=2"])[1]
