@@ -19,17 +19,18 @@ from fedkr import wire
 from fedkr.audit.document import audit_document
 from fedkr.audit.rounds import ROLES, PooledRounds, unpacked
 from fedkr.audit.targets import CONTROLS, PERSONAL, RELEASE, ROUNDS
-from fedkr.config import Study, dp_sgd, own_search
+from fedkr.config import dp_sgd, own_search
 from fedkr.config.reading import brief
 from fedkr.data.images import Shape
 from fedkr.errors import UserError
-from fedkr.generators.base import parts_of
+from fedkr.generators.base import firmer_knobs, parts_of
 from fedkr.learning.classifier import ClassifierTraining, real_batches
 from fedkr.learning.models import load_classifier, norm_of
 from fedkr.learning.private_training import Mechanism, PrivateTraining, steps_of, units_of
 from fedkr.learning.training import DivergedError
 from fedkr.privacy.sampled import noise_for
 from fedkr.progress import SilentProgress
+from fedkr.recycle.drawer import own_knobs
 from fedkr.recycle.quality import poor
 from fedkr.release import Release, ReleasedSets, check_release
 from sites.audit import SiteAudit
@@ -96,18 +97,24 @@ def train_release(site: Site, request: wire.Request) -> RecordDict:
         )
     release = site.pipeline.release(int(request.setting("round")), site.most_images)
     quality = site.pipeline.quality(int(request.setting("round")), site.most_images)
-    for line in poor(quality, site.data.train.classes, _untried(site.study)):
+    untried = _untried(site) if quality else []
+    for line in poor(quality, site.data.train.classes, untried):
         logger.warning("%s: %s", site.name, line)
     made = release.manifest | ({"quality": quality} if quality else {})
     manifest = public_manifest(site, made, own_name(site.study, RELEASE))
     return wire.release_reply(dataclasses.replace(release, manifest=manifest), seconds_since(site, started))
 
 
-def _untried(study: Study) -> list[str]:
+def _untried(site: Site) -> list[str]:
     """Return the options that may draw rare classes better, which the study does not have."""
+    study, found = site.study, []
+    knobs = own_knobs(site.pipeline.choose()["knobs"])
+    if not study.recycle.doubt and firmer_knobs(site.pipeline.build_generator(), knobs) != knobs:
+        found.append("recycle.doubt=0.5")
     kinds = parts_of(study.generator)
-    rare = any(part.kind == "edm" and float(part.options.get("class_power", 1)) < 1 for part in kinds)
-    return [*([] if study.recycle.doubt else ["recycle.doubt=0.5"]), *([] if rare else ["generator=edm-rare"])]
+    if not any(part.kind == "edm" and float(part.options.get("class_power", 1)) < 1 for part in kinds):
+        found.append("generator=edm-rare")
+    return found
 
 
 def train_weights(site: Site, request: wire.Request) -> RecordDict:

@@ -115,7 +115,7 @@ def parts_of(config: GeneratorConfig) -> list[GeneratorConfig]:
         return [config]
     # Its members, or the one kind that it has copies of; what is no such options is refused when it is built.
     parts = [p for p in config.options.get("members") or [config.options] if isinstance(p, dict)]
-    members = [replace(config, kind=str(p.get("kind", "")), options=p.get("options") or {}) for p in parts]
+    members = [replace(config, kind=str(p.get("kind", "edm")), options=p.get("options") or {}) for p in parts]
     return [part for member in members for part in parts_of(member)]
 
 

@@ -114,7 +114,7 @@ class Generator:
         firmer, kept = Knobs(), set[str]()
         for member in reversed(self.members):
             own = {name: knobs.get(name, default) for name, default in member.default_knobs().items()}
-            changed = firmer_knobs(member, own)
+            changed = own | firmer_knobs(member, own)
             firmer |= changed
             kept |= {name for name, value in own.items() if changed[name] == value}
         return knobs | {name: value for name, value in firmer.items() if name not in kept}

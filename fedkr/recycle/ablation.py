@@ -196,7 +196,8 @@ class SyntheticSource:
         asked = variant.labels == "averaged" or recycle.doubt > 0 or knobs.get("filter", recycle.filter) > 0
         quiet = dataclasses.replace(job.seeded("draw"), progress=SilentProgress())
         counts = pipeline.data.train.class_counts()
-        self.drawer = Drawer(generator, knobs, counts, recycle, self.labeller if asked else None, quiet)
+        labeller = self.labeller if asked else None
+        self.drawer = Drawer(generator, knobs, counts, recycle, labeller, quiet, pipeline.job.seed)
         self.sets, self.images, self.seconds = 0, 0, 0.0
         self.fixed: SoftSet | None = None
 

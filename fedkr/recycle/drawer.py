@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from fedkr.config import RecycleConfig
 from fedkr.generators.base import Generator, Knobs, firmer_knobs
-from fedkr.learning.job import Job
+from fedkr.learning.job import Job, Seed
 from fedkr.release import SoftSet
 
 STAGE = "regenerate"
@@ -39,6 +39,8 @@ class Drawer:
         recycle: ``balance``, ``doubt``, ``filter`` and ``min_class_count``.
         labeller: labels what was drawn; None labels each image with the class that it was drawn for.
         job: progress, and the seed that every set's own parts are added to.
+        pilot: the seed of the images by which classes are doubted: of one pipeline, search, releases and audit have the
+            same, so that they doubt alike.
     """
 
     generator: Generator
@@ -47,6 +49,7 @@ class Drawer:
     recycle: RecycleConfig
     labeller: Labeller | None
     job: Job
+    pilot: Seed = ()
 
     def classes(self, count: int, rng: np.random.Generator) -> NDArray[np.int64]:
         """Return int64 ``[count]``: the class of each image of a set, in an order drawn from ``rng``."""
@@ -77,9 +80,11 @@ class Drawer:
         Of few images a generator draws mostly other classes. Where the teacher takes less than ``recycle.doubt`` of a
         class's images for it, and not fewer of those by firmer knobs, these are taken, in every set alike.
         """
+        if not self.recycle.doubt or self.labeller is None:
+            return frozenset()
         own = own_knobs(self.knobs)
         firmer = firmer_knobs(self.generator, own)
-        if not self.recycle.doubt or self.labeller is None or firmer == own:
+        if firmer == own:
             return frozenset()
         usual = self._taken(own, np.flatnonzero(self.counts >= self.recycle.min_class_count))
         doubted = [k for k, share in usual.items() if share < self.recycle.doubt]
@@ -90,11 +95,11 @@ class Drawer:
         if not len(classes):
             return {}
         asked = np.repeat(np.asarray(classes, np.int64), PILOT)
-        seen = self._draw_by(knobs, asked, "doubt").soft_labels.argmax(1) == asked
+        seen = self._draw_by(knobs, asked, *self.pilot, "doubt").soft_labels.argmax(1) == asked
         return {int(k): float(seen[asked == k].mean()) for k in classes}
 
     def _draw_once(self, asked: NDArray[np.int64], *seed: object) -> SoftSet:
-        own, firm = own_knobs(self.knobs), np.isin(asked, list(self.firm))
+        own, firm, seed = own_knobs(self.knobs), np.isin(asked, list(self.firm)), (*self.job.seed, *seed)
         if not firm.any():
             return self._draw_by(own, asked, *seed)
         parts = [self._draw_by(firmer_knobs(self.generator, own), asked[firm], *seed, "firm")]
@@ -106,7 +111,7 @@ class Drawer:
 
     def _draw_by(self, knobs: Knobs, asked: NDArray[np.int64], *seed: object) -> SoftSet:
         images, soft, done = [], [], 0
-        for batch in self.generator.sample(asked, knobs, *self.job.seed, *seed):
+        for batch in self.generator.sample(asked, knobs, *seed):
             images.append(batch)
             soft.append(self._label(batch, asked[done : done + len(batch)], *seed, done))
             done += len(batch)
@@ -116,7 +121,7 @@ class Drawer:
     def _label(self, images: NDArray[np.uint8], asked: NDArray[np.int64], *seed: object) -> NDArray[np.floating]:
         if self.labeller is None:
             return one_hot(asked, len(self.counts))
-        return self.labeller(images, *self.job.seed, *seed)
+        return self.labeller(images, *seed)
 
 
 def own_knobs(knobs: Knobs) -> Knobs:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import logging
 import time
 from pathlib import Path
 from typing import Any
@@ -43,7 +42,6 @@ from fedkr.release import Release
 from fedkr.seeds import numpy_rng
 from fedkr.stages import Artifact, StageStore, read_artifact, write_artifact
 
-logger = logging.getLogger(__name__)
 # In standard deviations of chance: no checkpoint above the first while the teacher is above the second is a collapse.
 COLLAPSED, LEARNED = 2.0, 3.0
 # What decides which images a site has and what it does with its models: of the images themselves the keys have digests,
@@ -174,7 +172,7 @@ class SitePipeline:
         if len(self.kept) > 1:
             checkpoints = checkpoints if by_val else [best]
             scorer = CandidateScorer(
-                self.study, self.data.train, self.judge, self.labeller(), self.job.seeded("search")
+                self.study, self.data.train, self.judge, self.labeller(), self.job.seeded("search"), self.job.seed
             )
             best, score = self._best_checkpoint(scorer, generator, checkpoints, rows["checkpoints"])
             generator.load(self.checkpoint(best))
@@ -294,9 +292,8 @@ class SitePipeline:
         """Return the Drawer of the chosen checkpoint and knobs; ``seeded`` is part of the seed of all that it draws."""
         choice, generator, job = self.choose(), self.build_generator(), self.job.seeded(seeded)
         generator.load(self.checkpoint(choice["checkpoint"]))
-        return Drawer(
-            generator, choice["knobs"], self.class_counts(), self.study.recycle, self._release_labeller(), job
-        )
+        counts, labeller = self.class_counts(), self._release_labeller()
+        return Drawer(generator, choice["knobs"], counts, self.study.recycle, labeller, job, self.job.seed)
 
     def _release_labeller(self) -> Labeller | None:
         return self.labeller()
@@ -307,9 +304,6 @@ class SitePipeline:
         (images, soft), counted = self.terms.draw(drawer, asked, round_number)
         found = self.stages.path("near-copies", self._release_key(round_number, max_images))
         write_artifact(found, Artifact({}, vars(counted)))
-        if drawer.firm:
-            names = ", ".join(repr(self.data.train.classes[k]) for k in sorted(drawer.firm))
-            logger.info("%s: your teacher doubts images drawn for %s, so they are drawn nearer to it", self.site, names)
         slices, _ = self.slices(max_images)
         manifest = self.manifest() | {"round": round_number, "slices": slices, "count": len(images)}
         return Release(images, self.terms.labels(soft), manifest)

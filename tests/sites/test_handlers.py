@@ -169,11 +169,12 @@ def test_a_site_is_told_of_its_poor_release_before_it_sends_it(site, ask, caplog
     assert f"of the images drawn for {opened.data.train.classes[0]!r} your teacher takes fewer than half" in caplog.text
     assert "recycle.doubt=0.5 or generator=edm-rare may" in caplog.text
     caplog.clear()
-    opened.study.generator.options["class_power"] = 0.5
-    ask(opened, wire.RELEASE, round=1)
-    assert "where they are few, recycle.doubt=0.5 may" in caplog.text
-    caplog.clear()
     opened.study.recycle.doubt = 0.5
+    ask(opened, wire.RELEASE, round=1)
+    assert "where they are few, generator=edm-rare may" in caplog.text
+    caplog.clear()
+    opened.study.recycle.doubt = 0.0
+    opened.study.generator.options |= {"class_power": 0.5, "guidance": 2.0}
     ask(opened, wire.RELEASE, round=1)
     assert "your teacher takes" in caplog.text and "may draw them better" not in caplog.text
 

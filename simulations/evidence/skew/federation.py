@@ -82,7 +82,7 @@ class Site:
             recycle = dataclasses.replace(recycle, doubt=draw.doubt)
             labeller = self._labeller(self.plain) if draw.doubt else None
             knobs = self.generator.default_knobs()
-            drawer = Drawer(self.generator, knobs, self.counts, recycle, labeller, self.job)
+            drawer = Drawer(self.generator, knobs, self.counts, recycle, labeller, self.job, self.job.seed)
             self._drawn[draw] = asked, drawer.draw(asked, "images").images
         return self._drawn[draw]
 

@@ -113,7 +113,9 @@ def taking(shares):
 def doubting(drawer, shares, **recycle):
     parts = {"generator": Firmer(), "labeller": taking(shares), "counts": np.array([6, 6, 1])}
     options = RecycleConfig(**{"doubt": 0.5} | recycle)
-    return dataclasses.replace(drawer, **parts, recycle=options, knobs={"guidance": 1.0, "balance": 0.0})
+    return dataclasses.replace(
+        drawer, **parts, recycle=options, knobs={"guidance": 1.0, "balance": 0.0}, pilot=("site",)
+    )
 
 
 def test_a_class_that_the_teacher_doubts_is_drawn_by_firmer_knobs_in_every_set_alike(drawer):
@@ -122,8 +124,8 @@ def test_a_class_that_the_teacher_doubts_is_drawn_by_firmer_knobs_in_every_set_a
     drawn = asking.draw(asked, "set")
     # Class 2 has fewer images than are released.
     assert asking.generator.calls == [
-        ([0] * PILOT + [1] * PILOT, {"guidance": 1.0}, ("study", "doubt")),
-        ([1] * PILOT, {"guidance": 2.0}, ("study", "doubt")),
+        ([0] * PILOT + [1] * PILOT, {"guidance": 1.0}, ("site", "doubt")),
+        ([1] * PILOT, {"guidance": 2.0}, ("site", "doubt")),
         ([1, 1], {"guidance": 2.0}, ("study", "set", "firm")),
         ([0, 0, 0], {"guidance": 1.0}, ("study", "set")),
     ]
