@@ -58,6 +58,10 @@ def check(rows: Sequence[Row]) -> None:
     for name in names:
         if names.count(name) > 1:
             raise UserError(f"{name}: measured twice; name files of which each has other cuts, seeds or ways")
+    if not any(row["way"] == DEFAULT for row in rows):
+        raise UserError(
+            f"no row of the way {DEFAULT!r}, with which others are compared; name a file that has them, too"
+        )
     known = sorted({row["budget"] for row in rows if "budget" in row})
     if len(known) > 1:
         raise UserError(f"budget: rows of {' and '.join(known)}; a table is of one")

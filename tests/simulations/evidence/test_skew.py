@@ -202,6 +202,11 @@ def test_rows_that_cannot_stand_in_one_table_are_refused(more, said):
         check([first, first | more])
 
 
+def test_rows_without_the_default_compare_with_nothing():
+    with pytest.raises(UserError, match="no row of the way 'default'"):
+        check([row("digits-0.1", "five", 0.5)])
+
+
 def test_ways_of_another_generator_are_compared_with_the_first_ones_default():
     rows = [
         row("digits-0.1", "default", 0.5) | {"generator": "edm"},
