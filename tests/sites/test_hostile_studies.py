@@ -55,7 +55,7 @@ OPTIONS = {
     }
     | {"tune_filters": [BELOW_ONE], "metric": ["accuracy", "auc"], "rounds": (1, 1000), "ratio": (1e-320, 1000.0)}
     | {"exchange": ["once", "each"], "views": (1, 100), "temperature": (1e-320, 1000.0), "balance": BALANCES}
-    | {"filter": BELOW_ONE, "min_class_count": COUNT, "refuse_collapsed": bool},
+    | {"doubt": BELOW_ONE, "filter": BELOW_ONE, "min_class_count": COUNT, "refuse_collapsed": bool},
     "strategy": SEARCH | {"compare": [str], "options": dict},
     "privacy": {"mode": ["off", "dp"], "epsilon": (1e-320, 100.0), "delta": (1e-320, 0.01)},
     "audit": {"enabled": bool, "attacks": [str], "headline": str, "targets": [str], "fprs": [SHARE]}
@@ -130,7 +130,7 @@ def is_consistent(values):
             or can_reject(of("federation", "sites", 3), of("audit", "permutations", 0)),
             of("audit", "direct_references", 0) % 2 == 0 and of("audit", "pipeline_references", 0) not in (2,),
             of("privacy", "mode", "off") == "off" or of("generator", "kind", "edm") in ("moments", "edm"),
-            of("privacy", "mode", "off") == "off" or not of("recycle", "filter", 0.0),
+            of("privacy", "mode", "off") == "off" or not (of("recycle", "doubt", 0.0) or of("recycle", "filter", 0.0)),
             values.get("device", "auto").split(":")[0] in ("auto", "cpu", "cuda"),
         ]
     )
