@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from fedkr.config import RecycleConfig
 from fedkr.generators.base import Generator, Knobs, firmer_knobs
 from fedkr.learning.job import Job, Seed
+from fedkr.recycle.quality import recognised
 from fedkr.release import SoftSet
 
 STAGE = "regenerate"
@@ -95,8 +96,9 @@ class Drawer:
         if not len(classes):
             return {}
         asked = np.repeat(np.asarray(classes, np.int64), PILOT)
-        seen = self._draw_by(knobs, asked, *self.pilot, "doubt").soft_labels.argmax(1) == asked
-        return {int(k): float(seen[asked == k].mean()) for k in classes}
+        soft = self._draw_by(knobs, asked, *self.pilot, "doubt").soft_labels
+        shares = recognised(asked, soft, len(self.counts))
+        return {int(k): share for k in classes if (share := shares[k]) is not None}
 
     def _draw_once(self, asked: NDArray[np.int64], *seed: object) -> SoftSet:
         own, firm, seed = own_knobs(self.knobs), np.isin(asked, list(self.firm)), (*self.job.seed, *seed)

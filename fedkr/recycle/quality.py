@@ -70,10 +70,11 @@ def poor(quality: Mapping[str, Any], classes: Sequence[str], untried: Sequence[s
     shares = zip(classes, quality.get("recognised", ()), strict=False)
     unseen = [name for name, share in shares if share is not None and share < LEAST_RECOGNISED]
     if unseen:
-        better = f"where they are few, {' or '.join(untried)} may draw them better, and give more of them away; "
+        options = " or ".join(untried)
+        better = f"where they are few, {options} may draw them better, and give more of them away; " if untried else ""
         lines.append(
             f"of the images drawn for {', '.join(map(repr, unseen[:5]))} your teacher takes fewer than half for it: "
-            f"add images of them; {better if untried else ''}left out (recycle.min_class_count), they are learned only "
+            f"add images of them; {better}left out (recycle.min_class_count), they are learned only "
             "from other sites that have them"
         )
     return lines
