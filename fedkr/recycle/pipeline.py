@@ -253,8 +253,16 @@ class SitePipeline:
 
     def near_copies(self, round_number: int, max_images: int | None) -> Counted:
         """Return how many near-copies the release of a round cost: figures for the site alone."""
-        path = self.stages.path("near-copies", self._release_key(round_number, max_images))
-        return Counted(**read_artifact(path).info) if path.exists() else Counted()
+        return Counted(**self._noted("near-copies", round_number, max_images))
+
+    def drawn_nearer(self, round_number: int, max_images: int | None) -> list[str]:
+        """Return the classes that a round's release draws nearer, as the teacher doubts them: for the site alone."""
+        return list(self._noted("drawn-nearer", round_number, max_images).get("classes", []))
+
+    def _noted(self, name: str, round_number: int, max_images: int | None) -> dict[str, Any]:
+        """Return what was written of the making of a release, which is no part of it."""
+        path = self.stages.path(name, self._release_key(round_number, max_images))
+        return read_artifact(path).info if path.exists() else {}
 
     def _release_key(self, round_number: int, max_images: int | None) -> dict[str, Any]:
         terms = {"digits": self.terms.digits, "classes": self.terms.classes, **self.terms.names}
@@ -302,8 +310,9 @@ class SitePipeline:
         drawer = self.drawer("regenerate")
         asked = self._asked(drawer, round_number, max_images)
         (images, soft), counted = self.terms.draw(drawer, asked, round_number)
-        found = self.stages.path("near-copies", self._release_key(round_number, max_images))
-        write_artifact(found, Artifact({}, vars(counted)))
+        nearer = {"classes": [self.data.train.classes[k] for k in sorted(drawer.firm)]}
+        for name, found in (("near-copies", vars(counted)), ("drawn-nearer", nearer)):
+            write_artifact(self.stages.path(name, self._release_key(round_number, max_images)), Artifact({}, found))
         slices, _ = self.slices(max_images)
         manifest = self.manifest() | {"round": round_number, "slices": slices, "count": len(images)}
         return Release(images, self.terms.labels(soft), manifest)

@@ -16,6 +16,7 @@ from fedkr.errors import UserError
 from fedkr.learning.models import build_classifier
 from fedkr.learning.prediction import predict_logits
 from fedkr.privacy.accountant import mu_of
+from fedkr.recycle.drawer import Drawer
 from fedkr.release import check_release
 from sites.figures import public_count
 from sites.handlers import HANDLERS, audited_model
@@ -177,6 +178,21 @@ def test_a_site_is_told_of_its_poor_release_before_it_sends_it(site, ask, caplog
     opened.study.generator.options |= {"class_power": 0.5, "guidance": 2.0}
     ask(opened, wire.RELEASE, round=1)
     assert "your teacher takes" in caplog.text and "may draw them better" not in caplog.text
+
+
+def test_a_site_alone_is_told_which_classes_are_drawn_nearer(site, ask, caplog, monkeypatch):
+    opened = site(exact_counts=True)
+    before = wire.read_release(ask(opened, wire.RELEASE, round=1))
+    assert "nearer" not in caplog.text
+    monkeypatch.setattr(Drawer, "firm", frozenset({1}))
+    after = wire.read_release(ask(opened, wire.RELEASE, round=2))
+    drawn = f"draws {opened.data.train.classes[1]!r} nearer"
+    assert drawn in caplog.text and before.manifest.keys() == after.manifest.keys()
+    assert opened.pipeline.drawn_nearer(2, opened.most_images) == [opened.data.train.classes[1]]
+    caplog.clear()
+    # Of a release that was made before, too.
+    ask(opened, wire.RELEASE, round=2)
+    assert drawn in caplog.text
 
 
 def test_a_weights_round_scores_the_received_model_and_returns_one_of_the_same_shape(site, ask, study):

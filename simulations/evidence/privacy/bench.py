@@ -34,7 +34,12 @@ from simulations.evidence.long_tail import long_tail
 from simulations.evidence.privacy.variants import Variant
 
 # Candidates, of which each pipeline trains on half, and val images; all others are the population.
-SIZES = {"digits": (600, 40), "pneumoniamnist": (2400, 200), "breastmnist": (240, 24)}
+SIZES = {
+    "digits": (600, 40),
+    "pneumoniamnist": (2400, 200),
+    "breastmnist": (240, 24),
+    "bloodmnist": (2400, 200),
+}
 # Other sites, each with as many images as a pipeline trains on: what they release is the same for all pipelines.
 PEERS = 2
 SITES = 1 + PEERS

@@ -3,7 +3,8 @@
 ``out=DIR`` receives what each pipeline left as soon as it is done, and ``privacy.json``, ``.md`` and ``.png``; the same
 command again goes on where it was stopped. Others:
 
-- ``dataset=digits|pneumoniamnist|breastmnist``, ``data_root=DIR`` (files of MedMNIST; nothing is downloaded);
+- ``dataset=digits|pneumoniamnist|breastmnist|bloodmnist``, ``data_root=DIR`` (files of MedMNIST; nothing is
+  downloaded);
 - ``variants=NAME,NAME``, as in the module ``variants``; the usual ones where none are named;
 - ``members=N``, images that a pipeline trains on, and schedules for sites of so many; else each dataset's usual number;
 - ``tail=N``, the last class keeps N times fewer of its images than the first, which keeps all; give ``members``;
