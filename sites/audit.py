@@ -32,7 +32,7 @@ from fedkr.audit.findings import AuditReport, Row
 from fedkr.audit.references.direct import reference_halves, reference_task, train_references
 from fedkr.audit.references.shadows import PipelineShadows, scaled_steps, sites_with
 from fedkr.audit.rounds import PooledRounds
-from fedkr.audit.run import AskedRounds, Predict, answers_of, audit_model
+from fedkr.audit.run import AskedRounds, Knowledge, Predict, answers_of, audit_model
 from fedkr.audit.run_release import ReferenceReleases, audit_release
 from fedkr.audit.statistics.blind import blind_baseline
 from fedkr.audit.statistics.class_shares import class_shares_p_value
@@ -160,9 +160,8 @@ class SiteAudit:
         predict: Predict = partial(self._predict, model)
         if isinstance(model, PooledRounds):
             predict = AskedRounds(partial(self._predict, model.before), predict)
-        subject, flip = self._subject(target, kind), self.study.data.flip
-        progress = self.site.pipeline.job.progress
-        return audit_model(predict, subject, references, population, flip, self._describe, progress)
+        known = Knowledge(references, population, self.study.data.flip, self._describe)
+        return audit_model(predict, self._subject(target, kind), known, self.site.pipeline.job.progress)
 
     def _describe(self, population: ImageSet, candidates: ImageSet) -> Described:
         """Return what images show, described once for all targets: each comes with a message of its own."""

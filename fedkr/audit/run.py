@@ -41,32 +41,41 @@ class AskedRounds:
         return self.after(images)
 
 
+@dataclass(frozen=True)
+class Knowledge:
+    """What an attacker has beside the model and the candidates.
+
+    Attributes:
+        references: what reference models of each kind answer; attacks by them run once for each, not at all without.
+        population: images that no model trained on, needed with references and for ``quantile``.
+        flip: the mirror images among the views, as the references saw them.
+        describe: tells ``quantile`` what images show; one that remembers serves several models.
+    """
+
+    references: Sequence[ReferenceSignals] = ()
+    population: ImageSet | None = None
+    flip: str = "none"
+    describe: Describe = describe_images
+
+
+NOTHING = Knowledge()
+
+
 def audit_model(
-    predict: Predict,
-    subject: Subject,
-    references: Sequence[ReferenceSignals] = (),
-    population: ImageSet | None = None,
-    flip: str = "none",
-    describe: Describe = describe_images,
-    progress: Progress = SILENT,
+    predict: Predict, subject: Subject, known: Knowledge = NOTHING, progress: Progress = SILENT
 ) -> AuditReport:
     """Attack a model with every attack of ``config.attacks``.
 
-    Attacks without reference models see each image once, ``label-only`` altered views of it. Attacks by reference
-    models run once for each kind that is given, on ``config.queries`` views, and not at all where none is.
-
-    ``predict`` maps uint8 images ``[N, H, W, C]`` to logits float ``[N, K]``, in evaluation mode; of a target of the
-    kind ``rounds`` it is :class:`AskedRounds`. The images of the
-    ``population``, which no model trained on, are needed with references and for ``quantile``; ``flip`` allows mirror
-    images among the views, as the references saw them. ``describe`` tells ``quantile`` what images show; one that
-    remembers serves several models. ``progress`` is told after each attack.
+    Attacks without reference models see each image once, ``label-only`` altered views of it, and attacks by reference
+    models ``config.queries`` views. ``predict`` maps uint8 images ``[N, H, W, C]`` to logits float ``[N, K]``, in
+    evaluation mode; of a target of the kind ``rounds`` it is :class:`AskedRounds`. ``progress`` is told after each
+    attack.
 
     Raises:
         UserError: an unknown attack, a model whose logits are not finite, or references that do not fit.
     """
     try:
-        queries = Queries(subject.config.queries if references else 1, flip)
-        asked = _Asked(predict, subject, population, queries, describe)
+        asked = _Asked(predict, subject, known)
         attacks: dict[str, Callable[[], NDArray[np.float64]]] = {
             row_key(name, "none"): partial(asked.score, name)
             for name in attacks_on(subject.kind, subject.config.attacks)
@@ -76,10 +85,10 @@ def audit_model(
             row_key(name, signals.kind): partial(asked.score_by, name, signals)
             for name in subject.config.attacks
             if name in REFERENCE_ATTACKS
-            for signals in references
+            for signals in known.references
         }
         scores = _in_turn(attacks, progress, f"attacks on {subject.kind}")
-        return report_from_scores(scores, subject, {signals.kind: signals.others for signals in references})
+        return report_from_scores(scores, subject, {signals.kind: signals.others for signals in known.references})
     except UserError as error:
         raise UserError(f"audit of {subject.target} at {subject.site}: {error}") from None
 
@@ -103,9 +112,11 @@ class _Asked:
 
     predict: Predict
     subject: Subject
-    images_of_population: ImageSet | None
-    queries: Queries
-    describe: Describe
+    known: Knowledge
+
+    @property
+    def queries(self) -> Queries:
+        return Queries(self.subject.config.queries if self.known.references else 1, self.known.flip)
 
     @cached_property
     def candidates(self) -> Answers:
@@ -117,9 +128,9 @@ class _Asked:
 
     @property
     def _population(self) -> ImageSet:
-        if self.images_of_population is None:
+        if self.known.population is None:
             raise UserError("references and quantile: no population given; pass images that no model trained on")
-        return self.images_of_population
+        return self.known.population
 
     def score(self, name: str) -> NDArray[np.float64]:
         """Return the scores ``[N]`` of an attack without reference models."""
@@ -155,14 +166,14 @@ class _Asked:
         )
 
     def _quantile(self) -> NDArray[np.float64]:
-        known, asked = (
+        of_population, asked = (
             Confidences(images, logit_scaled_confidence(answers.logits[0], answers.labels))
             for images, answers in (
                 (self._population, self.population),
                 (candidates(self.subject.challenge), self.candidates),
             )
         )
-        return quantile_score(asked, known, self.describe)
+        return quantile_score(asked, of_population, self.known.describe)
 
 
 def answers_of(predict: Predict, challenge: Challenge, queries: Queries) -> Answers:

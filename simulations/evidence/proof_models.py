@@ -18,7 +18,7 @@ from fedkr.audit.challenge import build_challenge, candidates, site_challenge, s
 from fedkr.audit.document import audit_document, audit_extras
 from fedkr.audit.findings import AuditReport
 from fedkr.audit.references.direct import reference_halves, reference_task, train_references
-from fedkr.audit.run import audit_model
+from fedkr.audit.run import Knowledge, audit_model
 from fedkr.audit.subject import Subject
 from fedkr.config import AuditConfig, ClassifierConfig
 from fedkr.data import ImageSet, SiteData, joined, toss_coins
@@ -182,7 +182,8 @@ def attacked(
     membership = reference_halves(config.direct_references, images, numpy_rng(*job.seed, "halves"))
     references = train_references(reference_task(recipe, images, membership, None, job), stages, {})
     signals = reference_signals(references, images, population, Queries(config.queries), "direct", others=False)
-    return audit_model(partial(predict_logits, model, runtime=job.runtime), subject, [signals], population)
+    known = Knowledge([signals], population)
+    return audit_model(partial(predict_logits, model, runtime=job.runtime), subject, known)
 
 
 def _accuracy(model: nn.Module, data: ImageSet, runtime: Runtime) -> float:

@@ -14,7 +14,7 @@ from fedkr.audit.challenge import Challenge
 from fedkr.audit.copies import CopyFigures
 from fedkr.audit.document import Pair, audit_document
 from fedkr.audit.findings import report_from_scores
-from fedkr.audit.run import audit_model
+from fedkr.audit.run import Knowledge, audit_model
 from fedkr.audit.subject import Subject
 from fedkr.config import RELEASE_ATTACKS
 from fedkr.data import ImageSet
@@ -52,8 +52,10 @@ def report_of(study, target, kind, site):
         report = audit_model(
             lambda images: rng.normal(size=(len(images), 3)).astype(np.float32),
             Subject(target, site, challenge(), study.audit, 0, kind),
-            [signals(kind) for kind in kinds],
-            ImageSet(np.zeros((9, 4, 4, 1), np.uint8), np.zeros(9, np.int64), ("a", "b", "c")),
+            Knowledge(
+                [signals(kind) for kind in kinds],
+                ImageSet(np.zeros((9, 4, 4, 1), np.uint8), np.zeros(9, np.int64), ("a", "b", "c")),
+            ),
         )
         REPORTS[target, site] = audit_document(report)
     return REPORTS[target, site]

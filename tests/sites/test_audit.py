@@ -13,7 +13,7 @@ from fedkr.audit.attacks.quantile import describe_images
 from fedkr.audit.copies import check_copies
 from fedkr.audit.document import Pair, keyed
 from fedkr.audit.rounds import SeenRound, packed
-from fedkr.audit.run import audit_model
+from fedkr.audit.run import Knowledge, audit_model
 from fedkr.config import CALIBRATED_ATTACKS
 from fedkr.data.images import Shape
 from fedkr.errors import UserError
@@ -241,7 +241,7 @@ def test_images_are_described_once_for_all_targets_of_an_audit(hospital, study, 
     fresh = audit_model(
         lambda images: predict_logits(a_model(study, "two").eval(), images, site.runtime),
         work._subject("student"),
-        population=work.population,
+        Knowledge(population=work.population),
     )
     assert fresh.rows == second
 

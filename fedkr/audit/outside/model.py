@@ -22,7 +22,7 @@ from fedkr.audit.document import audit_document, audit_extras
 from fedkr.audit.findings import AuditReport
 from fedkr.audit.references.direct import reference_halves, reference_task, train_references
 from fedkr.audit.references.shadows import scaled_steps
-from fedkr.audit.run import Predict, audit_model
+from fedkr.audit.run import Knowledge, Predict, audit_model
 from fedkr.audit.statistics.blind import BlindResult, blind_baseline, voided
 from fedkr.audit.statistics.class_shares import class_shares_p_value
 from fedkr.audit.statistics.membership import guessing_rates
@@ -199,7 +199,8 @@ class OutsideAuditor:
     def _attack(self, predict: Predict, target: str, references: list[ReferenceSignals]) -> AuditReport:
         subject = Subject(target, self.data.name, self.data.challenge, self.config, self.seed)
         population = self.data.population if subject.config.uses_population else None
-        return audit_model(predict, subject, references, population, self.job.flip, progress=self.job.progress)
+        known = Knowledge(references, population, self.job.flip)
+        return audit_model(predict, subject, known, self.job.progress)
 
     def _signals(self) -> ReferenceSignals:
         images, count = candidates(self.data.challenge), self.config.direct_references

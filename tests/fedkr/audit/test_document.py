@@ -23,7 +23,7 @@ from fedkr.audit.document import (
     keyed,
 )
 from fedkr.audit.findings import report_from_scores
-from fedkr.audit.run import audit_model
+from fedkr.audit.run import Knowledge, audit_model
 from fedkr.audit.statistics.membership import ROC_POINTS
 from fedkr.audit.subject import Subject
 from fedkr.config import ATTACKS, AUDIT_TARGETS, RELEASE_ATTACKS, AuditConfig
@@ -53,7 +53,7 @@ def report(make_world):
         for kind in ("direct", "pipeline")
     ]
     subject = Subject("student", "st-mary", challenge, CONFIG, 0)
-    return audit_model(world.target(), subject, signals, population)
+    return audit_model(world.target(), subject, Knowledge(signals, population))
 
 
 @pytest.fixture

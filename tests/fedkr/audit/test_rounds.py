@@ -9,7 +9,7 @@ from torch import nn
 from fedkr.audit.challenge import site_challenge, site_population
 from fedkr.audit.document import AuditQuestion, audit_document, keyed
 from fedkr.audit.rounds import MOST_ROUNDS, Pool, PooledRounds, SeenRound, packed, spaced, unpacked
-from fedkr.audit.run import AskedRounds, audit_model
+from fedkr.audit.run import AskedRounds, Knowledge, audit_model
 from fedkr.audit.subject import Subject
 from fedkr.audit.targets import row_names
 from fedkr.audit.verdict import site_verdicts
@@ -80,7 +80,7 @@ def test_a_pool_answers_with_the_mean_of_its_models_logits():
 def audit(world, before, after, config=CONFIG):
     challenge = site_challenge(world.data)
     subject = Subject("fedavg-rounds", "st-mary", challenge, config, 0, "rounds")
-    return audit_model(AskedRounds(before, after), subject, (), site_population(world.data, challenge))
+    return audit_model(AskedRounds(before, after), subject, Knowledge((), site_population(world.data, challenge)))
 
 
 def test_what_the_rounds_changed_gives_members_away_that_their_level_hides(make_world):

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from fedkr.audit.challenge import build_challenge
-from fedkr.audit.run import audit_model
+from fedkr.audit.run import Knowledge, audit_model
 from fedkr.audit.subject import Subject
 from fedkr.config import QUERY_ATTACKS, AuditConfig
 from fedkr.data.images import ImageSet
@@ -60,7 +60,7 @@ def test_attacks_by_further_queries_need_no_references_and_detect_it_too():
     config = AuditConfig(attacks=["loss", *QUERY_ATTACKS], headline="loss", bootstrap=50)
     predict = fit_mlp(challenge.members.images, challenge.members.labels, 0)
     subject = Subject("student", "site-1", challenge, config, 0)
-    rows = audit_model(predict, subject, population=population).rows
+    rows = audit_model(predict, subject, Knowledge(population=population)).rows
     assert [row["attack"] for row in rows] == config.attacks
     assert all(row["auc"] > 0.65 for row in rows)
     with pytest.raises(UserError, match="student at site-1: references and quantile: no population"):

@@ -6,7 +6,7 @@ from fedkr.audit.attacks.queries import Queries
 from fedkr.audit.attacks.with_references import reference_signals
 from fedkr.audit.challenge import candidates, site_challenge, site_population
 from fedkr.audit.document import audit_document, audit_extras, keyed
-from fedkr.audit.run import audit_model
+from fedkr.audit.run import Knowledge, audit_model
 from fedkr.audit.statistics.fdp import epsilon_of_mu, mu_lower_bound
 from fedkr.audit.subject import Subject
 from fedkr.config import REFERENCE_ATTACKS, THRESHOLD_ATTACKS, AuditConfig
@@ -30,7 +30,7 @@ def audit(make_world):
             )
             for kind in kinds
         ]
-        return audit_model(predict, Subject(target, "st-mary", challenge, config, 0), signals, population)
+        return audit_model(predict, Subject(target, "st-mary", challenge, config, 0), Knowledge(signals, population))
 
     return audit
 
@@ -136,9 +136,9 @@ def test_what_does_not_fit_is_named_by_target_and_site(make_world):
     signals = reference_signals(world.references(8), candidates(challenge), population, Queries(), "direct", False)
     subject = Subject("student", "st-mary", challenge, CONFIG, 0)
     with pytest.raises(UserError, match="audit of student at st-mary: references and quantile: no population"):
-        audit_model(world.target(), subject, [signals])
+        audit_model(world.target(), subject, Knowledge([signals]))
     with pytest.raises(UserError, match="audit of student at st-mary: reference models: answered on views"):
-        audit_model(world.target(), subject, [signals], population)
+        audit_model(world.target(), subject, Knowledge([signals], population))
 
 
 def test_the_null_interval_of_the_headline_covers_one_half(make_world):
@@ -150,6 +150,6 @@ def test_the_null_interval_of_the_headline_covers_one_half(make_world):
         population = site_population(world.data, challenge)
         signals = reference_signals(world.references(4), candidates(challenge), population, Queries(), "direct", False)
         subject = Subject("student", "st-mary", challenge, config, seed)
-        row = audit_model(world.target(lift=0.0), subject, [signals], population).rows[0]
+        row = audit_model(world.target(lift=0.0), subject, Knowledge([signals], population)).rows[0]
         covered += row["auc_low"] <= 0.5 <= row["auc_high"]
     assert covered >= 17
