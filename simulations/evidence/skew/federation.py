@@ -28,7 +28,7 @@ from fedkr.recycle.pipeline import SitePipeline
 from fedkr.recycle.teacher import SoftLabeller, build_teacher
 from fedkr.release import ReleasedSets, SoftSet
 from fedkr.seeds import numpy_rng
-from fedkr.stages import StageStore
+from fedkr.stages import Artifact, StageStore
 from server.composition import compose_study
 from server.judges import JUDGE_STEPS
 from server.student import train_student
@@ -69,6 +69,7 @@ class Site:
         self.generator, self.counts = generator, data.train.class_counts()
         self._drawn = dict[Draw, tuple[NDArray[np.int64], NDArray[np.uint8]]]()
         self._labels = dict[tuple[str, Draw], Floats]()
+        self._drawers = dict[Draw, Drawer]()
 
     def drawn(self, draw: Draw) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
         """Return the classes asked for and the images of all slices, drawn once."""
@@ -79,12 +80,17 @@ class Site:
             least = min(draw.least or recycle.min_class_count, int(self.counts.max()))
             slices = [class_shares(self.counts, count, draw.balance, least, rng) for _ in range(recycle.rounds)]
             asked = np.concatenate(slices)
-            recycle = dataclasses.replace(recycle, doubt=draw.doubt)
+            self._drawn[draw] = asked, self.drawer(draw).draw(asked, "images").images
+        return self._drawn[draw]
+
+    def drawer(self, draw: Draw) -> Drawer:
+        """Return what draws by the generator's own knobs, made once; it asks the plain teacher where there is doubt."""
+        if draw not in self._drawers:
+            recycle = dataclasses.replace(self.study.recycle, doubt=draw.doubt)
             labeller = self._labeller(self.plain) if draw.doubt else None
             knobs = self.generator.default_knobs()
-            drawer = Drawer(self.generator, knobs, self.counts, recycle, labeller, self.job, self.job.seed)
-            self._drawn[draw] = asked, drawer.draw(asked, "images").images
-        return self._drawn[draw]
+            self._drawers[draw] = Drawer(self.generator, knobs, self.counts, recycle, labeller, self.job, self.job.seed)
+        return self._drawers[draw]
 
     def sample(self, asked: NDArray[np.int64], *seed: object) -> NDArray[np.uint8]:
         """Return an image of each class of ``asked [N]``, uint8 ``[N, H, W, C]``, by the generator's own knobs."""
@@ -166,6 +172,13 @@ class Federation:
 
     def figures(self, way: Way, labels: BySite) -> dict[str, Any]:
         """Return the headline figures, on the test images, of the students of a way with its labels."""
+        models = self.students(way, labels)
+        said = [log_softmax(predict(self.study, model, self.test, self.job.runtime), axis=1) for model in models]
+        together = logsumexp(said, axis=0)
+        return figures_of(dataclasses.asdict(measure_utility(together, self.test.labels, len(self.test.classes))))
+
+    def students(self, way: Way, labels: BySite) -> list[Artifact]:
+        """Return the students of a way with its labels."""
         sets = [self.sets_of(site, way.draw, labels[site.name]) for site in self.sites]
 
         def read(index: int) -> SoftSet:
@@ -175,13 +188,8 @@ class Federation:
         usual = self.study.student
         config = dataclasses.replace(usual, steps=way.longer * usual.steps, logit_adjustment=way.adjustment)
         union = ReleasedSets(read, self.study.recycle.rounds)
-        said = list[Floats]()
-        for number in range(way.students):
-            again = (number,) if number else ()
-            model = train_student(config, union, self.job.seeded("student", *again))
-            said.append(log_softmax(predict(self.study, model, self.test, self.job.runtime), axis=1))
-        together = logsumexp(said, axis=0)
-        return figures_of(dataclasses.asdict(measure_utility(together, self.test.labels, len(self.test.classes))))
+        seeds = [("student", *([number] if number else [])) for number in range(way.students)]
+        return [train_student(config, union, self.job.seeded(*seed)) for seed in seeds]
 
     def sets_of(self, site: Site, draw: Draw, labels: Floats) -> ReleasedSets:
         """Return a site's images slice by slice, with other labels than its own."""

@@ -57,8 +57,11 @@ class Request:
         """Return where a cut keeps what was trained."""
         return self.out.with_suffix(".stages") / f"{cut}-{seed}"
 
-    def write(self, measured: Callable[[str, int], list[Row]]) -> None:
-        """Write what is measured of each cut at each seed, as each ends, and which could not be, and why."""
+    def write(self, measured: Callable[[str, int], list[Row]], together: Callable[[], list[Row]] = list) -> None:
+        """Write what is measured of each cut at each seed, as each ends, and which could not be, and why.
+
+        ``together`` returns what follows from all that is measured by then.
+        """
         found: list[Row] = []
         lost: list[Row] = []
         for seed in self.seeds:
@@ -71,4 +74,5 @@ class Request:
                     continue
                 found += [{"cut": cut, "set": CUTS[cut].dataset, "seed": seed} | row for row in rows]
                 print(*(list(row.values()) for row in found[-len(rows) :]), sep="\n", flush=True)
-                write_json(self.out, {"rows": found, "lost": lost} | provenance())
+                of_all = {"together": rows} if (rows := together()) else {}
+                write_json(self.out, {"rows": found, **of_all, "lost": lost} | provenance())
