@@ -100,8 +100,7 @@ def train_release(site: Site, request: wire.Request) -> RecordDict:
     untried = _untried(site) if quality else []
     for line in poor(quality, site.data.train.classes, untried):
         logger.warning("%s: %s", site.name, line)
-    nearer = site.pipeline.drawn_nearer(int(request.setting("round")), site.most_images)
-    if nearer:
+    if nearer := site.pipeline.drawn_nearer():
         classes = ", ".join(map(repr, nearer))
         logger.warning("%s: recycle.doubt draws %s nearer to the class, as your teacher doubts it", site.name, classes)
     made = release.manifest | ({"quality": quality} if quality else {})

@@ -192,12 +192,12 @@ class SyntheticSource:
         step = choice["checkpoint"] if variant.optimised else max(pipeline.generator_checkpoints())
         generator.load(pipeline.checkpoint(step))
         knobs: Knobs = choice["knobs"] if variant.tuned else generator.default_knobs()
-        # Filter and doubt ask the teacher, whatever labels the student learns.
-        asked = variant.labels == "averaged" or recycle.doubt > 0 or knobs.get("filter", recycle.filter) > 0
+        # The filter asks the teacher, whatever labels the student learns.
+        asked = variant.labels == "averaged" or knobs.get("filter", recycle.filter) > 0
         quiet = dataclasses.replace(job.seeded("draw"), progress=SilentProgress())
         counts = pipeline.data.train.class_counts()
         labeller = self.labeller if asked else None
-        self.drawer = Drawer(generator, knobs, counts, recycle, labeller, quiet, pipeline.job.seed)
+        self.drawer = Drawer(generator, knobs, counts, recycle, labeller, quiet, pipeline.doubted())
         self.sets, self.images, self.seconds = 0, 0, 0.0
         self.fixed: SoftSet | None = None
 

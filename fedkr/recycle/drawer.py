@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 
 from fedkr.config import RecycleConfig
 from fedkr.generators.base import Generator, Knobs, firmer_knobs
-from fedkr.learning.job import Job, Seed
-from fedkr.recycle.quality import recognised
+from fedkr.learning.job import Job
 from fedkr.release import SoftSet
 
 STAGE = "regenerate"
@@ -20,8 +19,6 @@ STAGE = "regenerate"
 BALANCES = {"histogram": 1.0, "tempered": 0.5, "balanced": 0.0}
 # Knobs that tuning sets beside the generator's own: they act on what is drawn, not on the drawing.
 SET_KNOBS = frozenset({"balance", "filter"})
-# Images of each class by which a teacher doubts it: none of them is in a set.
-PILOT = 20
 # A class that the teacher hardly recognises must not keep the generator drawing for ever.
 REDRAWS = 4
 
@@ -37,11 +34,10 @@ class Drawer:
         generator: with the weights of the checkpoint.
         knobs: of the sampling, and of the set: ``balance`` and ``filter`` override those of ``recycle``.
         counts: int64 ``[K]``, the training images of each class, which the classes of a set follow.
-        recycle: ``balance``, ``doubt``, ``filter`` and ``min_class_count``.
+        recycle: ``balance``, ``filter`` and ``min_class_count``.
         labeller: labels what was drawn; None labels each image with the class that it was drawn for.
         job: progress, and the seed that every set's own parts are added to.
-        pilot: the seed of the images by which classes are doubted: of one pipeline, search, releases and audit have the
-            same, so that they doubt alike.
+        doubted: classes that are drawn by the generator's firmer knobs, which draw nearer to the class.
     """
 
     generator: Generator
@@ -50,7 +46,7 @@ class Drawer:
     recycle: RecycleConfig
     labeller: Labeller | None
     job: Job
-    pilot: Seed = ()
+    doubted: frozenset[int] = frozenset()
 
     def classes(self, count: int, rng: np.random.Generator) -> NDArray[np.int64]:
         """Return int64 ``[count]``: the class of each image of a set, in an order drawn from ``rng``."""
@@ -76,29 +72,9 @@ class Drawer:
 
     @cached_property
     def firm(self) -> frozenset[int]:
-        """The classes that are drawn by the generator's firmer knobs, which draw nearer to the class.
-
-        Of few images a generator draws mostly other classes. Where the teacher takes less than ``recycle.doubt`` of a
-        class's images for it, and not fewer of those by firmer knobs, these are taken, in every set alike.
-        """
-        if not self.recycle.doubt or self.labeller is None:
-            return frozenset()
+        """The classes that are drawn by firmer knobs: the doubted ones, where the generator's are not these already."""
         own = own_knobs(self.knobs)
-        firmer = firmer_knobs(self.generator, own)
-        if firmer == own:
-            return frozenset()
-        usual = self._taken(own, np.flatnonzero(self.counts >= self.recycle.min_class_count))
-        doubted = [k for k, share in usual.items() if share < self.recycle.doubt]
-        return frozenset(k for k, share in self._taken(firmer, doubted).items() if share >= usual[k])
-
-    def _taken(self, knobs: Knobs, classes: Sequence[int] | NDArray[np.intp]) -> dict[int, float]:
-        """Return of each class the share of images drawn for it that the teacher takes for it."""
-        if not len(classes):
-            return {}
-        asked = np.repeat(np.asarray(classes, np.int64), PILOT)
-        soft = self._draw_by(knobs, asked, *self.pilot, "doubt").soft_labels
-        shares = recognised(asked, soft, len(self.counts))
-        return {int(k): share for k in classes if (share := shares[k]) is not None}
+        return self.doubted if firmer_knobs(self.generator, own) != own else frozenset()
 
     def _draw_once(self, asked: NDArray[np.int64], *seed: object) -> SoftSet:
         own, firm, seed = own_knobs(self.knobs), np.isin(asked, list(self.firm)), (*self.job.seed, *seed)

@@ -24,6 +24,7 @@ from fedkr.learning.prediction import predict_features
 from fedkr.learning.runtime import Runtime
 from fedkr.learning.training import DivergedError
 from fedkr.progress import Progress
+from fedkr.recycle.doubt import doubted_classes
 from fedkr.recycle.drawer import BALANCES, Drawer, Labeller
 from fedkr.recycle.quality import MOST_IMAGES, Quality, likeness, recognised
 from fedkr.recycle.search import (
@@ -172,7 +173,7 @@ class SitePipeline:
         if len(self.kept) > 1:
             checkpoints = checkpoints if by_val else [best]
             scorer = CandidateScorer(
-                self.study, self.data.train, self.judge, self.labeller(), self.job.seeded("search"), self.job.seed
+                self.study, self.data.train, self.judge, self.labeller(), self.job.seeded("search"), self.doubted()
             )
             best, score = self._best_checkpoint(scorer, generator, checkpoints, rows["checkpoints"])
             generator.load(self.checkpoint(best))
@@ -253,16 +254,24 @@ class SitePipeline:
 
     def near_copies(self, round_number: int, max_images: int | None) -> Counted:
         """Return how many near-copies the release of a round cost: figures for the site alone."""
-        return Counted(**self._noted("near-copies", round_number, max_images))
+        path = self.stages.path("near-copies", self._release_key(round_number, max_images))
+        return Counted(**read_artifact(path).info) if path.exists() else Counted()
 
-    def drawn_nearer(self, round_number: int, max_images: int | None) -> list[str]:
-        """Return the classes that a round's release draws nearer, as the teacher doubts them: for the site alone."""
-        return list(self._noted("drawn-nearer", round_number, max_images).get("classes", []))
+    def doubted(self) -> frozenset[int]:
+        """Return the classes that the teacher doubts of the last checkpoint's images: all sets draw them nearer."""
+        if not self.study.recycle.doubt:
+            return frozenset()
+        return frozenset(self.stages.run("doubted", self.key(*OF_RELEASES), self._ask_teacher).info["classes"])
 
-    def _noted(self, name: str, round_number: int, max_images: int | None) -> dict[str, Any]:
-        """Return what was written of the making of a release, which is no part of it."""
-        path = self.stages.path(name, self._release_key(round_number, max_images))
-        return read_artifact(path).info if path.exists() else {}
+    def _ask_teacher(self) -> Artifact:
+        generator, counts = self.build_generator(), self.class_counts()
+        generator.load(self.checkpoint(max(self.generator_checkpoints())))
+        found = doubted_classes(generator, counts, self.study.recycle, self.labeller(), self.job)
+        return Artifact({}, {"classes": sorted(found)})
+
+    def drawn_nearer(self) -> list[str]:
+        """Return the classes that a release draws nearer, as the teacher doubts them: for the site alone."""
+        return [self.data.train.classes[k] for k in sorted(self.drawer("regenerate").firm)]
 
     def _release_key(self, round_number: int, max_images: int | None) -> dict[str, Any]:
         terms = {"digits": self.terms.digits, "classes": self.terms.classes, **self.terms.names}
@@ -301,7 +310,7 @@ class SitePipeline:
         choice, generator, job = self.choose(), self.build_generator(), self.job.seeded(seeded)
         generator.load(self.checkpoint(choice["checkpoint"]))
         counts, labeller = self.class_counts(), self._release_labeller()
-        return Drawer(generator, choice["knobs"], counts, self.study.recycle, labeller, job, self.job.seed)
+        return Drawer(generator, choice["knobs"], counts, self.study.recycle, labeller, job, self.doubted())
 
     def _release_labeller(self) -> Labeller | None:
         return self.labeller()
@@ -310,9 +319,8 @@ class SitePipeline:
         drawer = self.drawer("regenerate")
         asked = self._asked(drawer, round_number, max_images)
         (images, soft), counted = self.terms.draw(drawer, asked, round_number)
-        nearer = {"classes": [self.data.train.classes[k] for k in sorted(drawer.firm)]}
-        for name, found in (("near-copies", vars(counted)), ("drawn-nearer", nearer)):
-            write_artifact(self.stages.path(name, self._release_key(round_number, max_images)), Artifact({}, found))
+        found = self.stages.path("near-copies", self._release_key(round_number, max_images))
+        write_artifact(found, Artifact({}, vars(counted)))
         slices, _ = self.slices(max_images)
         manifest = self.manifest() | {"round": round_number, "slices": slices, "count": len(images)}
         return Release(images, self.terms.labels(soft), manifest)

@@ -22,7 +22,7 @@ from fedkr.data.images import ImageSet, Shape
 from fedkr.generators.base import Generator, Knobs
 from fedkr.learning.classifier import ClassifierTraining
 from fedkr.learning.evaluation import Utility, measure_utility
-from fedkr.learning.job import Job, Seed
+from fedkr.learning.job import Job
 from fedkr.learning.models import build_student
 from fedkr.progress import SilentProgress
 from fedkr.recycle.distill import regenerated_batches
@@ -177,14 +177,14 @@ class CandidateScorer:
     """Makes trials of generator checkpoints and knobs: all with the same noise, so that only the candidate differs.
 
     The site's training images ``train`` give the class shares; ``judge``, its val split, are the images that students
-    are scored on; ``labeller`` is the teacher, ``pilot`` as the :class:`~fedkr.recycle.drawer.Drawer` has it.
+    are scored on; ``labeller`` is the teacher, ``doubted`` as the :class:`~fedkr.recycle.drawer.Drawer` has it.
     """
 
     def __init__(
-        self, study: Study, train: ImageSet, judge: ImageSet, labeller: Labeller, job: Job, pilot: Seed
+        self, study: Study, train: ImageSet, judge: ImageSet, labeller: Labeller, job: Job, doubted: frozenset[int]
     ) -> None:
         self.study, self.train, self.judge, self.labeller, self.job = study, train, judge, labeller, job
-        self.pilot = pilot
+        self.doubted = doubted
         recycle = study.recycle
         self.count = min(recycle.search_images, max(study.student.batch, round(recycle.ratio * len(train))))
 
@@ -202,7 +202,7 @@ class CandidateScorer:
         """Return the untrained trial of a loaded generator with ``knobs``."""
         quiet = dataclasses.replace(self.job, progress=SilentProgress())
         drawer = Drawer(
-            generator, knobs, self.train.class_counts(), self.study.recycle, self.labeller, quiet, self.pilot
+            generator, knobs, self.train.class_counts(), self.study.recycle, self.labeller, quiet, self.doubted
         )
         soft = drawer.draw(drawer.classes(self.count, numpy_rng(*self.job.seed, "labels")), "search")
         return self._student_of(soft, stage, None if self.gauge is None else self.gauge(soft.images))

@@ -188,7 +188,7 @@ def test_a_site_alone_is_told_which_classes_are_drawn_nearer(site, ask, caplog, 
     after = wire.read_release(ask(opened, wire.RELEASE, round=2))
     drawn = f"draws {opened.data.train.classes[1]!r} nearer"
     assert drawn in caplog.text and before.manifest.keys() == after.manifest.keys()
-    assert opened.pipeline.drawn_nearer(2, opened.most_images) == [opened.data.train.classes[1]]
+    assert opened.pipeline.drawn_nearer() == [opened.data.train.classes[1]]
     caplog.clear()
     # Of a release that was made before, too.
     ask(opened, wire.RELEASE, round=2)

@@ -23,6 +23,7 @@ from fedkr.learning.job import Job
 from fedkr.learning.prediction import predict_logits
 from fedkr.learning.runtime import Runtime
 from fedkr.recycle.distill import distill_student
+from fedkr.recycle.doubt import doubted_classes
 from fedkr.recycle.drawer import Drawer, class_shares
 from fedkr.recycle.pipeline import SitePipeline
 from fedkr.recycle.teacher import SoftLabeller, build_teacher
@@ -84,12 +85,15 @@ class Site:
         return self._drawn[draw]
 
     def drawer(self, draw: Draw) -> Drawer:
-        """Return what draws by the generator's own knobs, made once; it asks the plain teacher where there is doubt."""
+        """Return what draws by the generator's own knobs, made once; where there is doubt, the plain teacher's."""
         if draw not in self._drawers:
             recycle = dataclasses.replace(self.study.recycle, doubt=draw.doubt)
-            labeller = self._labeller(self.plain) if draw.doubt else None
+            doubted = frozenset[int]()
+            if draw.doubt:
+                labeller = self._labeller(self.plain)
+                doubted = doubted_classes(self.generator, self.counts, recycle, labeller, self.job)
             knobs = self.generator.default_knobs()
-            self._drawers[draw] = Drawer(self.generator, knobs, self.counts, recycle, labeller, self.job, self.job.seed)
+            self._drawers[draw] = Drawer(self.generator, knobs, self.counts, recycle, None, self.job, doubted)
         return self._drawers[draw]
 
     def sample(self, asked: NDArray[np.int64], *seed: object) -> NDArray[np.uint8]:

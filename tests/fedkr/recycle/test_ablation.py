@@ -51,12 +51,17 @@ def test_a_fixed_set_is_drawn_once_and_a_fresh_one_again_and_again(site):
     assert fresh["sets"] > 1
 
 
-@pytest.mark.parametrize("option", ["doubt", "filter"])
-def test_the_teacher_is_asked_what_to_draw_whatever_labels_the_student_learns(site, option):
+def test_the_filter_asks_the_teacher_whatever_labels_the_student_learns(site):
     hard = Variant("hard labels", labels="hard")
     assert SyntheticSource(hard, site.pipeline, site.job).drawer.labeller is None
-    setattr(site.pipeline.study.recycle, option, 0.5)
+    site.pipeline.study.recycle.filter = 0.5
     assert SyntheticSource(hard, site.pipeline, site.job).drawer.labeller is not None
+
+
+def test_every_variant_draws_the_same_classes_nearer(site, monkeypatch):
+    monkeypatch.setattr(type(site.pipeline), "doubted", lambda _: frozenset({1}))
+    for variant in (FULL, Variant("hard labels", labels="hard"), Variant("no tuning", tuned=False)):
+        assert SyntheticSource(variant, site.pipeline, site.job).drawer.doubted == {1}
 
 
 @pytest.mark.parametrize(("ratio", "images"), [(0.5, 25), (1.0, 50), (3.0, 150)])

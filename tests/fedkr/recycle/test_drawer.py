@@ -7,7 +7,7 @@ import pytest
 
 from fedkr.config import RecycleConfig
 from fedkr.learning.job import Job
-from fedkr.recycle.drawer import PILOT, REDRAWS, Drawer, class_shares, own_knobs
+from fedkr.recycle.drawer import REDRAWS, Drawer, class_shares, own_knobs
 
 ASKED = np.array([0, 1, 0, 1])
 # Sure and right, sure and wrong, right but unsure, right and sure.
@@ -95,63 +95,41 @@ class Firmer(Counting):
         return knobs | {"guidance": 2.0}
 
 
-def taking(shares):
-    """Return a teacher that takes so much of the images of a grey for their class, the first ones of a batch."""
-
-    def teacher(images, *seed):
-        greys = images[:, 0, 0, 0].astype(int)
-        soft = np.zeros((len(greys), 3), np.float32)
-        for grey in np.unique(greys):
-            rows = np.flatnonzero(greys == grey)
-            taken = np.arange(len(rows)) < shares.get(grey, 1.0) * len(rows)
-            soft[rows, np.where(taken, grey % 100, (grey + 1) % 100 % 3)] = 1
-        return soft
-
-    return teacher
-
-
-def doubting(drawer, shares, **recycle):
-    parts = {"generator": Firmer(), "labeller": taking(shares), "counts": np.array([6, 6, 1])}
-    options = RecycleConfig(**{"doubt": 0.5} | recycle)
+@pytest.fixture
+def doubting(drawer):
+    """Return a Drawer that draws class 1 by firmer knobs."""
     return dataclasses.replace(
-        drawer, **parts, recycle=options, knobs={"guidance": 1.0, "balance": 0.0}, pilot=("site",)
+        drawer, generator=Firmer(), knobs={"guidance": 1.0, "balance": 0.0}, labeller=None, doubted=frozenset({1})
     )
 
 
-def test_a_class_that_the_teacher_doubts_is_drawn_by_firmer_knobs_in_every_set_alike(drawer):
-    asking = doubting(drawer, {1: 0.4, 0: 0.6})
-    asked = np.array([1, 0, 0, 1, 0])
-    drawn = asking.draw(asked, "set")
-    # Class 2 has fewer images than are released.
-    assert asking.generator.calls == [
-        ([0] * PILOT + [1] * PILOT, {"guidance": 1.0}, ("site", "doubt")),
-        ([1] * PILOT, {"guidance": 2.0}, ("site", "doubt")),
+def test_a_doubted_class_is_drawn_by_firmer_knobs_and_every_image_stays_in_its_place(doubting):
+    drawn = doubting.draw(np.array([1, 0, 0, 1, 0]), "set")
+    assert doubting.generator.calls == [
         ([1, 1], {"guidance": 2.0}, ("study", "set", "firm")),
         ([0, 0, 0], {"guidance": 1.0}, ("study", "set")),
     ]
-    assert numbers(drawn) == [101, 0, 0, 101, 0] and drawn.soft_labels.argmax(1)[[0, 3]].tolist() == [1, 1]
-    # However few images the next set has, its classes are drawn as in the first.
-    assert numbers(asking.draw(np.array([1]), "next")) == [101]
-    assert asking.generator.calls[4:] == [([1], {"guidance": 2.0}, ("study", "next", "firm"))]
+    assert numbers(drawn) == [101, 0, 0, 101, 0] and drawn.soft_labels.argmax(1).tolist() == [1, 0, 0, 1, 0]
+    assert numbers(doubting.draw(np.array([1]), "next")) == [101]
 
 
-@pytest.mark.parametrize(("shares", "recycle"), [({1: 0.5}, {}), ({1: 0.2}, {"doubt": 0.0}), ({1: 0.4, 101: 0.3}, {})])
-def test_a_class_stays_as_it_is_without_doubt_or_where_firmer_knobs_are_no_better(drawer, shares, recycle):
-    asking = doubting(drawer, shares, **recycle)
-    assert numbers(asking.draw(np.array([1, 0]), "set")) == [1, 0]
-    assert asking.generator.calls[-1] == ([1, 0], {"guidance": 1.0}, ("study", "set"))
+def test_a_set_without_a_doubted_class_is_what_it_would_be_without_doubt(doubting):
+    doubting.draw(np.array([0, 0]), "set")
+    assert doubting.generator.calls == [([0, 0], {"guidance": 1.0}, ("study", "set"))]
 
 
-def test_what_has_no_firmer_knobs_or_no_teacher_draws_no_pilot(drawer):
-    without = dataclasses.replace(drawer, recycle=RecycleConfig(doubt=0.5))
-    assert not without.firm and not dataclasses.replace(doubting(drawer, {1: 0.0}), labeller=None).firm
-    assert without.generator.calls == []
+def test_nothing_is_drawn_nearer_where_all_is_or_nothing_can_be(drawer, doubting):
+    firm = dataclasses.replace(doubting, knobs={"guidance": 2.0})
+    assert doubting.firm == {1} and not firm.firm and not dataclasses.replace(drawer, doubted=frozenset({1})).firm
+    firm.draw(np.array([1, 0]), "set")
+    assert firm.generator.calls == [([1, 0], {"guidance": 2.0}, ("study", "set"))]
 
 
-def test_the_filter_draws_a_doubted_class_by_firmer_knobs_too(drawer):
-    asking = doubting(drawer, {1: 0.4, 101: 0.5}, filter=0.1)
-    asking.draw(np.array([1, 1, 0]), "set")
-    assert ([1], {"guidance": 2.0}, ("study", "set", "again", 0, "firm")) in asking.generator.calls
+def test_the_filter_draws_a_doubted_class_by_firmer_knobs_too(doubting):
+    never = np.array([0.9, 0.1])
+    filtered = dataclasses.replace(doubting, labeller=Teacher(never), knobs={"guidance": 1.0, "filter": 0.1})
+    filtered.draw(np.array([1, 1, 0]), "set")
+    assert ([1, 1], {"guidance": 2.0}, ("study", "set", "again", 0, "firm")) in filtered.generator.calls
 
 
 @pytest.mark.parametrize(("name", "power"), [("histogram", 1.0), ("tempered", 0.5), ("balanced", 0.0)])

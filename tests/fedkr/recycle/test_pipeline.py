@@ -163,6 +163,27 @@ def test_too_few_val_images_choose_neither_checkpoint_nor_sampler(build, calls, 
     assert [row["step"] for row in choice["checkpoints"]] == [6] and choice["tuning"] == [] and "real" not in choice
 
 
+def test_classes_are_doubted_once_by_the_last_checkpoint_and_every_set_draws_them_nearer(
+    build, calls, tiny_study, monkeypatch
+):
+    asked = []
+
+    def doubted_classes(generator, counts, recycle, labeller, job):
+        asked.append((int(generator.loaded.tensors["average.w"]), job.seed))
+        return frozenset({2})
+
+    monkeypatch.setattr(pipeline_module, "doubted_classes", doubted_classes)
+    monkeypatch.setattr(FakeGenerator, "firmer_knobs", lambda _, knobs: knobs | {"guidance": 9.0}, raising=False)
+    monkeypatch.setattr(FakeGenerator, "knob_candidates", lambda _: [])
+    pipeline = build(study=other(tiny_study, recycle__doubt=0.5))
+    pipeline.release(1)
+    assert pipeline.drawn_nearer() == [pipeline.data.train.classes[2]] and asked == [(6, (0, "site-0"))]
+    sets = {(call[2]["guidance"], 2 in call[1]) for call in calls if call[0] == "sample"}
+    # Search and release alike.
+    assert sets == {(9.0, True), (1.0, False)}
+    assert build().drawn_nearer() == []
+
+
 def test_another_round_asks_the_same_generator_for_other_images(build, calls):
     first = build().release(1)
     calls.clear()

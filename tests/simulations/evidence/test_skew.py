@@ -106,6 +106,7 @@ def test_students_of_other_seeds_are_averaged_where_a_way_has_several(federation
 def test_a_draw_that_doubts_asks_the_plain_teacher(federation, monkeypatch):
     site, told = federation.sites[0], []
     monkeypatch.setattr(site, "_drawn", {})
+    monkeypatch.setattr(site, "_drawers", {})
     usual = site.generator.sample
     monkeypatch.setattr(site.generator, "firmer_knobs", lambda knobs: knobs | {"firm": 1.0}, raising=False)
     monkeypatch.setattr(site.generator, "sample", lambda *given: told.append(given[1]) or usual(*given))
