@@ -18,14 +18,14 @@ from fedkr.config import Study, may_choose
 from fedkr.data.images import ImageSet, Shape, SiteData, content_digest
 from fedkr.errors import UserError
 from fedkr.generators import Generator, Knobs, build_generator
-from fedkr.generators.base import foreign_code
+from fedkr.generators.base import firmer_knobs, foreign_code
 from fedkr.learning.job import Job
 from fedkr.learning.prediction import predict_features
 from fedkr.learning.runtime import Runtime
 from fedkr.learning.training import DivergedError
-from fedkr.progress import Progress
+from fedkr.progress import Progress, SilentProgress
 from fedkr.recycle.doubt import doubted_classes
-from fedkr.recycle.drawer import BALANCES, Drawer, Labeller
+from fedkr.recycle.drawer import BALANCES, Drawer, Labeller, own_knobs
 from fedkr.recycle.quality import MOST_IMAGES, Quality, likeness, recognised
 from fedkr.recycle.search import (
     CandidateScorer,
@@ -266,12 +266,18 @@ class SitePipeline:
     def _ask_teacher(self) -> Artifact:
         generator, counts = self.build_generator(), self.class_counts()
         generator.load(self.checkpoint(max(self.generator_checkpoints())))
-        found = doubted_classes(generator, counts, self.study.recycle, self.labeller(), self.job)
+        quiet = dataclasses.replace(self.job, progress=SilentProgress())
+        found = doubted_classes(generator, counts, self.study.recycle, self.labeller(), quiet)
         return Artifact({}, {"classes": sorted(found)})
 
     def drawn_nearer(self) -> list[str]:
         """Return the classes that a release draws nearer, as the teacher doubts them: for the site alone."""
-        return [self.data.train.classes[k] for k in sorted(self.drawer("regenerate").firm)]
+        if not (doubted := self.doubted()):
+            return []
+        own = own_knobs(self.choose()["knobs"])
+        # All classes are drawn so where tuning chose the firmer knobs.
+        nearer = firmer_knobs(self.build_generator(), own) != own
+        return [self.data.train.classes[k] for k in sorted(doubted)] if nearer else []
 
     def _release_key(self, round_number: int, max_images: int | None) -> dict[str, Any]:
         terms = {"digits": self.terms.digits, "classes": self.terms.classes, **self.terms.names}

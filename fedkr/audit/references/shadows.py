@@ -3,7 +3,7 @@
 A direct reference answers for an image that it trained on; a student never saw one. What an image leaves behind in a
 student went through Teacher, Generator and soft labels, so only references that went the same way are calibrated for
 it. Approximations: checkpoint and knobs are the target's, not searched again, and the other sites' share of the
-student's training set is what they really released.
+student's training set is what they really released. Which classes its own teacher doubts, each finds anew.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ from simulations.exits import guarded
 def main(words: list[str]) -> int:
     """Measure what the words ask for, and write the rows as each cut ends."""
     asked = Request.read(words, ways=",".join(WAYS), generator=STAND_IN, budget="quick")
-    ways, generator, budget = asked.options["ways"].split(","), asked.options["generator"], asked.options["budget"]
+    ways, generator, budget = asked.ways, asked.options["generator"], asked.options["budget"]
 
     def measured(cut: str, seed: int) -> list[Row]:
         study = study_of(cut, seed, asked.root, budget, generator)

@@ -3,9 +3,13 @@
 ``python -m simulations.evidence.skew.leakage OUT.json data.root=DIR seeds=3,4 cuts=blood-tail [ways=five,doubt+five]
 [generator=edm] [budget=standard]``. Members are a site's training images, non-members its holdout. Three attacks:
 ``nearest``, by the distance to the nearest image that the site drew; ``calibrated``, by how much nearer that is than
-what the other sites drew, in the mean; ``student``, by how sure the student of all sites is of the image's class. Each
-way stands beside the first one on the same images: of all classes, and of those that one of the ways draws nearer at
-the site.
+what the other sites drew, in the mean; ``student``, by how sure the students of all sites are of the image's class.
+Each way stands beside the first one on the same images: of all classes, and of those that one of the ways draws nearer
+at the site.
+
+A member is compared with the non-members of its own class at its own site alone: of a class with few images the holdout
+has fewer, so that classes would else tell members. Intervals resample these classes of sites, whole; generators,
+teachers and students are trained once, and of one dataset several seeds deal the same images.
 """
 
 from __future__ import annotations
@@ -18,11 +22,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedkr.audit.attacks.lira import logit_scaled_confidence
-from fedkr.audit.statistics.membership import membership_figures
-from fedkr.audit.statistics.paired import paired_difference
+from fedkr.data import ImageSet
 from fedkr.data.distances import log_nearness, nearest, small_pixels
 from fedkr.data.images import joined
-from fedkr.seeds import derive_seed
+from fedkr.errors import UserError
+from fedkr.resampling import LIMITS, drawn
+from fedkr.seeds import numpy_rng
+from fedkr.stages import Artifact
 from server.targets import predict
 from simulations.evidence.skew.federation import STAND_IN, Federation, Site, study_of
 from simulations.evidence.skew.labels import LABELS
@@ -33,7 +39,6 @@ from simulations.exits import guarded
 Floats = NDArray[np.float64]
 ALL, NEARER = "all", "drawn nearer"
 RESAMPLES = 2000
-KEPT = ("members", "nonmembers", "auc", "auc_low", "auc_high")
 
 
 @dataclass(frozen=True)
@@ -43,11 +48,13 @@ class Attacked:
     Attributes:
         scores: of each way and attack, ``[N]``.
         member: ``[N]``, whether the image's site trained on it.
+        cell: int64 ``[N]``, a number for each class of each site.
         nearer: ``[N]``, whether one of the ways draws the image's class nearer at its site.
     """
 
     scores: dict[tuple[str, str], Floats]
     member: NDArray[np.bool_]
+    cell: NDArray[np.int64]
     nearer: NDArray[np.bool_]
 
 
@@ -63,14 +70,13 @@ def attacked(federation: Federation, ways: Sequence[str]) -> Attacked:
         scores[name, "calibrated"] = np.concatenate(
             [rows[k] - np.delete(rows, k, axis=0).mean(0) for k, rows in enumerate(near)]
         )
-        student = federation.students(way, LABELS[way.labels](federation, way))[0]
-        said = [predict(federation.study, student, own, federation.job.runtime) for own in images]
-        confidences = [logit_scaled_confidence(logits, own.labels) for logits, own in zip(said, images, strict=True)]
-        scores[name, "student"] = np.concatenate(confidences)
+        students = federation.students(way, LABELS[way.labels](federation, way))
+        scores[name, "student"] = np.mean([confidences(federation, student, images) for student in students], axis=0)
     firm = [frozenset[int]().union(*(site.drawer(WAYS[name].draw).firm for name in ways)) for site in sites]
     return Attacked(
         scores,
         np.concatenate([np.arange(len(own)) < len(site.data.train) for site, own in zip(sites, images, strict=True)]),
+        np.concatenate([k * len(own.classes) + own.labels for k, own in enumerate(images)]),
         np.concatenate([np.isin(own.labels, list(classes)) for classes, own in zip(firm, images, strict=True)]),
     )
 
@@ -82,48 +88,86 @@ def nearness(sites: Sequence[Site], images: NDArray[np.uint8], draw: Draw) -> Fl
     return np.stack([log_nearness(distances[:, None]) for distances in found])
 
 
+def confidences(federation: Federation, student: Artifact, images: Sequence[ImageSet]) -> Floats:
+    """Return ``[N]``: how sure a student is of the class of each image of all sites."""
+    said = [predict(federation.study, student, own, federation.job.runtime) for own in images]
+    return np.concatenate(
+        [logit_scaled_confidence(logits, own.labels) for logits, own in zip(said, images, strict=True)]
+    )
+
+
 def pooled(parts: Sequence[Attacked]) -> Attacked:
     """Return the scores of several federations as one."""
-    keys = parts[0].scores
+    keys, starts = parts[0].scores, np.cumsum([0, *(part.cell.max() + 1 for part in parts[:-1])])
     return Attacked(
         {key: np.concatenate([part.scores[key] for part in parts]) for key in keys},
         np.concatenate([part.member for part in parts]),
+        np.concatenate([part.cell + start for part, start in zip(parts, starts, strict=True)]),
         np.concatenate([part.nearer for part in parts]),
     )
 
 
+def pairs_won(scores: Floats, found: Attacked, cells: NDArray[np.int64]) -> tuple[Floats, Floats]:
+    """Return of each of ``cells [C]`` in how many pairs of a member and a non-member the member scores higher.
+
+    And how many pairs there are; equal scores count half.
+    """
+    won, pairs = np.zeros(len(cells)), np.zeros(len(cells))
+    for index, cell in enumerate(cells):
+        inside, outside = (scores[(found.cell == cell) & side] for side in (found.member, ~found.member))
+        higher = np.sign(inside[:, None] - outside)
+        won[index], pairs[index] = (higher + 1).sum() / 2, higher.size
+    return won, pairs
+
+
 def figures(found: Attacked, ways: Sequence[str]) -> list[Row]:
-    """Return each attack's AUC on each way, and how much more it finds than on the first, with 95 % intervals."""
+    """Return each attack's AUC on each way, and how much more it finds than on the first, with 95 % intervals.
+
+    Raises:
+        UserError: scores that are not finite.
+    """
+    if not all(np.isfinite(scores).all() for scores in found.scores.values()):
+        raise UserError("scores that are not finite; did a training diverge?")
     rows = []
-    for part, kept in ((ALL, np.ones(len(found.member), bool)), (NEARER, found.nearer)):
-        member = found.member[kept]
-        if not 0 < member.sum() < len(member):
+    both = np.intersect1d(found.cell[found.member], found.cell[~found.member])
+    for part, cells in ((ALL, both), (NEARER, np.intersect1d(both, found.cell[found.nearer]))):
+        if not len(cells):
             continue
-        order = np.argsort(~member, kind="stable")
+        weights = drawn(np.arange(len(cells)), RESAMPLES, numpy_rng("leakage", part))
+        kept = np.isin(found.cell, cells)
+        members = int(found.member[kept].sum())
+        known = {"of": part, "cells": len(cells), "members": members, "nonmembers": int(kept.sum()) - members}
+        once = np.ones((1, len(cells)))
+        aucs = dict[tuple[str, str], Floats]()
         for (way, attack), scores in found.scores.items():
-            seed, own = derive_seed(0, part, attack), scores[kept][order]
-            first = found.scores[ways[0], attack][kept][order]
-            inside, outside = own[: member.sum()], own[member.sum() :]
-            auc = membership_figures(inside, outside, fprs=[0.1], bootstrap=RESAMPLES, seed=seed)
-            row = {"way": way, "attack": attack, "of": part} | {name: auc[name] for name in KEPT}
+            won, pairs = pairs_won(scores, found, cells)
+            aucs[way, attack] = np.concatenate([(w @ won) / (w @ pairs) for w in (once, weights)])
+            row = {"way": way, "attack": attack} | known | with_limits("auc", aucs[way, attack])
             if way != ways[0]:
-                more = paired_difference(own, first, int(member.sum()), RESAMPLES, seed)
-                row |= {"more": more.difference, "more_low": more.low, "more_high": more.high}
+                row |= with_limits("more", aucs[way, attack] - aucs[ways[0], attack])
             rows.append(row)
     return rows
+
+
+def with_limits(name: str, values: Floats) -> dict[str, float]:
+    """Return a figure, the first of ``values``, with the 95 % limits of all others, its resamples."""
+    low, high = np.quantile(values[1:], LIMITS)
+    return {name: float(values[0]), f"{name}_low": float(low), f"{name}_high": float(high)}
 
 
 def main(words: list[str]) -> int:
     """Measure what the words ask for, and write the rows as each cut ends."""
     asked = Request.read(words, ways="five,doubt+five", generator="edm", budget="standard")
-    ways, generator, budget = asked.options["ways"].split(","), asked.options["generator"], asked.options["budget"]
+    ways, generator, budget = asked.ways, asked.options["generator"], asked.options["budget"]
     parts = list[Attacked]()
 
     def measured(cut: str, seed: int) -> list[Row]:
         study = study_of(cut, seed, asked.root, budget, generator)
         federation = Federation(cut, study, generator != STAND_IN, asked.folder(cut, seed))
-        parts.append(attacked(federation, ways))
-        return [{"generator": generator, "budget": budget} | row for row in figures(parts[-1], ways)]
+        found = attacked(federation, ways)
+        rows = [{"generator": generator, "budget": budget} | row for row in figures(found, ways)]
+        parts.append(found)
+        return rows
 
     asked.write(measured, lambda: figures(pooled(parts), ways))
     return 0

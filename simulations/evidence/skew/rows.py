@@ -12,6 +12,7 @@ from fedkr.disk import write_json
 from fedkr.environment import provenance
 from fedkr.errors import StudyFailedError, UserError
 from simulations.evidence.skew.cuts import CUTS
+from simulations.evidence.skew.ways import WAYS
 
 Row = dict[str, Any]
 
@@ -53,6 +54,14 @@ class Request:
             options=given,
         )
 
+    @property
+    def ways(self) -> list[str]:
+        """The ways that were asked for; :class:`UserError` for one that there is not."""
+        found = self.options["ways"].split(",")
+        for way in found:
+            one_of("ways", way, tuple(WAYS))
+        return found
+
     def folder(self, cut: str, seed: int) -> Path:
         """Return where a cut keeps what was trained."""
         return self.out.with_suffix(".stages") / f"{cut}-{seed}"
@@ -74,5 +83,5 @@ class Request:
                     continue
                 found += [{"cut": cut, "set": CUTS[cut].dataset, "seed": seed} | row for row in rows]
                 print(*(list(row.values()) for row in found[-len(rows) :]), sep="\n", flush=True)
-                of_all = {"together": rows} if (rows := together()) else {}
+                of_all = {"together": known} if (known := together()) else {}
                 write_json(self.out, {"rows": found, **of_all, "lost": lost} | provenance())

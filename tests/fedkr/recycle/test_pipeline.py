@@ -163,9 +163,9 @@ def test_too_few_val_images_choose_neither_checkpoint_nor_sampler(build, calls, 
     assert [row["step"] for row in choice["checkpoints"]] == [6] and choice["tuning"] == [] and "real" not in choice
 
 
-def test_classes_are_doubted_once_by_the_last_checkpoint_and_every_set_draws_them_nearer(
-    build, calls, tiny_study, monkeypatch
-):
+@pytest.fixture
+def asked(calls, monkeypatch):
+    """Doubt class 2, and return by which checkpoint and seed that was found, each time."""
     asked = []
 
     def doubted_classes(generator, counts, recycle, labeller, job):
@@ -175,13 +175,37 @@ def test_classes_are_doubted_once_by_the_last_checkpoint_and_every_set_draws_the
     monkeypatch.setattr(pipeline_module, "doubted_classes", doubted_classes)
     monkeypatch.setattr(FakeGenerator, "firmer_knobs", lambda _, knobs: knobs | {"guidance": 9.0}, raising=False)
     monkeypatch.setattr(FakeGenerator, "knob_candidates", lambda _: [])
+    return asked
+
+
+def test_classes_are_doubted_once_by_the_last_checkpoint_and_every_set_draws_them_nearer(
+    build, calls, tiny_study, asked
+):
     pipeline = build(study=other(tiny_study, recycle__doubt=0.5))
     pipeline.release(1)
     assert pipeline.drawn_nearer() == [pipeline.data.train.classes[2]] and asked == [(6, (0, "site-0"))]
     sets = {(call[2]["guidance"], 2 in call[1]) for call in calls if call[0] == "sample"}
     # Search and release alike.
     assert sets == {(9.0, True), (1.0, False)}
-    assert build().drawn_nearer() == []
+    assert build().drawn_nearer() == [] and len(asked) == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "times"),
+    [
+        ({"recycle__doubt": 0.6}, 2),
+        ({"teacher__lr": 0.2}, 2),
+        ({"generator__steps": 7}, 2),
+        ({"seed": 1}, 2),
+        ({"recycle__rounds": 2}, 1),
+        ({"audit__enabled": False}, 1),
+    ],
+)
+def test_a_teacher_is_asked_again_where_it_might_answer_otherwise(build, tiny_study, asked, changes, times):
+    study = other(tiny_study, recycle__doubt=0.5)
+    for again in (study, study, other(study, **changes)):
+        assert build(study=again).doubted() == {2}
+    assert len(asked) == times
 
 
 def test_another_round_asks_the_same_generator_for_other_images(build, calls):

@@ -189,7 +189,7 @@ def test_what_is_chosen_lies_on_the_front_whatever_the_weight(found, weight):
 def scorer(study, images, **settings):
     study = dataclasses.replace(study, recycle=dataclasses.replace(study.recycle, **settings))
     job = Job(Runtime.choose("cpu"), seed=(0,))
-    return CandidateScorer(study, images([10] * 4), images([5] * 4, seed=1), None, job, job.seed)
+    return CandidateScorer(study, images([10] * 4), images([5] * 4, seed=1), None, job, frozenset())
 
 
 def test_nobody_measures_leakage_where_it_counts_for_nothing_or_nothing_is_chosen(tiny_study, pictures, monkeypatch):
