@@ -115,7 +115,7 @@ def _untried(site: Site) -> list[str]:
     if not study.recycle.doubt and firmer_knobs(site.pipeline.build_generator(), knobs) != knobs:
         found.append("recycle.doubt=0.5")
     kinds = parts_of(study.generator)
-    if not any(part.kind == "edm" and float(part.options.get("class_power", 1)) < 1 for part in kinds):
+    if not any(part.kind == "edm" and part.options.get("scale_shift") for part in kinds):
         found.append("generator=edm-rare")
     return found
 

@@ -136,7 +136,8 @@ def test_a_preset_has_all_options_of_its_kind_and_changes_some() -> None:
     )
     assert usual.options.keys() == private.options.keys() == rare.options.keys()
     assert (private.steps, private.batch, private.options["width"]) == (400, 512, 16)
-    changed = {"scale_shift": True, "class_power": 0.5, "guidance": 2.0}
+    assert (usual.options["class_power"], private.options["class_power"]) == (0.5, 1.0)
+    changed = {"scale_shift": True, "guidance": 2.0}
     assert (rare.steps, rare.options) == (usual.steps, usual.options | changed)
 
 

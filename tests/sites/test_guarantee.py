@@ -167,7 +167,13 @@ def test_a_study_of_too_large_an_epsilon_is_refused_before_anything_is_made(ask,
 
 
 WIDE = REQUIRED | {"epsilon": 90.0}
-DIFFUSION = {"kind": "edm", "steps": 2, "batch": 1000, "checkpoints": 1, "options": {"width": 8, "private_draws": 1}}
+DIFFUSION = {
+    "kind": "edm",
+    "steps": 2,
+    "batch": 1000,
+    "checkpoints": 1,
+    "options": {"width": 8, "class_power": 1, "private_draws": 1},
+}
 
 
 def test_a_diffusion_model_by_dp_sgd_is_paid_for_by_its_epsilon_and_delta(ask, study, ledger, caplog):

@@ -64,7 +64,7 @@ class Options:
     lr_decay: Annotated[float, Must(lambda x: 0 < x <= 1, "a share of the steps, above 0 and up to 1")] = 0.2
     ema: Decay = 0.995
     drop_class: Probability = 0.1
-    class_power: Power = 1.0
+    class_power: Power = 0.5
     augment: Probability = 0.0
     sigma_data: Positive = 0.5
     p_mean: float = -1.2

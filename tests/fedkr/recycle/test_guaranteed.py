@@ -62,7 +62,7 @@ def test_a_release_holds_images_of_the_classes_asked_for_and_says_what_is_promis
 
 
 def test_a_diffusion_model_by_dp_sgd_is_released_in_the_same_way(build, dp_study, site_data):
-    options = {"width": 8, "private_draws": 1, "steps_sample": 1}
+    options = {"width": 8, "class_power": 1, "private_draws": 1, "steps_sample": 1}
     diffusion = dataclasses.replace(
         dp_study, generator=GeneratorConfig("edm", 2, 1000, 2, options), privacy=PrivacyConfig("dp", 40.0, 1e-5)
     )
@@ -139,7 +139,7 @@ def test_the_noise_of_a_hospital_is_its_secrets_and_not_the_studys(build, dp_stu
     assert not np.array_equal(means[0], means[1])
 
 
-DIFFUSION = GeneratorConfig("edm", 2, 1000, 1, {"width": 8, "private_draws": 1, "steps_sample": 1})
+DIFFUSION = GeneratorConfig("edm", 2, 1000, 1, {"width": 8, "class_power": 1, "private_draws": 1, "steps_sample": 1})
 
 
 @pytest.mark.parametrize(

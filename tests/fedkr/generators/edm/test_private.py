@@ -27,7 +27,8 @@ def private():
 
     def build(epsilon=8.0, options=SMALL, **settings):
         config = GeneratorConfig(
-            **{"kind": "edm", "steps": 4, "batch": 100, "checkpoints": 2} | settings, options=options
+            **{"kind": "edm", "steps": 4, "batch": 100, "checkpoints": 2} | settings,
+            options={"class_power": 1} | options,
         )
         job = Job(Runtime.choose("cpu", "float32", 1))
         return build_generator(config, Shape(1, 8, 2), job, PrivacyConfig("dp", epsilon, 1e-5))
