@@ -110,13 +110,15 @@ def pooled(parts: Sequence[Attacked]) -> Attacked:
 def pairs_won(scores: Floats, found: Attacked, cells: NDArray[np.int64]) -> tuple[Floats, Floats]:
     """Return of each of ``cells [C]`` in how many pairs of a member and a non-member the member scores higher.
 
-    And how many pairs there are; equal scores count half.
+    And how many pairs there are; equal scores count half. Both are divided by one more than the cell has images, so
+    that a large cell counts as far as it is surer (van Elteren 1960).
     """
     won, pairs = np.zeros(len(cells)), np.zeros(len(cells))
     for index, cell in enumerate(cells):
         inside, outside = (scores[(found.cell == cell) & side] for side in (found.member, ~found.member))
         higher = np.sign(inside[:, None] - outside)
-        won[index], pairs[index] = (higher + 1).sum() / 2, higher.size
+        images = len(inside) + len(outside) + 1
+        won[index], pairs[index] = (higher + 1).sum() / 2 / images, higher.size / images
     return won, pairs
 
 

@@ -115,9 +115,10 @@ def scored(scores, member, cell):
 
 
 def test_members_are_compared_within_their_class_and_site_alone():
-    # Of all pairs a member would win most; within the two cells that have both it wins one of three, and half of one.
+    # Of all pairs a member would win most. Of the two cells that have both sides one has a win in two pairs, one half a
+    # win in one; they count by their pairs over one more than their images.
     (row,) = figures(scored([9, 7, 8, 3, 3, 1], [1, 1, 0, 1, 0, 1], [0, 0, 0, 1, 1, 2]), ["five"])
-    assert row["auc"] == pytest.approx(1.5 / 3)
+    assert row["auc"] == pytest.approx((1 / 4 + 0.5 / 3) / (2 / 4 + 1 / 3))
     assert (row["cells"], row["members"], row["nonmembers"], row["of"]) == (2, 3, 2, ALL)
 
 
