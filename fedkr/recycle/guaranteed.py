@@ -112,6 +112,7 @@ class GuaranteedPipeline(SitePipeline):
 
     def _release_labeller(self) -> Labeller | None:
         return None
+
     def manifest(self) -> dict[str, Any]:
         """Return what a release says of how it was made: the guarantee, and no figure of any image."""
         left_out = [self.data.train.classes[k] for k in self.undrawn()]
