@@ -23,7 +23,7 @@ from fedkr.config import dp_sgd, own_search
 from fedkr.config.reading import brief
 from fedkr.data.images import Shape
 from fedkr.errors import UserError
-from fedkr.generators.base import firmer_knobs, parts_of
+from fedkr.generators.base import may_draw_nearer, parts_of
 from fedkr.learning.classifier import ClassifierTraining, real_batches
 from fedkr.learning.models import load_classifier, norm_of
 from fedkr.learning.private_training import Mechanism, PrivateTraining, steps_of, units_of
@@ -110,9 +110,10 @@ def train_release(site: Site, request: wire.Request) -> RecordDict:
 
 def _untried(site: Site) -> list[str]:
     """Return the options that may draw rare classes better, which the study does not have."""
-    study, found = site.study, []
-    knobs = own_knobs(site.pipeline.choose()["knobs"])
-    if not study.recycle.doubt and firmer_knobs(site.pipeline.build_generator(), knobs) != knobs:
+    study, found, generator = site.study, [], site.pipeline.build_generator()
+    # Doubt asks about what the generator's own knobs draw, and changes what the chosen ones do.
+    knobs = generator.default_knobs(), own_knobs(site.pipeline.choose()["knobs"])
+    if not study.recycle.doubt and all(may_draw_nearer(generator, each) for each in knobs):
         found.append("recycle.doubt=0.5")
     kinds = parts_of(study.generator)
     if not any(part.kind == "edm" and part.options.get("scale_shift") for part in kinds):

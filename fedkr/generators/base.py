@@ -109,6 +109,11 @@ def firmer_knobs(generator: Generator, knobs: Knobs) -> Knobs:
     return knobs if own is None else cast(Knobs, own(knobs))
 
 
+def may_draw_nearer(generator: Generator, knobs: Knobs) -> bool:
+    """Whether the generator has knobs that draw nearer to the class than ``knobs``, its own."""
+    return firmer_knobs(generator, knobs) != knobs
+
+
 def parts_of(config: GeneratorConfig) -> list[GeneratorConfig]:
     """Return the generators of a mixture, mixtures among them taken apart; of any other kind ``config`` alone."""
     if config.kind != "mixture":

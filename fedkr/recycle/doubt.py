@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedkr.config import RecycleConfig
-from fedkr.generators.base import Generator, Knobs, firmer_knobs
+from fedkr.generators.base import Generator, Knobs, firmer_knobs, may_draw_nearer
 from fedkr.learning.job import Job
 from fedkr.recycle.drawer import Drawer, Labeller
 from fedkr.recycle.quality import recognised
@@ -34,8 +34,7 @@ def doubted_classes(
         job: the seed of the images that it is asked about.
     """
     knobs = generator.default_knobs()
-    firmer = firmer_knobs(generator, knobs)
-    if not recycle.doubt or firmer == knobs:
+    if not recycle.doubt or not may_draw_nearer(generator, knobs):
         return frozenset()
     plain = dataclasses.replace(recycle, filter=0.0)
 
@@ -50,4 +49,5 @@ def doubted_classes(
 
     usual = taken(knobs, np.flatnonzero(counts >= recycle.min_class_count))
     doubted = [k for k, share in usual.items() if share < recycle.doubt]
+    firmer = firmer_knobs(generator, knobs)
     return frozenset(k for k, share in taken(firmer, doubted).items() if share >= usual[k])

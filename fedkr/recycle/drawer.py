@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedkr.config import RecycleConfig
-from fedkr.generators.base import Generator, Knobs, firmer_knobs
+from fedkr.generators.base import Generator, Knobs, firmer_knobs, may_draw_nearer
 from fedkr.learning.job import Job
 from fedkr.release import SoftSet
 
@@ -73,8 +73,7 @@ class Drawer:
     @cached_property
     def firm(self) -> frozenset[int]:
         """The classes that are drawn by firmer knobs: the doubted ones, where the generator's are not these already."""
-        own = own_knobs(self.knobs)
-        return self.doubted if firmer_knobs(self.generator, own) != own else frozenset()
+        return self.doubted if may_draw_nearer(self.generator, own_knobs(self.knobs)) else frozenset()
 
     def _draw_once(self, asked: NDArray[np.int64], *seed: object) -> SoftSet:
         own, firm, seed = own_knobs(self.knobs), np.isin(asked, list(self.firm)), (*self.job.seed, *seed)

@@ -18,7 +18,7 @@ from fedkr.config import Study, may_choose
 from fedkr.data.images import ImageSet, Shape, SiteData, content_digest
 from fedkr.errors import UserError
 from fedkr.generators import Generator, Knobs, build_generator
-from fedkr.generators.base import firmer_knobs, foreign_code
+from fedkr.generators.base import foreign_code, may_draw_nearer
 from fedkr.learning.job import Job
 from fedkr.learning.prediction import predict_features
 from fedkr.learning.runtime import Runtime
@@ -274,9 +274,8 @@ class SitePipeline:
         """Return the classes that a release draws nearer, as the teacher doubts them: for the site alone."""
         if not (doubted := self.doubted()):
             return []
-        own = own_knobs(self.choose()["knobs"])
         # All classes are drawn so where tuning chose the firmer knobs.
-        nearer = firmer_knobs(self.build_generator(), own) != own
+        nearer = may_draw_nearer(self.build_generator(), own_knobs(self.choose()["knobs"]))
         return [self.data.train.classes[k] for k in sorted(doubted)] if nearer else []
 
     def _release_key(self, round_number: int, max_images: int | None) -> dict[str, Any]:

@@ -189,6 +189,7 @@ def test_a_site_alone_is_told_which_classes_are_drawn_nearer(site, ask, caplog, 
     after = wire.read_release(ask(opened, wire.RELEASE, round=1))
     assert f"draws {opened.data.train.classes[1]!r} nearer" in caplog.text
     assert after.manifest == before.manifest
+    assert wire.read_release(ask(opened, wire.RELEASE, round=2)).manifest.keys() == before.manifest.keys()
     caplog.clear()
     opened.study.generator.options |= {"guidance": 2.0}
     ask(opened, wire.RELEASE, round=1)
