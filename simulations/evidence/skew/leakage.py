@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedkr.audit.attacks.lira import logit_scaled_confidence
+from fedkr.audit.statistics.membership import with_limits
 from fedkr.data import ImageSet
 from fedkr.data.distances import log_nearness, nearest, small_pixels
 from fedkr.data.images import joined
@@ -144,17 +145,17 @@ def figures(found: Attacked, ways: Sequence[str]) -> list[Row]:
         for (way, attack), scores in found.scores.items():
             won, pairs = pairs_won(scores, found, cells)
             aucs[way, attack] = np.concatenate([(w @ won) / (w @ pairs) for w in (once, weights)])
-            row = {"way": way, "attack": attack} | known | with_limits("auc", aucs[way, attack])
+            row = {"way": way, "attack": attack} | known | with_limits("auc", interval_of(aucs[way, attack]))
             if way != ways[0]:
-                row |= with_limits("more", aucs[way, attack] - aucs[ways[0], attack])
+                row |= with_limits("more", interval_of(aucs[way, attack] - aucs[ways[0], attack]))
             rows.append(row)
     return rows
 
 
-def with_limits(name: str, values: Floats) -> dict[str, float]:
-    """Return a figure, the first of ``values``, with the 95 % limits of all others, its resamples."""
+def interval_of(values: Floats) -> tuple[float, float, float]:
+    """Return a figure, the first of ``values``, and the 95 % limits of all others, its resamples."""
     low, high = np.quantile(values[1:], LIMITS)
-    return {name: float(values[0]), f"{name}_low": float(low), f"{name}_high": float(high)}
+    return float(values[0]), float(low), float(high)
 
 
 def main(words: list[str]) -> int:

@@ -29,7 +29,7 @@ class Copying:
     """A generator of grey images, which by its firmer knobs draws the images that it was trained on."""
 
     def __init__(self, train):
-        self.train, self.drawn = train, 0
+        self.train = train
 
     def default_knobs(self):
         return {"copies": 0}
